@@ -1,0 +1,68 @@
+//! The durable record of every verdict.
+//!
+//! [`Record`] and [`Outcome`] are *pure*; the [`log`] keeps them in SQLite, in groups, and
+//! answers only when a group is on disk.
+//!
+//! Invariants: no secret is ever in a record (facts hold placeholders); a record that cannot be
+//! made durable is an error that denies; nothing is dropped silently.
+
+#[cfg(feature = "daemon")]
+pub mod log;
+
+use std::sync::Arc;
+
+use crate::verdict::{Digest, Step};
+
+/// The number of a record, in order of arrival. Zero is no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct RecordId(pub u64);
+
+/// One judged action.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Unix time of the verdict, in microseconds.
+    pub at_us: i64,
+    pub step: Step,
+    pub transport: &'static str,
+    pub node: String,
+    pub login: Option<String>,
+    pub address: String,
+    pub profile: Option<Arc<str>>,
+    pub endpoint: Arc<str>,
+    pub credential: Option<Arc<str>>,
+    pub summary: String,
+    pub facts: serde_json::Value,
+    pub digest: Digest,
+    /// `allow` or `deny`.
+    pub verdict: &'static str,
+    /// Why it was denied ([`crate::verdict::Cause::name`]), or how it was allowed: `rule`,
+    /// `approved`, `unmatched`, `connect`, `passthrough`.
+    pub cause: &'static str,
+    pub rule: Option<Arc<str>>,
+    pub reason: String,
+    /// What the agent was not told.
+    pub detail: Option<String>,
+    /// Who approved or refused, as `approver:person`.
+    pub approvers: Vec<String>,
+    /// Rules in shadow mode that would have decided otherwise: `rule=verdict`.
+    pub shadow: Vec<String>,
+    /// Microseconds from the action's last byte to the policy's verdict.
+    pub judge_us: u64,
+    /// Microseconds spent waiting for approvers.
+    pub wait_us: u64,
+    /// Version of the policy that judged.
+    pub policy: u64,
+}
+
+/// What became of an allowed action. Recorded when it ends; not waited for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// `HTTP 200`, `SELECT 3`, `ERROR 23505`, `closed`.
+    pub status: String,
+    /// Bytes that went to the upstream.
+    pub bytes_up: u64,
+    /// Bytes that came from the upstream.
+    pub bytes_down: u64,
+    /// Microseconds from the permit to the end.
+    pub took_us: u64,
+}

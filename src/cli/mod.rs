@@ -1,0 +1,100 @@
+//! The commands, one file each.
+//!
+//! Exit status: 0 done; 1 the answer is "no"; 2 wrong usage or unreadable input.
+
+mod approvals;
+mod audit;
+mod credentials;
+mod env;
+mod eval;
+mod gateway;
+mod inspect;
+mod join;
+mod leave;
+mod peers;
+mod run;
+mod status;
+mod test;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// How a command prints data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One document, or one object a line for a stream.
+    Json,
+}
+
+/// A firewall for AI agents that works on the wire.
+#[derive(Parser)]
+#[command(name = "tailkeep", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Gateway(gateway::Args),
+    /// Load and compile a configuration, and print what was loaded or every error.
+    Validate(validate::Args),
+    /// Replay recorded actions and report each verdict that moved.
+    Test(test::Args),
+    /// Judge one action given on the command line.
+    Eval(eval::Args),
+    /// Print the facts of statements or requests, one JSON object a line.
+    Inspect(inspect::Args),
+    /// Enrol this machine at a gateway.
+    Join(join::Args),
+    /// Run one command through the tunnel.
+    Run(run::Args),
+    /// Print placeholders and CA variables for a shell.
+    Env(env::Args),
+    /// Report how this machine is connected.
+    Status(status::Args),
+    /// Undo `join`.
+    Leave(leave::Args),
+    /// List, add, approve or remove peers.
+    Peers(peers::Args),
+    /// List, show, approve, deny or watch held actions.
+    Approvals(approvals::Args),
+    /// List, set or rotate secrets.
+    Credentials(credentials::Args),
+    /// Follow, export or verify the audit log.
+    Audit(audit::Args),
+}
+
+/// The command line's entry point.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Gateway(args) => gateway::run(args),
+        Command::Validate(args) => validate::run(args),
+        Command::Test(args) => test::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Join(args) => join::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Env(args) => env::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Leave(args) => leave::run(args),
+        Command::Peers(args) => peers::run(args),
+        Command::Approvals(args) => approvals::run(args),
+        Command::Credentials(args) => credentials::run(args),
+        Command::Audit(args) => audit::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tailkeep: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

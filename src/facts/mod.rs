@@ -1,0 +1,153 @@
+//! What a rule may read of an action. *Pure.*
+//!
+//! Each family has a struct of facts that its protocol fills from the held bytes. A condition
+//! reads them by [`Slot`], as a borrowed [`View`]; nothing is copied for a read.
+//!
+//! Invariant: a fact that could not be had is [`Fact::Unknown`], never an empty value. The policy
+//! layer spreads unknowns as CEL does and denies when the outcome hangs on one.
+
+pub mod http;
+pub mod k8s;
+pub mod slot;
+pub mod sql;
+
+pub use slot::{FactSet, Family, Kind, Slot};
+
+/// A fact, or the reason why it could not be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact<T> {
+    Known(T),
+    Unknown(Blind),
+}
+
+/// Why a fact is unknown. It goes to the audit log, never to the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Blind {
+    /// The bytes that hold it were over a named limit.
+    Truncated,
+    /// The bytes that hold it do not parse.
+    Unparseable,
+    /// Two readers could understand the bytes differently.
+    Ambiguous,
+    /// It is decided by code that cannot be read here (a DO block, an encrypted body).
+    Opaque,
+    /// No rule asked for it when the action was read, so it was not extracted.
+    NotRead,
+}
+
+impl<T> Fact<T> {
+    pub fn as_ref(&self) -> Fact<&T> {
+        match self {
+            Fact::Known(value) => Fact::Known(value),
+            Fact::Unknown(blind) => Fact::Unknown(*blind),
+        }
+    }
+
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Fact<U> {
+        match self {
+            Fact::Known(value) => Fact::Known(f(value)),
+            Fact::Unknown(blind) => Fact::Unknown(blind),
+        }
+    }
+
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Fact::Known(value) => Some(value),
+            Fact::Unknown(_) => None,
+        }
+    }
+}
+
+/// A borrowed look at one fact, in the shapes that conditions can use.
+#[derive(Clone, Copy, Debug)]
+pub enum View<'a> {
+    /// The fact does not apply to this action (no body, no LIMIT).
+    Null,
+    Bool(bool),
+    Int(i64),
+    Text(&'a str),
+    Texts(&'a [String]),
+    Json(&'a serde_json::Value),
+    /// `map(string, string)`, in wire order.
+    Map(&'a [(String, String)]),
+    /// `map(string, list(string))`, keys unique, in wire order.
+    MultiMap(&'a [(String, Vec<String>)]),
+}
+
+/// Something that holds facts: the facts of an action, or the agent that asks.
+pub trait FactSource {
+    /// The fact in `slot`. A slot of another family is [`Blind::NotRead`].
+    fn fact(&self, slot: Slot) -> Fact<View<'_>>;
+}
+
+/// The facts of one action, by family.
+#[derive(Clone, Debug)]
+pub enum Facts {
+    /// An action without facts of its own: a connection's start or a passthrough.
+    None,
+    Http(Box<http::HttpFacts>),
+    Sql(Box<sql::SqlFacts>),
+    K8s(Box<k8s::K8sFacts>),
+}
+
+impl Facts {
+    /// The family, or `None` for an action without facts.
+    pub fn family(&self) -> Option<Family> {
+        match self {
+            Facts::None => None,
+            Facts::Http(_) => Some(Family::Http),
+            Facts::Sql(_) => Some(Family::Sql),
+            Facts::K8s(_) => Some(Family::K8s),
+        }
+    }
+
+    /// All facts of the family as one JSON object, for the audit log and for `tailkeep eval`.
+    /// An unknown fact stands as `{"unknown": "<why>"}`; a fact that was not read is left out.
+    pub fn to_json(&self) -> serde_json::Value {
+        let Some(family) = self.family() else {
+            return serde_json::Value::Null;
+        };
+        let mut object = serde_json::Map::new();
+        for slot in Slot::of_family(family) {
+            match self.fact(slot) {
+                Fact::Unknown(Blind::NotRead) => {}
+                Fact::Unknown(blind) => {
+                    object.insert(slot.name().to_owned(), serde_json::json!({ "unknown": blind }));
+                }
+                Fact::Known(view) => {
+                    object.insert(slot.name().to_owned(), view.to_json());
+                }
+            }
+        }
+        serde_json::Value::Object(object)
+    }
+}
+
+impl FactSource for Facts {
+    fn fact(&self, slot: Slot) -> Fact<View<'_>> {
+        match self {
+            Facts::None => Fact::Unknown(Blind::NotRead),
+            Facts::Http(facts) => facts.fact(slot),
+            Facts::Sql(facts) => facts.fact(slot),
+            Facts::K8s(facts) => facts.fact(slot),
+        }
+    }
+}
+
+impl View<'_> {
+    /// An owned JSON copy of the value.
+    pub fn to_json(self) -> serde_json::Value {
+        use serde_json::{Value, json};
+        match self {
+            View::Null => Value::Null,
+            View::Bool(value) => json!(value),
+            View::Int(value) => json!(value),
+            View::Text(value) => json!(value),
+            View::Texts(values) => json!(values),
+            View::Json(value) => value.clone(),
+            View::Map(pairs) => pairs.iter().map(|(k, v)| (k.clone(), json!(v))).collect(),
+            View::MultiMap(pairs) => pairs.iter().map(|(k, v)| (k.clone(), json!(v))).collect(),
+        }
+    }
+}

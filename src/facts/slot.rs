@@ -1,0 +1,201 @@
+//! The table of every fact: its family, its name in a condition, its type. *Pure.*
+//!
+//! Conditions are checked against this table at load, and compiled to reads by [`Slot`].
+
+use std::fmt;
+
+/// A protocol family: the first part of a fact's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    Http,
+    Sql,
+    K8s,
+    /// Who asks. Every condition may read it, whatever the endpoint's family.
+    Agent,
+}
+
+impl Family {
+    /// The variable that conditions use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Http => "http",
+            Family::Sql => "sql",
+            Family::K8s => "k8s",
+            Family::Agent => "agent",
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The CEL type of a fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Bool,
+    /// `int`, or `null` where the fact does not apply.
+    OptionalInt,
+    Int,
+    /// `string`.
+    Text,
+    /// `list(string)`.
+    Texts,
+    /// `dyn`: any JSON value, `null` where there is none.
+    Json,
+    /// `map(string, string)`.
+    Map,
+    /// `map(string, list(string))`.
+    MultiMap,
+}
+
+macro_rules! slots {
+    ($($variant:ident $family:ident $name:literal $kind:ident $doc:literal;)*) => {
+        /// One fact of one family.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Slot { $(#[doc = $doc] $variant,)* }
+
+        impl Slot {
+            /// Every slot, in the order in which facts are printed.
+            pub const ALL: &'static [Slot] = &[$(Slot::$variant,)*];
+
+            pub fn family(self) -> Family {
+                match self { $(Slot::$variant => Family::$family,)* }
+            }
+
+            /// The name after the dot: `verb` of `sql.verb`.
+            pub fn name(self) -> &'static str {
+                match self { $(Slot::$variant => $name,)* }
+            }
+
+            pub fn kind(self) -> Kind {
+                match self { $(Slot::$variant => Kind::$kind,)* }
+            }
+
+            /// One sentence for `validate`, hover texts and the manual.
+            pub fn doc(self) -> &'static str {
+                match self { $(Slot::$variant => $doc,)* }
+            }
+        }
+    };
+}
+
+slots! {
+    HttpMethod Http "method" Text "The request's method, in lower case.";
+    HttpPath Http "path" Text "The path, percent-decoded and normalized.";
+    HttpRawPath Http "raw_path" Text "The path as it was sent.";
+    HttpQuery Http "query" MultiMap "The query's parameters, decoded.";
+    HttpHeaders Http "headers" MultiMap "The headers; names in lower case, credentials as placeholders.";
+    HttpHost Http "host" Text "The host that the request names, without the port.";
+    HttpBody Http "body" Text "The body, content-decoded, as UTF-8.";
+    HttpBodyJson Http "body_json" Json "The body read as JSON; null where there is none.";
+    HttpWebsocket Http "websocket" Bool "Whether the request asks for an upgrade to WebSocket.";
+
+    SqlVerb Sql "verb" Text "The verb of the outermost statement.";
+    SqlVerbs Sql "verbs" Texts "Every verb that executes, in CTEs, EXPLAIN ANALYZE, COPY and PREPARE too.";
+    SqlTables Sql "tables" Texts "Every table that is touched, as written and by its bare name.";
+    SqlReads Sql "reads" Texts "The tables that are read.";
+    SqlWrites Sql "writes" Texts "The tables that are written, altered or dropped.";
+    SqlFunctions Sql "functions" Texts "Every function that is called.";
+    SqlColumns Sql "columns" Texts "Every column that is named.";
+    SqlParameters Sql "parameters" Json "The bound parameters as text, null for NULL.";
+    SqlStatement Sql "statement" Text "The statement's text.";
+    SqlStatements Sql "statements" Int "How many statements were sent together.";
+    SqlDatabase Sql "database" Text "The database of the session.";
+    SqlUser Sql "user" Text "The role that the session logged in as.";
+    SqlHasWhere Sql "has_where" Bool "Whether every UPDATE and DELETE has a WHERE that is not constant.";
+    SqlRowLimit Sql "row_limit" OptionalInt "The outermost LIMIT, null without one.";
+    SqlProgram Sql "program" Bool "Whether COPY … PROGRAM runs a program on the server.";
+    SqlRoleChange Sql "role_change" Bool "Whether the role is changed (SET ROLE, SET SESSION AUTHORIZATION, set_config).";
+    SqlOpaque Sql "opaque" Bool "Whether code runs that cannot be read (DO, EXECUTE of text, CALL).";
+    SqlUnparseable Sql "unparseable" Bool "Whether the server's grammar refuses the statement.";
+
+    K8sVerb K8s "verb" Text "The API server's verb: get, list, watch, create, deletecollection, …";
+    K8sGroup K8s "group" Text "The API group; empty for the core group.";
+    K8sVersion K8s "version" Text "The API version.";
+    K8sResource K8s "resource" Text "The resource, with its subresource: pods, pods/exec.";
+    K8sNamespace K8s "namespace" Text "The namespace; empty for cluster scope.";
+    K8sName K8s "name" Text "The object's name; empty for a collection.";
+    K8sParams K8s "params" Map "The query's parameters; the first value of each.";
+    K8sBodyJson K8s "body_json" Json "The body read as JSON or YAML; null where there is none.";
+    K8sDryRun K8s "dry_run" Bool "Whether the request is a server-side dry run.";
+    K8sIsResource K8s "is_resource" Bool "Whether the request is for an API resource.";
+    K8sPath K8s "path" Text "The path, for requests that are not for a resource.";
+
+    AgentTags Agent "tags" Texts "The node's tailnet tags.";
+    AgentLogin Agent "login" Text "The user's login; empty for a tagged node.";
+    AgentNode Agent "node" Text "The node's or the peer's name.";
+    AgentAddress Agent "address" Text "The agent's address inside the tunnel.";
+    AgentProfile Agent "profile" Text "The profile that was matched.";
+    AgentTransport Agent "transport" Text "tailnet or wireguard.";
+    AgentCaps Agent "caps" Texts "The profiles that the tailnet policy grants to the node.";
+}
+
+impl Slot {
+    /// The slots of one family, in order.
+    pub fn of_family(family: Family) -> impl Iterator<Item = Slot> {
+        Slot::ALL
+            .iter()
+            .copied()
+            .filter(move |slot| slot.family() == family)
+    }
+
+    /// The slot that `family.name` means.
+    pub fn find(family: Family, name: &str) -> Option<Slot> {
+        Slot::of_family(family).find(|slot| slot.name() == name)
+    }
+}
+
+/// A set of slots: which facts a rule set reads, so that only those are extracted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FactSet(u128);
+
+impl FactSet {
+    pub const EMPTY: FactSet = FactSet(0);
+
+    /// Every fact there is, for the audit of everything or for `inspect`.
+    pub const ALL: FactSet = FactSet(u128::MAX);
+
+    pub fn insert(&mut self, slot: Slot) {
+        self.0 |= 1 << slot as u8;
+    }
+
+    pub fn contains(self, slot: Slot) -> bool {
+        self.0 & (1 << slot as u8) != 0
+    }
+
+    pub fn union(self, other: FactSet) -> FactSet {
+        FactSet(self.0 | other.0)
+    }
+}
+
+impl FromIterator<Slot> for FactSet {
+    fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
+        let mut set = FactSet::EMPTY;
+        for slot in slots {
+            set.insert(slot);
+        }
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_fits_the_set_and_is_found_by_its_name() {
+        assert!(Slot::ALL.len() <= 128);
+        for &slot in Slot::ALL {
+            assert_eq!(Slot::find(slot.family(), slot.name()), Some(slot));
+            let set: FactSet = [slot].into_iter().collect();
+            for &other in Slot::ALL {
+                assert_eq!(set.contains(other), other == slot);
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The `tailkeep` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tailkeep::cli::main()
+}

@@ -1,0 +1,1 @@
+//! Drives one connection of an agent through every stage.

@@ -1,0 +1,102 @@
+//! The value that lets bytes leave. *Pure.*
+//!
+//! A [`Permit`] has private fields and one maker, the gate. The dialer and the injector take one,
+//! so that a path round the gate does not compile.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::audit::RecordId;
+
+/// SHA-256 over the bytes of an action.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    pub fn of(bytes: &[u8]) -> Self {
+        Digest(Sha256::digest(bytes).into())
+    }
+
+    /// The digest of several pieces, each preceded by its length, so that no two ways of cutting
+    /// the same bytes agree.
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        Digest(hash.finalize().into())
+    }
+
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+/// Leave to do one action: made by the gate after its audit record is durable.
+#[derive(Debug)]
+#[must_use = "a permit that is not used means an action that was recorded and not done"]
+pub struct Permit {
+    record: RecordId,
+    endpoint: Arc<str>,
+    credential: Option<Arc<str>>,
+    digest: Digest,
+}
+
+impl Permit {
+    /// Only for [`super::gate`]. The audit record named by `record` is durable.
+    #[cfg(feature = "daemon")]
+    pub(super) fn grant(record: RecordId, action: &super::Action) -> Self {
+        Permit {
+            record,
+            endpoint: action.endpoint.clone(),
+            credential: action.credential.clone(),
+            digest: action.digest,
+        }
+    }
+
+    /// A permit for the tests of protocol machines, which have no gate.
+    #[cfg(test)]
+    pub(crate) fn for_test(action: &super::Action) -> Self {
+        Permit {
+            record: RecordId(0),
+            endpoint: action.endpoint.clone(),
+            credential: action.credential.clone(),
+            digest: action.digest,
+        }
+    }
+
+    /// The audit record to finish with the outcome.
+    pub fn record(&self) -> RecordId {
+        self.record
+    }
+
+    /// The endpoint that may be dialled.
+    pub fn endpoint(&self) -> &Arc<str> {
+        &self.endpoint
+    }
+
+    /// The credential that may be injected.
+    pub fn credential(&self) -> Option<&Arc<str>> {
+        self.credential.as_ref()
+    }
+
+    /// Whether `digest` is of the bytes that were judged.
+    pub fn covers(&self, digest: &Digest) -> bool {
+        self.digest == *digest
+    }
+}
