@@ -20,9 +20,12 @@ use super::leaf::{Leaf, LeafError, LeafName, Leaves};
 use crate::policy::Endpoint;
 
 /// Bytes on the wire until the ClientHello is whole. Real ones stay under 4 KiB, post-quantum
-/// key shares and tickets included; one in records of a byte each costs six times its size.
-pub const HELLO_BYTES_MAX: usize = 64 << 10;
+/// key shares and tickets included; in records of a byte each, which is the worst there is, that is
+/// 24 KiB.
+pub const HELLO_BYTES_MAX: usize = 32 << 10;
 
+/// `decode_error` (RFC 8446 §6.2).
+const DECODE_ERROR: u8 = 50;
 /// `unrecognized_name` (RFC 6066 §3, RFC 8446 §6.2).
 const UNRECOGNIZED_NAME: u8 = 112;
 /// `internal_error` (RFC 8446 §6.2).
@@ -130,24 +133,32 @@ where
     let bounded = Bounded {
         io,
         left: Some(HELLO_BYTES_MAX),
+        answered: false,
     };
-    let hello = LazyConfigAcceptor::new(Acceptor::default(), bounded);
-    let start = match timeout_at(deadline, hello).await {
+    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), bounded);
+    let error = match timeout_at(deadline, &mut hello).await {
         Err(_) => return Err(counted(AcceptError::Late(handshake))),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::QuotaExceeded => {
-            return Err(counted(AcceptError::Long));
-        }
-        Ok(Err(error)) => return Err(counted(error.into())),
         Ok(Ok(mut start)) => {
             start.io.left = None;
-            start
+            return Ok(Greeting {
+                start,
+                deadline,
+                limit: handshake,
+            });
         }
+        Ok(Err(error)) => error,
     };
-    Ok(Greeting {
-        start,
-        deadline,
-        limit: handshake,
-    })
+    // rustls sends an alert for most that it refuses, not for all.
+    if let Some(io) = hello.take_io()
+        && !io.answered
+        && error.kind() != io::ErrorKind::UnexpectedEof
+    {
+        alert(io, DECODE_ERROR, deadline).await;
+    }
+    Err(counted(match error.kind() {
+        io::ErrorKind::QuotaExceeded => AcceptError::Long,
+        _ => error.into(),
+    }))
 }
 
 /// [`greet`]s, checks the SNI, and answers with a leaf and an ALPN offer.
@@ -196,13 +207,13 @@ where
         offer: Offer,
     ) -> Result<AgentTls<IO>, AcceptError> {
         let Some(name) = expected.leaf_name(self.sni().as_deref()) else {
-            self.alert(UNRECOGNIZED_NAME).await;
+            alert(self.start.io, UNRECOGNIZED_NAME, self.deadline).await;
             return Err(counted(AcceptError::Name));
         };
         match leaves.get(&name) {
             Ok(leaf) => self.finish(&leaf, offer).await,
             Err(error) => {
-                self.alert(INTERNAL_ERROR).await;
+                alert(self.start.io, INTERNAL_ERROR, self.deadline).await;
                 Err(counted(error.into()))
             }
         }
@@ -221,18 +232,17 @@ where
             Ok(Ok(stream)) => Ok(stream),
         }
     }
+}
 
-    /// Sends a fatal alert in the clear, as is right before a ServerHello, and closes.
-    async fn alert(self, description: u8) {
-        let mut io = self.start.io;
-        let record = [0x15, 3, 3, 0, 2, 2, description];
-        // The agent is being refused; whether it reads why is its own affair.
-        let send = async {
-            let _ = io.write_all(&record).await;
-            let _ = io.shutdown().await;
-        };
-        let _ = timeout_at(self.deadline, send).await;
-    }
+/// Sends a fatal alert in the clear, as is right before a ServerHello, and closes.
+async fn alert<IO: AsyncWrite + Unpin>(mut io: IO, description: u8, deadline: Instant) {
+    let record = [0x15, 3, 3, 0, 2, 2, description];
+    // The agent is being refused; whether it reads why is its own affair.
+    let send = async {
+        let _ = io.write_all(&record).await;
+        let _ = io.shutdown().await;
+    };
+    let _ = timeout_at(deadline, send).await;
 }
 
 fn counted(error: AcceptError) -> AcceptError {
@@ -245,6 +255,8 @@ fn counted(error: AcceptError) -> AcceptError {
 pub struct Bounded<IO> {
     io: IO,
     left: Option<usize>,
+    /// Whether anything was written: before the handshake goes on, only an alert can be.
+    answered: bool,
 }
 
 impl<IO> Bounded<IO> {
@@ -280,6 +292,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Bounded<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Bounded<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.answered = true;
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
@@ -288,6 +301,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Bounded<IO> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.answered = true;
         Pin::new(&mut self.io).poll_write_vectored(cx, slices)
     }
 

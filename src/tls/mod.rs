@@ -37,3 +37,6 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
         .get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .clone()
 }
+
+#[cfg(test)]
+mod tests;
