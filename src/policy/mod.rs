@@ -53,6 +53,11 @@ impl Policy {
         &self.model
     }
 
+    /// A number that changes whenever the configuration's contents do.
+    pub fn version(&self) -> u64 {
+        todo!()
+    }
+
     /// The profile that claims an identity.
     ///
     /// # Errors
