@@ -32,6 +32,10 @@ pub enum Malformed {
     Control,
     #[error("the path is not UTF-8")]
     NotUtf8,
+    #[error("the query can be read in more than one way")]
+    Query,
+    #[error("the path names no object")]
+    NoObject,
     #[error("the request has no Host")]
     NoHost,
     #[error("the request has several Hosts")]
