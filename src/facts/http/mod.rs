@@ -9,10 +9,11 @@ pub mod json;
 pub mod path;
 pub mod query;
 
+use http::HeaderMap;
 use http::request::Parts;
-use http::{HeaderMap, Method, Version, header};
 
 use crate::facts::{Blind, Fact, FactSet, FactSource, Slot, View};
+use crate::protocol::http::{Upgrade, upgrade};
 
 pub use path::Malformed;
 
@@ -78,7 +79,7 @@ impl HttpFacts {
             host: host.to_ascii_lowercase(),
             body,
             body_json,
-            websocket: is_websocket(parts),
+            websocket: upgrade(parts)? == Some(Upgrade::WebSocket),
         })
     }
 
@@ -108,27 +109,6 @@ impl FactSource for HttpFacts {
             Slot::HttpWebsocket => Fact::Known(View::Bool(self.websocket)),
             _ => Fact::Unknown(Blind::NotRead),
         }
-    }
-}
-
-/// Whether a request asks for WebSocket: RFC 6455 over HTTP/1.1, or RFC 8441 over HTTP/2.
-pub fn is_websocket(parts: &Parts) -> bool {
-    let names = |name: header::HeaderName, token: &str| {
-        parts.headers.get_all(name).iter().any(|value| {
-            value
-                .to_str()
-                .is_ok_and(|text| text.split(',').any(|one| one.trim().eq_ignore_ascii_case(token)))
-        })
-    };
-    match parts.version {
-        Version::HTTP_2 => {
-            parts.method == Method::CONNECT
-                && parts
-                    .headers
-                    .get(":protocol")
-                    .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
-        }
-        _ => names(header::UPGRADE, "websocket"),
     }
 }
 

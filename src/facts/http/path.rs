@@ -36,6 +36,8 @@ pub enum Malformed {
     Query,
     #[error("the path names no object")]
     NoObject,
+    #[error("the method is not one that the server routes")]
+    Method,
     #[error("the request has no Host")]
     NoHost,
     #[error("the request has several Hosts")]

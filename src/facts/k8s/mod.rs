@@ -15,9 +15,8 @@ use http::Method;
 use http::request::Parts;
 use serde_json::Value;
 
-use super::http::{HeldBody, Malformed, body, path, query};
+use super::http::{HeldBody, Malformed, path, query, read_body};
 use crate::facts::{Blind, Fact, FactSet, FactSource, Slot, View};
-use crate::policy::Limits;
 use crate::protocol::http::upgrade;
 
 pub use resolve::Resolved;
@@ -28,7 +27,7 @@ pub struct K8sFacts {
     needs: FactSet,
     resolved: Resolved,
     params: Vec<(String, String)>,
-    body_json: Fact<Option<Value>>,
+    body_json: Fact<Value>,
     dry_run: Fact<bool>,
 }
 
@@ -56,20 +55,21 @@ impl K8sFacts {
         _host: &str,
         body: HeldBody<'_>,
         needs: FactSet,
-        limits: &Limits,
+        decoded_bytes_max: usize,
     ) -> Result<K8sFacts, Malformed> {
         if !METHODS.contains(&parts.method) {
             return Err(Malformed::Method);
         }
         upgrade(parts)?;
-        let path = path::of_request(parts)?;
+        let path = path::normalize(parts.uri.path())?;
         let query = match query::read(parts.uri.query().unwrap_or_default()) {
             Fact::Known(query) => query,
-            Fact::Unknown(_) => return Err(Malformed::Query("readers decode it differently")),
+            Fact::Unknown(_) => return Err(Malformed::Query),
         };
         let resolved = resolve::resolve(&parts.method, &path, &query)?;
+        let read = [Slot::K8sBodyJson].into_iter().collect();
         let json = if needs.contains(Slot::K8sBodyJson) || needs.contains(Slot::K8sDryRun) {
-            body::json(&parts.headers, &body::text(&parts.headers, body, limits))
+            read_body(parts, body, read, decoded_bytes_max).1
         } else {
             Fact::Unknown(Blind::NotRead)
         };
@@ -93,14 +93,14 @@ impl K8sFacts {
 
     /// Whether a rule set that reads `needs` has to have the body held. `dry_run` does: the body
     /// of a DELETE, where there is one, replaces its query parameters.
-    pub fn needs_body(needs: FactSet) -> bool {
+    pub fn wants_body(needs: FactSet) -> bool {
         needs.contains(Slot::K8sBodyJson) || needs.contains(Slot::K8sDryRun)
     }
 }
 
 /// Whether the API server changes nothing. Only where it is certain: the API server reads
 /// `dryRun` from a DELETE's body instead of the query, and connect-like subresources ignore it.
-fn dry_run(resolved: &Resolved, query: &[(String, Vec<String>)], body: &Fact<Option<Value>>) -> Fact<bool> {
+fn dry_run(resolved: &Resolved, query: &[(String, Vec<String>)], body: &Fact<Value>) -> Fact<bool> {
     let verb = match &resolved.verb {
         Fact::Known(verb) => verb.as_str(),
         Fact::Unknown(blind) => return Fact::Unknown(*blind),
@@ -115,8 +115,8 @@ fn dry_run(resolved: &Resolved, query: &[(String, Vec<String>)], body: &Fact<Opt
     }
     match verb {
         "delete" | "deletecollection" => match body {
-            Fact::Known(None) => Fact::Known(by_query),
-            Fact::Known(Some(options)) => Fact::Known(
+            Fact::Known(Value::Null) => Fact::Known(by_query),
+            Fact::Known(options) => Fact::Known(
                 options
                     .get("dryRun")
                     .and_then(Value::as_array)
@@ -143,10 +143,13 @@ impl FactSource for K8sFacts {
             Slot::K8sVerb => return own.verb.as_ref().map(|text| View::Text(text)),
             Slot::K8sName => return own.name.as_ref().map(|text| View::Text(text)),
             Slot::K8sBodyJson => {
-                return self
-                    .body_json
-                    .as_ref()
-                    .map(|value| value.as_ref().map_or(View::Null, View::Json));
+                return self.body_json.as_ref().map(|value| {
+                    if value.is_null() {
+                        View::Null
+                    } else {
+                        View::Json(value)
+                    }
+                });
             }
             Slot::K8sDryRun => return self.dry_run.as_ref().map(|yes| View::Bool(*yes)),
             Slot::K8sGroup => View::Text(&own.group),

@@ -66,7 +66,7 @@ pub fn resolve(method: &Method, path: &str, query: &[(String, Vec<String>)]) -> 
     };
     out.is_resource = true;
     let (verb, rest) = match rest {
-        ["watch" | "proxy"] => return Err(Malformed::Path("a watch or proxy path names no resource")),
+        ["watch" | "proxy"] => return Err(Malformed::NoObject),
         [verb @ ("watch" | "proxy"), rest @ ..] => (*verb, rest),
         rest => (verb_of(method), rest),
     };
