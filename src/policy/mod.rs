@@ -4,7 +4,12 @@
 //! diagnostic that was found. [`Policy::evaluate`] is total: it never panics, and whatever it
 //! cannot decide it denies.
 
+pub mod cel;
+pub mod diagnostic;
+mod hcl;
 pub mod model;
+#[cfg(feature = "daemon")]
+pub mod source;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +18,7 @@ use crate::facts::{FactSet, Facts};
 use crate::identity::{Agent, Identity};
 use crate::verdict::Verdict;
 
+pub use diagnostic::{Diagnostic, Diagnostics};
 pub use model::*;
 
 /// One configuration file, already read.
@@ -37,10 +43,6 @@ pub struct Judgement {
     /// Rules in shadow mode that matched before the deciding one, as `rule=verdict`.
     pub shadow: Vec<String>,
 }
-
-/// Every error of a policy that does not load.
-#[derive(Debug)]
-pub struct Diagnostics;
 
 impl Policy {
     /// Reads, resolves and compiles; all errors at once.
