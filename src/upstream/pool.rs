@@ -19,6 +19,7 @@ use tokio::time::{timeout, timeout_at};
 use super::dial::{DialError, Dialer, Target};
 use crate::policy::Endpoint;
 use crate::proxy::http::UpBody;
+use crate::proxy::http::form::{as_http1, as_http2};
 use crate::tls::client::ConnectError;
 use crate::tls::{ClientIdentity, Connectors, Verify, Wanted};
 use crate::verdict::Permit;
@@ -77,7 +78,9 @@ pub struct To<'a> {
     /// The agent's address: connections are never shared between agents.
     pub agent: IpAddr,
     pub endpoint: &'a Endpoint,
-    /// The claimed name, or the dialled address as text: for the certificate, SNI and the dial.
+    /// What to dial: the claimed name, or the dialled address as text.
+    pub dial: &'a str,
+    /// What the upstream is called: for its certificate and SNI.
     pub host: &'a str,
     /// The port that was dialled.
     pub port: u16,
@@ -280,7 +283,6 @@ impl Pool {
                 let (sender, connection) = hyper::client::conn::http1::Builder::new()
                     .max_headers(RESPONSE_HEADERS_MAX)
                     .max_header_size(RESPONSE_HEAD_BYTES_MAX)
-                    .preserve_header_case(true)
                     .handshake(io)
                     .await?;
                 let task = tokio::spawn(async move {
@@ -402,7 +404,7 @@ async fn exchange2(
     if sender.ready().await.is_err() {
         return Ok(Err(request));
     }
-    match timeout(answer, sender.try_send_request(as_http2(request))).await {
+    match timeout(answer, sender.try_send_request(as_http2(request, tls))).await {
         Err(_) => Err(SendError::Late(answer)),
         Ok(Ok(response)) => Ok(Ok(Sent {
             response,
@@ -422,7 +424,7 @@ impl Key {
             agent: to.agent,
             endpoint: to.endpoint.key.clone(),
             host: to.host.to_owned(),
-            target: Target::of(to.endpoint, to.host, to.port),
+            target: Target::of(to.endpoint, to.dial, to.port),
             tls,
             identity: to.identity.map(|identity| *identity.tag()),
             version: to.version,
@@ -464,7 +466,7 @@ impl Drop for Lease {
 }
 
 fn spoken_key(to: &To<'_>) -> (Target, Arc<str>, String) {
-    let target = Target::of(to.endpoint, to.host, to.port);
+    let target = Target::of(to.endpoint, to.dial, to.port);
     (target, to.endpoint.key.clone(), to.host.to_owned())
 }
 

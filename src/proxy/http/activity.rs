@@ -6,7 +6,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,8 @@ pub struct Activity {
     held: AtomicUsize,
     /// Requests that were read at all.
     served: AtomicU64,
-    /// Whether bytes between requests are always a head's (HTTP/1). HTTP/2 has other frames.
-    heads_only: bool,
+    /// Whether the agent speaks HTTP/2, where bytes between requests need not be a head's.
+    http2: AtomicBool,
 }
 
 /// Why a connection was ended.
@@ -51,7 +51,7 @@ pub struct Patience {
 }
 
 impl Activity {
-    pub fn new(heads_only: bool) -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         Arc::new(Activity {
             began: Instant::now(),
             moved: AtomicU64::new(0),
@@ -59,12 +59,13 @@ impl Activity {
             open: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             served: AtomicU64::new(0),
-            heads_only,
+            http2: AtomicBool::new(false),
         })
     }
 
     /// A request's head was read; it is open until the guard is dropped.
-    pub fn begin(self: &Arc<Self>) -> Open {
+    pub fn begin(self: &Arc<Self>, version: http::Version) -> Open {
+        self.http2.store(version == http::Version::HTTP_2, Ordering::Relaxed);
         self.served.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         self.head_began.store(0, Ordering::Relaxed);
@@ -99,7 +100,7 @@ impl Activity {
         };
         if self.served.load(Ordering::Relaxed) == 0 {
             next = next.min(left(0, patience.head, Slow::Silent)?);
-        } else if self.heads_only && self.open.load(Ordering::Relaxed) == 0 {
+        } else if !self.http2.load(Ordering::Relaxed) && self.open.load(Ordering::Relaxed) == 0 {
             // A head may begin right after this look, so one looks again within its time.
             next = next.min(match self.head_began.load(Ordering::Relaxed) {
                 0 => patience.head,
@@ -146,16 +147,15 @@ impl Drop for Waiting {
     }
 }
 
-/// A stream that notes when bytes move, and begins with bytes that were read before.
+/// A stream that notes when bytes move.
 pub struct Noted<IO> {
     io: IO,
-    prefix: Vec<u8>,
     activity: Arc<Activity>,
 }
 
 impl<IO> Noted<IO> {
-    pub fn new(io: IO, prefix: Vec<u8>, activity: Arc<Activity>) -> Self {
-        Noted { io, prefix, activity }
+    pub fn new(io: IO, activity: Arc<Activity>) -> Self {
+        Noted { io, activity }
     }
 }
 
@@ -165,13 +165,6 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Noted<IO> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.prefix.is_empty() {
-            let count = self.prefix.len().min(buf.remaining());
-            buf.put_slice(&self.prefix[..count]);
-            self.prefix.drain(..count);
-            self.activity.read();
-            return Poll::Ready(Ok(()));
-        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {

@@ -1,5 +1,6 @@
 //! Bodies on their way: held whole where a rule reads them, streamed frame by frame else.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,7 +72,7 @@ enum Source {
 
 struct Streamed {
     /// What was read of it already.
-    prefix: Option<Bytes>,
+    prefix: VecDeque<Frame<Bytes>>,
     incoming: Incoming,
     /// Set while the agent waits for `100 Continue`.
     gate: Option<Gate>,
@@ -85,7 +86,13 @@ type Gate = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub enum Read {
     Whole(Held),
     /// Over the limit: what was read of it so far, and the rest.
-    Over(Bytes, Incoming),
+    Over(Begun),
+}
+
+/// A body that streams, with what was read of it ahead.
+pub struct Begun {
+    prefix: VecDeque<Frame<Bytes>>,
+    incoming: Incoming,
 }
 
 /// A whole body.
@@ -113,7 +120,8 @@ pub async fn hold(mut incoming: Incoming, bytes_max: usize) -> Result<Read, hype
         }
         // Pieces may be tiny; what is kept of each must not outweigh the limit.
         if length > bytes_max {
-            return Ok(Read::Over(join(pieces), incoming));
+            let prefix = VecDeque::from([Frame::data(join(pieces))]);
+            return Ok(Read::Over(Begun { prefix, incoming }));
         }
         if pieces.len() == PIECES_MAX {
             pieces = vec![join(pieces)];
@@ -124,6 +132,40 @@ pub async fn hold(mut incoming: Incoming, bytes_max: usize) -> Result<Read, hype
         trailers,
     }))
 }
+
+impl Begun {
+    pub fn new(incoming: Incoming) -> Self {
+        Begun {
+            prefix: VecDeque::new(),
+            incoming,
+        }
+    }
+
+    /// Reads ahead while a verdict is waited for: an agent that leaves shows only where its bytes
+    /// are read. Never ends but when the agent broke off; drop it when the verdict is there.
+    pub async fn read_ahead(&mut self) -> hyper::Error {
+        let mut length = 0;
+        while length < AHEAD_BYTES_MAX && self.prefix.len() < PIECES_MAX {
+            match self.incoming.frame().await {
+                Some(Ok(frame)) => {
+                    length += frame.data_ref().map_or(0, Bytes::len);
+                    self.prefix.push_back(frame);
+                }
+                Some(Err(error)) => return error,
+                None => break,
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// The rest, for who wants to read it out.
+    pub fn into_rest(self) -> Incoming {
+        self.incoming
+    }
+}
+
+/// Bytes of a streamed body that are read while its verdict is waited for.
+const AHEAD_BYTES_MAX: usize = 64 << 10;
 
 /// Pieces of a held body before they are joined.
 const PIECES_MAX: usize = 1024;
@@ -164,12 +206,12 @@ impl UpBody {
         }
     }
 
-    /// A body that streams: `prefix` was read of it already.
-    pub fn stream(prefix: Bytes, incoming: Incoming) -> Self {
+    /// A body that streams.
+    pub fn stream(begun: Begun) -> Self {
         UpBody {
             from: Source::Stream(Box::new(Streamed {
-                prefix: Some(prefix).filter(|prefix| !prefix.is_empty()),
-                incoming,
+                prefix: begun.prefix,
+                incoming: begun.incoming,
                 gate: None,
                 watch: None,
             })),
@@ -238,7 +280,7 @@ impl Body for UpBody {
     fn is_end_stream(&self) -> bool {
         match &self.from {
             Source::Held { data, trailers } => data.is_none() && trailers.is_none(),
-            Source::Stream(streamed) => streamed.prefix.is_none() && streamed.incoming.is_end_stream(),
+            Source::Stream(streamed) => streamed.prefix.is_empty() && streamed.incoming.is_end_stream(),
         }
     }
 
@@ -246,7 +288,8 @@ impl Body for UpBody {
         match &self.from {
             Source::Held { data, .. } => SizeHint::with_exact(data.as_ref().map_or(0, Bytes::len) as u64),
             Source::Stream(streamed) => {
-                let prefix = streamed.prefix.as_ref().map_or(0, Bytes::len) as u64;
+                let ahead = streamed.prefix.iter().filter_map(Frame::data_ref);
+                let prefix = ahead.map(Bytes::len).sum::<usize>() as u64;
                 let rest = streamed.incoming.size_hint();
                 let mut hint = SizeHint::new();
                 if let Some(upper) = rest.upper() {
@@ -265,8 +308,8 @@ impl Streamed {
             std::task::ready!(gate.as_mut().poll(cx));
             self.gate = None;
         }
-        let frame = match self.prefix.take() {
-            Some(prefix) => Frame::data(prefix),
+        let frame = match self.prefix.pop_front() {
+            Some(frame) => frame,
             None => match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
