@@ -169,3 +169,6 @@ impl FactSource for K8sFacts {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
