@@ -1,1 +1,3 @@
 //! Drives one connection of an agent through every stage.
+
+pub mod route;
