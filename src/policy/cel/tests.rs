@@ -169,14 +169,14 @@ fn what_could_overflow_the_stack_is_refused_before_it_is_parsed() {
 
 #[test]
 fn the_largest_conditions_that_pass_do_not_overflow_a_small_stack() {
-    let most = CONDITION_OPERATORS_MAX * 2 - 2;
+    let most = CONDITION_OPERATORS_MAX - 4;
     let sources = [
         format!("1{} > 0", "+1".repeat(most)),
         format!("{}true", "!".repeat(most)),
-        format!("http.body_json{} == 1", ".a".repeat(most - 2)),
-        "true ? true : ".repeat(most - 1) + "true",
+        format!("http.body_json{} == 1", ".a".repeat(most)),
+        "true ? true : ".repeat(most) + "true",
         "(".repeat(CONDITION_DEPTH_MAX) + "true" + &")".repeat(CONDITION_DEPTH_MAX),
-        format!("true{}", " && true".repeat(most / 2)),
+        format!("true{}", " && true".repeat(most)),
         "[1].all(a, ".repeat(CONDITION_DEPTH_MAX) + "true" + &")".repeat(CONDITION_DEPTH_MAX),
     ];
     let small = std::thread::Builder::new().stack_size(2 << 20);
