@@ -468,6 +468,11 @@ impl<'a> Fields<'a> {
 
     /// Reports every field that was not asked for.
     pub(super) fn finish(self) {
+        self.finish_but(&|_| false);
+    }
+
+    /// As [`Fields::finish`], but for names that others read.
+    pub(super) fn finish_but(self, others: &dyn Fn(&str) -> bool) {
         let known = self.known.borrow();
         let entries = self.entries.iter().map(|entry| (entry.name, entry.at));
         let blocks = self.blocks.iter().map(|block| {
@@ -475,7 +480,7 @@ impl<'a> Fields<'a> {
             (ident.value().as_str(), at(self.at.file, ident.span()))
         });
         for (name, place) in entries.chain(blocks) {
-            if known.contains(&name) {
+            if known.contains(&name) || others(name) {
                 continue;
             }
             let mut names = known.clone();

@@ -524,14 +524,16 @@ fn convert<'a>(env: &Env<'a>, function: Function, value: &Value<'a>) -> Outcome<
             "0" | "f" | "F" | "false" | "False" | "FALSE" => Value::Bool(false),
             _ => return Err(parse(text)),
         },
-        (F::Timestamp, Value::Int(seconds)) => {
-            Value::Timestamp(DateTime::from_timestamp(*seconds, 0).ok_or_else(range)?)
-        }
+        (F::Timestamp, Value::Int(seconds)) => Value::Timestamp(
+            DateTime::from_timestamp(*seconds, 0)
+                .filter(super::text::in_range)
+                .ok_or_else(range)?,
+        ),
         (F::Timestamp, Value::Text(text)) => {
             let time = DateTime::parse_from_rfc3339(text)
                 .map_err(|_| parse(text))?
                 .to_utc();
-            match (1..=9999).contains(&time.year()) {
+            match super::text::in_range(&time) {
                 true => Value::Timestamp(time),
                 false => return Err(range()),
             }

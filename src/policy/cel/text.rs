@@ -64,27 +64,32 @@ pub(crate) fn function_arithmetic<'a>(env: &Env<'a>, function: Function, args: &
 
 fn times<'a>(function: Function, args: &[Value<'a>]) -> Outcome<'a> {
     use Function as F;
-    let overflow = || Fault::error("overflow");
-    match (function, args) {
-        (F::Add, [Value::Timestamp(a), Value::Duration(b)] | [Value::Duration(b), Value::Timestamp(a)]) => a
-            .checked_add_signed(*b)
-            .map(Value::Timestamp)
-            .ok_or_else(overflow),
-        (F::Subtract, [Value::Timestamp(a), Value::Duration(b)]) => a
-            .checked_sub_signed(*b)
-            .map(Value::Timestamp)
-            .ok_or_else(overflow),
+    let value = match (function, args) {
+        (F::Add, [Value::Timestamp(a), Value::Duration(b)] | [Value::Duration(b), Value::Timestamp(a)]) => {
+            a.checked_add_signed(*b).map(Value::Timestamp)
+        }
+        (F::Subtract, [Value::Timestamp(a), Value::Duration(b)]) => {
+            a.checked_sub_signed(*b).map(Value::Timestamp)
+        }
         (F::Subtract, [Value::Timestamp(a), Value::Timestamp(b)]) => {
-            Ok(Value::Duration(a.signed_duration_since(b)))
+            Some(Value::Duration(a.signed_duration_since(b)))
         }
-        (F::Add, [Value::Duration(a), Value::Duration(b)]) => {
-            a.checked_add(b).map(Value::Duration).ok_or_else(overflow)
-        }
-        (F::Subtract, [Value::Duration(a), Value::Duration(b)]) => {
-            a.checked_sub(b).map(Value::Duration).ok_or_else(overflow)
-        }
-        _ => Err(none(function)),
-    }
+        (F::Add, [Value::Duration(a), Value::Duration(b)]) => a.checked_add(b).map(Value::Duration),
+        (F::Subtract, [Value::Duration(a), Value::Duration(b)]) => a.checked_sub(b).map(Value::Duration),
+        _ => return Err(none(function)),
+    };
+    let within = value.filter(|value| match value {
+        Value::Timestamp(time) => in_range(time),
+        // The range of cel-go: nanoseconds in 64 bits.
+        Value::Duration(span) => span.num_nanoseconds().is_some(),
+        _ => true,
+    });
+    within.ok_or_else(|| Fault::error("range error"))
+}
+
+/// The range of google.protobuf.Timestamp.
+pub(crate) fn in_range(time: &chrono::DateTime<chrono::Utc>) -> bool {
+    (1..=9999).contains(&chrono::Datelike::year(time))
 }
 
 pub(crate) fn function_text<'a>(

@@ -247,29 +247,16 @@ pub(crate) fn numbers(a: &Value<'_>, b: &Value<'_>) -> Option<Ordering> {
         (Value::Int(a), Value::Uint(b)) => Some(i128::from(*a).cmp(&i128::from(*b))),
         (Value::Uint(a), Value::Int(b)) => Some(i128::from(*a).cmp(&i128::from(*b))),
         (Value::Double(a), Value::Double(b)) => a.partial_cmp(b),
-        (Value::Int(a), Value::Double(b)) => exact(i128::from(*a), *b),
-        (Value::Uint(a), Value::Double(b)) => exact(i128::from(*a), *b),
-        (Value::Double(a), Value::Int(b)) => exact(i128::from(*b), *a).map(Ordering::reverse),
-        (Value::Double(a), Value::Uint(b)) => exact(i128::from(*b), *a).map(Ordering::reverse),
+        (Value::Int(a), Value::Double(b)) => lossy(i128::from(*a), *b),
+        (Value::Uint(a), Value::Double(b)) => lossy(i128::from(*a), *b),
+        (Value::Double(a), Value::Int(b)) => lossy(i128::from(*b), *a).map(Ordering::reverse),
+        (Value::Double(a), Value::Uint(b)) => lossy(i128::from(*b), *a).map(Ordering::reverse),
         _ => None,
     }
 }
 
-/// Compares without rounding the integer.
-fn exact(a: i128, b: f64) -> Option<Ordering> {
-    if b.is_nan() {
-        return None;
-    }
-    if b >= 2f64.powi(100) {
-        return Some(Ordering::Less);
-    }
-    if b <= -(2f64.powi(100)) {
-        return Some(Ordering::Greater);
-    }
-    #[allow(clippy::cast_possible_truncation)]
-    let whole = b.trunc() as i128;
-    Some(a.cmp(&whole).then_with(|| {
-        let rest = b - b.trunc();
-        0f64.partial_cmp(&rest).unwrap_or(Ordering::Equal)
-    }))
+/// As cel-spec does: the integer as the nearest double.
+#[allow(clippy::cast_precision_loss)]
+fn lossy(a: i128, b: f64) -> Option<Ordering> {
+    (a as f64).partial_cmp(&b)
 }
