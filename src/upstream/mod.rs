@@ -1,1 +1,3 @@
-//! Stub, filled in by its owner.
+//! The gateway's side of a connection to an upstream.
+
+pub mod postgres;

@@ -103,10 +103,7 @@ mod tests {
         payload.extend_from_slice(&[0xff; 4]);
         payload.extend_from_slice(&[0, 0, 0, 2, b'a', b'b', 0, 0]);
         let bind = read(Bytes::from(payload.clone()), &[INT4, 0, 25]).unwrap();
-        assert_eq!(
-            bind.parameters,
-            Fact::Known(serde_json::json!(["7", null, "ab"]))
-        );
+        assert_eq!(bind.parameters, Fact::Known(serde_json::json!(["7", null, "ab"])));
         let blind = read(Bytes::from(payload.clone()), &[]).unwrap();
         assert_eq!(blind.parameters, Fact::Unknown(Blind::Opaque));
         for end in 0..payload.len() - 2 {

@@ -111,8 +111,13 @@ enum What {
     /// The held Bind alone.
     Bind,
     /// An Execute, and its portal if that is not the held one.
-    Execute { message: Bytes, portal: Option<Portal> },
-    Function { message: Bytes },
+    Execute {
+        message: Bytes,
+        portal: Option<Portal>,
+    },
+    Function {
+        message: Bytes,
+    },
 }
 
 /// The state machine of one session.
@@ -311,7 +316,11 @@ impl PgSession {
     /// Asks the gate about one statement. The digest is over the messages that will be sent.
     fn decide(&mut self, what: What, permits: Vec<RecordId>, text: &str, facts: Facts, digest: Digest) {
         let summary: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
-        self.judging = Some(Judging { what, digest, permits });
+        self.judging = Some(Judging {
+            what,
+            digest,
+            permits,
+        });
         self.out.push_back(Output::Decide(Box::new(Action {
             step: Step::Request,
             endpoint: self.config.endpoint.clone(),
@@ -343,7 +352,8 @@ impl PgSession {
     fn fail_query(&mut self, error: Bytes) {
         if self.awaited.is_empty() && !self.unsynced && self.status != b'T' {
             self.out.push_back(Output::Write(Side::Agent, error));
-            self.out.push_back(Output::Write(Side::Agent, wire::ready(self.status)));
+            self.out
+                .push_back(Output::Write(Side::Agent, wire::ready(self.status)));
             return;
         }
         self.fail_segment(error);

@@ -191,7 +191,9 @@ pub fn to_server(user: &str, database: &str, settings: &[(String, String)]) -> B
     let mut body = BytesMut::new();
     body.put_u32(PROTOCOL_3 << 16);
     let pins = [("client_encoding", "UTF8"), ("standard_conforming_strings", "on")];
-    let own = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let own = settings
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
     let first = [("user", user), ("database", database)];
     for (name, value) in first.into_iter().chain(own).chain(pins) {
         for text in [name, value] {
@@ -234,9 +236,11 @@ pub enum Selected {
 pub fn select(held: &[Candidate], user: &str, password: Option<&str>) -> Result<Selected, StartupError> {
     let mut named = None;
     for text in [Some(user), password].into_iter().flatten() {
-        let hit = held
-            .iter()
-            .position(|one| one.placeholders.iter().any(|placeholder| !placeholder.is_empty() && placeholder == text));
+        let hit = held.iter().position(|one| {
+            one.placeholders
+                .iter()
+                .any(|placeholder| !placeholder.is_empty() && placeholder == text)
+        });
         match (hit, named) {
             (Some(hit), Some(before)) if hit != before => return Err(StartupError::Ambiguous),
             (Some(hit), _) => named = Some(hit),
@@ -250,7 +254,10 @@ pub fn select(held: &[Candidate], user: &str, password: Option<&str>) -> Result<
     if held.len() == 1 {
         return Ok(Selected::One(0));
     }
-    let mut same_user = (0..held.len()).filter(|&index| held.get(index).is_some_and(|one| one.user.as_deref() == Some(user)));
+    let mut same_user = (0..held.len()).filter(|&index| {
+        held.get(index)
+            .is_some_and(|one| one.user.as_deref() == Some(user))
+    });
     if let (Some(index), None) = (same_user.next(), same_user.next()) {
         return Ok(Selected::One(index));
     }

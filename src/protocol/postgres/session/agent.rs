@@ -6,10 +6,10 @@ use bytes::{Buf as _, Bytes};
 
 use super::{Held, Judging, Kind, PgSession, Portal, Prepared, What};
 use crate::facts::{Blind, Fact, Facts};
+use crate::protocol::Output;
 use crate::protocol::postgres::bind;
 use crate::protocol::postgres::statement::{Effect, Statement};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError, take_text};
-use crate::protocol::Output;
 use crate::verdict::Digest;
 
 /// What a SET may not touch: how the server reads the text that is judged here.
@@ -17,7 +17,8 @@ const PINNED: [&str; 2] = ["client_encoding", "standard_conforming_strings"];
 const PINNED_REASON: &str = "this setting may not be changed here";
 /// A backslash means something else after `standard_conforming_strings = off`, and what already
 /// runs in this pipeline could have set that.
-const UNCLEAR_REASON: &str = "a statement with a backslash cannot be read behind others in one pipeline; send Sync first";
+const UNCLEAR_REASON: &str =
+    "a statement with a backslash cannot be read behind others in one pipeline; send Sync first";
 
 /// `None`: the message was worked off; else it is to be tried again later.
 type Again = Option<Bytes>;
@@ -26,7 +27,11 @@ impl PgSession {
     /// Works off the agent's messages until one has to wait.
     pub(super) fn pump(&mut self) -> Result<(), WireError> {
         while self.judging.is_none() && !self.closed {
-            let Some(message) = self.front.take().map_or_else(|| self.cut(), |front| Ok(Some(front)))? else {
+            let Some(message) = self
+                .front
+                .take()
+                .map_or_else(|| self.cut(), |front| Ok(Some(front)))?
+            else {
                 return Ok(());
             };
             if let Some(again) = self.agent_message(message)? {
@@ -283,7 +288,10 @@ impl PgSession {
             [] => None,
             [one] if is_pinned(&one.effect) => Some(("42501", PINNED_REASON)),
             [_] => None,
-            _ => Some(("42601", "cannot insert multiple commands into a prepared statement")),
+            _ => Some((
+                "42601",
+                "cannot insert multiple commands into a prepared statement",
+            )),
         };
         if let Some((code, reason)) = refused {
             self.note_refusal(&text, reason);
@@ -382,7 +390,11 @@ impl PgSession {
         if matches!(facts, Facts::None) && text.is_empty() {
             // The empty statement does nothing and is answered by EmptyQueryResponse.
             let permits = Vec::new();
-            self.permitted(Judging { what, digest, permits });
+            self.permitted(Judging {
+                what,
+                digest,
+                permits,
+            });
         } else {
             self.decide(what, Vec::new(), &text, facts, digest);
         }
@@ -520,4 +532,3 @@ fn inner(statement: &Statement) -> Statement {
         ..statement.clone()
     }
 }
-

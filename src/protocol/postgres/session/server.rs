@@ -169,7 +169,11 @@ impl PgSession {
         let Some(front) = self.awaited.pop_front() else {
             return;
         };
-        let status = if front.status.is_empty() { status } else { front.status.as_str() };
+        let status = if front.status.is_empty() {
+            status
+        } else {
+            front.status.as_str()
+        };
         self.finish_all(front.permits, status, front.sent);
         match front.kind {
             Kind::Parse => {
@@ -224,7 +228,8 @@ impl PgSession {
             let status = if first { status.as_str() } else { "SKIPPED" };
             first = false;
             self.finish_all(front.permits, status, front.sent);
-            self.statements.retain(|_, one| one.confirmed || one.id != front.id);
+            self.statements
+                .retain(|_, one| one.confirmed || one.id != front.id);
             self.portals.retain(|_, one| one.confirmed || one.id != front.id);
         }
         // The server drops everything until a Sync that has yet to come.
