@@ -1,3 +1,4 @@
 //! Drives one connection of an agent through every stage.
 
+pub mod postgres;
 pub mod route;

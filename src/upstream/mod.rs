@@ -11,6 +11,7 @@
 pub mod closed;
 pub mod dial;
 pub mod dns;
+pub mod postgres;
 
 pub use closed::Closed;
 pub use dial::{DialError, Dialer, Target};
