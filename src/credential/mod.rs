@@ -28,3 +28,6 @@ impl Secret {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests;
