@@ -17,12 +17,14 @@ pub mod activity;
 pub mod answer;
 pub mod body;
 pub mod download;
+pub mod form;
 pub mod judge;
+pub mod replay;
 pub mod request;
 pub mod upgrade;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -31,8 +33,9 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::timeout;
 
+use crate::credential::Secret;
 use crate::identity::Agent;
-use crate::policy::{Endpoint, Limits};
+use crate::policy::{Credential, Endpoint, Limits};
 use crate::tls::accept::{AcceptError, Greeting, greet};
 use crate::tls::{Expected, HANDSHAKE_RECORD, LeafName, Leaves, Offer};
 use crate::upstream::{Pool, To, Version};
@@ -40,6 +43,7 @@ use crate::upstream::{Pool, To, Version};
 use activity::{Activity, Noted, Patience, Slow};
 pub use body::UpBody;
 pub use judge::Judge;
+use replay::Replayed;
 
 /// Bytes of one request's head. nginx takes 8 KiB a line, Node 16 KiB in all.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -68,6 +72,19 @@ pub struct Shared<J> {
     pub judge: Arc<J>,
     pub leaves: Arc<Leaves>,
     pub pool: Arc<Pool>,
+    /// The secret of a credential's slot, or `None` where it is missing.
+    pub secrets: Arc<Secrets>,
+}
+
+/// Where secrets come from: a credential and the name of its slot (`""` for the only one).
+pub type Secrets = dyn Fn(&Credential, &str) -> Option<Secret> + Send + Sync;
+
+impl<J: Judge> Shared<J> {
+    /// An endpoint as it is configured now, with the gateway's limits.
+    fn endpoint(&self, key: &str) -> Option<(Arc<Endpoint>, Limits)> {
+        self.judge
+            .with_model(|model| Some((model.endpoint(key)?.clone(), model.gateway.limits.clone())))
+    }
 }
 
 /// Whose connection this is, and what it dialled.
@@ -90,6 +107,8 @@ pub(crate) struct Connection<J> {
     /// The name that TLS settled; `None` where the agent speaks in the clear or sent no SNI.
     pub sni: Option<String>,
     pub activity: Arc<Activity>,
+    /// The stream that is left when the connection was upgraded.
+    pub splice: Mutex<Option<upgrade::Splice>>,
 }
 
 /// Why a connection ended other than by its own wish.
@@ -118,18 +137,16 @@ where
     J: Judge,
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (endpoint, limits) = shared
-        .judge
-        .endpoint(&claimed.endpoint)
-        .ok_or(ServeError::NoEndpoint)?;
+    let (endpoint, limits) = shared.endpoint(&claimed.endpoint).ok_or(ServeError::NoEndpoint)?;
     let patience = Duration::from_millis(limits.handshake_ms);
     let mut first = [0; 1];
     let read = timeout(patience, io.read(&mut first));
     if read.await.map_err(|_| ServeError::Silent)?? == 0 {
         return Ok(());
     }
-    let clear = Replayed { io, first: Some(first[0]) };
-    if first != [HANDSHAKE_RECORD] {
+    let [first] = first;
+    let clear = Replayed::new(io, first);
+    if first != HANDSHAKE_RECORD {
         let connection = Connection::new(shared, claimed, None);
         return run(clear, connection, Talk::Either, &limits).await;
     }
@@ -140,10 +157,12 @@ where
         destination: claimed.destination,
     };
     let offer = offer(&shared, &claimed, &endpoint, &greeting, patience / 2).await;
-    let sni = greeting.sni().and_then(|sni| match expected.leaf_name(Some(&sni)) {
-        Some(LeafName::Name(name)) => Some(name),
-        _ => None,
-    });
+    let sni = greeting
+        .sni()
+        .and_then(|sni| match expected.leaf_name(Some(&sni)) {
+            Some(LeafName::Name(name)) => Some(name),
+            _ => None,
+        });
     let stream = greeting.answer(&shared.leaves, expected, offer).await?;
     let talk = match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => Talk::Http2,
@@ -187,7 +206,9 @@ where
     if expected.leaf_name(sni.as_deref()).is_none() {
         return Offer::Http1;
     }
-    let host = sni.or_else(|| claimed.name.clone()).unwrap_or_else(|| dialled.clone());
+    let host = sni
+        .or_else(|| claimed.name.clone())
+        .unwrap_or_else(|| dialled.clone());
     let to = To {
         agent: claimed.agent.identity.address,
         endpoint,
@@ -200,7 +221,10 @@ where
     };
     let spoken = match shared.pool.spoken(&to) {
         Some(version) => Some(version),
-        None => timeout(limit, request::probe(shared, claimed, &to)).await.ok().flatten(),
+        None => timeout(limit, request::probe(shared, claimed, &to))
+            .await
+            .ok()
+            .flatten(),
     };
     match spoken {
         Some(Version::Http2) => Offer::Http2,
@@ -216,8 +240,9 @@ where
     let activity = connection.activity.clone();
     let io = TokioIo::new(Noted::new(io, activity.clone()));
     let connection = Arc::new(connection);
+    let each = connection.clone();
     let service = service_fn(move |request| {
-        let connection = connection.clone();
+        let connection = each.clone();
         async move { Ok::<_, std::convert::Infallible>(request::serve(&connection, request).await) }
     });
     let builder = builder(talk);
@@ -226,13 +251,22 @@ where
         idle: Duration::from_secs(limits.idle_s),
     };
     tokio::select! {
-        ended = builder.serve_connection_with_upgrades(io, service) => ended.map_err(ServeError::Http),
+        ended = builder.serve_connection_with_upgrades(io, service) => ended.map_err(ServeError::Http)?,
         slow = activity.watch(patience) => match slow {
             // An idle connection that is closed is no fault of anyone's.
-            Slow::Idle => Ok(()),
-            slow => Err(ServeError::Slow(slow)),
+            Slow::Idle => return Ok(()),
+            slow => return Err(ServeError::Slow(slow)),
         },
     }
+    let splice = connection
+        .splice
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    if let Some(splice) = splice {
+        splice.await;
+    }
+    Ok(())
 }
 
 fn builder(talk: Talk) -> auto::Builder<TokioExecutor> {
@@ -263,12 +297,18 @@ fn builder(talk: Talk) -> auto::Builder<TokioExecutor> {
 }
 
 impl<J> Connection<J> {
+    /// Leaves a stream to be run when HTTP has let go of the connection.
+    pub(crate) fn keep_splice(&self, splice: upgrade::Splice) {
+        *self.splice.lock().unwrap_or_else(PoisonError::into_inner) = Some(splice);
+    }
+
     fn new(shared: Arc<Shared<J>>, claimed: Claimed, sni: Option<String>) -> Self {
         Connection {
             shared,
             claimed,
             sni,
             activity: Activity::new(),
+            splice: Mutex::default(),
         }
     }
 }

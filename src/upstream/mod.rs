@@ -12,6 +12,8 @@ pub mod closed;
 pub mod dial;
 pub mod dns;
 pub mod postgres;
+pub mod pool;
 
 pub use closed::Closed;
 pub use dial::{DialError, Dialer, Target};
+pub use pool::{Pool, SendError, Sent, To, Version};

@@ -61,6 +61,10 @@ pub enum SendError {
     Tls(#[from] ConnectError),
     #[error("the upstream took longer than {0:?}")]
     Late(Duration),
+    #[error("the upstream upgraded a connection that was not to be")]
+    Unasked,
+    #[error("the upstream coded a response that has to be searched for a secret")]
+    Coded,
     #[error("the connection to the upstream broke: {0}")]
     Broken(#[from] hyper::Error),
 }
@@ -178,7 +182,7 @@ impl Pool {
         if to.version == Version::Http2
             && let Some(sender) = self.http2(&key)
         {
-            request = match exchange2(sender, request, to.answer).await? {
+            request = match exchange2(sender, request, to).await? {
                 Ok(sent) => return Ok(sent),
                 Err(unsent) => unsent,
             };
@@ -192,7 +196,7 @@ impl Pool {
         }
         let sent = match self.open(permit, to, &key).await? {
             Fresh::Http1(kept) => self.exchange1(&key, kept, request, to.answer).await?,
-            Fresh::Http2(kept) => exchange2(kept.sender, request, to.answer).await?,
+            Fresh::Http2(kept) => exchange2(kept.sender, request, to).await?,
         };
         // A connection that was just opened and took nothing: there is no sense in a second one.
         sent.map_err(|_| SendError::Dial(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()))
@@ -399,12 +403,14 @@ impl Pool {
 async fn exchange2(
     mut sender: Http2,
     request: Request<UpBody>,
-    answer: Duration,
+    to: &To<'_>,
 ) -> Result<Result<Sent, Request<UpBody>>, SendError> {
+    let answer = to.answer;
+    let request = as_http2(request, to.endpoint.tls);
     if sender.ready().await.is_err() {
         return Ok(Err(request));
     }
-    match timeout(answer, sender.try_send_request(as_http2(request, tls))).await {
+    match timeout(answer, sender.try_send_request(request)).await {
         Err(_) => Err(SendError::Late(answer)),
         Ok(Ok(response)) => Ok(Ok(Sent {
             response,

@@ -65,7 +65,8 @@ impl Activity {
 
     /// A request's head was read; it is open until the guard is dropped.
     pub fn begin(self: &Arc<Self>, version: http::Version) -> Open {
-        self.http2.store(version == http::Version::HTTP_2, Ordering::Relaxed);
+        self.http2
+            .store(version == http::Version::HTTP_2, Ordering::Relaxed);
         self.served.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         self.head_began.store(0, Ordering::Relaxed);
@@ -92,7 +93,10 @@ impl Activity {
     fn judge(&self, now: u64, patience: Patience) -> Result<Duration, Slow> {
         let left = |since: u64, limit: Duration, slow: Slow| {
             let spent = Duration::from_millis(now.saturating_sub(since));
-            limit.checked_sub(spent).filter(|left| !left.is_zero()).ok_or(slow)
+            limit
+                .checked_sub(spent)
+                .filter(|left| !left.is_zero())
+                .ok_or(slow)
         };
         let mut next = match self.held.load(Ordering::Relaxed) {
             0 => left(self.moved.load(Ordering::Relaxed), patience.idle, Slow::Idle)?,

@@ -39,10 +39,16 @@ pub fn malformed(endpoint: &Endpoint, error: plain::Malformed) -> Response<Downl
 pub fn unreachable(endpoint: &Endpoint, error: &SendError) -> Response<Download> {
     tracing::warn!(endpoint = %endpoint.key, %error, "the upstream failed");
     match error {
-        SendError::Late(_) | SendError::Dial(DialError::Late(_)) => {
-            plain_error(endpoint, StatusCode::GATEWAY_TIMEOUT, "the service behind the gateway is too slow")
-        }
-        _ => plain_error(endpoint, StatusCode::BAD_GATEWAY, "the service behind the gateway failed"),
+        SendError::Late(_) | SendError::Dial(DialError::Late(_)) => plain_error(
+            endpoint,
+            StatusCode::GATEWAY_TIMEOUT,
+            "the service behind the gateway is too slow",
+        ),
+        _ => plain_error(
+            endpoint,
+            StatusCode::BAD_GATEWAY,
+            "the service behind the gateway failed",
+        ),
     }
 }
 
@@ -66,7 +72,10 @@ fn plain_error(endpoint: &Endpoint, status: StatusCode, reason: &str) -> Respons
     let mut response = Response::new(Download::full(Bytes::from(format!("{body}\n"))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -15,6 +15,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
+use crate::credential::PlaceholderScan;
+
 /// The error of a body; it ends the message on both sides.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -51,11 +53,6 @@ pub struct Tally {
     pub refused: AtomicBool,
 }
 
-/// What looks at every piece of a streamed body. `false` stops the body before the piece leaves.
-pub trait Watch: Send {
-    fn passes(&mut self, piece: &[u8]) -> bool;
-}
-
 /// A request's body towards the upstream.
 pub struct UpBody {
     from: Source,
@@ -76,7 +73,7 @@ struct Streamed {
     incoming: Incoming,
     /// Set while the agent waits for `100 Continue`.
     gate: Option<Gate>,
-    watch: Option<Box<dyn Watch>>,
+    scan: Option<PlaceholderScan>,
 }
 
 /// Ends when the upstream wants the body.
@@ -213,16 +210,16 @@ impl UpBody {
                 prefix: begun.prefix,
                 incoming: begun.incoming,
                 gate: None,
-                watch: None,
+                scan: None,
             })),
             tally: Arc::default(),
         }
     }
 
-    /// Shows every piece of a streamed body to `watch` first.
-    pub fn watched(mut self, watch: Option<Box<dyn Watch>>) -> Self {
+    /// Looks for placeholders in every piece of a streamed body before it leaves.
+    pub fn scanned(mut self, scan: Option<PlaceholderScan>) -> Self {
         if let Source::Stream(streamed) = &mut self.from {
-            streamed.watch = watch;
+            streamed.scan = scan;
         }
         self
     }
@@ -320,8 +317,8 @@ impl Streamed {
             Ok(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(clean_trailers(trailers))))),
             Err(frame) => frame,
         };
-        if let (Some(watch), Some(data)) = (&mut self.watch, frame.data_ref())
-            && !watch.passes(data)
+        if let (Some(scan), Some(data)) = (&mut self.scan, frame.data_ref())
+            && scan.push(data)
         {
             return Poll::Ready(Some(Err(BodyError::Placeholder)));
         }

@@ -13,15 +13,8 @@ use hyper::body::Incoming;
 use super::activity::Open;
 use super::body::Tally;
 use crate::audit::{Outcome, RecordId};
+use crate::credential::Scrub;
 use crate::upstream::pool::Lease;
-
-/// What replaces secrets in a response. It may hold bytes back until it knows what follows.
-pub trait Scrub: Send {
-    /// Takes a piece, gives what can go on.
-    fn piece(&mut self, piece: Bytes) -> Bytes;
-    /// The response is over: gives what was held back.
-    fn rest(&mut self) -> Bytes;
-}
 
 /// Writes the outcome of a request into its record, once, when it is dropped.
 pub struct Ending {
@@ -46,7 +39,7 @@ enum From {
     Upstream {
         incoming: Incoming,
         lease: Option<Lease>,
-        scrub: Option<Box<dyn Scrub>>,
+        scrub: Option<Box<Scrub>>,
         tally: Arc<Tally>,
         /// Trailers that wait behind what a scrubber had held back.
         trailers: Option<http::HeaderMap>,
@@ -65,7 +58,7 @@ impl Download {
     }
 
     /// An upstream's body. The lease goes back when it was read to its end.
-    pub fn upstream(incoming: Incoming, lease: Lease, scrub: Option<Box<dyn Scrub>>, ending: Ending) -> Self {
+    pub fn upstream(incoming: Incoming, lease: Lease, scrub: Option<Box<Scrub>>, ending: Ending) -> Self {
         Download {
             from: From::Upstream {
                 incoming,
@@ -117,9 +110,13 @@ impl Body for Download {
     fn is_end_stream(&self) -> bool {
         match &self.from {
             From::Full(bytes) => bytes.is_none(),
-            From::Upstream { incoming, scrub, trailers, over, .. } => {
-                *over && trailers.is_none() || scrub.is_none() && incoming.is_end_stream()
-            }
+            From::Upstream {
+                incoming,
+                scrub,
+                trailers,
+                over,
+                ..
+            } => *over && trailers.is_none() || scrub.is_none() && incoming.is_end_stream(),
         }
     }
 
@@ -150,7 +147,14 @@ impl Download {
 
 impl From {
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let From::Upstream { incoming, scrub, trailers, over, .. } = self else {
+        let From::Upstream {
+            incoming,
+            scrub,
+            trailers,
+            over,
+            ..
+        } = self
+        else {
             return Poll::Ready(None);
         };
         loop {
@@ -167,15 +171,18 @@ impl From {
                 return Poll::Ready(frame.map(Ok));
             };
             let out = match frame.map(Frame::into_data) {
-                Some(Ok(data)) => scrub.piece(data),
+                Some(Ok(data)) => scrub.push(&data),
                 Some(Err(frame)) => {
                     *trailers = frame.into_trailers().ok();
+                    if let Some(trailers) = trailers {
+                        scrub.head(trailers);
+                    }
                     *over = true;
-                    scrub.rest()
+                    scrub.finish()
                 }
                 None => {
                     *over = true;
-                    scrub.rest()
+                    scrub.finish()
                 }
             };
             if !out.is_empty() {
@@ -217,9 +224,10 @@ impl Ending {
         self.status = status.into();
     }
 
-    /// Bytes that came from the upstream.
-    pub fn down(&mut self, bytes: u64) {
-        self.down = bytes;
+    /// Bytes of an upgraded stream that went up and came down.
+    pub fn moved(&mut self, up: u64, down: u64) {
+        self.tally.bytes.fetch_add(up, Ordering::Relaxed);
+        self.down += down;
     }
 
     /// The exchange ended as it should.

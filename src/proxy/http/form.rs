@@ -54,8 +54,18 @@ mod tests {
     #[test]
     fn forms_keep_target_and_host() {
         let cases = [
-            ("/a//b?c=%2F", Some("api.test:8443"), "/a//b?c=%2F", "https://api.test:8443/a//b?c=%2F"),
-            ("http://api.test/x?", Some("api.test"), "/x?", "https://api.test/x?"),
+            (
+                "/a//b?c=%2F",
+                Some("api.test:8443"),
+                "/a//b?c=%2F",
+                "https://api.test:8443/a//b?c=%2F",
+            ),
+            (
+                "http://api.test/x?",
+                Some("api.test"),
+                "/x?",
+                "https://api.test/x?",
+            ),
             ("https://api.test", None, "/", "https://api.test/"),
         ];
         for (uri, host, origin, absolute) in cases {

@@ -1,26 +1,23 @@
 //! Who decides, as the HTTP path sees it.
 
-use std::sync::Arc;
-
 use crate::audit::{Outcome, RecordId};
 use crate::facts::FactSet;
 use crate::identity::Agent;
-use crate::policy::{Endpoint, Limits};
+use crate::policy::Model;
 use crate::verdict::gate::Gate;
 use crate::verdict::{Action, Permit, Refusal};
 
 /// The gate, and what of the policy in force a request needs. Every call is answered by the
 /// newest policy.
 pub trait Judge: Send + Sync + 'static {
-    /// An endpoint with the gateway's limits; `None` if the policy no longer has it.
-    fn endpoint(&self, key: &str) -> Option<(Arc<Endpoint>, Limits)>;
+    /// Reads the configuration in force.
+    fn with_model<T>(&self, read: impl FnOnce(&Model) -> T) -> T;
 
     /// The facts that rules read for this agent and endpoint.
     fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet;
 
     /// Judges one action; see [`Gate::judge`].
-    fn judge(&self, agent: &Agent, action: &Action)
-    -> impl Future<Output = Result<Permit, Refusal>> + Send;
+    fn judge(&self, agent: &Agent, action: &Action) -> impl Future<Output = Result<Permit, Refusal>> + Send;
 
     /// Records a refusal that was found before an action could be read.
     fn refuse(
@@ -36,10 +33,8 @@ pub trait Judge: Send + Sync + 'static {
 }
 
 impl Judge for Gate {
-    fn endpoint(&self, key: &str) -> Option<(Arc<Endpoint>, Limits)> {
-        let policy = self.policy();
-        let model = policy.model();
-        Some((model.endpoint(key)?.clone(), model.gateway.limits.clone()))
+    fn with_model<T>(&self, read: impl FnOnce(&Model) -> T) -> T {
+        read(self.policy().model())
     }
 
     fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet {

@@ -15,7 +15,10 @@ pub struct Replayed<IO> {
 
 impl<IO> Replayed<IO> {
     pub fn new(io: IO, first: u8) -> Self {
-        Replayed { io, first: Some(first) }
+        Replayed {
+            io,
+            first: Some(first),
+        }
     }
 }
 

@@ -6,11 +6,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::body::Tally;
 use super::download::Ending;
 use crate::upstream::pool::Lease;
 
@@ -42,8 +41,7 @@ pub async fn splice(agent: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut end
         done = both => if done.is_ok() { ending.whole() },
         () = clock.idle(idle) => {}
     }
-    Tally::add(ending.tally(), up.load(Ordering::Relaxed));
-    ending.down(down.load(Ordering::Relaxed));
+    ending.moved(up.load(Ordering::Relaxed), down.load(Ordering::Relaxed));
 }
 
 async fn pump<R, W>(from: &mut R, to: &mut W, count: &AtomicU64, clock: &Clock) -> io::Result<()>
