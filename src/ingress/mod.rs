@@ -4,6 +4,9 @@
 //! destination that the agent dialled and the identity that the tunnel proved. What happens to
 //! it is decided in [`crate::proxy`].
 
+pub mod dns;
+pub mod wireguard;
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;

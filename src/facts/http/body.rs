@@ -4,12 +4,56 @@ use std::borrow::Cow;
 use std::io::Read;
 
 use http::HeaderMap;
-use http::header::CONTENT_ENCODING;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
 use crate::facts::Blind;
 
 /// Most codings that may be laid over each other.
 pub const CODINGS_MAX: usize = 2;
+
+/// Largest window that a zstd frame may ask for, bytes (RFC 8878, section 3.1.1.1.2).
+pub const ZSTD_WINDOW_BYTES_MAX: u64 = 8 << 20;
+
+/// A decoded body as the text that every reader sees.
+///
+/// # Errors
+/// [`Blind::Ambiguous`] for a byte-order mark, or several types or charsets; [`Blind::Opaque`] for
+/// another charset than UTF-8, bytes that are not UTF-8, or NUL (UTF-16 and UTF-32 have it).
+pub fn text<'a>(headers: &HeaderMap, decoded: &'a [u8]) -> Result<&'a str, Blind> {
+    let marks: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
+    if marks.iter().any(|mark| decoded.starts_with(mark)) {
+        return Err(Blind::Ambiguous);
+    }
+    let readable = match charset(headers)?.as_deref() {
+        None | Some("utf-8" | "utf8") => true,
+        Some("us-ascii" | "ascii" | "iso-8859-1" | "latin1" | "windows-1252") => decoded.is_ascii(),
+        Some(_) => false,
+    };
+    if !readable || memchr::memchr(0, decoded).is_some() {
+        return Err(Blind::Opaque);
+    }
+    std::str::from_utf8(decoded).map_err(|_| Blind::Opaque)
+}
+
+/// The charset that `Content-Type` names, in lower case.
+fn charset(headers: &HeaderMap) -> Result<Option<String>, Blind> {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let Some(first) = types.next() else {
+        return Ok(None);
+    };
+    if types.next().is_some() {
+        return Err(Blind::Ambiguous);
+    }
+    let line = first.to_str().map_err(|_| Blind::Ambiguous)?.to_ascii_lowercase();
+    let mut found = None;
+    for parameter in line.split(';').skip(1) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if name.trim() == "charset" && found.replace(value.trim().trim_matches('"').to_owned()).is_some() {
+            return Err(Blind::Ambiguous);
+        }
+    }
+    Ok(found)
+}
 
 /// Undoes the content codings that the headers name, last applied first.
 ///
@@ -56,9 +100,10 @@ fn undo(coding: &str, bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, Blind> 
             end_of(decoder.into_inner()).map(|()| out)
         }
         "br" => {
+            // One byte a read, so that what stands behind the end is left in `rest`.
             let mut rest = bytes;
             let out = drain(
-                &mut brotli_decompressor::Decompressor::new(&mut rest, 4096),
+                &mut brotli_decompressor::Decompressor::new(&mut rest, 1),
                 bytes_max,
             )?;
             end_of(rest).map(|()| out)
@@ -66,8 +111,11 @@ fn undo(coding: &str, bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, Blind> 
         "zstd" => {
             let mut rest = bytes;
             let out = {
-                let mut decoder =
-                    ruzstd::decoding::StreamingDecoder::new(&mut rest).map_err(|_| Blind::Unparseable)?;
+                let mut decoder = ruzstd::decoding::StreamingDecoder::new_with_max_window_size(
+                    &mut rest,
+                    ZSTD_WINDOW_BYTES_MAX,
+                )
+                .map_err(|_| Blind::Unparseable)?;
                 drain(&mut decoder, bytes_max)?
             };
             end_of(rest).map(|()| out)
@@ -165,6 +213,47 @@ mod tests {
         );
         let twice = [body.clone(), body].concat();
         assert_eq!(decode(&headers("gzip"), &twice, 9000), Err(Blind::Ambiguous));
+    }
+
+    #[test]
+    fn bytes_behind_the_end_are_ambiguous_in_every_coding() {
+        let body = br#"{"a":1}"#;
+        for (coding, bytes) in [
+            ("gzip", gzip(body)),
+            ("deflate", zlib(body)),
+            ("br", BROTLI.to_vec()),
+            ("zstd", ZSTD.to_vec()),
+        ] {
+            let longer = [bytes, b"{}".to_vec()].concat();
+            let got = decode(&headers(coding), &longer, 100);
+            assert!(
+                matches!(got, Err(Blind::Ambiguous | Blind::Unparseable)),
+                "{coding} {got:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn text_is_what_every_reader_sees() {
+        let check = |kind: &str, bytes: &[u8], want: Result<&str, Blind>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, kind.parse().unwrap());
+            assert_eq!(text(&headers, bytes), want, "{kind} {bytes:?}");
+        };
+        check("text/plain", "é".as_bytes(), Ok("é"));
+        check("text/plain; charset=\"UTF-8\"", "é".as_bytes(), Ok("é"));
+        check("text/plain; charset=latin1", b"e", Ok("e"));
+        check("text/plain; charset=latin1", "é".as_bytes(), Err(Blind::Opaque));
+        check("application/json; charset=utf-7", b"{}", Err(Blind::Opaque));
+        check(
+            "application/json; charset=utf-8; charset=utf-16",
+            b"{}",
+            Err(Blind::Ambiguous),
+        );
+        check("application/json", b"\xef\xbb\xbf{}", Err(Blind::Ambiguous));
+        check("application/json", b"\xff\xfe{\0}\0", Err(Blind::Ambiguous));
+        check("application/json", b"{\0}\0", Err(Blind::Opaque));
+        check("application/json", b"\xff", Err(Blind::Opaque));
     }
 
     proptest::proptest! {

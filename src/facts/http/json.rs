@@ -12,21 +12,24 @@ use crate::facts::{Blind, Fact};
 /// The message by which a duplicate key leaves serde's error.
 const DUPLICATE: &str = "duplicate key";
 
-/// A body as JSON. Null where it neither is JSON nor says so.
+/// The message of a number that readers round in different ways.
+const LARGE: &str = "number over 64 bits";
+
+/// A body as JSON. Null where there is none, or where it neither is JSON, says so, nor begins as an
+/// object or a list does.
 pub fn read(headers: &HeaderMap, body: &[u8]) -> Fact<Value> {
-    // RFC 8259, section 8.1: a byte-order mark is ignored by some readers and an error to others.
-    if body.starts_with(&[0xef, 0xbb, 0xbf])
-        || body.starts_with(&[0xfe, 0xff])
-        || body.starts_with(&[0xff, 0xfe])
-    {
-        return Fact::Unknown(Blind::Ambiguous);
-    }
-    if body.iter().all(u8::is_ascii_whitespace) {
+    let text = match super::body::text(headers, body) {
+        Ok(text) => text.trim_ascii(),
+        Err(blind) => return Fact::Unknown(blind),
+    };
+    if text.is_empty() {
         return Fact::Known(Value::Null);
     }
-    match parse(body) {
+    match parse(text.as_bytes()) {
         Ok(value) => Fact::Known(value),
-        Err(Blind::Unparseable) if !says_json(headers) => Fact::Known(Value::Null),
+        Err(Blind::Unparseable) if !says_json(headers) && !text.starts_with(['{', '[']) => {
+            Fact::Known(Value::Null)
+        }
         Err(blind) => Fact::Unknown(blind),
     }
 }
@@ -34,13 +37,16 @@ pub fn read(headers: &HeaderMap, body: &[u8]) -> Fact<Value> {
 /// One JSON text with unique keys.
 ///
 /// # Errors
-/// [`Blind::Ambiguous`] for a duplicate key, [`Blind::Unparseable`] for what is no JSON.
+/// [`Blind::Ambiguous`] for a duplicate key or an integer over 64 bits (whose last digits some
+/// readers lose), [`Blind::Unparseable`] for what is no JSON.
 pub fn parse(body: &[u8]) -> Result<Value, Blind> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let unique = Unique::deserialize(&mut reader);
     match unique.and_then(|value| reader.end().map(|()| value)) {
         Ok(value) => Ok(value.0),
-        Err(error) if error.to_string().starts_with(DUPLICATE) => Err(Blind::Ambiguous),
+        Err(error) if error.to_string().starts_with(DUPLICATE) || error.to_string().starts_with(LARGE) => {
+            Err(Blind::Ambiguous)
+        }
         Err(_) => Err(Blind::Unparseable),
     }
 }
@@ -102,7 +108,11 @@ impl<'de> Visitor<'de> for UniqueSeed {
         Ok(value.into())
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        // An integer over 64 bits arrives here too, rounded.
+        if value.abs() >= 9.0e18 {
+            return Err(E::custom(LARGE));
+        }
         Ok(value.into())
     }
 
@@ -166,10 +176,25 @@ mod tests {
 
     #[test]
     fn what_readers_read_differently_is_ambiguous() {
-        for body in [r#"{"a":1,"a":2}"#, r#"{"x":{"a":1,"\u0061":2}}"#, "\u{feff}{}"] {
+        for body in [
+            r#"{"a":1,"a":2}"#,
+            r#"{"x":{"a":1,"\u0061":2}}"#,
+            "\u{feff}{}",
+            "[18446744073709551616]",
+        ] {
             check("application/json", body, Fact::Unknown(Blind::Ambiguous));
             check("text/plain", body, Fact::Unknown(Blind::Ambiguous));
         }
+    }
+
+    #[test]
+    fn what_looks_like_json_must_be_json() {
+        check(
+            "text/plain",
+            r#"{"force":true,}"#,
+            Fact::Unknown(Blind::Unparseable),
+        );
+        check("text/plain", "/* */ {}", Fact::Known(Value::Null));
     }
 
     #[test]

@@ -152,10 +152,10 @@ pub(crate) fn read_body(
         Ok(decoded) => decoded,
         Err(blind) => return both(blind),
     };
-    let text = match (wants_text, std::str::from_utf8(&decoded)) {
+    let text = match (wants_text, body::text(&parts.headers, &decoded)) {
         (false, _) => Fact::Unknown(Blind::NotRead),
         (true, Ok(text)) => Fact::Known(Some(text.to_owned())),
-        (true, Err(_)) => Fact::Unknown(Blind::Opaque),
+        (true, Err(blind)) => Fact::Unknown(blind),
     };
     let json = if wants_json {
         json::read(&parts.headers, &decoded)

@@ -31,7 +31,7 @@ pub fn read(raw: &str) -> Fact<Vec<(String, Vec<String>)>> {
     Fact::Known(pairs)
 }
 
-fn decode(text: &str) -> Option<String> {
+pub(crate) fn decode(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let broken = bytes.iter().enumerate().any(|(at, byte)| {
         *byte == b'%'

@@ -69,7 +69,13 @@ impl K8sFacts {
         let resolved = resolve::resolve(&parts.method, &path, &query)?;
         let read = [Slot::K8sBodyJson].into_iter().collect();
         let json = if needs.contains(Slot::K8sBodyJson) || needs.contains(Slot::K8sDryRun) {
-            read_body(parts, body, read, decoded_bytes_max).1
+            // What is no JSON is protobuf, CBOR or YAML to an API server, and not read here.
+            match read_body(parts, body, read, decoded_bytes_max).1 {
+                Fact::Known(Value::Null) if !matches!(body, HeldBody::Empty | HeldBody::Whole([])) => {
+                    Fact::Unknown(Blind::Opaque)
+                }
+                json => json,
+            }
         } else {
             Fact::Unknown(Blind::NotRead)
         };
@@ -163,3 +169,6 @@ impl FactSource for K8sFacts {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,498 @@
+//! The task that moves packets between the UDP socket, the peer table and the flows.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UdpSocket;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::device::{Device, Output, PeerIndex};
+use super::flow::{self, Endpoint, Ends, FlowId, Shared, Stream};
+use super::packet::{self, Kind, Packet, Segment};
+use super::{Config, DnsAnswer, Drop, PeerSet, Status};
+use crate::identity::Identity;
+use crate::ingress::{Flow, FlowStream};
+
+/// TCP connections of all peers together.
+const FLOWS_MAX: usize = 16_384;
+/// Datagrams taken in one go before the flows have their turn.
+const BATCH_MAX: usize = 64;
+/// DNS queries in flight, all peers together.
+const DNS_IN_FLIGHT_MAX: usize = 256;
+/// ICMP errors and resets a peer gets in a second.
+pub(super) const REFUSALS_PER_SECOND_MAX: u32 = 200;
+/// Milliseconds between looks at the WireGuard timers.
+const TICK_MS: u64 = 250;
+/// Milliseconds a DNS client over TCP may stay silent.
+const DNS_IDLE_MS: u64 = 10_000;
+const DNS_PORT: u16 = 53;
+
+struct Connection {
+    peer: PeerIndex,
+    ends: Ends,
+    shared: Shared,
+    identity: Arc<Identity>,
+    handed_out: bool,
+    next: Option<Instant>,
+    /// When a stream that is gone stops to wait for the peer.
+    linger: Option<Instant>,
+}
+
+struct DnsReply {
+    peer: PeerIndex,
+    packet: Vec<u8>,
+}
+
+pub(super) struct Driver {
+    config: Config,
+    socket: UdpSocket,
+    peers: watch::Receiver<Arc<PeerSet>>,
+    accepted: mpsc::Sender<Flow>,
+    status: Arc<Mutex<Status>>,
+    device: Device,
+    output: Output,
+    connections: HashMap<FlowId, Connection>,
+    by_ends: HashMap<(PeerIndex, Ends), FlowId>,
+    per_peer: HashMap<PeerIndex, usize>,
+    refusals: HashMap<PeerIndex, u32>,
+    deadlines: BTreeSet<(Instant, FlowId)>,
+    dirty: (mpsc::UnboundedSender<FlowId>, mpsc::UnboundedReceiver<FlowId>),
+    dns: (mpsc::Sender<DnsReply>, mpsc::Receiver<DnsReply>),
+    dns_room: Arc<Semaphore>,
+    next_id: FlowId,
+    started: Instant,
+    last_second: Instant,
+}
+
+impl Driver {
+    pub(super) fn new(
+        config: Config,
+        socket: UdpSocket,
+        peers: watch::Receiver<Arc<PeerSet>>,
+        accepted: mpsc::Sender<Flow>,
+        status: Arc<Mutex<Status>>,
+    ) -> Self {
+        let now = Instant::now();
+        Driver {
+            device: Device::new(&config.private_key),
+            config,
+            socket,
+            peers,
+            accepted,
+            status,
+            output: Output::default(),
+            connections: HashMap::new(),
+            by_ends: HashMap::new(),
+            per_peer: HashMap::new(),
+            refusals: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            dirty: mpsc::unbounded_channel(),
+            dns: mpsc::channel(DNS_IN_FLIGHT_MAX),
+            dns_room: Arc::new(Semaphore::new(DNS_IN_FLIGHT_MAX)),
+            next_id: 0,
+            started: now,
+            last_second: now,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut buffer = vec![0; 1 << 16];
+        let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.apply_peers();
+        loop {
+            let next = self.deadlines.first().map(|(at, _)| *at);
+            let far = Instant::now() + Duration::from_secs(3600);
+            let touched = tokio::select! {
+                received = self.socket.recv_from(&mut buffer) => match received {
+                    Ok((length, from)) => self.take_batch(from, length, &mut buffer),
+                    // An ICMP error of an earlier send; the socket is still good.
+                    Err(_) => Vec::new(),
+                },
+                Some(id) = self.dirty.1.recv() => self.take_dirty(id),
+                Some(reply) = self.dns.1.recv() => {
+                    self.device.send(reply.peer, &reply.packet, &mut self.output);
+                    Vec::new()
+                }
+                () = tokio::time::sleep_until(next.unwrap_or(far).into()) => self.take_due(),
+                _ = tick.tick() => { self.tick(); Vec::new() }
+                changed = self.peers.changed() => {
+                    if changed.is_err() {
+                        return self.shut().await;
+                    }
+                    self.apply_peers();
+                    Vec::new()
+                }
+                () = self.accepted.closed() => return self.shut().await,
+            };
+            for id in touched {
+                self.turn(id);
+            }
+            self.flush().await;
+        }
+    }
+
+    async fn shut(mut self) {
+        let ids: Vec<FlowId> = self.connections.keys().copied().collect();
+        self.reset_all(ids);
+        self.flush().await;
+    }
+
+    fn reset_all(&mut self, ids: Vec<FlowId>) {
+        for id in ids {
+            if let Some(connection) = self.connections.get(&id) {
+                flow::lock(&connection.shared).abort();
+            }
+            self.turn(id);
+        }
+    }
+
+    fn apply_peers(&mut self) {
+        let set = Arc::clone(&self.peers.borrow_and_update());
+        let gone = self.device.apply(&set);
+        let ids = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| gone.contains(&connection.peer));
+        let ids: Vec<FlowId> = ids.map(|(id, _)| *id).collect();
+        self.reset_all(ids);
+        for peer in gone {
+            self.refusals.remove(&peer);
+        }
+    }
+
+    fn take_batch(&mut self, from: SocketAddr, length: usize, buffer: &mut [u8]) -> Vec<FlowId> {
+        self.device
+            .receive(from, buffer.get(..length).unwrap_or_default(), &mut self.output);
+        for _ in 1..BATCH_MAX {
+            let Ok((length, from)) = self.socket.try_recv_from(buffer) else {
+                break;
+            };
+            self.device
+                .receive(from, buffer.get(..length).unwrap_or_default(), &mut self.output);
+        }
+        let mut touched = Vec::new();
+        for (peer, bytes) in std::mem::take(&mut self.output.tunnel) {
+            match self.take_packet(peer, bytes) {
+                Ok(Some(id)) if !touched.contains(&id) => touched.push(id),
+                Ok(_) => {}
+                Err(cause) => self.device.count(cause),
+            }
+        }
+        touched
+    }
+
+    fn take_dirty(&mut self, first: FlowId) -> Vec<FlowId> {
+        let mut touched = vec![first];
+        while touched.len() < BATCH_MAX
+            && let Ok(id) = self.dirty.1.try_recv()
+        {
+            touched.push(id);
+        }
+        touched
+    }
+
+    fn take_due(&mut self) -> Vec<FlowId> {
+        let now = Instant::now();
+        self.deadlines
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .take(BATCH_MAX)
+            .map(|(_, id)| *id)
+            .collect()
+    }
+
+    fn tick(&mut self) {
+        self.device.tick(&mut self.output);
+        if self.last_second.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        self.last_second = Instant::now();
+        self.refusals.clear();
+        let peers = self
+            .device
+            .status(|peer| self.per_peer.get(&peer).copied().unwrap_or(0));
+        if let Ok(mut status) = self.status.lock() {
+            *status = Status {
+                peers,
+                drops: self.device.drops.clone(),
+            };
+        }
+    }
+
+    fn gateway(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.config.gateway_v4 == Some(address),
+            IpAddr::V6(address) => self.config.gateway_v6 == Some(address),
+        }
+    }
+
+    /// One packet of a peer; the flow that it touched.
+    fn take_packet(&mut self, peer: PeerIndex, bytes: Vec<u8>) -> Result<Option<FlowId>, Drop> {
+        let packet = packet::parse(&bytes)?;
+        // The device checked it as well; the flow's identity hangs on it.
+        let identity = self
+            .device
+            .identity(peer, packet.source)
+            .ok_or(Drop::SpoofedSource)?;
+        let identity = Arc::clone(identity);
+        match packet.kind {
+            Kind::Tcp(segment) => {
+                let id = self.route_segment(peer, &identity, &packet, &segment)?;
+                if let Some(connection) = id.and_then(|id| self.connections.get(&id)) {
+                    let length = packet.bytes.len();
+                    let mut bytes = bytes;
+                    bytes.truncate(length);
+                    flow::lock(&connection.shared).push(bytes);
+                }
+                Ok(id)
+            }
+            Kind::Udp { from, to, data } => {
+                match self.config.dns.clone() {
+                    Some(answer) if to == DNS_PORT && self.gateway(packet.destination) => {
+                        let client = SocketAddr::new(packet.source, from);
+                        let server = SocketAddr::new(packet.destination, to);
+                        self.query(
+                            answer,
+                            (peer, identity),
+                            Ends {
+                                source: client,
+                                destination: server,
+                            },
+                            data,
+                        )?;
+                    }
+                    _ => self.refuse(peer, Some(packet::unreachable(&packet)))?,
+                }
+                Ok(None)
+            }
+            Kind::Echo(message) if self.gateway(packet.destination) => {
+                self.refuse(peer, Some(packet::echo_reply(&packet, message)))?;
+                Ok(None)
+            }
+            Kind::Echo(_) => {
+                self.refuse(peer, Some(packet::unreachable(&packet)))?;
+                Ok(None)
+            }
+            Kind::Icmp => Err(Drop::Protocol),
+        }
+    }
+
+    /// Sends a refusal, within what the peer may have of them.
+    fn refuse(&mut self, peer: PeerIndex, packet: Option<Vec<u8>>) -> Result<(), Drop> {
+        let Some(packet) = packet else { return Ok(()) };
+        let sent = self.refusals.entry(peer).or_default();
+        if *sent >= REFUSALS_PER_SECOND_MAX {
+            return Err(Drop::RateLimited);
+        }
+        *sent += 1;
+        self.device.send(peer, &packet, &mut self.output);
+        Ok(())
+    }
+
+    fn query(
+        &mut self,
+        answer: DnsAnswer,
+        (peer, identity): (PeerIndex, Arc<Identity>),
+        ends: Ends,
+        data: &[u8],
+    ) -> Result<(), Drop> {
+        let permit = Arc::clone(&self.dns_room)
+            .try_acquire_owned()
+            .map_err(|_| Drop::DnsBusy)?;
+        let replies = self.dns.0.clone();
+        let query = data.to_vec();
+        tokio::spawn(async move {
+            if let Some(bytes) = answer(identity, query, false).await {
+                let packet = packet::datagram(ends.destination, ends.source, &bytes);
+                // A driver that is gone answers nobody.
+                let _ = replies.send(DnsReply { peer, packet }).await;
+            }
+            drop(permit);
+        });
+        Ok(())
+    }
+
+    /// The flow of a segment; a new one for a SYN; a reset for the rest.
+    fn route_segment(
+        &mut self,
+        peer: PeerIndex,
+        identity: &Arc<Identity>,
+        packet: &Packet<'_>,
+        segment: &Segment,
+    ) -> Result<Option<FlowId>, Drop> {
+        let ends = Ends {
+            source: SocketAddr::new(packet.source, segment.from),
+            destination: SocketAddr::new(packet.destination, segment.to),
+        };
+        if let Some(id) = self.by_ends.get(&(peer, ends)) {
+            return Ok(Some(*id));
+        }
+        if segment.flags & (packet::SYN | packet::ACK | packet::RST) != packet::SYN {
+            self.refuse(peer, packet::reset(packet, segment))?;
+            return Ok(None);
+        }
+        let own = self.per_peer.get(&peer).copied().unwrap_or(0);
+        if own >= self.config.connections_max || self.connections.len() >= FLOWS_MAX {
+            self.refuse(peer, packet::reset(packet, segment))?;
+            return Err(Drop::ConnectionLimit);
+        }
+        let mut seed = [0; 8];
+        let endpoint = getrandom::fill(&mut seed).ok().and_then(|()| {
+            Endpoint::listen(
+                ends,
+                self.config.mtu,
+                u64::from_ne_bytes(seed),
+                self.clock(Instant::now()),
+            )
+        });
+        let Some(endpoint) = endpoint else {
+            self.refuse(peer, packet::reset(packet, segment))?;
+            return Ok(None);
+        };
+        let id = self.next_id;
+        self.next_id += 1;
+        let connection = Connection {
+            peer,
+            ends,
+            shared: Arc::new(Mutex::new(endpoint)),
+            identity: Arc::clone(identity),
+            handed_out: false,
+            next: None,
+            linger: None,
+        };
+        self.connections.insert(id, connection);
+        self.by_ends.insert((peer, ends), id);
+        *self.per_peer.entry(peer).or_default() += 1;
+        Ok(Some(id))
+    }
+
+    /// The flows' clock.
+    fn clock(&self, now: Instant) -> smoltcp::time::Instant {
+        let micros = now.saturating_duration_since(self.started).as_micros();
+        smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+
+    /// Lets one flow's stack work, hands it out when it is established, forgets it when it is over.
+    fn turn(&mut self, id: FlowId) {
+        let now = Instant::now();
+        let clock = self.clock(now);
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let (peer, device, output) = (connection.peer, &mut self.device, &mut self.output);
+        let shared = Arc::clone(&connection.shared);
+        let turn = flow::lock(&shared).turn(clock, |packet| device.send(peer, packet, output));
+        if let Some(at) = connection.next.take() {
+            self.deadlines.remove(&(at, id));
+        }
+        if turn.detached && connection.linger.is_none() {
+            connection.linger = Some(now + Duration::from_secs(flow::LINGER_S));
+        }
+        let expired = connection.linger.is_some_and(|at| at <= now);
+        if turn.over || expired {
+            return self.forget(id, expired && !turn.over, clock);
+        }
+        let wait = turn.next.map(|at| (at - clock).total_micros().max(1));
+        let next = wait.map(|micros| now + Duration::from_micros(micros));
+        connection.next = next.into_iter().chain(connection.linger).min();
+        if let Some(at) = connection.next {
+            self.deadlines.insert((at, id));
+        }
+        if turn.established && !connection.handed_out {
+            connection.handed_out = true;
+            if self.hand_out(id).is_break() {
+                self.device.count(Drop::AcceptQueue);
+                self.reset_all(vec![id]);
+            }
+        }
+    }
+
+    fn forget(&mut self, id: FlowId, reset: bool, clock: smoltcp::time::Instant) {
+        let Some(connection) = self.connections.remove(&id) else {
+            return;
+        };
+        self.by_ends.remove(&(connection.peer, connection.ends));
+        if let Some(count) = self.per_peer.get_mut(&connection.peer) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.per_peer.remove(&connection.peer);
+            }
+        }
+        if reset {
+            let (device, output) = (&mut self.device, &mut self.output);
+            let mut endpoint = flow::lock(&connection.shared);
+            endpoint.abort();
+            endpoint.turn(clock, |packet| device.send(connection.peer, packet, output));
+        }
+    }
+
+    fn hand_out(&mut self, id: FlowId) -> ControlFlow<()> {
+        let Some(connection) = self.connections.get(&id) else {
+            return ControlFlow::Continue(());
+        };
+        let stream = Stream {
+            id,
+            shared: Arc::clone(&connection.shared),
+            dirty: self.dirty.0.clone(),
+        };
+        let (identity, ends) = (Arc::clone(&connection.identity), connection.ends);
+        if ends.destination.port() == DNS_PORT
+            && self.gateway(ends.destination.ip())
+            && let Some(answer) = self.config.dns.clone()
+        {
+            tokio::spawn(serve_dns(stream, answer, identity));
+            return ControlFlow::Continue(());
+        }
+        let flow = Flow {
+            identity,
+            source: ends.source,
+            destination: ends.destination,
+            stream: FlowStream::Userspace(Box::new(stream)),
+        };
+        match self.accepted.try_send(flow) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    async fn flush(&mut self) {
+        for (to, datagram) in std::mem::take(&mut self.output.network) {
+            if self.socket.send_to(&datagram, to).await.is_err() {
+                self.device.count(Drop::Send);
+            }
+        }
+    }
+}
+
+/// DNS over TCP (RFC 7766): each message behind its length.
+async fn serve_dns(mut stream: Stream, answer: DnsAnswer, identity: Arc<Identity>) {
+    let idle = Duration::from_millis(DNS_IDLE_MS);
+    loop {
+        let read = async {
+            let length = stream.read_u16().await.ok()?;
+            let mut query = vec![0; usize::from(length)];
+            stream.read_exact(&mut query).await.ok()?;
+            Some(query)
+        };
+        let Ok(Some(query)) = tokio::time::timeout(idle, read).await else {
+            return;
+        };
+        let Some(bytes) = answer(Arc::clone(&identity), query, true).await else {
+            return;
+        };
+        let Ok(length) = u16::try_from(bytes.len()) else {
+            return;
+        };
+        let mut framed = length.to_be_bytes().to_vec();
+        framed.extend_from_slice(&bytes);
+        let write = stream.write_all(&framed);
+        if !matches!(tokio::time::timeout(idle, write).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
