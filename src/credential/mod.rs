@@ -5,6 +5,9 @@
 //! Invariants: a secret has no `Debug` and no `Clone`, and is zeroed when dropped; it is written
 //! only into the slot that its credential's type names, and only with a permit.
 
+#[cfg(feature = "daemon")]
+pub mod store;
+
 use zeroize::Zeroizing;
 
 /// The real value of a credential.
