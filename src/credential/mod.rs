@@ -8,6 +8,8 @@
 pub mod placeholder;
 pub mod rewrite;
 pub mod scrub;
+#[cfg(feature = "daemon")]
+pub mod store;
 
 use zeroize::Zeroizing;
 
