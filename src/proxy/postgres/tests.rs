@@ -14,7 +14,7 @@ use super::*;
 use crate::facts::{Fact, Facts, Family};
 use crate::identity::{Identity, Transport};
 use crate::policy::{Protocol, SslMode};
-use crate::protocol::postgres::{Effect, Statement};
+use crate::protocol::postgres::Statement;
 use crate::verdict::Cause;
 
 /// Cuts with PostgreSQL's own grammar; the judge reads the text.
@@ -25,19 +25,7 @@ impl Grammar for Cutter {
         let cut = pg_query::split_with_parser(text).unwrap_or_else(|_| vec![text]);
         let cut = cut.into_iter().map(str::trim).filter(|one| !one.is_empty());
         cut.map(|one| {
-            let words: Vec<String> = one
-                .to_lowercase()
-                .split([' ', '=', ';'])
-                .map(str::to_owned)
-                .collect();
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let effect = match words.as_slice() {
-                ["set", name, ..] => Effect::Set(Some((*name).to_owned())),
-                ["prepare", name, ..] => Effect::Prepare((*name).to_owned()),
-                ["execute", name, ..] => Effect::Execute((*name).to_owned()),
-                ["deallocate", name, ..] => Effect::Deallocate(Some((*name).to_owned())),
-                _ => Effect::None,
-            };
+            let effect = crate::protocol::postgres::statement::effect(one);
             let (text, facts) = (
                 one.to_owned(),
                 Facts::Sql(Box::new(crate::facts::sql::SqlFacts {})),
@@ -322,4 +310,60 @@ async fn pgbench_runs_in_every_mode() {
             .count()
             >= 300
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_in_a_pipeline_rolls_back_and_skips() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use crate::protocol::postgres::wire::message;
+
+    let stage = stage().await;
+    assert!(stage.server.sql("create table t (x int); grant all on t to app"));
+    let mut io = TcpStream::connect(("127.0.0.1", stage.port)).await.unwrap();
+    let run = |sql: &str| {
+        let mut bytes = message(b'P', format!("\0{sql}\0\0\0").as_bytes()).to_vec();
+        bytes.extend_from_slice(&message(b'B', &[0; 8]));
+        bytes.extend_from_slice(&message(b'E', &[0; 5]));
+        bytes
+    };
+    let mut sent = crate::protocol::postgres::startup::to_server("x", "postgres", &[]).to_vec();
+    sent.extend(run("insert into t values (1)"));
+    sent.extend(run("drop table t"));
+    sent.extend(run("insert into t values (2)"));
+    sent.extend_from_slice(&message(b'S', &[]));
+    sent.extend(run("insert into t values (3)"));
+    sent.extend_from_slice(&message(b'S', &[]));
+    // An unnamed statement that a skipped Parse did not replace is not run under its new name.
+    sent.extend_from_slice(&message(b'P', b"\0drop table t\0\0\0"));
+    sent.extend_from_slice(&message(b'S', &[]));
+    sent.extend_from_slice(&message(b'B', b"\0nowhere\0\0\0\0\0\0\0"));
+    sent.extend_from_slice(&message(b'P', b"\0select 1\0\0\0"));
+    sent.extend_from_slice(&message(b'S', &[]));
+    sent.extend_from_slice(&message(b'B', &[0; 8]));
+    sent.extend_from_slice(&message(b'E', &[0; 5]));
+    sent.extend_from_slice(&message(b'S', &[]));
+    io.write_all(&sent).await.unwrap();
+    // Leave only once everything is answered.
+    let (mut got, mut tags) = (Vec::new(), String::new());
+    let read = async {
+        while tags.matches('Z').count() < 6 {
+            assert!(io.read_buf(&mut got).await.unwrap() > 0, "{tags}");
+            tags.clear();
+            let mut rest = &got[..];
+            while let Ok(Some((tag, total))) = crate::protocol::postgres::wire::head(rest) {
+                let Some(behind) = rest.get(total..) else { break };
+                tags.push(char::from(tag));
+                rest = behind;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), read)
+        .await
+        .expect("an answer is missing");
+    let session = tags.split_once('Z').map(|(_, rest)| rest);
+    assert_eq!(session, Some("12C1EZ12CZ1ZEZEZ"), "{tags}");
+    assert!(String::from_utf8_lossy(&got).contains("no drops here"));
+    let ran = stage.psql(&["-c", "select x from t"]).await;
+    stage.check(&ran, "3", "");
 }
