@@ -116,7 +116,9 @@ fn check_settings(settings: &mut Vec<(String, String)>) -> Result<(), StartupErr
         let harmless = match name.as_str() {
             "client_encoding" => matches!(value.as_str(), "utf8" | "utf-8" | "unicode" | "auto"),
             "standard_conforming_strings" => matches!(value.as_str(), "on" | "true" | "1" | "yes"),
-            _ => !PINNED.contains(&name.as_str()),
+            // Written in capitals or in `options` these are settings here, and more at the server.
+            "user" | "database" | "options" | "replication" => false,
+            _ => !PINNED.contains(&name.as_str()) && !name.is_empty() && !name.starts_with("_pq_."),
         };
         if !harmless {
             return Err(StartupError::Pinned(name.clone()));
@@ -268,4 +270,98 @@ pub fn select(held: &[Candidate], user: &str, password: Option<&str>) -> Result<
         .position(|one| one.fallback)
         .map(Selected::One)
         .ok_or(StartupError::Ambiguous)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(version: u32, pairs: &[(&str, &str)]) -> Bytes {
+        let mut body = version.to_be_bytes().to_vec();
+        for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
+            body.extend_from_slice(text.as_bytes());
+            body.push(0);
+        }
+        body.push(0);
+        Bytes::from(body)
+    }
+
+    fn check(pairs: &[(&str, &str)], want: Result<&[(&str, &str)], StartupError>) {
+        let all = [&[("user", "u")], pairs].concat();
+        let got = read(packet(3 << 16, &all)).map(|opening| match opening {
+            Opening::Startup(startup) => startup.settings,
+            other => panic!("{other:?}"),
+        });
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        assert_eq!(got, want.map(|want| want.iter().map(own).collect()), "{pairs:?}");
+    }
+
+    #[test]
+    fn settings_that_change_the_reading_are_refused() {
+        let pinned = |name: &str| Err(StartupError::Pinned(name.to_owned()));
+        check(
+            &[("application_name", "psql")],
+            Ok(&[("application_name", "psql")]),
+        );
+        check(&[("client_encoding", "UTF8")], Ok(&[]));
+        check(&[("client_encoding", "SJIS")], pinned("client_encoding"));
+        check(&[("Role", "admin")], pinned("role"));
+        check(
+            &[("options", "-c search_path=a\\ b --work-mem=1")],
+            Ok(&[("search_path", "a b"), ("work_mem", "1")]),
+        );
+        check(
+            &[("options", "-cstandard-conforming-strings=off")],
+            pinned("standard_conforming_strings"),
+        );
+        check(
+            &[("options", "-c session_authorization=x")],
+            pinned("session_authorization"),
+        );
+        check(&[("options", "-E")], pinned("-E"));
+        check(&[("DATABASE", "other")], pinned("database"));
+        check(&[("options", "-c user=other")], pinned("user"));
+        check(&[("REPLICATION", "on")], pinned("replication"));
+        check(&[("replication", "database")], Err(StartupError::Replication));
+    }
+
+    #[test]
+    fn newer_versions_are_negotiated_and_cuts_are_malformed() {
+        let whole = packet((3 << 16) | 2, &[("user", "u"), ("_pq_.x", "1")]);
+        let Ok(Opening::Startup(startup)) = read(whole.clone()) else {
+            panic!()
+        };
+        assert_eq!(
+            startup.negotiate,
+            Some(message(b'v', b"\0\x03\0\0\0\0\0\x01_pq_.x\0"))
+        );
+        for end in 0..whole.len() {
+            assert!(read(whole.slice(..end)).is_err());
+        }
+        assert_eq!(read(packet(2 << 16, &[])), Err(StartupError::Version));
+    }
+
+    #[test]
+    fn a_credential_is_selected() {
+        let one = |name: &str, fallback| Candidate {
+            key: name.into(),
+            user: Some(name.to_owned()),
+            placeholders: vec![format!("{{{{{name}}}}}")],
+            fallback,
+        };
+        let held = [one("a", true), one("b", false)];
+        for (user, password, want) in [
+            ("{{b}}", None, Ok(Selected::One(1))),
+            ("b", None, Ok(Selected::One(1))),
+            ("x", None, Ok(Selected::AskPassword)),
+            ("x", Some("{{b}}"), Ok(Selected::One(1))),
+            ("x", Some(""), Ok(Selected::One(0))),
+            ("{{c}}", None, Err(StartupError::Placeholder)),
+            ("{{a}}", Some("{{b}}"), Err(StartupError::Ambiguous)),
+        ] {
+            assert_eq!(select(&held, user, password), want, "{user} {password:?}");
+        }
+        assert_eq!(select(&held[1..], "x", None), Ok(Selected::One(0)));
+        assert_eq!(select(&[], "x", None), Err(StartupError::Ambiguous));
+    }
 }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use crate::identity::Agent;
 
 /// Sessions that can be cancelled at a time; later ones get a key that cancels nothing.
-pub const CANCELS_MAX: usize = 65_536;
+const CANCELS_MAX: usize = 65_536;
 
 type Key = (i32, [u8; 4]);
 

@@ -14,7 +14,7 @@ use super::*;
 use crate::facts::{Fact, Facts, Family};
 use crate::identity::{Identity, Transport};
 use crate::policy::{Protocol, SslMode};
-use crate::protocol::postgres::{Effect, Statement};
+use crate::protocol::postgres::Statement;
 use crate::verdict::Cause;
 
 /// Cuts with PostgreSQL's own grammar; the judge reads the text.
@@ -25,19 +25,7 @@ impl Grammar for Cutter {
         let cut = pg_query::split_with_parser(text).unwrap_or_else(|_| vec![text]);
         let cut = cut.into_iter().map(str::trim).filter(|one| !one.is_empty());
         cut.map(|one| {
-            let words: Vec<String> = one
-                .to_lowercase()
-                .split([' ', '=', ';'])
-                .map(str::to_owned)
-                .collect();
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let effect = match words.as_slice() {
-                ["set", name, ..] => Effect::Set(Some((*name).to_owned())),
-                ["prepare", name, ..] => Effect::Prepare((*name).to_owned()),
-                ["execute", name, ..] => Effect::Execute((*name).to_owned()),
-                ["deallocate", name, ..] => Effect::Deallocate(Some((*name).to_owned())),
-                _ => Effect::None,
-            };
+            let effect = crate::protocol::postgres::statement::effect(one);
             let (text, facts) = (
                 one.to_owned(),
                 Facts::Sql(Box::new(crate::facts::sql::SqlFacts {})),
@@ -177,6 +165,44 @@ async fn serve_one(stream: TcpStream, gateway: &dyn Gateway, cancels: &Cancels, 
 }
 
 impl Stage {
+    /// Starts a statement on a session of its own, and cancels it once it was judged.
+    async fn cancelled(&self, sql: &str) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        use crate::protocol::postgres::{startup, wire};
+
+        let mut io = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        io.write_all(&startup::to_server("x", "postgres", &[]))
+            .await
+            .unwrap();
+        let (mut got, mut key) = (Vec::new(), None);
+        while !got.ends_with(b"Z\0\0\0\x05I") {
+            assert!(io.read_buf(&mut got).await.unwrap() > 0);
+        }
+        let mut rest = &got[..];
+        while let Ok(Some((tag, total))) = wire::head(rest) {
+            if tag == b'K' {
+                key = Some(rest[5..total].to_vec());
+            }
+            rest = &rest[total..];
+        }
+        let query = wire::message(b'Q', format!("{sql}\0").as_bytes());
+        io.write_all(&query).await.unwrap();
+        while !self.desk.judged.lock().unwrap().iter().any(|text| text == sql) {
+            tokio::task::yield_now().await;
+        }
+        let mut packet = vec![0, 0, 0, 16, 4, 210, 22, 46];
+        packet.extend_from_slice(&key.unwrap());
+        got.clear();
+        // The server may get the cancel before the statement, so it is sent until one lands.
+        while !got.ends_with(b"Z\0\0\0\x05I") {
+            let mut other = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+            other.write_all(&packet).await.unwrap();
+            let _ = tokio::time::timeout(Duration::from_millis(300), io.read_buf(&mut got)).await;
+        }
+        String::from_utf8_lossy(&got).into_owned()
+    }
+
     async fn psql(&self, args: &[&str]) -> Ran {
         let url = format!(
             "postgresql://agent@127.0.0.1:{}/postgres?sslmode=prefer",
@@ -322,4 +348,147 @@ async fn pgbench_runs_in_every_mode() {
             .count()
             >= 300
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_in_a_pipeline_rolls_back_and_skips() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use crate::protocol::postgres::wire::message;
+
+    let stage = stage().await;
+    assert!(stage.server.sql("create table t (x int); grant all on t to app"));
+    let mut io = TcpStream::connect(("127.0.0.1", stage.port)).await.unwrap();
+    let run = |sql: &str| {
+        let mut bytes = message(b'P', format!("\0{sql}\0\0\0").as_bytes()).to_vec();
+        bytes.extend_from_slice(&message(b'B', &[0; 8]));
+        bytes.extend_from_slice(&message(b'E', &[0; 5]));
+        bytes
+    };
+    let mut sent = crate::protocol::postgres::startup::to_server("x", "postgres", &[]).to_vec();
+    sent.extend(run("insert into t values (1)"));
+    sent.extend(run("drop table t"));
+    sent.extend(run("insert into t values (2)"));
+    sent.extend_from_slice(&message(b'S', &[]));
+    sent.extend(run("insert into t values (3)"));
+    sent.extend_from_slice(&message(b'S', &[]));
+    // An unnamed statement that a skipped Parse did not replace is not run under its new name.
+    sent.extend_from_slice(&message(b'P', b"\0drop table t\0\0\0"));
+    sent.extend_from_slice(&message(b'S', &[]));
+    sent.extend_from_slice(&message(b'B', b"\0nowhere\0\0\0\0\0\0\0"));
+    sent.extend_from_slice(&message(b'P', b"\0select 1\0\0\0"));
+    sent.extend_from_slice(&message(b'S', &[]));
+    sent.extend_from_slice(&message(b'B', &[0; 8]));
+    sent.extend_from_slice(&message(b'E', &[0; 5]));
+    sent.extend_from_slice(&message(b'S', &[]));
+    io.write_all(&sent).await.unwrap();
+    // Leave only once everything is answered.
+    let (mut got, mut tags) = (Vec::new(), String::new());
+    let read = async {
+        while tags.matches('Z').count() < 6 {
+            assert!(io.read_buf(&mut got).await.unwrap() > 0, "{tags}");
+            tags.clear();
+            let mut rest = &got[..];
+            while let Ok(Some((tag, total))) = crate::protocol::postgres::wire::head(rest) {
+                let Some(behind) = rest.get(total..) else { break };
+                tags.push(char::from(tag));
+                rest = behind;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), read)
+        .await
+        .expect("an answer is missing");
+    let session = tags.split_once('Z').map(|(_, rest)| rest);
+    assert_eq!(session, Some("12C1EZ12CZ1ZEZEZ"), "{tags}");
+    assert!(String::from_utf8_lossy(&got).contains("no drops here"));
+    let ran = stage.psql(&["-c", "select x from t"]).await;
+    stage.check(&ran, "3", "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_reaches_what_runs_and_what_is_held() {
+    let stage = stage().await;
+    for sql in ["select pg_sleep(60)", "select 'hold'"] {
+        let said = tokio::time::timeout(Duration::from_secs(20), stage.cancelled(sql)).await;
+        assert!(said.expect("not cancelled").contains("57014"), "{sql}");
+    }
+    assert!(
+        !stage
+            .desk
+            .finished
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|status| status.starts_with("SELECT"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_login_proves_both_sides() {
+    use crate::upstream::postgres::{Login, LoginError, Trust, login, secure};
+
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        chown(&path, Some(65534), None).unwrap();
+        path.display().to_string()
+    };
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let settings = [
+        "ssl=on".to_owned(),
+        format!("ssl_cert_file={}", file("cert", made.cert.pem())),
+        format!("ssl_key_file={}", file("key", made.signing_key.serialize_pem())),
+    ];
+    let server = tokio::task::spawn_blocking(move || {
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        support::Server::start(&settings)
+    });
+    let server = server.await.unwrap();
+    let pem = made.cert.pem();
+    let connectors = Connectors::default();
+    let open = async |mode, host: &str, ca: Option<&str>| {
+        let io = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+        secure(Box::new(io), mode, host, ca, &connectors).await
+    };
+    let enter = async |mut io: Box<dyn Wire>, trust: &Trust, password: &str| {
+        let wanted = Login {
+            user: "app",
+            password: Some(password.as_bytes()),
+            database: "postgres",
+            settings: &[],
+        };
+        login(&mut *io, &wanted, trust).await.map(|ready| ready.status)
+    };
+    for mode in [
+        SslMode::Disable,
+        SslMode::Prefer,
+        SslMode::Require,
+        SslMode::VerifyCa,
+        SslMode::VerifyFull,
+    ] {
+        let (io, trust) = open(mode, "localhost", Some(&pem)).await.unwrap();
+        assert_eq!(trust.tls, mode != SslMode::Disable);
+        assert_eq!(trust.binding.is_some(), trust.tls);
+        assert_eq!(
+            enter(io, &trust, support::PASSWORD).await.unwrap(),
+            b'I',
+            "{mode:?}"
+        );
+    }
+    assert!(open(SslMode::VerifyFull, "elsewhere", Some(&pem)).await.is_err());
+    // A binding of another certificate is a man in the middle, and the server says so.
+    let (io, mut trust) = open(SslMode::Require, "localhost", None).await.unwrap();
+    trust.binding = Some(vec![0; 32]);
+    assert!(matches!(
+        enter(io, &trust, support::PASSWORD).await,
+        Err(LoginError::Server { .. })
+    ));
+    let (io, trust) = open(SslMode::Require, "localhost", None).await.unwrap();
+    let wrong = enter(io, &trust, "wrong").await;
+    assert!(matches!(wrong, Err(LoginError::Server { code }) if code == "28P01"));
 }

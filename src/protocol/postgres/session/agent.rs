@@ -8,6 +8,7 @@ use super::{Held, Judging, Kind, PgSession, Portal, Prepared, What};
 use crate::facts::{Blind, Fact, Facts};
 use crate::protocol::Output;
 use crate::protocol::postgres::bind;
+use crate::protocol::postgres::statement::NAME_BYTES_MAX;
 use crate::protocol::postgres::statement::{Effect, Statement};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError, take_text};
 use crate::verdict::Digest;
@@ -254,7 +255,7 @@ impl PgSession {
 
     fn parse(&mut self, message: Bytes) -> Result<Again, WireError> {
         let mut payload = message.slice(HEADER_BYTES..);
-        let name = take_text(&mut payload).ok_or(WireError::Agent("Parse"))?;
+        let name = take_name(&mut payload).ok_or(WireError::Agent("Parse"))?;
         let text = take_text(&mut payload).ok_or(WireError::Agent("Parse"))?;
         let count = payload.try_get_u16().map_err(|_| WireError::Agent("Parse"))?;
         let types = (0..count)
@@ -315,8 +316,8 @@ impl PgSession {
     fn bind(&mut self, message: Bytes) -> Result<Again, WireError> {
         let payload = message.slice(HEADER_BYTES..);
         let mut names = payload.clone();
-        let _portal = take_text(&mut names).ok_or(WireError::Agent("Bind"))?;
-        let name = take_text(&mut names).ok_or(WireError::Agent("Bind"))?;
+        let _portal = take_name(&mut names).ok_or(WireError::Agent("Bind"))?;
+        let name = take_name(&mut names).ok_or(WireError::Agent("Bind"))?;
         let Some(prepared) = self.statements.get(&name) else {
             self.fail_segment(wire::error("ERROR", "26000", "prepared statement does not exist"));
             return Ok(None);
@@ -368,7 +369,7 @@ impl PgSession {
 
     fn execute(&mut self, message: Bytes) -> Result<Again, WireError> {
         let mut payload = message.slice(HEADER_BYTES..);
-        let name = take_text(&mut payload).ok_or(WireError::Agent("Execute"))?;
+        let name = take_name(&mut payload).ok_or(WireError::Agent("Execute"))?;
         let known = match &self.held {
             Some(held) => Some(&held.portal),
             None => self.portals.get(&name),
@@ -418,7 +419,7 @@ impl PgSession {
     fn close(&mut self, message: Bytes) -> Result<Again, WireError> {
         let mut payload = message.slice(HEADER_BYTES..);
         let kind = payload.try_get_u8().map_err(|_| WireError::Agent("Close"))?;
-        let name = take_text(&mut payload).ok_or(WireError::Agent("Close"))?;
+        let name = take_name(&mut payload).ok_or(WireError::Agent("Close"))?;
         match kind {
             b'S' => drop(self.statements.remove(&name)),
             b'P' => drop(self.portals.remove(&name)),
@@ -519,7 +520,13 @@ impl PgSession {
 }
 
 /// Describes that may stand between a Bind and its Execute.
-pub const DESCRIBES_MAX: usize = 16;
+const DESCRIBES_MAX: usize = 16;
+
+/// Takes a statement's or portal's name. The server keeps apart only the first
+/// [`NAME_BYTES_MAX`] bytes, so that two longer names could be one there and two here.
+fn take_name(bytes: &mut Bytes) -> Option<String> {
+    take_text(bytes).filter(|name| name.len() <= NAME_BYTES_MAX)
+}
 
 fn is_pinned(effect: &Effect) -> bool {
     matches!(effect, Effect::Set(Some(name)) if PINNED.contains(&name.as_str()))
