@@ -1,5 +1,5 @@
 //! Drives one connection of an agent through every stage.
 
-pub mod postgres;
 pub mod http;
+pub mod postgres;
 pub mod route;

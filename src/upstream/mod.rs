@@ -11,8 +11,8 @@
 pub mod closed;
 pub mod dial;
 pub mod dns;
-pub mod postgres;
 pub mod pool;
+pub mod postgres;
 
 pub use closed::Closed;
 pub use dial::{DialError, Dialer, Target};
