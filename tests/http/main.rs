@@ -1,0 +1,7 @@
+//! HTTP through the gateway: real agents (curl, kubectl's protocols, hyper) on one side, a real
+//! server on the other, the real gate with its audit log in between.
+
+mod agent;
+mod basics;
+mod server;
+mod world;
