@@ -10,9 +10,10 @@ use anyhow::{Context as _, bail};
 use super::Format;
 use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
+use crate::facts::sql::{self, SqlFacts};
 use crate::facts::{FactSet, Facts};
 use crate::identity::{Agent, Identity, Transport};
-use crate::policy::{Judgement, Policy, Protocol, Step, source};
+use crate::policy::{CredentialKind, Judgement, Policy, Protocol, Step, source};
 use crate::verdict::Verdict;
 
 #[derive(clap::Args)]
@@ -40,6 +41,15 @@ pub struct Args {
     /// The credential that the agent's placeholder selects, `type.name`.
     #[arg(long)]
     credential: Option<String>,
+    /// SQL statements of Postgres; each is judged, and all are refused if one is.
+    #[arg(long, conflicts_with_all = ["k8s", "http"])]
+    sql: Option<String>,
+    /// The database of the session; the endpoint's own by default.
+    #[arg(long)]
+    database: Option<String>,
+    /// The role of the session; the credential's own by default.
+    #[arg(long)]
+    user: Option<String>,
     /// A request, `METHOD /path?query`.
     #[arg(long, conflicts_with = "k8s")]
     http: Option<String>,
@@ -69,18 +79,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let agent = agent(&policy, &args)?;
     let endpoint = endpoint(&policy, &args, &agent)?;
-    let decoded_bytes_max = policy.model().gateway.limits.decoded_bytes_max;
-    let facts = facts(&args, decoded_bytes_max)?;
     let credential = match &args.credential {
         Some(key) => Some(Arc::from(key.as_str())),
         None => fallback(&policy, &agent, &endpoint),
     };
-    let (judgement, steps) = policy.explain(&agent, &endpoint, credential.as_deref(), &facts);
-    print(&args, &agent, &endpoint, &judgement, &steps, &facts);
-    Ok(ExitCode::from(u8::from(matches!(
-        judgement.verdict,
-        Verdict::Deny(_)
-    ))))
+    let mut denied = false;
+    for facts in facts(&policy, &args, &endpoint, credential.as_deref())? {
+        let (judgement, steps) = policy.explain(&agent, &endpoint, credential.as_deref(), &facts);
+        print(&args, &agent, &endpoint, &judgement, &steps, &facts);
+        denied |= matches!(judgement.verdict, Verdict::Deny(_));
+    }
+    Ok(ExitCode::from(u8::from(denied)))
 }
 
 /// The agent that the flags describe, with the profile that claims it.
@@ -124,7 +133,8 @@ fn endpoint(policy: &Policy, args: &Args, agent: &Agent) -> anyhow::Result<Arc<s
     let wanted = |protocol: Protocol| match protocol {
         Protocol::Https | Protocol::Http => args.http.is_some(),
         Protocol::Kubernetes => args.k8s.is_some(),
-        Protocol::Postgres | Protocol::Unread => false,
+        Protocol::Postgres => args.sql.is_some(),
+        Protocol::Unread => false,
     };
     let held = model
         .profile(&agent.profile)
@@ -154,7 +164,20 @@ pub(super) fn fallback(policy: &Policy, agent: &Agent, endpoint: &str) -> Option
     bound.next().map(|held| held.credential.clone())
 }
 
-fn facts(args: &Args, decoded_bytes_max: usize) -> anyhow::Result<Facts> {
+/// The facts of each action: one of a request, one for each statement.
+fn facts(
+    policy: &Policy,
+    args: &Args,
+    endpoint: &str,
+    credential: Option<&str>,
+) -> anyhow::Result<Vec<Facts>> {
+    let limits = &policy.model().gateway.limits;
+    if let Some(text) = &args.sql {
+        let session = session(policy, endpoint, credential);
+        let database = args.database.clone().or(session.0).unwrap_or_default();
+        let user = args.user.clone().or(session.1).unwrap_or_default();
+        return sql_facts(text, limits.statement_bytes_max, &database, &user);
+    }
     let held = args
         .body
         .as_deref()
@@ -162,15 +185,58 @@ fn facts(args: &Args, decoded_bytes_max: usize) -> anyhow::Result<Facts> {
     let (line, k8s) = match (&args.http, &args.k8s) {
         (Some(line), _) => (line, false),
         (None, Some(line)) => (line, true),
-        (None, None) => bail!("an action is needed: --http 'GET /path' or --k8s 'GET /api/…'"),
+        (None, None) => bail!("an action is needed: --sql, --http 'GET /path' or --k8s 'GET /api/…'"),
     };
     let (parts, host) = request(line, &args.header)?;
     if k8s {
-        let facts = K8sFacts::read(&parts, &host, held, FactSet::ALL, decoded_bytes_max);
-        return Ok(Facts::K8s(Box::new(facts.context("the request is refused")?)));
+        let facts = K8sFacts::read(&parts, &host, held, FactSet::ALL, limits.decoded_bytes_max);
+        return Ok(vec![Facts::K8s(Box::new(
+            facts.context("the request is refused")?,
+        ))]);
     }
-    let facts = HttpFacts::read(&parts, &host, held, FactSet::ALL, decoded_bytes_max);
-    Ok(Facts::Http(Box::new(facts.context("the request is refused")?)))
+    let facts = HttpFacts::read(&parts, &host, held, FactSet::ALL, limits.decoded_bytes_max);
+    Ok(vec![Facts::Http(Box::new(
+        facts.context("the request is refused")?,
+    ))])
+}
+
+/// The database of the endpoint and the user of the credential.
+pub(super) fn session(
+    policy: &Policy,
+    endpoint: &str,
+    credential: Option<&str>,
+) -> (Option<String>, Option<String>) {
+    let model = policy.model();
+    let own = model
+        .endpoint(endpoint)
+        .and_then(|endpoint| endpoint.database.clone());
+    match credential
+        .and_then(|key| model.credential(key))
+        .map(|credential| &credential.kind)
+    {
+        Some(CredentialKind::Postgres { user, database }) => (own.or_else(|| database.clone()), user.clone()),
+        _ => (own, None),
+    }
+}
+
+/// One set of facts for each statement of a text.
+pub(super) fn sql_facts(
+    text: &str,
+    bytes_max: usize,
+    database: &str,
+    user: &str,
+) -> anyhow::Result<Vec<Facts>> {
+    let statements = sql::read(text, bytes_max);
+    if statements.is_empty() {
+        bail!("there is no statement in this text");
+    }
+    let count = i64::try_from(statements.len()).unwrap_or(i64::MAX);
+    let facts = statements.into_iter().map(|statement| {
+        let mut facts = SqlFacts::new(statement, database, user);
+        facts.statements = count;
+        Facts::Sql(Box::new(facts))
+    });
+    Ok(facts.collect())
 }
 
 /// `METHOD /path` and headers as the head of a request, and its host.
