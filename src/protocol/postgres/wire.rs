@@ -25,6 +25,8 @@ pub enum WireError {
 ///
 /// # Errors
 /// The length is smaller than itself.
+// Whose fault it is, the caller knows.
+#[allow(clippy::result_unit_err)]
 pub fn head(bytes: &[u8]) -> Result<Option<(u8, usize)>, ()> {
     let Some((&[tag, a, b, c, d], _)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
         return Ok(None);

@@ -375,7 +375,7 @@ async fn a_refusal_in_a_pipeline_rolls_back_and_skips() {
     // An unnamed statement that a skipped Parse did not replace is not run under its new name.
     sent.extend_from_slice(&message(b'P', b"\0drop table t\0\0\0"));
     sent.extend_from_slice(&message(b'S', &[]));
-    sent.extend_from_slice(&message(b'B', b"\0nowhere\0\0\0\0\0\0\0"));
+    sent.extend_from_slice(&message(b'P', b"x\0select nosuch\0\0\0"));
     sent.extend_from_slice(&message(b'P', b"\0select 1\0\0\0"));
     sent.extend_from_slice(&message(b'S', &[]));
     sent.extend_from_slice(&message(b'B', &[0; 8]));
@@ -402,6 +402,7 @@ async fn a_refusal_in_a_pipeline_rolls_back_and_skips() {
     let session = tags.split_once('Z').map(|(_, rest)| rest);
     assert_eq!(session, Some("12C1EZ12CZ1ZEZEZ"), "{tags}");
     assert!(String::from_utf8_lossy(&got).contains("no drops here"));
+    assert!(String::from_utf8_lossy(&got).contains("26000"));
     let ran = stage.psql(&["-c", "select x from t"]).await;
     stage.check(&ran, "3", "");
 }

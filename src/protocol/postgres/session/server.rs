@@ -43,8 +43,8 @@ impl PgSession {
             }
             let payload = bytes.slice(at + HEADER_BYTES..at + total);
             if let Some(instead) = self.whole(tag, &payload)? {
-                self.to_agent(bytes.split_to(at));
-                self.to_agent(instead);
+                self.pass_down(bytes.split_to(at));
+                self.pass_down(instead);
                 let _ = bytes.split_to(total);
                 at = 0;
             } else {
@@ -52,14 +52,14 @@ impl PgSession {
             }
         }
         let rest = bytes.split_off(at);
-        self.to_agent(bytes);
+        self.pass_down(bytes);
         if !rest.is_empty() {
             self.down = BytesMut::from(&*rest);
         }
         Ok(())
     }
 
-    fn to_agent(&mut self, bytes: Bytes) {
+    fn pass_down(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.out.push_back(Output::Write(Side::Agent, bytes));
         }
