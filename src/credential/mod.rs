@@ -8,6 +8,8 @@
 pub mod placeholder;
 pub mod rewrite;
 pub mod scrub;
+#[cfg(feature = "daemon")]
+pub mod store;
 
 use zeroize::Zeroizing;
 
@@ -28,3 +30,6 @@ impl Secret {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,8 @@ pub struct Diagnostic {
     pub help: Option<String>,
     /// The other place that belongs to it, such as the first of two declarations.
     pub other: Option<At>,
+    /// The line holds what must not be repeated, so it is not shown.
+    pub hidden: bool,
 }
 
 impl Diagnostic {
@@ -37,11 +39,17 @@ impl Diagnostic {
             at: Some(at),
             help: None,
             other: None,
+            hidden: false,
         }
     }
 
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    pub fn hidden(mut self) -> Self {
+        self.hidden = true;
         self
     }
 
@@ -129,7 +137,7 @@ impl Diagnostics {
                     "file": place.as_ref().map(|place| place.path.display().to_string()),
                     "line": place.as_ref().map(|place| place.line),
                     "column": place.as_ref().map(|place| place.column),
-                    "text": place.as_ref().map(|place| place.text),
+                    "text": place.as_ref().filter(|_| !item.hidden).map(|place| place.text),
                     "other": other.map(|place| place.to_string()),
                 })
             })
@@ -194,11 +202,11 @@ impl miette::Diagnostic for Report<'_> {
 
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
         let (_, text) = self.all.sources.get(self.item.at?.file)?;
-        Some(text)
+        (!self.item.hidden).then_some(text as &dyn miette::SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let at = self.item.at?;
+        let at = self.item.at.filter(|_| !self.item.hidden)?;
         let span = SourceSpan::from((at.start, at.end.saturating_sub(at.start)));
         Some(Box::new(std::iter::once(LabeledSpan::new_with_span(None, span))))
     }

@@ -520,6 +520,8 @@ fn every_error_is_reported_at_its_place() {
     let errors = load(include_str!("testdata/errors.hcl")).unwrap_err();
     insta::assert_snapshot!(errors.render());
     let json = errors.to_json();
+    // A literal secret is not repeated.
+    assert!(!errors.render().contains("sk-live") && !json.to_string().contains("sk-live"));
     assert!(
         json.as_array()
             .unwrap()

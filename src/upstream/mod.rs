@@ -12,6 +12,7 @@ pub mod closed;
 pub mod dial;
 pub mod dns;
 pub mod pool;
+pub mod postgres;
 
 pub use closed::Closed;
 pub use dial::{DialError, Dialer, Target};

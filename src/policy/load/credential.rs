@@ -187,7 +187,8 @@ impl<'a> Loader<'a> {
                     "a secret does not stand in a policy (`{slot}` of {})",
                     fields.title
                 );
-                self.findings.error(Diagnostic::new(at, message).help(help));
+                self.findings
+                    .error(Diagnostic::new(at, message).help(help).hidden());
                 return None;
             }
         };

@@ -33,8 +33,8 @@ impl<'a> Loader<'a> {
             };
             let fields = Fields::of_body(self.findings, "the file".to_owned(), place, body);
             self.old_top(&fields);
-            let known =
-                |name: &str| SINGLES.contains(&name) || super::KINDS.iter().any(|kind| kind.name() == name);
+            // Blocks are looked at one by one, by their kinds.
+            let known = |name: &str| body.blocks().any(|block| block.ident.value().as_str() == name);
             fields.finish_but(&known);
         }
         for name in ["env_pushdown", "enrollment", "plugin"] {

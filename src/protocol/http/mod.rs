@@ -28,3 +28,6 @@ pub fn status(error: Malformed) -> StatusCode {
         _ => StatusCode::BAD_REQUEST,
     }
 }
+
+#[cfg(test)]
+mod tests;
