@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use tokio::time::{timeout, timeout_at};
 use super::dial::{DialError, Dialer, Target};
 use crate::policy::Endpoint;
 use crate::proxy::http::UpBody;
+use crate::proxy::http::body::Tally;
 use crate::proxy::http::form::{as_http1, as_http2};
 use crate::tls::client::ConnectError;
 use crate::tls::{ClientIdentity, Connectors, Verify, Wanted};
@@ -90,7 +92,7 @@ pub struct To<'a> {
     pub port: u16,
     pub identity: Option<&'a ClientIdentity>,
     pub version: Version,
-    /// How long to wait for the head of the response.
+    /// How long to wait for the head of the response, from the last byte of the request.
     pub answer: Duration,
 }
 
@@ -218,6 +220,11 @@ impl Pool {
         let key = Key::of(to);
         Ok(match self.open(permit, to, &key).await? {
             Fresh::Http1(kept) => {
+                // The agent will be offered HTTP/1.1, and ask for that.
+                let key = Key {
+                    version: Version::Http1,
+                    ..key
+                };
                 self.keep_http1(&key, kept);
                 Version::Http1
             }
@@ -336,9 +343,10 @@ impl Pool {
         let Some(held) = lease.0.as_mut() else {
             return Ok(Err(request));
         };
+        let tally = request.body().tally();
         let sending = held.kept.sender.try_send_request(as_http1(request));
-        match timeout(answer, sending).await {
-            Err(_) => Err(SendError::Late(answer)),
+        match in_time(answer, &tally, sending).await {
+            Err(late) => Err(late),
             Ok(Ok(response)) => Ok(Ok(Sent { response, lease })),
             Ok(Err(mut error)) => match error.take_message() {
                 Some(unsent) => Ok(Err(unsent)),
@@ -400,6 +408,26 @@ impl Pool {
     }
 }
 
+/// Waits for the head of a response as long as the request's body still moves, and then `answer`.
+async fn in_time<T>(
+    answer: Duration,
+    tally: &Tally,
+    sending: impl Future<Output = T>,
+) -> Result<T, SendError> {
+    tokio::pin!(sending);
+    let mut moved = 0;
+    loop {
+        if let Ok(done) = timeout(answer, &mut sending).await {
+            return Ok(done);
+        }
+        let now = tally.bytes.load(Ordering::Relaxed);
+        if now == moved {
+            return Err(SendError::Late(answer));
+        }
+        moved = now;
+    }
+}
+
 async fn exchange2(
     mut sender: Http2,
     request: Request<UpBody>,
@@ -410,8 +438,9 @@ async fn exchange2(
     if sender.ready().await.is_err() {
         return Ok(Err(request));
     }
-    match timeout(answer, sender.try_send_request(request)).await {
-        Err(_) => Err(SendError::Late(answer)),
+    let tally = request.body().tally();
+    match in_time(answer, &tally, sender.try_send_request(request)).await {
+        Err(late) => Err(late),
         Ok(Ok(response)) => Ok(Ok(Sent {
             response,
             lease: Lease(None),

@@ -44,8 +44,15 @@ endpoint "https" "elsewhere" {
     )
 }
 
-const ALL: &str = "bearer_token.pat, header_token.key, basic_auth.login, cookie_token.session, \
-    query_token.param, bearer_token.unset, bearer_token.foreign";
+const ALL: &str = r#"
+    { placeholder = "{{pat}}", credential = bearer_token.pat },
+    { placeholder = "{{key}}", credential = header_token.key },
+    { placeholder = "{{login}}", credential = basic_auth.login },
+    { placeholder = "{{session}}", credential = cookie_token.session },
+    { placeholder = "{{param}}", credential = query_token.param },
+    { placeholder = "{{unset}}", credential = bearer_token.unset },
+    bearer_token.foreign,
+"#;
 
 #[tokio::test]
 async fn a_placeholder_is_swapped_in_its_slot_and_scrubbed_from_the_answer() {

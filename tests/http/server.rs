@@ -146,7 +146,8 @@ impl Service {
                             }
                         })
                     };
-                    let builder = auto::Builder::new(TokioExecutor::new());
+                    let mut builder = auto::Builder::new(TokioExecutor::new());
+                    builder.http1().max_headers(256);
                     let _ = match acceptor {
                         None => {
                             let io = TokioIo::new(stream);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -55,6 +56,7 @@ impl World {
     /// A gateway with `policy`, and the secret `s3cr3t-of-<name>` for every credential.
     pub fn new(policy: &str) -> World {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let authority = Arc::new(Authority::open(folder.path()).unwrap());
         std::fs::write(folder.path().join("gateway.pem"), authority.ca_pem()).unwrap();
         let log = Log::open(&folder.path().join("audit.db")).unwrap();

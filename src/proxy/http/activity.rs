@@ -20,6 +20,10 @@ pub struct Activity {
     moved: AtomicU64,
     /// When the first byte came after the last request had ended; zero for none.
     head_began: AtomicU64,
+    /// How often bytes came, and how often when the last request had been read to its end: what
+    /// came in between, behind an open request, is the beginning of the next head.
+    reads: AtomicU64,
+    reads_of_request: AtomicU64,
     /// Requests that were read and are not answered to the end.
     open: AtomicUsize,
     /// Requests that wait for a verdict: a person may take longer than any time-out here.
@@ -56,6 +60,8 @@ impl Activity {
             began: Instant::now(),
             moved: AtomicU64::new(0),
             head_began: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            reads_of_request: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             served: AtomicU64::new(0),
@@ -70,7 +76,14 @@ impl Activity {
         self.served.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         self.head_began.store(0, Ordering::Relaxed);
+        self.body_ended();
         Open(self.clone())
+    }
+
+    /// The body of the open request was read to its end.
+    pub fn body_ended(&self) {
+        let reads = self.reads.load(Ordering::Relaxed);
+        self.reads_of_request.store(reads, Ordering::Relaxed);
     }
 
     /// A verdict is waited for until the guard is dropped.
@@ -105,13 +118,12 @@ impl Activity {
         if self.served.load(Ordering::Relaxed) == 0 {
             next = next.min(left(0, patience.head, Slow::Silent)?);
         } else if !self.http2.load(Ordering::Relaxed) && self.open.load(Ordering::Relaxed) == 0 {
-            // A head may begin right after this look, so one looks again within its time.
-            next = next.min(match self.head_began.load(Ordering::Relaxed) {
-                0 => patience.head,
-                since => left(since, patience.head, Slow::Head)?,
-            });
+            if let since @ 1.. = self.head_began.load(Ordering::Relaxed) {
+                next = next.min(left(since, patience.head, Slow::Head)?);
+            }
         }
-        Ok(next)
+        // A head may begin right after this look, so one looks again within its time.
+        Ok(next.min(patience.head))
     }
 
     fn now(&self) -> u64 {
@@ -121,6 +133,7 @@ impl Activity {
     fn read(&self) {
         let now = self.now();
         self.moved.store(now, Ordering::Relaxed);
+        self.reads.fetch_add(1, Ordering::Relaxed);
         if self.open.load(Ordering::Relaxed) == 0 && self.head_began.load(Ordering::Relaxed) == 0 {
             self.head_began.store(now.max(1), Ordering::Relaxed);
         }
@@ -136,7 +149,14 @@ pub struct Open(Arc<Activity>);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        let activity = &*self.0;
+        let last = activity.open.fetch_sub(1, Ordering::Relaxed) == 1;
+        let more = activity.reads.load(Ordering::Relaxed) > activity.reads_of_request.load(Ordering::Relaxed);
+        if last && more {
+            activity
+                .head_began
+                .store(activity.now().max(1), Ordering::Relaxed);
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
+use super::activity::Activity;
 use crate::credential::PlaceholderScan;
 
 /// The error of a body; it ends the message on both sides.
@@ -74,6 +75,8 @@ struct Streamed {
     /// Set while the agent waits for `100 Continue`.
     gate: Option<Gate>,
     scan: Option<PlaceholderScan>,
+    /// Is told when the agent has said all.
+    activity: Option<Arc<Activity>>,
 }
 
 /// Ends when the upstream wants the body.
@@ -211,6 +214,7 @@ impl UpBody {
                 incoming: begun.incoming,
                 gate: None,
                 scan: None,
+                activity: None,
             })),
             tally: Arc::default(),
         }
@@ -220,6 +224,14 @@ impl UpBody {
     pub fn scanned(mut self, scan: Option<PlaceholderScan>) -> Self {
         if let Source::Stream(streamed) = &mut self.from {
             streamed.scan = scan;
+        }
+        self
+    }
+
+    /// Tells the agent's connection when the body was read to its end.
+    pub fn told(mut self, activity: Arc<Activity>) -> Self {
+        if let Source::Stream(streamed) = &mut self.from {
+            streamed.activity = Some(activity);
         }
         self
     }
@@ -270,6 +282,11 @@ impl Body for UpBody {
         }
         if frame.is_none() || self.is_end_stream() {
             self.tally.whole.store(true, Ordering::Release);
+            if let Source::Stream(streamed) = &mut self.from
+                && let Some(activity) = streamed.activity.take()
+            {
+                activity.body_ended();
+            }
         }
         Poll::Ready(frame.map(Ok))
     }

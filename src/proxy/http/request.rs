@@ -264,7 +264,10 @@ impl<J: Judge> Exchange<'_, J> {
             return Ok(Taken::Over(Begun::new(incoming)));
         }
         match hold(incoming, self.limits.body_bytes_max).await {
-            Ok(Read::Whole(held)) => Ok(Taken::Whole(held)),
+            Ok(Read::Whole(held)) => {
+                self.connection.activity.body_ended();
+                Ok(Taken::Whole(held))
+            }
             Ok(Read::Over(begun)) => Ok(Taken::Over(begun)),
             Err(_) => Err(Stop::Body),
         }
@@ -363,7 +366,10 @@ impl<J: Judge> Exchange<'_, J> {
                 }
             });
         }
+        // The pool times the upstream; the agent's own silence is no fault meanwhile.
+        let waiting = connection.activity.hold();
         let sent = shared.pool.send(&permit, &to, request).await;
+        drop(waiting);
         if let Some(word) = word {
             word.send_if_modified(|word| {
                 *word == Word::None && {
@@ -407,7 +413,9 @@ impl<J: Judge> Exchange<'_, J> {
                 .profile(profile)
                 .map(|profile| Known::new(model, profile).scan())
         });
-        let body = UpBody::stream(begun).scanned(scan);
+        let body = UpBody::stream(begun)
+            .scanned(scan)
+            .told(self.connection.activity.clone());
         if !self.awaits_continue || version == Version::Http2 {
             parts.headers.remove(EXPECT);
             return (body, None);
