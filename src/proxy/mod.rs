@@ -81,7 +81,9 @@ impl Proxy {
             secrets: parts.secrets,
             http: Arc::new(http),
             cancels: postgres::Cancels::default(),
-            statements: Arc::new(Mutex::new(crate::facts::sql::cache::Cache::new(STATEMENTS_KEPT_MAX))),
+            statements: Arc::new(Mutex::new(crate::facts::sql::cache::Cache::new(
+                STATEMENTS_KEPT_MAX,
+            ))),
             open: Mutex::new(HashMap::new()),
         })
     }
@@ -94,7 +96,10 @@ impl Proxy {
     /// Serves one connection to its end. Never panics; what goes wrong is logged and recorded.
     pub async fn serve(self: Arc<Self>, flow: Flow) {
         let Some(_place) = self.enter(flow.identity.address) else {
-            tracing::warn!(node = flow.identity.node, "a connection over connections_max is closed");
+            tracing::warn!(
+                node = flow.identity.node,
+                "a connection over connections_max is closed"
+            );
             return;
         };
         let name = self.names.lookup(flow.destination.ip());
@@ -102,20 +107,34 @@ impl Proxy {
             Some(name) => format!("{name}:{}", flow.destination.port()),
             None => flow.destination.to_string(),
         };
-        let Ok(agent) = self.gate.admit(&flow.identity, &dialled).await else { return };
-        let destination = Destination { address: flow.destination, name: name.as_deref() };
+        let Ok(agent) = self.gate.admit(&flow.identity, &dialled).await else {
+            return;
+        };
+        let destination = Destination {
+            address: flow.destination,
+            name: name.as_deref(),
+        };
         let route = route::route(self.gate.policy().model(), &agent.profile, destination);
         match route {
             Route::Endpoint(endpoint) => self.serve_endpoint(flow, agent, endpoint, name).await,
             Route::Passthrough => self.pass(flow, agent, &dialled).await,
             Route::Closed(why) => {
-                let refusal = Refusal::new(Cause::NoEndpoint, "no endpoint of yours is there").with_detail(why);
-                self.gate.refuse(&agent, "unknown", &format!("connect {dialled}"), refusal).await;
+                let refusal =
+                    Refusal::new(Cause::NoEndpoint, "no endpoint of yours is there").with_detail(why);
+                self.gate
+                    .refuse(&agent, "unknown", &format!("connect {dialled}"), refusal)
+                    .await;
             }
         }
     }
 
-    async fn serve_endpoint(&self, flow: Flow, agent: Agent, endpoint: Arc<Endpoint>, name: Option<Arc<str>>) {
+    async fn serve_endpoint(
+        &self,
+        flow: Flow,
+        agent: Agent,
+        endpoint: Arc<Endpoint>,
+        name: Option<Arc<str>>,
+    ) {
         match endpoint.protocol {
             Protocol::Https | Protocol::Http | Protocol::Kubernetes => {
                 let claimed = http::Claimed {

@@ -21,7 +21,10 @@ impl Proxy {
     pub(super) async fn pass(&self, mut flow: Flow, agent: Agent, dialled: &str) {
         let summary = format!("connect {dialled}");
         // An endpoint's own address must not be a way round its rules.
-        if upstream_addresses(self.gate.policy().model()).await.contains(&flow.destination) {
+        if upstream_addresses(self.gate.policy().model())
+            .await
+            .contains(&flow.destination)
+        {
             let refusal = Refusal::new(Cause::NoEndpoint, "reach this service by its name");
             self.gate.refuse(&agent, "unknown", &summary, refusal).await;
             return;
@@ -35,13 +38,16 @@ impl Proxy {
             detail: summary.clone(),
             summary,
         };
-        let Ok(permit) = self.gate.judge(&agent, &action).await else { return };
+        let Ok(permit) = self.gate.judge(&agent, &action).await else {
+            return;
+        };
         let started = Instant::now();
         let mut outcome = Outcome::default();
         match self.dialer.pass(&permit, flow.destination).await {
             Ok(mut upstream) => {
                 let copied =
-                    copy_bidirectional_with_sizes(&mut flow.stream, &mut upstream, COPY_BYTES, COPY_BYTES).await;
+                    copy_bidirectional_with_sizes(&mut flow.stream, &mut upstream, COPY_BYTES, COPY_BYTES)
+                        .await;
                 if let Ok((up, down)) = copied {
                     (outcome.bytes_up, outcome.bytes_down) = (up, down);
                 }

@@ -28,7 +28,9 @@ impl Proxy {
     ) {
         let policy = self.gate.policy();
         let model = policy.model();
-        let host = name.as_deref().map_or_else(|| flow.destination.ip().to_string(), str::to_owned);
+        let host = name
+            .as_deref()
+            .map_or_else(|| flow.destination.ip().to_string(), str::to_owned);
         let around = Around {
             proxy: self,
             agent: &agent,
@@ -55,10 +57,14 @@ impl Proxy {
 
 /// The Postgres credentials that the agent's profile holds at the endpoint.
 fn candidates(model: &Model, agent: &Agent, endpoint: &Endpoint) -> Vec<Candidate> {
-    let Some(profile) = model.profile(&agent.profile) else { return Vec::new() };
+    let Some(profile) = model.profile(&agent.profile) else {
+        return Vec::new();
+    };
     let of = |held: &crate::policy::Held| {
         let credential = model.credential(&held.credential)?;
-        let CredentialKind::Postgres { user, .. } = &credential.kind else { return None };
+        let CredentialKind::Postgres { user, .. } = &credential.kind else {
+            return None;
+        };
         credential.endpoints.contains(&endpoint.key).then(|| Candidate {
             key: credential.key.clone(),
             user: user.clone(),
@@ -90,7 +96,10 @@ impl postgres::Gateway for Around<'_> {
 
     fn refused<'a>(&'a self, summary: &'a str, refusal: Refusal) -> Wait<'a, ()> {
         Box::pin(async move {
-            self.proxy.gate.refuse(self.agent, &self.endpoint.key, summary, refusal).await;
+            self.proxy
+                .gate
+                .refuse(self.agent, &self.endpoint.key, summary, refusal)
+                .await;
         })
     }
 
@@ -109,11 +118,16 @@ impl postgres::Gateway for Around<'_> {
             let missing = |detail: String| {
                 Refusal::new(Cause::Credential, "the credential's secret is missing").with_detail(detail)
             };
-            let key = permit.credential().ok_or_else(|| missing("no credential".to_owned()))?;
+            let key = permit
+                .credential()
+                .ok_or_else(|| missing("no credential".to_owned()))?;
             let policy = self.proxy.gate.policy();
             let credential = policy.model().credential(key);
             let credential = credential.ok_or_else(|| missing(format!("{key} is not in the policy")))?;
-            self.proxy.secrets.get(credential, "").map_err(|error| missing(error.to_string()))
+            self.proxy
+                .secrets
+                .get(credential, "")
+                .map_err(|error| missing(error.to_string()))
         })
     }
 
@@ -125,17 +139,29 @@ impl postgres::Gateway for Around<'_> {
         let handshake =
             std::time::Duration::from_millis(self.proxy.gate.policy().model().gateway.limits.handshake_ms);
         Some(Box::pin(async move {
-            let expected =
-                Expected { endpoint: self.endpoint, name: self.name, destination: self.destination };
+            let expected = Expected {
+                endpoint: self.endpoint,
+                name: self.name,
+                destination: self.destination,
+            };
             let accepted = accept::accept(io, &self.proxy.leaves, expected, Offer::Postgres, handshake).await;
-            accepted.map(|stream| Box::new(stream) as Box<dyn Wire>).map_err(io::Error::other)
+            accepted
+                .map(|stream| Box::new(stream) as Box<dyn Wire>)
+                .map_err(io::Error::other)
         }))
     }
 
     fn grammar(&self, database: &str, user: &str) -> Arc<dyn Grammar> {
         Arc::new(Reader {
             statements: self.proxy.statements.clone(),
-            bytes_max: self.proxy.gate.policy().model().gateway.limits.statement_bytes_max,
+            bytes_max: self
+                .proxy
+                .gate
+                .policy()
+                .model()
+                .gateway
+                .limits
+                .statement_bytes_max,
             database: database.to_owned(),
             user: user.to_owned(),
         })
@@ -160,8 +186,11 @@ impl Reader {
 
 impl Grammar for Reader {
     fn read(&self, text: &str) -> Vec<Statement> {
-        let read =
-            self.statements.lock().unwrap_or_else(PoisonError::into_inner).read(text, self.bytes_max);
+        let read = self
+            .statements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read(text, self.bytes_max);
         read.iter()
             .map(|statement| Statement {
                 text: statement.text.clone(),

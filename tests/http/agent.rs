@@ -3,9 +3,14 @@
 use std::net::SocketAddr;
 use std::process::Output;
 
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::time::timeout;
 
-use crate::world::World;
+use crate::world::{SOON, World};
 
 /// What curl printed: the body, then a line of `--write-out`.
 pub struct Curl {
@@ -83,4 +88,124 @@ async fn run(world: &World, gateway: SocketAddr, requests: &[&[&str]]) -> Output
         .output()
         .await
         .unwrap()
+}
+
+/// A connection on which a test says exactly what is sent.
+pub struct Raw {
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// A response as it came.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+impl Raw {
+    pub async fn connect(gateway: SocketAddr) -> Raw {
+        Raw {
+            stream: TcpStream::connect(gateway).await.unwrap(),
+            buffer: Vec::new(),
+        }
+    }
+
+    pub async fn say(&mut self, bytes: impl AsRef<[u8]>) {
+        // The gateway may have hung up already; what it answered is still to be read.
+        let _ = self.stream.write_all(bytes.as_ref()).await;
+    }
+
+    /// The next response, or `None` where the connection was closed before one.
+    pub async fn hear(&mut self) -> Option<Answer> {
+        timeout(SOON, self.response()).await.expect("no answer in time")
+    }
+
+    async fn response(&mut self) -> Option<Answer> {
+        let end = loop {
+            if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
+                break at + 4;
+            }
+            self.more().await.then_some(())?;
+        };
+        let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+        self.buffer.drain(..end);
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        let length = head.lines().find_map(|line| {
+            line.to_ascii_lowercase()
+                .strip_prefix("content-length: ")?
+                .parse()
+                .ok()
+        });
+        let length: usize = length.unwrap_or(0);
+        while self.buffer.len() < length && self.more().await {}
+        let body = self.buffer.drain(..length.min(self.buffer.len())).collect();
+        Some(Answer { status, head, body })
+    }
+
+    /// Whatever else comes until the gateway hangs up.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        timeout(SOON, async { while self.more().await {} })
+            .await
+            .expect("the connection was not closed");
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Reads until `wanted` has come.
+    pub async fn until(&mut self, wanted: &[u8]) -> bool {
+        let read = async {
+            while find(&self.buffer, wanted).is_none() {
+                if !self.more().await {
+                    return false;
+                }
+            }
+            true
+        };
+        timeout(SOON, read).await.expect("it did not come in time")
+    }
+
+    async fn more(&mut self) -> bool {
+        let mut piece = [0; 16 << 10];
+        match self.stream.read(&mut piece).await {
+            Ok(0) | Err(_) => false,
+            Ok(length) => {
+                self.buffer.extend_from_slice(&piece[..length]);
+                true
+            }
+        }
+    }
+}
+
+pub fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+/// One request in one connection, and its answer.
+pub async fn ask(gateway: SocketAddr, request: &str) -> Option<Answer> {
+    let mut raw = Raw::connect(gateway).await;
+    raw.say(request).await;
+    raw.hear().await
+}
+
+/// An HTTP/2 connection in the clear, which the gateway knows by its preface.
+pub async fn http2<B>(gateway: SocketAddr) -> SendRequest<B>
+where
+    B: http_body::Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let stream = TcpStream::connect(gateway).await.unwrap();
+    let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    sender
 }

@@ -3,5 +3,12 @@
 
 mod agent;
 mod basics;
+mod credentials;
+mod limits;
+mod names;
+mod policies;
 mod server;
+mod streams;
+mod upgrades;
+mod upstreams;
 mod world;

@@ -29,6 +29,7 @@ pub type Body = BoxBody<Bytes, Infallible>;
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub line: String,
+    pub query: Option<String>,
     pub headers: HeaderMap,
     pub body_length: usize,
     pub body_sha256: [u8; 32],
@@ -211,10 +212,12 @@ async fn serve(
         request.version()
     );
     let headers = request.headers().clone();
+    let query = request.uri().query().map(str::to_owned);
     let path = request.uri().path().to_owned();
     let note = |length, sha256, start, trailers| {
         seen.lock().unwrap().push(Seen {
             line: line.clone(),
+            query: query.clone(),
             headers: headers.clone(),
             body_length: length,
             body_sha256: sha256,
@@ -248,7 +251,19 @@ async fn serve(
         }
     }
     note(length, hash.finalize().into(), start.clone(), trailers);
-    respond(&path, &headers, start, next_event).await
+    let response = respond(&path, &headers, start, next_event).await;
+    if request.method() != http::Method::HEAD {
+        return response;
+    }
+    // hyper leaves this to the service over HTTP/2.
+    let length = http_body::Body::size_hint(response.body())
+        .exact()
+        .unwrap_or_default();
+    let mut response = response.map(|_| Empty::new().boxed());
+    response
+        .headers_mut()
+        .insert("content-length", HeaderValue::from(length));
+    response
 }
 
 async fn respond(path: &str, headers: &HeaderMap, start: Vec<u8>, next_event: Arc<Notify>) -> Response<Body> {

@@ -1,5 +1,6 @@
 //! A gateway on loopback with a policy, and what it recorded.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +13,7 @@ use tailkeep::credential::Secret;
 use tailkeep::identity::{Agent, Identity, Transport};
 use tailkeep::policy::{Policy, Source};
 use tailkeep::proxy::http::{Claimed, Shared, serve};
+use tailkeep::state::State;
 use tailkeep::tls::{Authority, Connectors, Leaves};
 use tailkeep::upstream::{Closed, Dialer, Pool};
 use tailkeep::verdict::approval::Queue;
@@ -41,6 +43,9 @@ pub struct World {
     pub gate: Arc<Gate>,
     pub shared: Arc<Shared<Gate>>,
     pub authority: Arc<Authority>,
+    pub queue: Queue,
+    /// Values by credential name and slot, before the default of [`World::new`].
+    pub secrets: Arc<Mutex<HashMap<(String, String), Vec<u8>>>>,
     log: Log,
     pub ended: Arc<Mutex<Vec<String>>>,
     open: Arc<AtomicUsize>,
@@ -60,17 +65,24 @@ impl World {
             Closed::default(),
             limits.connect_ms,
         );
-        let gate = Arc::new(Gate::new(policy.clone(), Queue {}, log.clone()));
+        let queue = Queue::new(State::open(folder.path()).unwrap());
+        let gate = Arc::new(Gate::new(policy.clone(), queue.clone(), log.clone()));
+        let secrets: Arc<Mutex<HashMap<(String, String), Vec<u8>>>> = Arc::default();
+        let stored = secrets.clone();
         let shared = Arc::new(Shared {
             judge: gate.clone(),
             leaves: Arc::new(Leaves::new(authority.clone()).unwrap()),
             pool: Pool::new(Arc::new(dialer), Arc::new(Connectors::default())),
-            secrets: Arc::new(|credential, slot| match credential.name.as_str() {
-                "unset" => None,
-                name if slot.is_empty() => Some(Secret::new(format!("s3cr3t-of-{name}").into_bytes())),
-                _ => std::env::var(format!("TEST_{}_{}", credential.name, slot))
-                    .ok()
-                    .map(|text| Secret::new(text.into_bytes())),
+            secrets: Arc::new(move |credential, slot| {
+                let kept = stored.lock().unwrap();
+                let own = kept.get(&(credential.name.clone(), slot.to_owned())).cloned();
+                match credential.name.as_str() {
+                    "unset" => None,
+                    name if slot.is_empty() => Some(Secret::new(
+                        own.unwrap_or(format!("s3cr3t-of-{name}").into_bytes()),
+                    )),
+                    _ => own.map(Secret::new),
+                }
             }),
         });
         World {
@@ -78,6 +90,8 @@ impl World {
             gate,
             shared,
             authority,
+            queue,
+            secrets,
             log,
             ended: Arc::default(),
             open: Arc::default(),
@@ -87,6 +101,15 @@ impl World {
     /// Puts another policy in force.
     pub fn reload(&self, policy: &str) {
         self.gate.swap(load(policy));
+    }
+
+    /// Sets a secret.
+    pub fn set(&self, name: &str, slot: &str, value: &str) {
+        let key = (name.to_owned(), slot.to_owned());
+        self.secrets
+            .lock()
+            .unwrap()
+            .insert(key, value.as_bytes().to_vec());
     }
 
     /// A port on loopback where an agent that connects is one that dialled `dialled`.
