@@ -102,12 +102,12 @@ impl Proxy {
             );
             return;
         };
-        let name = self.names.lookup(flow.destination.ip());
+        let name = self.names.lookup(address.ip());
         let dialled = match &name {
-            Some(name) => format!("{name}:{}", flow.destination.port()),
-            None => flow.destination.to_string(),
+            Some(name) => format!("{name}:{}", address.port()),
+            None => address.to_string(),
         };
-        let Ok(agent) = self.gate.admit(&flow.identity, &dialled).await else {
+        let Ok(agent) = self.gate.admit(&identity, &dialled).await else {
             return;
         };
         let destination = Destination {
