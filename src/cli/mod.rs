@@ -98,3 +98,8 @@ pub fn main() -> ExitCode {
         }
     }
 }
+
+/// A text as one segment of a path, or one value of a query.
+fn segment(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}

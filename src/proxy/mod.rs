@@ -95,9 +95,10 @@ impl Proxy {
 
     /// Serves one connection to its end. Never panics; what goes wrong is logged and recorded.
     pub async fn serve(self: Arc<Self>, flow: Flow) {
-        let Some(_place) = self.enter(flow.identity.address) else {
+        let (identity, address) = (flow.identity.clone(), flow.destination);
+        let Some(_place) = self.enter(identity.address) else {
             tracing::warn!(
-                node = flow.identity.node,
+                node = identity.node,
                 "a connection over connections_max is closed"
             );
             return;
@@ -111,7 +112,7 @@ impl Proxy {
             return;
         };
         let destination = Destination {
-            address: flow.destination,
+            address,
             name: name.as_deref(),
         };
         let route = route::route(self.gate.policy().model(), &agent.profile, destination);
