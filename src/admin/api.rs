@@ -74,8 +74,11 @@ pub(super) fn guarded(operator: Operator, token: String, bound: SocketAddr) -> R
                 return Failed(StatusCode::FORBIDDEN, "not for browsers".to_owned()).into_response();
             }
             if !known {
-                return Failed(StatusCode::UNAUTHORIZED, "the operator's token is needed".to_owned())
-                    .into_response();
+                return Failed(
+                    StatusCode::UNAUTHORIZED,
+                    "the operator's token is needed".to_owned(),
+                )
+                .into_response();
             }
             request.extensions_mut().insert(Person("operator".to_owned()));
             next.run(request).await
@@ -94,7 +97,10 @@ async fn health(Shared(operator): Shared<Operator>) -> Json<Value> {
 }
 
 async fn peers(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
-    let listed = operator.state.run(|state| Ok((state.peers()?, state.enrolments()?))).await;
+    let listed = operator
+        .state
+        .run(|state| Ok((state.peers()?, state.enrolments()?)))
+        .await;
     let (peers, waiting) = listed.map_err(broken)?;
     Ok(Json(json!({ "peers": peers, "waiting": waiting })))
 }
@@ -113,17 +119,27 @@ async fn add_peer(
     let gateway = operator.gate.policy().model().gateway.clone();
     let refused = |text: &str| Failed(StatusCode::CONFLICT, text.to_owned());
     let Some(listen) = gateway.enrol_listen else {
-        return Err(refused("the gateway has no enrol_listen; set it in the gateway block"));
+        return Err(refused(
+            "the gateway has no enrol_listen; set it in the gateway block",
+        ));
     };
     let base = gateway.public_url.unwrap_or_else(|| format!("https://{listen}"));
     let lasts = asked.expires_s.map_or(ENROLMENT_LASTS, Duration::from_secs);
     let name = asked.name.clone();
-    let token = operator.state.run(move |state| state.add_enrolment(&name, lasts)).await;
+    let token = operator
+        .state
+        .run(move |state| state.add_enrolment(&name, lasts))
+        .await;
     let token = token.map_err(|error| Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
     let pin = operator.authority.fingerprint();
     let pin = pin.strip_prefix("sha256:").unwrap_or(&pin);
-    let url = format!("{}/join?token={token}&pin=sha256:{pin}", base.trim_end_matches('/'));
-    Ok(Json(json!({ "name": asked.name, "url": url, "expires_s": lasts.as_secs() })))
+    let url = format!(
+        "{}/join?token={token}&pin=sha256:{pin}",
+        base.trim_end_matches('/')
+    );
+    Ok(Json(
+        json!({ "name": asked.name, "url": url, "expires_s": lasts.as_secs() }),
+    ))
 }
 
 async fn remove_peer(
@@ -131,7 +147,11 @@ async fn remove_peer(
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Failed> {
     let gone = name.clone();
-    let removed = operator.state.run(move |state| state.remove_peer(&gone)).await.map_err(broken)?;
+    let removed = operator
+        .state
+        .run(move |state| state.remove_peer(&gone))
+        .await
+        .map_err(broken)?;
     if removed {
         Ok(Json(json!({ "removed": name })))
     } else {
@@ -149,13 +169,21 @@ async fn approvals(
     Shared(operator): Shared<Operator>,
     Query(asked): Query<ListApprovals>,
 ) -> Result<Json<Value>, Failed> {
-    operator.queue.list(asked.all).await.map(|held| Json(json!(held))).map_err(broken)
+    operator
+        .queue
+        .list(asked.all)
+        .await
+        .map(|held| Json(json!(held)))
+        .map_err(broken)
 }
 
 async fn approval(Shared(operator): Shared<Operator>, Path(id): Path<i64>) -> Result<Json<Value>, Failed> {
     match operator.queue.show(id).await.map_err(broken)? {
         Some(held) => Ok(Json(json!(held))),
-        None => Err(Failed(StatusCode::NOT_FOUND, format!("there is no approval {id}"))),
+        None => Err(Failed(
+            StatusCode::NOT_FOUND,
+            format!("there is no approval {id}"),
+        )),
     }
 }
 
@@ -170,16 +198,26 @@ async fn decide(
         "deny" => Decision::Deny,
         _ => return Err(Failed(StatusCode::NOT_FOUND, "approve or deny".to_owned())),
     };
-    let decide = Decide { id, person, decision, reason: said.get("reason").cloned() };
-    operator.queue.decide(decide).await.map(|held| Json(json!(held))).map_err(|error| {
-        let status = match &error {
-            DecideError::Unknown(_) => StatusCode::NOT_FOUND,
-            DecideError::NotEligible(_) => StatusCode::FORBIDDEN,
-            DecideError::Closed(_) => StatusCode::CONFLICT,
-            DecideError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Failed(status, error.to_string())
-    })
+    let decide = Decide {
+        id,
+        person,
+        decision,
+        reason: said.get("reason").cloned(),
+    };
+    operator
+        .queue
+        .decide(decide)
+        .await
+        .map(|held| Json(json!(held)))
+        .map_err(|error| {
+            let status = match &error {
+                DecideError::Unknown(_) => StatusCode::NOT_FOUND,
+                DecideError::NotEligible(_) => StatusCode::FORBIDDEN,
+                DecideError::Closed(_) => StatusCode::CONFLICT,
+                DecideError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            Failed(status, error.to_string())
+        })
 }
 
 async fn credentials(Shared(operator): Shared<Operator>) -> Json<Value> {
@@ -208,9 +246,18 @@ async fn set_credential(
     Query(asked): Query<SetCredential>,
     value: axum::body::Bytes,
 ) -> Result<Json<Value>, Failed> {
-    let known = operator.gate.policy().model().credentials.iter().any(|credential| credential.name == name);
+    let known = operator
+        .gate
+        .policy()
+        .model()
+        .credentials
+        .iter()
+        .any(|credential| credential.name == name);
     if !known {
-        return Err(Failed(StatusCode::NOT_FOUND, format!("the policy has no credential {name}")));
+        return Err(Failed(
+            StatusCode::NOT_FOUND,
+            format!("the policy has no credential {name}"),
+        ));
     }
     let set = operator.secrets.set(&name, &asked.slot, &value);
     set.map_err(|error| Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
@@ -223,11 +270,15 @@ async fn audit(
 ) -> Result<Json<Value>, Failed> {
     let path = operator.audit();
     let read = tokio::task::spawn_blocking(move || Reader::open(&path)?.select(&filter)).await;
-    read.map_err(broken)?.map(|rows| Json(json!(rows))).map_err(broken)
+    read.map_err(broken)?
+        .map(|rows| Json(json!(rows)))
+        .map_err(broken)
 }
 
 async fn verify(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
     let path = operator.audit();
     let read = tokio::task::spawn_blocking(move || Reader::open(&path)?.verify()).await;
-    read.map_err(broken)?.map(|verified| Json(json!(verified))).map_err(broken)
+    read.map_err(broken)?
+        .map(|verified| Json(json!(verified)))
+        .map_err(broken)
 }

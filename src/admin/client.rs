@@ -8,7 +8,13 @@ use serde_json::Value;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Reach {
     /// The gateway's admin socket.
-    #[arg(long, env = "TAILKEEP_SOCKET", default_value = ".tailkeep/admin.sock", value_name = "PATH", global = true)]
+    #[arg(
+        long,
+        env = "TAILKEEP_SOCKET",
+        default_value = ".tailkeep/admin.sock",
+        value_name = "PATH",
+        global = true
+    )]
     socket: PathBuf,
 }
 
@@ -33,8 +39,12 @@ impl Reach {
         let runtime = runtime.map_err(|error| ApiError::Refused(error.to_string()))?;
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         runtime.block_on(async {
-            let client = reqwest::Client::builder().unix_socket(self.socket.clone()).build();
-            let mut request = client.map_err(unreachable)?.request(method, format!("http://gateway{path}"));
+            let client = reqwest::Client::builder()
+                .unix_socket(self.socket.clone())
+                .build();
+            let mut request = client
+                .map_err(unreachable)?
+                .request(method, format!("http://gateway{path}"));
             if let Some(body) = body {
                 request = request.header("content-type", "application/json").body(body);
             }
@@ -44,7 +54,12 @@ impl Reach {
             if status.is_success() {
                 return Ok(value);
             }
-            Err(ApiError::Refused(value["error"].as_str().unwrap_or("the gateway refused").to_owned()))
+            Err(ApiError::Refused(
+                value["error"]
+                    .as_str()
+                    .unwrap_or("the gateway refused")
+                    .to_owned(),
+            ))
         })
     }
 

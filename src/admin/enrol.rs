@@ -45,7 +45,9 @@ pub(super) async fn serve(listener: TcpListener, operator: Operator, leaves: Arc
         .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(operator);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         let (stream, own) = match listener.accept().await.and_then(|(stream, _)| {
             let own = stream.local_addr()?;
             Ok((stream, own))
@@ -78,28 +80,59 @@ pub(super) async fn serve(listener: TcpListener, operator: Operator, leaves: Arc
 
 type Answer = Result<Json<Assigned>, (StatusCode, Json<Value>)>;
 
-async fn enrol(Shared(operator): Shared<Operator>, headers: HeaderMap, Json(request): Json<Request>) -> Answer {
+async fn enrol(
+    Shared(operator): Shared<Operator>,
+    headers: HeaderMap,
+    Json(request): Json<Request>,
+) -> Answer {
     let refused = |status: StatusCode, text: &str| (status, Json(json!({ "error": text })));
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
+    let bearer = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let token = bearer
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .map(str::to_owned);
     let token = token.ok_or_else(|| refused(StatusCode::UNAUTHORIZED, "the join URL's token is missing"))?;
-    let key = STANDARD.decode(&request.public_key).ok().and_then(|key| <[u8; 32]>::try_from(key).ok());
-    let key = key.ok_or_else(|| refused(StatusCode::BAD_REQUEST, "the public key is not 32 bytes in base64"))?;
+    let key = STANDARD
+        .decode(&request.public_key)
+        .ok()
+        .and_then(|key| <[u8; 32]>::try_from(key).ok());
+    let key = key.ok_or_else(|| {
+        refused(
+            StatusCode::BAD_REQUEST,
+            "the public key is not 32 bytes in base64",
+        )
+    })?;
     let policy = operator.gate.policy();
     let gateway = &policy.model().gateway;
     let no_wireguard = || refused(StatusCode::CONFLICT, "the gateway has no WireGuard listener");
     let wireguard = gateway.wireguard.as_ref().ok_or_else(no_wireguard)?;
     let subnets = subnets(wireguard).ok_or_else(no_wireguard)?;
-    let enrolled = operator.state.run(move |state| state.enrol(&token, &key, &subnets)).await;
+    let enrolled = operator
+        .state
+        .run(move |state| state.enrol(&token, &key, &subnets))
+        .await;
     let peer = enrolled.map_err(|error| refused(StatusCode::FORBIDDEN, &error.to_string()))?;
     let private = operator.state.gateway_key();
     let private = private.map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))?;
     tracing::info!(peer = peer.peer, v4 = %peer.v4, "a machine has enrolled");
     let own_key = public_key(&private);
-    Ok(Json(assigned(&operator, policy.model(), wireguard, &peer, own_key)))
+    Ok(Json(assigned(
+        &operator,
+        policy.model(),
+        wireguard,
+        &peer,
+        own_key,
+    )))
 }
 
-fn assigned(operator: &Operator, model: &Model, wireguard: &Wireguard, peer: &PeerKey, key: [u8; 32]) -> Assigned {
+fn assigned(
+    operator: &Operator,
+    model: &Model,
+    wireguard: &Wireguard,
+    peer: &PeerKey,
+    key: [u8; 32],
+) -> Assigned {
     let identity = Identity {
         transport: Transport::Wireguard,
         address: IpAddr::V4(peer.v4),
@@ -112,13 +145,25 @@ fn assigned(operator: &Operator, model: &Model, wireguard: &Wireguard, peer: &Pe
     let profile = profile.and_then(|name| model.profile(&name));
     let mut placeholders = BTreeMap::new();
     for held in profile.iter().flat_map(|profile| &profile.credentials) {
-        let Some(credential) = model.credential(&held.credential) else { continue };
+        let Some(credential) = model.credential(&held.credential) else {
+            continue;
+        };
         let variable: String = credential
             .name
             .chars()
-            .map(|char| if char.is_ascii_alphanumeric() { char.to_ascii_uppercase() } else { '_' })
+            .map(|char| {
+                if char.is_ascii_alphanumeric() {
+                    char.to_ascii_uppercase()
+                } else {
+                    '_'
+                }
+            })
             .collect();
-        if let Some(text) = held.placeholders.first().filter(|_| environment::may_set(&variable)) {
+        if let Some(text) = held
+            .placeholders
+            .first()
+            .filter(|_| environment::may_set(&variable))
+        {
             placeholders.insert(variable, text.clone());
         }
     }
@@ -128,8 +173,14 @@ fn assigned(operator: &Operator, model: &Model, wireguard: &Wireguard, peer: &Pe
         address_v4: Some(peer.v4),
         address_v6: Some(peer.v6),
         gateway_public_key: STANDARD.encode(key),
-        wireguard_endpoint: wireguard.endpoint.clone().unwrap_or_else(|| wireguard.listen.to_string()),
-        dns: [own(wireguard.subnet_v4), own(wireguard.subnet_v6)].into_iter().flatten().collect(),
+        wireguard_endpoint: wireguard
+            .endpoint
+            .clone()
+            .unwrap_or_else(|| wireguard.listen.to_string()),
+        dns: [own(wireguard.subnet_v4), own(wireguard.subnet_v6)]
+            .into_iter()
+            .flatten()
+            .collect(),
         mtu: wireguard.mtu,
         ca_pem: operator.authority.ca_pem().to_owned(),
         placeholders,

@@ -79,7 +79,13 @@ impl Operator {
         secrets: SecretStore,
         authority: Arc<Authority>,
     ) -> Self {
-        Operator { state, queue, gate, secrets, authority }
+        Operator {
+            state,
+            queue,
+            gate,
+            secrets,
+            authority,
+        }
     }
 
     fn audit(&self) -> PathBuf {
@@ -107,13 +113,17 @@ pub async fn serve(operator: Operator, gateway: &Gateway, leaves: Arc<Leaves>) -
     }
     let token = token(operator.state.dir())?;
     let what = format!("dashboard_listen {}", gateway.admin_listen);
-    let tcp = TcpListener::bind(gateway.admin_listen).await.map_err(failed(what.clone()))?;
+    let tcp = TcpListener::bind(gateway.admin_listen)
+        .await
+        .map_err(failed(what.clone()))?;
     let bound = tcp.local_addr().map_err(failed(what))?;
     let by_token = api::guarded(operator.clone(), token, bound);
     tokio::spawn(async move { axum::serve(tcp, by_token).await });
 
     if let Some(address) = gateway.enrol_listen {
-        let listener = TcpListener::bind(address).await.map_err(failed(format!("enrol_listen {address}")))?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(failed(format!("enrol_listen {address}")))?;
         tokio::spawn(enrol::serve(listener, operator, leaves));
     }
     Ok(())
@@ -131,8 +141,12 @@ fn token(dir: &std::path::Path) -> Result<String, AdminError> {
     getrandom::fill(&mut random).map_err(|error| AdminError::Random(error.to_string()))?;
     let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     let failed = |error| AdminError::Listen(path.display().to_string(), error);
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
     writeln!(file, "{token}").map_err(failed)?;
     Ok(token)
 }

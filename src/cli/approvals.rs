@@ -87,8 +87,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn decide(reach: &Reach, json: bool, id: i64, said: &str, reason: Option<String>) -> anyhow::Result<()> {
-    let query = reason.map(|reason| format!("?reason={}", super::segment(&reason))).unwrap_or_default();
-    let held = reach.ask(reqwest::Method::POST, &format!("/v1/approvals/{id}/{said}{query}"), None)?;
+    let query = reason
+        .map(|reason| format!("?reason={}", super::segment(&reason)))
+        .unwrap_or_default();
+    let held = reach.ask(
+        reqwest::Method::POST,
+        &format!("/v1/approvals/{id}/{said}{query}"),
+        None,
+    )?;
     println!("{}", if json { held.to_string() } else { line(&held) });
     Ok(())
 }

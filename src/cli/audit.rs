@@ -70,8 +70,11 @@ impl Filter {
             ("verdict", &self.verdict),
             ("rule", &self.rule),
         ];
-        let set = fields.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
-        set.map(|(name, value)| format!("&{name}={}", super::segment(value))).collect()
+        let set = fields
+            .iter()
+            .filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        set.map(|(name, value)| format!("&{name}={}", super::segment(value)))
+            .collect()
     }
 }
 
@@ -79,15 +82,24 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let json = args.format == Format::Json;
     let show = |row: &Value| println!("{}", if json { row.to_string() } else { line(row) });
     match args.command {
-        Command::Tail { follow, lines, filter } => {
+        Command::Tail {
+            follow,
+            lines,
+            filter,
+        } => {
             let query = filter.query();
             let mut after = 0;
-            let rows = args.reach.get(&format!("/v1/audit?newest=true&limit={lines}{query}"))?;
+            let rows = args
+                .reach
+                .get(&format!("/v1/audit?newest=true&limit={lines}{query}"))?;
             for row in rows.as_array().into_iter().flatten() {
                 after = row["id"].as_u64().unwrap_or(after);
                 show(row);
             }
-            while follow {
+            if !follow {
+                return Ok(ExitCode::SUCCESS);
+            }
+            loop {
                 std::thread::sleep(FOLLOW_EVERY);
                 let rows = args.reach.get(&format!("/v1/audit?after={after}{query}"))?;
                 for row in rows.as_array().into_iter().flatten() {
@@ -100,7 +112,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let query = filter.query();
             let mut after = 0;
             loop {
-                let rows = args.reach.get(&format!("/v1/audit?after={after}&limit={PAGE}{query}"))?;
+                let rows = args
+                    .reach
+                    .get(&format!("/v1/audit?after={after}&limit={PAGE}{query}"))?;
                 let rows = rows.as_array().cloned().unwrap_or_default();
                 for row in &rows {
                     after = row["id"].as_u64().unwrap_or(after);
@@ -132,7 +146,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// `3 allow  agent → postgres.orders  SELECT …  reads  SELECT 1`.
 fn line(row: &Value) -> String {
     let text = |field: &str| row[field].as_str().unwrap_or("-");
-    let summary: String = text("summary").chars().map(|c| if c.is_control() { ' ' } else { c }).take(60).collect();
+    let summary: String = text("summary")
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(60)
+        .collect();
     format!(
         "{:>5} {:<5} {} → {:<20} {summary:<60} {:<24} {}",
         row["id"],

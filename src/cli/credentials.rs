@@ -43,7 +43,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             for row in listed.as_array().into_iter().flatten() {
                 let missing = row["missing"].as_array().into_iter().flatten();
                 let missing: Vec<&str> = missing.filter_map(|cause| cause.as_str()).collect();
-                let state = if missing.is_empty() { "ready".to_owned() } else { missing.join("; ") };
+                let state = if missing.is_empty() {
+                    "ready".to_owned()
+                } else {
+                    missing.join("; ")
+                };
                 println!("{:<40} {state}", row["credential"].as_str().unwrap_or("-"));
             }
         }
@@ -53,9 +57,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             while value.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
                 value.pop();
             }
-            let path = format!("/v1/credentials/{}?slot={}", super::segment(&name), super::segment(&slot));
-            let set = args.reach.ask(reqwest::Method::PUT, &path, Some(value.to_vec()))?;
-            println!("{}", if json { set.to_string() } else { format!("{name} is set") });
+            let path = format!(
+                "/v1/credentials/{}?slot={}",
+                super::segment(&name),
+                super::segment(&slot)
+            );
+            let set = args
+                .reach
+                .ask(reqwest::Method::PUT, &path, Some(value.to_vec()))?;
+            println!(
+                "{}",
+                if json {
+                    set.to_string()
+                } else {
+                    format!("{name} is set")
+                }
+            );
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -33,7 +33,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         for (name, text) in STARTER {
             let path = folder.join(name);
-            anyhow::ensure!(!path.exists(), "{} is there already; nothing is overwritten", path.display());
+            anyhow::ensure!(
+                !path.exists(),
+                "{} is there already; nothing is overwritten",
+                path.display()
+            );
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
             println!("wrote {}", path.display());
         }
@@ -41,7 +45,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,boringtun=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let sources = source::read(&args.config)?;
     let policy = match Policy::load(sources, &source::read_file) {
         Ok(policy) => policy,

@@ -40,6 +40,7 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one a process")]
 enum Command {
     /// Run the gateway.
     Gateway(gateway::Args),

@@ -46,12 +46,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 println!("{:<24} {:<16} {:<40}", text("peer"), text("v4"), text("v6"));
             }
             for waiting in rows("waiting") {
-                println!("{:<24} waits for `tailkeep join`", waiting["peer"].as_str().unwrap_or("-"));
+                println!(
+                    "{:<24} waits for `tailkeep join`",
+                    waiting["peer"].as_str().unwrap_or("-")
+                );
             }
         }
         Command::Add { name, expires } => {
             let body = serde_json::json!({ "name": name, "expires_s": expires }).to_string();
-            let added = args.reach.ask(reqwest::Method::POST, "/v1/peers", Some(body.into_bytes()))?;
+            let added = args
+                .reach
+                .ask(reqwest::Method::POST, "/v1/peers", Some(body.into_bytes()))?;
             if json {
                 println!("{added}");
             } else {

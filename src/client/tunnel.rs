@@ -117,6 +117,8 @@ impl Tunnel {
 
     /// Carries packets until the TUN device goes. `tun` must be non-blocking.
     pub async fn carry(mut self, tun: OwnedFd) -> Result<(), TunnelError> {
+        // An `OwnedFd` is owned and stays open: what the deprecation warns of cannot happen here.
+        #[allow(deprecated, reason = "the replacement is an unsafe function")]
         let tun = AsyncFd::new(tun)?;
         let mut packet = vec![0; PACKET_BYTES_MAX];
         let mut datagram = vec![0; PACKET_BYTES_MAX];

@@ -181,7 +181,10 @@ struct Asked {
 impl Asked {
     fn of<IO: AsyncRead + AsyncWrite + Unpin>(greeting: &Greeting<IO>) -> Self {
         let sni = greeting.sni().map(|sni| sni.to_ascii_lowercase());
-        Asked { h2: greeting.offers(b"h2"), sni }
+        Asked {
+            h2: greeting.offers(b"h2"),
+            sni,
+        }
     }
 }
 

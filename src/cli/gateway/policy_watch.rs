@@ -54,7 +54,10 @@ pub(super) async fn watch(path: PathBuf, first: u64, apply: impl Fn(Arc<Policy>)
             }
             Err(errors) => {
                 broken = Some(version);
-                tracing::error!("the new policy does not load; the old one stays in force\n{}", errors.render());
+                tracing::error!(
+                    "the new policy does not load; the old one stays in force\n{}",
+                    errors.render()
+                );
             }
         }
     }

@@ -38,9 +38,17 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let authority = Arc::new(Authority::open(&gateway.state_dir)?);
     let leaves = Arc::new(Leaves::new(authority.clone())?);
     let names_file = gateway.state_dir.join("names");
-    let names = Arc::new(Names::open(gateway.virtual_v4, gateway.virtual_v6, Some(&names_file))?);
+    let names = Arc::new(Names::open(
+        gateway.virtual_v4,
+        gateway.virtual_v6,
+        Some(&names_file),
+    )?);
     let gate = Arc::new(Gate::new(Arc::new(policy), queue.clone(), log.clone()));
-    let dialer = Arc::new(Dialer::new(gateway.resolver, closed(&gateway), gateway.limits.connect_ms));
+    let dialer = Arc::new(Dialer::new(
+        gateway.resolver,
+        closed(&gateway),
+        gateway.limits.connect_ms,
+    ));
     let secrets = SecretStore::new(&gateway.state_dir);
     let proxy = Proxy::new(Parts {
         gate: gate.clone(),
@@ -130,7 +138,9 @@ fn peers(state: &State) -> watch::Receiver<Arc<PeerSet>> {
             v4: Some(key.v4),
             v6: Some(key.v6),
         };
-        Arc::new(PeerSet { peers: keys.iter().map(peer).collect() })
+        Arc::new(PeerSet {
+            peers: keys.iter().map(peer).collect(),
+        })
     };
     let mut keys = state.watch_peers();
     let (sender, receiver) = watch::channel(as_set(&keys.borrow_and_update().clone()));
@@ -151,12 +161,18 @@ fn zone(gate: &Arc<Gate>) -> Zone {
     let gate = gate.clone();
     let visible = move |identity: &Identity, name: &str| {
         let policy = gate.policy();
-        let Ok(profile) = policy.profile_for(identity) else { return false };
+        let Ok(profile) = policy.profile_for(identity) else {
+            return false;
+        };
         let model = policy.model();
-        let Some(profile) = model.profile(&profile) else { return false };
-        profile.endpoints.iter().filter_map(|key| model.endpoint(key)).any(|endpoint| {
-            endpoint.claims.iter().any(|claim| claim.host.matches_name(name))
-        })
+        let Some(profile) = model.profile(&profile) else {
+            return false;
+        };
+        profile
+            .endpoints
+            .iter()
+            .filter_map(|key| model.endpoint(key))
+            .any(|endpoint| endpoint.claims.iter().any(|claim| claim.host.matches_name(name)))
     };
     Zone::new(policy.model(), Arc::new(visible))
 }
@@ -165,10 +181,17 @@ fn zone(gate: &Arc<Gate>) -> Zone {
 fn resolver(gateway: &Gateway) -> Resolver {
     let system = || {
         let text = std::fs::read_to_string("/etc/resolv.conf").ok()?;
-        let first = text.lines().find_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())?;
+        let first = text
+            .lines()
+            .find_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())?;
         Some(SocketAddr::new(first, 53))
     };
-    forward_to(gateway.resolver.or_else(system).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 53))))
+    forward_to(
+        gateway
+            .resolver
+            .or_else(system)
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 53))),
+    )
 }
 
 /// What a passthrough never leads to: the tunnels' ranges, the virtual ones, our own listeners.
