@@ -57,7 +57,7 @@ impl SecretStore {
             }
             SecretSource::File(path) => from_file(path),
             SecretSource::Vault(path) => Err(format!("vault(\"{path}\") is not available in this gateway")),
-            SecretSource::Store => self.from_store(&credential.name, slot),
+            SecretSource::Store => self.stored(&credential.name, slot),
         };
         let bytes = read.map_err(missing)?;
         if bytes.is_empty() {
@@ -95,7 +95,7 @@ impl SecretStore {
         std::fs::File::open(&self.folder)?.sync_all()
     }
 
-    fn from_store(&self, name: &str, slot: &str) -> Result<Zeroizing<Vec<u8>>, String> {
+    fn stored(&self, name: &str, slot: &str) -> Result<Zeroizing<Vec<u8>>, String> {
         let path = self.path(name, slot).ok_or("its name is no file name")?;
         if path.exists() {
             return from_file(&path);

@@ -64,7 +64,7 @@ impl Policy {
             rules: Rules::new(&loaded.model, loaded.rules),
             model: loaded.model,
             notes: loaded.notes,
-            version: version(&sources),
+            version: version_of(&sources),
         })
     }
 
@@ -150,7 +150,8 @@ impl Policy {
     }
 }
 
-fn version(sources: &[Source]) -> u64 {
+/// A number that changes whenever the texts do; what [`Policy::version`] will be.
+pub fn version_of(sources: &[Source]) -> u64 {
     let parts = sources.iter().map(|source| source.text.as_bytes());
     let digest = Digest::of_parts(parts);
     let mut head = [0u8; 8];

@@ -156,7 +156,7 @@ where
         name: claimed.name.as_deref(),
         destination: claimed.destination,
     };
-    let offer = offer(&shared, &claimed, &endpoint, &greeting, patience / 2).await;
+    let offer = offer(&shared, &claimed, &endpoint, Asked::of(&greeting), patience / 2).await;
     let sni = greeting
         .sni()
         .and_then(|sni| match expected.leaf_name(Some(&sni)) {
@@ -171,6 +171,23 @@ where
     run(stream, Connection::new(shared, claimed, sni), talk, &limits).await
 }
 
+/// What a ClientHello asks for, as far as the offer depends on it.
+struct Asked {
+    h2: bool,
+    /// In lower case.
+    sni: Option<String>,
+}
+
+impl Asked {
+    fn of<IO: AsyncRead + AsyncWrite + Unpin>(greeting: &Greeting<IO>) -> Self {
+        let sni = greeting.sni().map(|sni| sni.to_ascii_lowercase());
+        Asked {
+            h2: greeting.offers(b"h2"),
+            sni,
+        }
+    }
+}
+
 /// What an agent speaks: agreed by ALPN, or to be seen from the HTTP/2 preface.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Talk {
@@ -183,21 +200,18 @@ enum Talk {
 /// [`crate::upstream::pool::ALPN_MAX_AGE`], with a permit to connect; the connection is kept for
 /// the first request. An upstream that cannot be asked is taken to speak HTTP/1.1, which every
 /// agent can.
-async fn offer<J: Judge, IO>(
+async fn offer<J: Judge>(
     shared: &Shared<J>,
     claimed: &Claimed,
     endpoint: &Endpoint,
-    greeting: &Greeting<IO>,
+    asked: Asked,
     limit: Duration,
-) -> Offer
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
-    if !endpoint.tls || !greeting.offers(b"h2") {
+) -> Offer {
+    if !endpoint.tls || !asked.h2 {
         return Offer::Http1;
     }
     let dialled = claimed.destination.ip().to_string();
-    let sni = greeting.sni().map(|sni| sni.to_ascii_lowercase());
+    let sni = asked.sni;
     let expected = Expected {
         endpoint,
         name: claimed.name.as_deref(),

@@ -95,23 +95,24 @@ impl Proxy {
 
     /// Serves one connection to its end. Never panics; what goes wrong is logged and recorded.
     pub async fn serve(self: Arc<Self>, flow: Flow) {
-        let Some(_place) = self.enter(flow.identity.address) else {
+        let (identity, address) = (flow.identity.clone(), flow.destination);
+        let Some(_place) = self.enter(identity.address) else {
             tracing::warn!(
-                node = flow.identity.node,
+                node = identity.node,
                 "a connection over connections_max is closed"
             );
             return;
         };
-        let name = self.names.lookup(flow.destination.ip());
+        let name = self.names.lookup(address.ip());
         let dialled = match &name {
-            Some(name) => format!("{name}:{}", flow.destination.port()),
-            None => flow.destination.to_string(),
+            Some(name) => format!("{name}:{}", address.port()),
+            None => address.to_string(),
         };
-        let Ok(agent) = self.gate.admit(&flow.identity, &dialled).await else {
+        let Ok(agent) = self.gate.admit(&identity, &dialled).await else {
             return;
         };
         let destination = Destination {
-            address: flow.destination,
+            address,
             name: name.as_deref(),
         };
         let route = route::route(self.gate.policy().model(), &agent.profile, destination);

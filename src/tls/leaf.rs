@@ -151,7 +151,8 @@ impl Leaves {
             .saturating_sub(LEAF_RENEW_BEFORE.min(self.lifetime / 4));
         Ok(Leaf {
             certified: Arc::new(CertifiedKey::new(
-                vec![certificate.der().clone()],
+                // The CA rides along for machines that enrol: they know it by its fingerprint alone.
+                vec![certificate.der().clone(), self.authority.der().clone()],
                 self.signer.clone(),
             )),
             renew_at: Instant::now() + renew_in,

@@ -106,7 +106,8 @@ impl Gate {
             }
             Verdict::Deny(refusal) => Err(refusal),
             Verdict::Ask { rule, reason, chain } => {
-                self.ask_chain(&policy, agent, action, rule, reason, &chain).await
+                self.ask_chain(&policy, agent, action, (rule, reason), &chain)
+                    .await
             }
         };
         let wait_time = asked.elapsed();
@@ -210,8 +211,7 @@ impl Gate {
         policy: &Policy,
         agent: &Agent,
         action: &Action,
-        rule: Arc<str>,
-        reason: String,
+        (rule, reason): (Arc<str>, String),
         chain: &[Arc<str>],
     ) -> Result<Allowed, Refusal> {
         let mut approvers = Vec::with_capacity(chain.len());

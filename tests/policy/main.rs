@@ -1,5 +1,12 @@
 //! The policy commands as a user runs them, on the policies that are shipped.
 
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "tests say what they expect"
+)]
+
 use std::process::{Command, Output};
 
 const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policies");

@@ -1,5 +1,12 @@
 //! The state database, the approval queue and the audit log, on real files.
 
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "tests say what they expect"
+)]
+
 use std::time::Duration;
 
 use tailkeep::audit::log::Log;

@@ -34,6 +34,10 @@ pub struct Download {
     open: Option<Open>,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one a response; a box would be an allocation for each"
+)]
 enum From {
     Full(Option<Bytes>),
     Upstream {

@@ -5,7 +5,7 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Output as Ran;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -28,7 +28,11 @@ impl Grammar for Cutter {
             let effect = crate::protocol::postgres::statement::effect(one);
             let (text, facts) = (
                 one.to_owned(),
-                Facts::Sql(Box::new(crate::facts::sql::SqlFacts {})),
+                Facts::Sql(Box::new(crate::facts::sql::SqlFacts::new(
+                    Arc::new(crate::facts::sql::Statement::opaque(one)),
+                    "",
+                    "",
+                ))),
             );
             Statement { text, facts, effect }
         })
