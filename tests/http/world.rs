@@ -67,7 +67,7 @@ impl World {
             Closed::default(),
             limits.connect_ms,
         );
-        let queue = Queue::new(State::open(folder.path()).unwrap());
+        let queue = Queue::new(State::open(&folder.path().join("state")).unwrap());
         let gate = Arc::new(Gate::new(policy.clone(), queue.clone(), log.clone()));
         let secrets: Arc<Mutex<HashMap<(String, String), Vec<u8>>>> = Arc::default();
         let stored = secrets.clone();
