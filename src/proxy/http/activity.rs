@@ -117,10 +117,11 @@ impl Activity {
         };
         if self.served.load(Ordering::Relaxed) == 0 {
             next = next.min(left(0, patience.head, Slow::Silent)?);
-        } else if !self.http2.load(Ordering::Relaxed) && self.open.load(Ordering::Relaxed) == 0 {
-            if let since @ 1.. = self.head_began.load(Ordering::Relaxed) {
-                next = next.min(left(since, patience.head, Slow::Head)?);
-            }
+        } else if !self.http2.load(Ordering::Relaxed)
+            && self.open.load(Ordering::Relaxed) == 0
+            && let since @ 1.. = self.head_began.load(Ordering::Relaxed)
+        {
+            next = next.min(left(since, patience.head, Slow::Head)?);
         }
         // A head may begin right after this look, so one looks again within its time.
         Ok(next.min(patience.head))
