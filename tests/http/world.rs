@@ -71,7 +71,7 @@ impl World {
             Closed::default(),
             limits.connect_ms,
         );
-        let queue = Queue::new(State::open(folder.path()).unwrap());
+        let queue = Queue::new(State::open(&folder.path().join("state")).unwrap());
         let gate = Arc::new(Gate::new(policy.clone(), queue.clone(), log.clone()));
         let secrets: Arc<Mutex<Values>> = Arc::default();
         let stored = secrets.clone();

@@ -120,7 +120,7 @@ fn limits_are_reached() {
     let sent = run(&[(Side::Agent, &message(b'Q', &long))]).unwrap();
     assert!(sent[1].is_empty() && String::from_utf8_lossy(&sent[0]).contains("statement_bytes_max"));
     let mut small = session(16);
-    let input = Bytes::from(message(b'Q', &[b'x'; 32]));
+    let input = message(b'Q', &[b'x'; 32]);
     assert_eq!(
         small.handle_input(Side::Agent, input, Instant::now()),
         Err(WireError::Long)
