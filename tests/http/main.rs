@@ -10,6 +10,7 @@
 
 mod agent;
 mod basics;
+mod bench;
 mod credentials;
 mod limits;
 mod names;

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::Connection;
-use super::answer;
+use super::answer::{self, Own, Voice};
 use super::body::{Begun, Held, Read, hold};
 use super::budget::Room;
 use super::download::Download;
@@ -34,6 +34,9 @@ const GONE: &str = "this endpoint is not one of yours";
 /// Why a request goes no further.
 pub(super) enum Stop {
     Malformed(Malformed),
+    /// By the gate, which has recorded it.
+    Denied(Refusal),
+    /// On the way to or from the gate; yet to be recorded.
     Refused(Refusal),
     Upstream(SendError),
     Body,
@@ -93,9 +96,10 @@ pub(crate) async fn serve<J: Judge>(
             };
             let (parts, incoming) = request.into_parts();
             let line = summary(&parts);
+            let voice = Voice::of(&parts);
             match exchange.run(parts, incoming).await {
                 Ok(response) => response,
-                Err(stop) => exchange.stopped(stop, &line).await,
+                Err(stop) => voice.say(exchange.stopped(stop, &line).await),
             }
         }
     };
@@ -150,8 +154,7 @@ impl<J: Judge> Exchange<'_, J> {
             Err(refusal) => {
                 self.facts = action.facts;
                 self.rest = taken.into_rest();
-                // The gate has recorded it.
-                return Ok(self.denied(&refusal));
+                return Err(Stop::Denied(refusal));
             }
         };
         self.send(permit, parts, taken, credential).await
@@ -161,6 +164,9 @@ impl<J: Judge> Exchange<'_, J> {
     fn check(&mut self, parts: &mut Parts) -> Result<(), Malformed> {
         if matches!(parts.method, Method::TRACE | Method::CONNECT) {
             return Err(Malformed::Method);
+        }
+        if !self.is_claimed() {
+            return Err(Malformed::Misdirected);
         }
         let claimed = HostPort {
             host: self.called(parts),
@@ -177,6 +183,20 @@ impl<J: Judge> Exchange<'_, J> {
         });
         strip_hop_by_hop(&mut parts.headers, self.upgrade);
         Ok(())
+    }
+
+    /// Whether the endpoint still claims what this connection dialled: a reload may have taken
+    /// the destination away and left the endpoint.
+    fn is_claimed(&self) -> bool {
+        let claimed = &self.connection.claimed;
+        let port = claimed.destination.port();
+        self.endpoint.claims.iter().any(|claim| {
+            claim.port == port
+                && match &claimed.name {
+                    Some(name) => claim.host.matches_name(name),
+                    None => claim.host.matches_address(claimed.destination.ip()),
+                }
+        })
     }
 
     /// The host that a request must name: what TLS settled, or the dialled name. Where only an
@@ -275,7 +295,7 @@ impl<J: Judge> Exchange<'_, J> {
     }
 
     /// The answer to a request that went nowhere. What the gate has not seen is recorded here.
-    async fn stopped(&mut self, stop: Stop, line: &str) -> Response<Download> {
+    async fn stopped(&mut self, stop: Stop, line: &str) -> Own {
         let claimed = &self.connection.claimed;
         let judge = &self.connection.shared.judge;
         match stop {
@@ -287,6 +307,7 @@ impl<J: Judge> Exchange<'_, J> {
                 self.drain();
                 answer::malformed(&self.endpoint, error)
             }
+            Stop::Denied(refusal) => self.denied(&refusal),
             Stop::Refused(refusal) => {
                 let refusal = judge
                     .refuse(&claimed.agent, &claimed.endpoint, line, refusal)
@@ -298,7 +319,7 @@ impl<J: Judge> Exchange<'_, J> {
         }
     }
 
-    fn denied(&mut self, refusal: &Refusal) -> Response<Download> {
+    fn denied(&mut self, refusal: &Refusal) -> Own {
         self.drain();
         let facts = match &self.facts {
             Facts::K8s(facts) => Some(&**facts),
