@@ -1,6 +1,7 @@
 //! HTTP through the gateway: real agents (curl, kubectl's protocols, hyper) on one side, a real
 //! server on the other, the real gate with its audit log in between.
 
+#![allow(clippy::type_complexity, reason = "a test world")]
 #![allow(
     clippy::panic,
     clippy::unwrap_used,
