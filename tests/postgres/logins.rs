@@ -1,0 +1,1 @@
+//! The login to the server: every method, every `sslmode`, and servers that lie.
