@@ -11,6 +11,7 @@
 mod cancels;
 mod clients;
 mod copies;
+mod liars;
 mod logins;
 mod names;
 mod pipelines;
