@@ -1,31 +1,130 @@
 //! The audit log in SQLite: one writer thread, group commit, answers when durable.
+//!
+//! Callers queue records; the writer takes what is queued, encodes and chains it, commits one
+//! transaction with `synchronous = FULL`, and only then answers. A group that fails is rolled
+//! back, all its callers get [`AuditDown`], and the next group opens the database anew, so the
+//! log recovers by itself when the disk does.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::writer::{Job, Writer};
 use super::{Outcome, Record, RecordId};
+
+/// Records that may wait for the writer; the next append waits for room.
+pub const QUEUE_RECORDS_MAX: usize = 8192;
+/// Milliseconds that an append may take, the wait for room included.
+pub const APPEND_WAIT_MS: u64 = 5_000;
 
 /// The log could not take a record. Whatever was to be recorded must not happen.
 #[derive(Debug, thiserror::Error)]
 #[error("the audit log is not writable: {0}")]
 pub struct AuditDown(pub String);
 
-/// A handle to the writer; cheap to clone.
+/// A handle to the writer; cheap to clone. The last one to go waits until all is written.
 #[derive(Clone)]
-pub struct Log {}
+pub struct Log {
+    room: Arc<Semaphore>,
+    thread: Arc<WriterThread>,
+}
+
+/// Dropped last: closes the queue and joins the writer.
+struct WriterThread {
+    jobs: Option<Sender<Job>>,
+    handle: Option<JoinHandle<()>>,
+}
+
+/// Keeps a place in the queue until the writer has taken the record.
+pub(super) struct Waiter {
+    pub(super) answer: oneshot::Sender<Result<RecordId, AuditDown>>,
+    pub(super) _room: OwnedSemaphorePermit,
+}
 
 impl Log {
     /// Opens or creates the database and starts the writer.
-    pub fn open(_path: &Path) -> Result<Log, AuditDown> {
-        todo!()
+    ///
+    /// # Errors
+    /// The file cannot be opened or created, or its schema is newer than this program.
+    pub fn open(path: &Path) -> Result<Log, AuditDown> {
+        let mut writer = Writer::open(path).map_err(|error| AuditDown(error.to_string()))?;
+        let (jobs, queue) = channel();
+        let handle = std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || writer.run(&queue))
+            .map_err(|error| AuditDown(error.to_string()))?;
+        Ok(Log {
+            room: Arc::new(Semaphore::new(QUEUE_RECORDS_MAX)),
+            thread: Arc::new(WriterThread {
+                jobs: Some(jobs),
+                handle: Some(handle),
+            }),
+        })
     }
 
-    /// Returns when the record is on disk.
-    pub async fn append(&self, _record: Record) -> Result<RecordId, AuditDown> {
-        todo!()
+    /// Returns when the record is on disk. A record whose caller went away is written all the same.
+    ///
+    /// # Errors
+    /// The group could not be committed, or it took longer than [`APPEND_WAIT_MS`].
+    pub async fn append(&self, record: Record) -> Result<RecordId, AuditDown> {
+        let wait = Duration::from_millis(APPEND_WAIT_MS);
+        match tokio::time::timeout(wait, self.append_inner(record)).await {
+            Ok(result) => result,
+            Err(_) => Err(AuditDown(format!("no room or no answer in {APPEND_WAIT_MS} ms"))),
+        }
     }
 
-    /// Adds the outcome to a record; not waited for, but never dropped while the log lives.
-    pub fn finish(&self, _id: RecordId, _outcome: Outcome) {
-        todo!()
+    async fn append_inner(&self, record: Record) -> Result<RecordId, AuditDown> {
+        let stopped = || AuditDown("the writer has stopped".to_owned());
+        let room = self.room.clone().acquire_owned().await.map_err(|_| stopped())?;
+        let (answer, answered) = oneshot::channel();
+        let waiter = Waiter { answer, _room: room };
+        self.send(Job::Append(Box::new(record), waiter))?;
+        answered.await.map_err(|_| stopped())?
+    }
+
+    /// Adds the outcome to a record; not waited for, but never dropped while the log lives. The
+    /// queue of outcomes needs no bound of its own: each belongs to one permitted action.
+    pub fn finish(&self, id: RecordId, outcome: Outcome) {
+        if self.send(Job::Finish(id, outcome)).is_err() {
+            tracing::error!(
+                record = id.0,
+                "the outcome of a record is lost: the writer has stopped"
+            );
+        }
+    }
+
+    /// Returns when everything queued before is written, outcomes included.
+    ///
+    /// # Errors
+    /// The log is not writable.
+    pub async fn flush(&self) -> Result<(), AuditDown> {
+        let stopped = || AuditDown("the writer has stopped".to_owned());
+        let (answer, answered) = oneshot::channel();
+        self.send(Job::Flush(answer))?;
+        answered.await.map_err(|_| stopped())?
+    }
+
+    fn send(&self, job: Job) -> Result<(), AuditDown> {
+        let sent = self.thread.jobs.as_ref().map(|jobs| jobs.send(job));
+        match sent {
+            Some(Ok(())) => Ok(()),
+            _ => Err(AuditDown("the writer has stopped".to_owned())),
+        }
+    }
+}
+
+impl Drop for WriterThread {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(handle) = self.handle.take()
+            && handle.join().is_err()
+        {
+            tracing::error!("the audit writer panicked");
+        }
     }
 }

@@ -8,6 +8,12 @@
 
 #[cfg(feature = "daemon")]
 pub mod log;
+#[cfg(feature = "daemon")]
+pub mod read;
+#[cfg(feature = "daemon")]
+mod row;
+#[cfg(feature = "daemon")]
+mod writer;
 
 use std::sync::Arc;
 

@@ -1,10 +1,65 @@
-//! `tailkeep gateway`.
+//! `tailkeep gateway`: loads the policy, opens the state, and serves every ingress until it is told to end.
 
+mod policy_watch;
+mod start;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-#[derive(clap::Args)]
-pub struct Args {}
+use anyhow::Context as _;
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built")
+use crate::policy::{Policy, source};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// A file, or a folder of `*.hcl`.
+    #[arg(short, long, value_name = "PATH", default_value = "policies")]
+    config: PathBuf,
+    /// Write a commented starting configuration into this folder, and end.
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    init: Option<PathBuf>,
+}
+
+/// The starting set, which is the repository's own example.
+const STARTER: &[(&str, &str)] = &[
+    ("gateway.hcl", include_str!("../../policies/gateway.hcl")),
+    ("endpoints.hcl", include_str!("../../policies/endpoints.hcl")),
+    ("agent-ci.hcl", include_str!("../../policies/agent-ci.hcl")),
+    ("agent-ops.hcl", include_str!("../../policies/agent-ops.hcl")),
+];
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(folder) = args.init {
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for (name, text) in STARTER {
+            let path = folder.join(name);
+            anyhow::ensure!(
+                !path.exists(),
+                "{} is there already; nothing is overwritten",
+                path.display()
+            );
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            println!("wrote {}", path.display());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,boringtun=error"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let sources = source::read(&args.config)?;
+    let policy = match Policy::load(sources, &source::read_file) {
+        Ok(policy) => policy,
+        Err(errors) => {
+            eprint!("{}", errors.render());
+            return Ok(ExitCode::from(1));
+        }
+    };
+    // rustls wants one provider for the process; it is the one that the whole build uses.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(start::serve(args.config, policy))?;
+    Ok(ExitCode::SUCCESS)
 }

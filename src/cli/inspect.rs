@@ -1,10 +1,295 @@
-//! `tailkeep inspect`.
+//! `tailkeep inspect`: the facts of statements or requests, one JSON object a line.
+//!
+//! A line that cannot be read gives `{"error": …}` in its place, and exit status 2 at the end.
 
+use std::io::{BufRead, Read as _, Write as _};
 use std::process::ExitCode;
 
-#[derive(clap::Args)]
-pub struct Args {}
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built")
+use crate::facts::http::{HeldBody, HttpFacts};
+use crate::facts::k8s::K8sFacts;
+use crate::facts::sql;
+use crate::facts::{Blind, Fact, FactSet, FactSource, Slot};
+
+/// Longest line that is read, bytes.
+const LINE_BYTES_MAX: usize = 4 << 20;
+/// Longest statement, bytes: the gateway's default.
+const STATEMENT_BYTES_MAX: usize = 128 << 10;
+/// Longest body once its content coding is undone, bytes.
+const DECODED_BYTES_MAX: usize = 4 << 20;
+
+/// What is printed of a Kubernetes request.
+const K8S: &[Slot] = &[
+    Slot::K8sIsResource,
+    Slot::K8sVerb,
+    Slot::K8sGroup,
+    Slot::K8sVersion,
+    Slot::K8sNamespace,
+    Slot::K8sResource,
+    Slot::K8sName,
+    Slot::K8sParams,
+];
+
+/// What is printed of an HTTP request.
+const HTTP: &[Slot] = &[
+    Slot::HttpMethod,
+    Slot::HttpPath,
+    Slot::HttpRawPath,
+    Slot::HttpQuery,
+    Slot::HttpHeaders,
+    Slot::HttpHost,
+    Slot::HttpBody,
+    Slot::HttpBodyJson,
+    Slot::HttpWebsocket,
+];
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// What each line of the standard input is.
+    #[arg(value_enum)]
+    family: Family,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Family {
+    /// `{"sql": …, "dialect": "postgres" | "mysql" | "clickhouse"}`
+    Sql,
+    /// `{"method": …, "path": …, "headers": …, "body": …}` to a Kubernetes API server
+    K8s,
+    /// `{"method": …, "path": …, "headers": …, "body": …}`
+    Http,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    sql: String,
+    #[serde(default)]
+    dialect: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Request {
+    method: String,
+    path: String,
+    #[serde(default)]
+    headers: Option<Map<String, Value>>,
+    #[serde(default)]
+    body: Option<Value>,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut output = std::io::stdout().lock();
+    let mut bad = false;
+    each_line(&mut std::io::stdin().lock(), |line| {
+        let facts = line.and_then(|line| facts(args.family, line));
+        bad |= facts.is_err();
+        let shown = facts.unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
+        writeln!(output, "{shown}")?;
+        // A driver may wait for each answer before it asks on.
+        output.flush()?;
+        Ok(())
+    })?;
+    Ok(ExitCode::from(if bad { 2 } else { 0 }))
+}
+
+/// Hands over each line without its end; one that is too long is an error, and passed over.
+fn each_line(
+    input: &mut impl BufRead,
+    mut each: impl FnMut(anyhow::Result<&[u8]>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let limit = u64::try_from(LINE_BYTES_MAX + 1).unwrap_or(u64::MAX);
+        if input.by_ref().take(limit).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        let ended = line.last() == Some(&b'\n');
+        if ended {
+            line.pop();
+        }
+        if !ended && line.len() > LINE_BYTES_MAX {
+            input.skip_until(b'\n')?;
+            each(Err(anyhow::anyhow!(
+                "the line is longer than {LINE_BYTES_MAX} bytes"
+            )))?;
+        } else {
+            each(Ok(&line))?;
+        }
+    }
+}
+
+fn facts(family: Family, line: &[u8]) -> anyhow::Result<Value> {
+    match family {
+        Family::Sql => {
+            let text: Text = serde_json::from_slice(line).context("not an object with `sql`")?;
+            sql_facts(&text)
+        }
+        Family::K8s => {
+            let (parts, body) = request(line)?;
+            let held = body.as_deref().map_or(HeldBody::Empty, HeldBody::Whole);
+            let needs = K8S.iter().copied().collect();
+            let facts = K8sFacts::read(&parts, "", held, needs, DECODED_BYTES_MAX);
+            Ok(named(&facts.context("the request is refused")?, K8S))
+        }
+        Family::Http => {
+            let (parts, body) = request(line)?;
+            let held = body.as_deref().map_or(HeldBody::Empty, HeldBody::Whole);
+            let host = parts.headers.get("host").and_then(|host| host.to_str().ok());
+            let host = host.unwrap_or_default().to_ascii_lowercase();
+            let facts = HttpFacts::read(&parts, &host, held, FactSet::ALL, DECODED_BYTES_MAX);
+            Ok(named(&facts.context("the request is refused")?, HTTP))
+        }
+    }
+}
+
+/// The facts in these slots; an unknown one stands as `{"unknown": "<why>"}`.
+fn named(facts: &impl FactSource, slots: &[Slot]) -> Value {
+    let object = slots.iter().map(|slot| {
+        let value = match facts.fact(*slot) {
+            Fact::Known(view) => view.to_json(),
+            Fact::Unknown(blind) => unknown(blind),
+        };
+        (slot.name().to_owned(), value)
+    });
+    Value::Object(object.collect())
+}
+
+fn unknown(blind: Blind) -> Value {
+    json!({ "unknown": blind })
+}
+
+/// The union of all statements of a text, with the first one's verb.
+fn sql_facts(text: &Text) -> anyhow::Result<Value> {
+    match text.dialect.as_deref() {
+        None | Some("" | "postgres" | "postgresql") => (),
+        Some(other) => bail!("the dialect `{other}` cannot be read; `postgres` can"),
+    };
+    let statements = sql::read(&text.sql, STATEMENT_BYTES_MAX);
+    let union = |list: fn(&sql::Statement) -> &Vec<String>| {
+        let mut all: Vec<&str> = Vec::new();
+        for name in statements.iter().flat_map(|statement| list(statement)) {
+            if !all.contains(&name.as_str()) {
+                all.push(name);
+            }
+        }
+        json!(all)
+    };
+    let limits: Option<Vec<i64>> = statements.iter().map(|one| one.row_limit).collect();
+    Ok(json!({
+        "verb": statements.first().map_or("", |first| first.verb.as_str()),
+        "verbs": union(|one| &one.verbs),
+        "tables": union(|one| &one.tables),
+        "reads": union(|one| &one.reads),
+        "writes": union(|one| &one.writes),
+        "functions": union(|one| &one.functions),
+        "statements": statements.len(),
+        "has_where": has_where(&statements),
+        "row_limit": limits.and_then(|limits| limits.into_iter().max()),
+        "unparseable": statements.iter().any(|one| one.unparseable),
+    }))
+}
+
+/// Whether each statement that changes rows has a WHERE; if none does, whether one has.
+fn has_where(statements: &[std::sync::Arc<sql::Statement>]) -> bool {
+    let changes = |one: &sql::Statement| {
+        let verbs = one.verbs.iter();
+        verbs
+            .map(String::as_str)
+            .any(|verb| matches!(verb, "update" | "delete" | "merge"))
+    };
+    if statements.iter().any(|one| changes(one)) {
+        statements.iter().all(|one| !changes(one) || one.has_where)
+    } else {
+        statements.iter().any(|one| one.has_where)
+    }
+}
+
+/// The head and the body that a line describes.
+fn request(line: &[u8]) -> anyhow::Result<(http::request::Parts, Option<Vec<u8>>)> {
+    let read: Request = serde_json::from_slice(line).context("not an object with `method` and `path`")?;
+    let mut builder = http::Request::builder()
+        .method(read.method.as_str())
+        .uri(&read.path);
+    for (name, value) in read.headers.unwrap_or_default() {
+        let values = match value {
+            Value::Array(values) => values,
+            value => vec![value],
+        };
+        for value in values {
+            let Value::String(value) = value else {
+                bail!("the header `{name}` is no string");
+            };
+            builder = builder.header(name.as_str(), value);
+        }
+    }
+    let (parts, ()) = builder.body(()).context("not a request")?.into_parts();
+    let body = match read.body {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text.into_bytes()),
+        Some(value) => Some(value.to_string().into_bytes()),
+    };
+    Ok((parts, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(family: Family, line: &str, want: &str) {
+        let got =
+            facts(family, line.as_bytes()).map_or_else(|_| "error".to_owned(), |facts| facts.to_string());
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn each_family_prints_its_named_facts_in_order() {
+        check(
+            Family::Sql,
+            r#"{"sql":"select 1; delete from s.t where id = 1"}"#,
+            r#"{"verb":"select","verbs":["select","delete"],"tables":["s.t","t"],"reads":[],"writes":["s.t","t"],"functions":[],"statements":2,"has_where":true,"row_limit":null,"unparseable":false}"#,
+        );
+        check(
+            Family::Sql,
+            r#"{"sql":"selec 1"}"#,
+            r#"{"verb":"","verbs":[],"tables":[],"reads":[],"writes":[],"functions":[],"statements":1,"has_where":false,"row_limit":null,"unparseable":true}"#,
+        );
+        check(
+            Family::K8s,
+            r#"{"method":"DELETE","path":"/api/v1/namespaces/a/pods/p?force=1"}"#,
+            r#"{"is_resource":true,"verb":"delete","group":"","version":"v1","namespace":"a","resource":"pods","name":"p","params":{"force":"1"}}"#,
+        );
+        check(
+            Family::Http,
+            r#"{"method":"POST","path":"/a%62?x=1","headers":{"Host":"H.example","content-type":"application/json"},"body":{"k":1}}"#,
+            r#"{"method":"post","path":"/ab","raw_path":"/a%62","query":{"x":["1"]},"headers":{"host":["H.example"],"content-type":["application/json"]},"host":"h.example","body":"{\"k\":1}","body_json":{"k":1},"websocket":false}"#,
+        );
+        for line in [
+            "",
+            "{}",
+            "[1]",
+            "{\"sql\":1}",
+            "{\"sql\":\"select 1\",\"dialect\":\"x\"}",
+        ] {
+            check(Family::Sql, line, "error");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_passed_over() {
+        let mut input = vec![b'x'; LINE_BYTES_MAX + 10];
+        input.extend_from_slice(b"\nshort\n\nlast");
+        let mut seen = Vec::new();
+        let read = each_line(&mut input.as_slice(), |line| {
+            seen.push(line.ok().map(<[u8]>::len));
+            Ok(())
+        });
+        assert!(read.is_ok());
+        assert_eq!(seen, [None, Some(5), Some(0), Some(4)]);
+    }
 }

@@ -1,10 +1,78 @@
-//! `tailkeep peers`.
+//! `tailkeep peers`: who may connect.
 
 use std::process::ExitCode;
 
-#[derive(clap::Args)]
-pub struct Args {}
+use super::Format;
+use crate::admin::client::Reach;
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built")
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    reach: Reach,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t, global = true)]
+    format: Format,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// List peers, and enrolment links that wait to be used.
+    List,
+    /// Print an enrolment link for a new machine, good for one use.
+    Add {
+        name: String,
+        /// Seconds that the link lasts.
+        #[arg(long, value_name = "SECONDS")]
+        expires: Option<u64>,
+    },
+    /// Remove a peer and end its connections.
+    Remove { name: String },
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let json = args.format == Format::Json;
+    match args.command.unwrap_or(Command::List) {
+        Command::List => {
+            let listed = args.reach.get("/v1/peers")?;
+            if json {
+                println!("{listed}");
+                return Ok(ExitCode::SUCCESS);
+            }
+            let rows = |name: &str| listed[name].as_array().cloned().unwrap_or_default();
+            for peer in rows("peers") {
+                let text = |field: &str| peer[field].as_str().unwrap_or("-").to_owned();
+                println!("{:<24} {:<16} {:<40}", text("peer"), text("v4"), text("v6"));
+            }
+            for waiting in rows("waiting") {
+                println!(
+                    "{:<24} waits for `tailkeep join`",
+                    waiting["peer"].as_str().unwrap_or("-")
+                );
+            }
+        }
+        Command::Add { name, expires } => {
+            let body = serde_json::json!({ "name": name, "expires_s": expires }).to_string();
+            let added = args
+                .reach
+                .ask(reqwest::Method::POST, "/v1/peers", Some(body.into_bytes()))?;
+            if json {
+                println!("{added}");
+            } else {
+                println!("On the agent's machine, within {} seconds:", added["expires_s"]);
+                println!("  tailkeep join '{}'", added["url"].as_str().unwrap_or_default());
+            }
+        }
+        Command::Remove { name } => {
+            let path = format!("/v1/peers/{}", super::segment(&name));
+            let removed = args.reach.ask(reqwest::Method::DELETE, &path, None)?;
+            if json {
+                println!("{removed}");
+            } else {
+                println!("removed {name}");
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,10 +1,228 @@
 //! `tailkeep run`.
+//!
+//! The process outside keeps the UDP socket and the cryptography; a copy of this program enters
+//! the namespaces, hands the TUN descriptor out, waits for the handshake and becomes the command.
 
-use std::process::ExitCode;
+use std::fs::{self, DirBuilder};
+use std::io::{BufRead as _, BufReader, IoSliceMut, IsTerminal as _, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::client::namespace::{self, Plan};
+use crate::client::store::{Enrolment, Store};
+use crate::client::{environment, tunnel::Tunnel};
+
+/// Tailkeep itself failed, as `docker run` and `timeout` say it.
+const FAILED: u8 = 125;
+/// For the inside to call back, in seconds.
+const INSIDE_SECONDS_MAX: u64 = 10;
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Where the process outside listens.
+    #[arg(long, hide = true)]
+    inside: Option<PathBuf>,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<std::ffi::OsString>,
+}
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let done = match &args.inside {
+        Some(folder) => inside(folder, &args.command),
+        None => outside(&args.command),
+    };
+    done.or_else(|error| {
+        eprintln!("tailkeep: {error:#}");
+        Ok(ExitCode::from(FAILED))
+    })
+}
+
+/// Removed when the run ends, however it ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> anyhow::Result<Self> {
+        let mut name = [0; 8];
+        getrandom::fill(&mut name).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+        let path = std::env::temp_dir().join(format!("tailkeep-{:016x}", u64::from_le_bytes(name)));
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn outside(command: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
+    let store = Store::from_env()?;
+    let enrolment = store.load()?;
+    let Some(_lock) = store.lock()? else {
+        anyhow::bail!(
+            "another `tailkeep run` uses this enrolment; wait for it, or enrol another name with its own TAILKEEP_HOME"
+        );
+    };
+    let variables = environment::variables(&store, &enrolment)?;
+    let folder = Folder::new()?;
+    let listener = UnixListener::bind(folder.0.join("s"))?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["run", "--inside"])
+        .arg(&folder.0)
+        .arg("--")
+        .args(command)
+        .envs(variables)
+        .spawn()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let served = (|| match accept(&listener, &mut child)? {
+        Some(inside) => {
+            let tun = receive(&inside, child.id(), &enrolment)?;
+            let tunnel = runtime.block_on(Tunnel::connect(&enrolment))?;
+            runtime.block_on(drive(tunnel, tun, inside, &mut child))
+        }
+        None => Ok(child.wait()?),
+    })();
+    if served.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let status = served?;
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|s| 128 + s))
+        .unwrap_or(i32::from(FAILED));
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(FAILED)))
+}
+
+/// The inside's connection, or `None` when it ended before it called.
+fn accept(listener: &UnixListener, child: &mut Child) -> anyhow::Result<Option<UnixStream>> {
+    let until = Instant::now() + Duration::from_secs(INSIDE_SECONDS_MAX);
+    listener.set_nonblocking(true)?;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(Some(Duration::from_secs(INSIDE_SECONDS_MAX)))?;
+                return Ok(Some(stream));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        if child.try_wait()?.is_some() {
+            return Ok(None);
+        }
+        anyhow::ensure!(
+            Instant::now() < until,
+            "the namespace did not come up in {INSIDE_SECONDS_MAX} s"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Maps the ids, sends the plan, and takes the TUN descriptor.
+fn receive(mut inside: &UnixStream, pid: u32, enrolment: &Enrolment) -> anyhow::Result<OwnedFd> {
+    namespace::map_ids(pid).context("cannot map ids into the user namespace")?;
+    let assigned = &enrolment.assigned;
+    let plan = Plan {
+        address_v4: assigned.address_v4,
+        address_v6: assigned.address_v6,
+        mtu: assigned.mtu,
+        dns: assigned.dns.clone(),
+    };
+    let mut line = serde_json::to_vec(&plan)?;
+    line.push(b'\n');
+    inside.write_all(&line)?;
+    let mut byte = [0];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
+    rustix::net::recvmsg(
+        inside,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        rustix::net::RecvFlags::CMSG_CLOEXEC,
+    )?;
+    for message in control.drain() {
+        if let rustix::net::RecvAncillaryMessage::ScmRights(mut descriptors) = message
+            && let Some(tun) = descriptors.next()
+        {
+            rustix::io::ioctl_fionbio(&tun, true)?;
+            return Ok(tun);
+        }
+    }
+    // It has said why on stderr.
+    anyhow::bail!("the namespace could not be set up")
+}
+
+/// Lets the command go, and carries its packets and signals until it ends.
+async fn drive(
+    tunnel: Tunnel,
+    tun: OwnedFd,
+    mut inside: UnixStream,
+    child: &mut Child,
+) -> anyhow::Result<ExitStatus> {
+    let mut ended = signal(SignalKind::child())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    inside.write_all(b"G")?;
+    drop(inside);
+    // A terminal sends these to the whole foreground group, the command included.
+    let from_terminal = std::io::stdin().is_terminal();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
+    let mut carried = std::pin::pin!(tunnel.carry(tun));
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        let forward = tokio::select! {
+            _ = ended.recv() => None,
+            _ = interrupt.recv() => (!from_terminal).then_some(Signal::SIGINT),
+            _ = quit.recv() => (!from_terminal).then_some(Signal::SIGQUIT),
+            _ = terminate.recv() => Some(Signal::SIGTERM),
+            _ = hang_up.recv() => Some(Signal::SIGHUP),
+            broken = &mut carried => { broken?; None }
+        };
+        if let Some(forward) = forward {
+            let _ = nix::sys::signal::kill(pid, forward);
+        }
+    }
+}
+
+fn inside(folder: &Path, command: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
+    // Without the tunnel's process there must be no command.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    namespace::unshare()?;
+    let mut outside = UnixStream::connect(folder.join("s"))?;
+    let mut line = String::new();
+    BufReader::new(&outside).read_line(&mut line)?;
+    namespace::set_up(&serde_json::from_str(&line)?, folder, &outside)?;
+    let mut go = [0];
+    if outside.read_exact(&mut go).is_err() {
+        return Ok(ExitCode::from(FAILED));
+    }
+    let (program, arguments) = command.split_first().context("no command")?;
+    let error = Command::new(program).args(arguments).exec();
+    eprintln!("tailkeep: {}: {error}", program.to_string_lossy());
+    Ok(ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    }))
 }

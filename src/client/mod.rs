@@ -1,1 +1,14 @@
-//! Stub, filled in by its owner.
+//! The agent's machine: enrolment, the tunnel and the environment of one command.
+//!
+//! Neighbours: `cli::{join, run, env, status, leave}` call in here; `admin::enrol` is the other end.
+//!
+//! Invariants: the WireGuard private key is made here and never sent; TLS to the gateway trusts the
+//! pinned CA alone; the command's network namespace has no route besides the tunnel; a live
+//! enrolment has one tunnel at a time, because a WireGuard responder keeps one session for a key.
+
+pub mod enrol;
+pub mod environment;
+pub mod invite;
+pub mod namespace;
+pub mod store;
+pub mod tunnel;

@@ -5,7 +5,17 @@
 //! Invariants: a secret has no `Debug` and no `Clone`, and is zeroed when dropped; it is written
 //! only into the slot that its credential's type names, and only with a permit.
 
+pub mod placeholder;
+pub mod rewrite;
+pub mod scrub;
+#[cfg(feature = "daemon")]
+pub mod store;
+
 use zeroize::Zeroizing;
+
+pub use placeholder::{Known, PlaceholderScan, select};
+pub use rewrite::{Secrets, inject};
+pub use scrub::Scrub;
 
 /// The real value of a credential.
 pub struct Secret(Zeroizing<Vec<u8>>);
@@ -20,3 +30,6 @@ impl Secret {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,16 +4,27 @@
 //! diagnostic that was found. [`Policy::evaluate`] is total: it never panics, and whatever it
 //! cannot decide it denies.
 
+pub mod cel;
+pub mod diagnostic;
+mod hcl;
+mod load;
 pub mod model;
+mod rule;
+#[cfg(feature = "daemon")]
+pub mod source;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::facts::{FactSet, Facts};
-use crate::identity::{Agent, Identity};
-use crate::verdict::Verdict;
+use crate::identity::{Agent, Identity, Transport};
+use crate::verdict::{Digest, Verdict};
 
+use rule::Rules;
+
+pub use diagnostic::{Diagnostic, Diagnostics};
 pub use model::*;
+pub use rule::Step;
 
 /// One configuration file, already read.
 #[derive(Clone, Debug)]
@@ -26,26 +37,35 @@ pub struct Source {
 pub type ReadFile<'a> = &'a dyn Fn(&Path) -> std::io::Result<String>;
 
 /// A compiled, immutable policy.
+#[derive(Debug)]
 pub struct Policy {
     pub(crate) model: Model,
+    rules: Rules,
+    notes: Diagnostics,
+    version: u64,
 }
 
 /// The verdict on one action, with what shadow rules would have said.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
     pub verdict: Verdict,
     /// Rules in shadow mode that matched before the deciding one, as `rule=verdict`.
     pub shadow: Vec<String>,
 }
 
-/// Every error of a policy that does not load.
-#[derive(Debug)]
-pub struct Diagnostics;
-
 impl Policy {
-    /// Reads, resolves and compiles; all errors at once.
-    pub fn load(_sources: Vec<Source>, _read: ReadFile<'_>) -> Result<Policy, Diagnostics> {
-        todo!()
+    /// Reads, resolves and compiles. `read` is asked for the files that the policy names.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once, each with its place.
+    pub fn load(sources: Vec<Source>, read: ReadFile<'_>) -> Result<Policy, Diagnostics> {
+        let loaded = load::load(&sources, read)?;
+        Ok(Policy {
+            rules: Rules::new(&loaded.model, loaded.rules),
+            model: loaded.model,
+            notes: loaded.notes,
+            version: version_of(&sources),
+        })
     }
 
     /// The resolved configuration.
@@ -53,27 +73,93 @@ impl Policy {
         &self.model
     }
 
-    /// The profile that claims an identity.
+    /// What is accepted and does not do what its writer may expect.
+    pub fn notes(&self) -> &Diagnostics {
+        &self.notes
+    }
+
+    /// A hash of the sources: the same text has the same version.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// How many rules are walked (disabled ones are not).
+    pub fn rule_count(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// The profile that claims an identity. Tags, logins, nodes and grants are the tailnet's;
+    /// `peers` are WireGuard's, so that neither can take the other's name.
     ///
     /// # Errors
     /// None or several profiles claim it; the text says which.
-    pub fn profile_for(&self, _identity: &Identity) -> Result<Arc<str>, String> {
-        todo!()
+    pub fn profile_for(&self, identity: &Identity) -> Result<Arc<str>, String> {
+        let login = identity.login.as_deref().map(str::to_ascii_lowercase);
+        let claims = |profile: &Profile| match identity.transport {
+            Transport::Wireguard => profile.peers.contains(&identity.node),
+            Transport::Tailnet => {
+                profile.tags.iter().any(|tag| identity.tags.contains(tag))
+                    || profile.nodes.contains(&identity.node)
+                    || profile.grants.iter().any(|grant| identity.grants.contains(grant))
+                    || login.as_deref().is_some_and(|login| {
+                        profile
+                            .logins
+                            .iter()
+                            .any(|pattern| load::login_matches(pattern, login))
+                    })
+            }
+        };
+        let mut found = self.model.profiles.iter().filter(|profile| claims(profile));
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one.name.clone()),
+            (Some(one), Some(two)) => Err(format!(
+                "the profiles `{}` and `{}` both claim {}",
+                one.name, two.name, identity.node
+            )),
+            (None, _) => Err(format!("no profile claims {}", identity.node)),
+        }
     }
 
     /// The facts that any rule reads which may apply to `agent`'s actions on `endpoint`.
-    pub fn needs(&self, _agent: &Agent, _endpoint: &str) -> FactSet {
-        todo!()
+    pub fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet {
+        self.rules.needs(agent, endpoint)
     }
 
     /// Judges one request. Total: what it cannot decide it denies.
     pub fn evaluate(
         &self,
-        _agent: &Agent,
-        _endpoint: &str,
-        _credential: Option<&str>,
-        _facts: &Facts,
+        agent: &Agent,
+        endpoint: &str,
+        credential: Option<&str>,
+        facts: &Facts,
     ) -> Judgement {
-        todo!()
+        self.rules.judge(agent, endpoint, credential, facts, &mut None)
+    }
+
+    /// As [`Policy::evaluate`], and what was found of each rule on the way, in their order.
+    pub fn explain(
+        &self,
+        agent: &Agent,
+        endpoint: &str,
+        credential: Option<&str>,
+        facts: &Facts,
+    ) -> (Judgement, Vec<Step>) {
+        let mut trace = Some(Vec::new());
+        let judgement = self.rules.judge(agent, endpoint, credential, facts, &mut trace);
+        (judgement, trace.unwrap_or_default())
     }
 }
+
+/// A number that changes whenever the texts do; what [`Policy::version`] will be.
+pub fn version_of(sources: &[Source]) -> u64 {
+    let parts = sources.iter().map(|source| source.text.as_bytes());
+    let digest = Digest::of_parts(parts);
+    let mut head = [0u8; 8];
+    for (to, from) in head.iter_mut().zip(digest.as_bytes()) {
+        *to = *from;
+    }
+    u64::from_be_bytes(head)
+}
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::audit::{Outcome, RecordId};
 use crate::verdict::{Action, Permit, Refusal};
 
 /// One end of a session.
@@ -32,6 +33,10 @@ pub enum Output {
     Decide(Box<Action>),
     /// Nothing more will be judged: copy both ways until either side closes.
     Splice,
+    /// A permitted action has ended: its outcome is for its record.
+    Finish(RecordId, Outcome),
+    /// The protocol itself forbids something, shown as one line: it is for the record.
+    Refused(String, Refusal),
     /// Flush what was written and close both sides.
     Close,
 }

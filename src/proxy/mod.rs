@@ -1,1 +1,188 @@
 //! Drives one connection of an agent through every stage.
+//!
+//! [`Proxy::serve`] takes a [`Flow`] from an ingress, finds the agent's profile and the endpoint
+//! that claims the destination ([`route`]), and hands the bytes to the driver of the endpoint's
+//! protocol. What nothing claims is passed through or closed, as the policy says.
+//!
+//! Invariants: no identity without a profile gets further than a record; a destination is looked
+//! up in the policy of now; nothing leaves without a permit.
+
+pub mod http;
+mod passthrough;
+pub mod postgres;
+pub mod route;
+mod sql;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::credential::store::SecretStore;
+use crate::identity::Agent;
+use crate::ingress::Flow;
+use crate::ingress::dns::Names;
+use crate::policy::{Endpoint, Protocol};
+use crate::tls::{Connectors, Leaves};
+use crate::upstream::{Dialer, Pool};
+use crate::verdict::gate::Gate;
+use crate::verdict::{Cause, Refusal};
+
+use route::{Destination, Route};
+
+/// Everything that connections share.
+pub struct Proxy {
+    gate: Arc<Gate>,
+    names: Arc<Names>,
+    leaves: Arc<Leaves>,
+    connectors: Arc<Connectors>,
+    dialer: Arc<Dialer>,
+    secrets: SecretStore,
+    http: Arc<http::Shared<Gate>>,
+    cancels: postgres::Cancels,
+    statements: Arc<Mutex<crate::facts::sql::cache::Cache>>,
+    /// Open connections of each address inside a tunnel.
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// Texts whose statements are kept parsed, of all sessions together.
+const STATEMENTS_KEPT_MAX: usize = 4096;
+
+/// What [`Proxy::new`] is made of.
+pub struct Parts {
+    pub gate: Arc<Gate>,
+    pub names: Arc<Names>,
+    pub leaves: Arc<Leaves>,
+    pub connectors: Arc<Connectors>,
+    pub dialer: Arc<Dialer>,
+    pub secrets: SecretStore,
+}
+
+impl Proxy {
+    pub fn new(parts: Parts) -> Arc<Proxy> {
+        let secrets = parts.secrets.clone();
+        let http = http::Shared {
+            judge: parts.gate.clone(),
+            leaves: parts.leaves.clone(),
+            pool: Pool::new(parts.dialer.clone(), parts.connectors.clone()),
+            secrets: Arc::new(move |credential, slot| match secrets.get(credential, slot) {
+                Ok(secret) => Some(secret),
+                Err(missing) => {
+                    tracing::warn!(%missing, "a request is refused");
+                    None
+                }
+            }),
+        };
+        Arc::new(Proxy {
+            gate: parts.gate,
+            names: parts.names,
+            leaves: parts.leaves,
+            connectors: parts.connectors,
+            dialer: parts.dialer,
+            secrets: parts.secrets,
+            http: Arc::new(http),
+            cancels: postgres::Cancels::default(),
+            statements: Arc::new(Mutex::new(crate::facts::sql::cache::Cache::new(
+                STATEMENTS_KEPT_MAX,
+            ))),
+            open: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// The pool of upstream connections, to be swept now and then.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.http.pool
+    }
+
+    /// Serves one connection to its end. Never panics; what goes wrong is logged and recorded.
+    pub async fn serve(self: Arc<Self>, flow: Flow) {
+        let (identity, address) = (flow.identity.clone(), flow.destination);
+        let Some(_place) = self.enter(identity.address) else {
+            tracing::warn!(
+                node = identity.node,
+                "a connection over connections_max is closed"
+            );
+            return;
+        };
+        let name = self.names.lookup(address.ip());
+        let dialled = match &name {
+            Some(name) => format!("{name}:{}", address.port()),
+            None => address.to_string(),
+        };
+        let Ok(agent) = self.gate.admit(&identity, &dialled).await else {
+            return;
+        };
+        let destination = Destination {
+            address,
+            name: name.as_deref(),
+        };
+        let route = route::route(self.gate.policy().model(), &agent.profile, destination);
+        match route {
+            Route::Endpoint(endpoint) => self.serve_endpoint(flow, agent, endpoint, name).await,
+            Route::Passthrough => self.pass(flow, agent, &dialled).await,
+            Route::Closed(why) => {
+                let refusal =
+                    Refusal::new(Cause::NoEndpoint, "no endpoint of yours is there").with_detail(why);
+                self.gate
+                    .refuse(&agent, "unknown", &format!("connect {dialled}"), refusal)
+                    .await;
+            }
+        }
+    }
+
+    async fn serve_endpoint(
+        &self,
+        flow: Flow,
+        agent: Agent,
+        endpoint: Arc<Endpoint>,
+        name: Option<Arc<str>>,
+    ) {
+        match endpoint.protocol {
+            Protocol::Https | Protocol::Http | Protocol::Kubernetes => {
+                let claimed = http::Claimed {
+                    agent: Arc::new(agent),
+                    endpoint: endpoint.key.clone(),
+                    name: name.map(|name| name.to_string()),
+                    destination: flow.destination,
+                };
+                if let Err(error) = http::serve(flow.stream, self.http.clone(), claimed).await {
+                    tracing::debug!(%error, endpoint = %endpoint.key, "an HTTP connection ended early");
+                }
+            }
+            Protocol::Postgres => self.serve_postgres(flow, agent, endpoint, name).await,
+            Protocol::Unread => {
+                let reason = "this gateway does not read the endpoint's protocol";
+                let refusal = Refusal::new(Cause::NoEndpoint, reason);
+                self.gate.refuse(&agent, &endpoint.key, "connect", refusal).await;
+            }
+        }
+    }
+
+    /// Takes a place among the agent's connections; given back when the value is dropped.
+    fn enter(&self, address: IpAddr) -> Option<Place<'_>> {
+        let limit = self.gate.policy().model().gateway.limits.connections_max;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(address).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(Place { proxy: self, address })
+    }
+}
+
+struct Place<'a> {
+    proxy: &'a Proxy,
+    address: IpAddr,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut open = self.proxy.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}

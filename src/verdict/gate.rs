@@ -1,1 +1,383 @@
-//! stub
+//! The one gate: every action of every protocol passes [`Gate::judge`].
+//!
+//! It asks the current policy, runs the chain of approvers, writes the audit record, and only
+//! then makes a [`Permit`]. Denials are recorded too, and nothing waits for the network of an
+//! upstream before the record is durable. A policy is an immutable snapshot behind an
+//! [`ArcSwap`]; every call reads the newest one, so a reload applies to open connections.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+
+use super::approval::{Answer, Question, Queue};
+use super::{Action, Cause, Permit, Refusal, Step, Verdict};
+use crate::audit::log::Log;
+use crate::audit::{Outcome, Record, RecordId};
+use crate::facts::FactSet;
+use crate::identity::{Agent, Identity};
+use crate::policy::{ApproverKind, Judgement, Policy, UnknownHost};
+
+/// What an agent reads when the rule gives no reason of its own.
+const NO_RULE_REASON: &str = "no rule allows this";
+const UNAVAILABLE_REASON: &str = "this cannot be judged right now";
+const NOT_HELD_REASON: &str = "this endpoint is not one of yours";
+
+/// Asks, records, permits. Cheap to clone through its `Arc`.
+pub struct Gate {
+    policy: ArcSwap<Policy>,
+    queue: Queue,
+    log: Log,
+}
+
+/// How an action came to be allowed, for its record.
+struct Allowed {
+    cause: &'static str,
+    rule: Option<Arc<str>>,
+    approvers: Vec<String>,
+}
+
+impl Gate {
+    pub fn new(policy: Arc<Policy>, queue: Queue, log: Log) -> Self {
+        Gate {
+            policy: ArcSwap::new(policy),
+            queue,
+            log,
+        }
+    }
+
+    /// The snapshot in force. Hold it for one action only.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    /// Puts a whole new policy in force: every later action is judged by it.
+    pub fn swap(&self, policy: Arc<Policy>) {
+        self.policy.store(policy);
+    }
+
+    /// The agent behind an identity, by the policy in force.
+    ///
+    /// # Errors
+    /// No profile or several claim it. The refusal is recorded.
+    pub async fn admit(&self, identity: &Arc<Identity>, destination: &str) -> Result<Agent, Refusal> {
+        let policy = self.policy();
+        match policy.profile_for(identity) {
+            Ok(profile) => Ok(Agent::new(identity.clone(), profile)),
+            Err(detail) => {
+                let refusal = Refusal::new(Cause::NoProfile, "no profile is for you").with_detail(detail);
+                self.turn_away(identity, None, destination, &refusal).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The facts that rules read for this agent and endpoint, by the policy in force.
+    pub fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet {
+        self.policy().needs(agent, endpoint)
+    }
+
+    /// Judges one action. The permit is for these bytes, once.
+    ///
+    /// Dropping the future while an approval is pending withdraws the question.
+    ///
+    /// # Errors
+    /// A [`Refusal`], already recorded where the log can be written.
+    pub async fn judge(&self, agent: &Agent, action: &Action) -> Result<Permit, Refusal> {
+        let started = Instant::now();
+        let policy = self.policy();
+        let judgement = self.ask_policy(&policy, agent, action);
+        let judge_time = started.elapsed();
+
+        let asked = Instant::now();
+        let decision = match judgement.verdict {
+            Verdict::Allow { rule } => {
+                let cause = match (action.step, &rule) {
+                    (Step::Connect, _) => "connect",
+                    (Step::Passthrough, _) => "passthrough",
+                    (Step::Request, Some(_)) => "rule",
+                    (Step::Request, None) => "unmatched",
+                };
+                Ok(Allowed {
+                    cause,
+                    rule,
+                    approvers: Vec::new(),
+                })
+            }
+            Verdict::Deny(refusal) => Err(refusal),
+            Verdict::Ask { rule, reason, chain } => {
+                self.ask_chain(&policy, agent, action, (rule, reason), &chain)
+                    .await
+            }
+        };
+        let wait_time = asked.elapsed();
+        // A reload while people were deciding: the new policy must still want this action to pass.
+        let decision = match decision {
+            Ok(allowed) if !allowed.approvers.is_empty() => self.still_asks(agent, action, allowed),
+            decision => decision,
+        };
+
+        let mut record = blank_record(
+            &agent.identity,
+            Some(agent.profile.clone()),
+            action.endpoint.clone(),
+        );
+        record.step = action.step;
+        record.credential = action.credential.clone();
+        record.summary = action.summary.clone();
+        record.facts = action.facts.to_json();
+        record.digest = action.digest;
+        record.shadow = judgement.shadow;
+        record.judge_us = micros(judge_time);
+        record.wait_us = micros(wait_time);
+        record.policy = policy.version();
+        match decision {
+            Ok(allowed) => {
+                record.verdict = "allow";
+                record.cause = allowed.cause;
+                record.rule = allowed.rule;
+                record.approvers = allowed.approvers;
+                match self.log.append(record).await {
+                    Ok(id) => Ok(Permit::grant(id, action)),
+                    Err(down) => {
+                        tracing::error!(error = %down, "the audit log takes no record; the action is denied");
+                        Err(Refusal::new(Cause::AuditDown, UNAVAILABLE_REASON).with_detail(down.to_string()))
+                    }
+                }
+            }
+            Err(refusal) => {
+                fill_refusal(&mut record, &refusal);
+                self.record_refusal(record).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Records a refusal that was found before an action could be read: a destination that no
+    /// endpoint claims, a request that two servers would read differently.
+    pub async fn refuse(&self, agent: &Agent, endpoint: &str, summary: &str, refusal: Refusal) -> Refusal {
+        let mut record = blank_record(&agent.identity, Some(agent.profile.clone()), Arc::from(endpoint));
+        record.summary = summary.to_owned();
+        record.policy = self.policy().version();
+        fill_refusal(&mut record, &refusal);
+        self.record_refusal(record).await;
+        refusal
+    }
+
+    /// Adds what became of a permitted action to its record.
+    pub fn finish(&self, record: RecordId, outcome: Outcome) {
+        self.log.finish(record, outcome);
+    }
+
+    fn ask_policy(&self, policy: &Policy, agent: &Agent, action: &Action) -> Judgement {
+        let plain = |verdict| Judgement {
+            verdict,
+            shadow: Vec::new(),
+        };
+        // The profile is asked for anew: a reload may have moved or removed it since the connection opened.
+        match policy.profile_for(&agent.identity) {
+            Ok(profile) if profile == agent.profile => {}
+            Ok(_) | Err(_) => {
+                let refusal = Refusal::new(Cause::NoProfile, "your profile has changed; connect again");
+                return plain(Verdict::Deny(refusal));
+            }
+        }
+        if action.step == Step::Passthrough {
+            return plain(match policy.model().defaults.unknown_host {
+                UnknownHost::Passthrough => Verdict::Allow { rule: None },
+                UnknownHost::Deny => Verdict::Deny(Refusal::new(Cause::NoEndpoint, NOT_HELD_REASON)),
+            });
+        }
+        let holds = policy
+            .model()
+            .profile(&agent.profile)
+            .is_some_and(|profile| profile.endpoints.contains(&action.endpoint));
+        if !holds {
+            return plain(Verdict::Deny(Refusal::new(Cause::NoEndpoint, NOT_HELD_REASON)));
+        }
+        match action.step {
+            Step::Connect => plain(Verdict::Allow { rule: None }),
+            _ => policy.evaluate(
+                agent,
+                &action.endpoint,
+                action.credential.as_deref(),
+                &action.facts,
+            ),
+        }
+    }
+
+    async fn ask_chain(
+        &self,
+        policy: &Policy,
+        agent: &Agent,
+        action: &Action,
+        (rule, reason): (Arc<str>, String),
+        chain: &[Arc<str>],
+    ) -> Result<Allowed, Refusal> {
+        let mut approvers = Vec::with_capacity(chain.len());
+        for key in chain {
+            let question = match question(policy, agent, action, &rule, &reason, key) {
+                Ok(question) => question,
+                Err(detail) => {
+                    let cause = Cause::ApprovalDown(rule.clone());
+                    return Err(Refusal::new(cause, UNAVAILABLE_REASON).with_detail(detail));
+                }
+            };
+            match self.queue.ask(question).await {
+                Ok(Answer::Allowed { by }) => {
+                    approvers.extend(by.into_iter().map(|person| format!("{key}:{person}")));
+                }
+                Ok(Answer::Denied { by, reason: said }) => {
+                    let cause = Cause::Refused {
+                        rule: rule.clone(),
+                        approver: key.clone(),
+                    };
+                    let told = said.unwrap_or_else(|| or_default(&reason, "an approver refused it"));
+                    return Err(Refusal::new(cause, told).with_detail(format!("{key}:{by}")));
+                }
+                Ok(Answer::TimedOut) => {
+                    let cause = Cause::TimedOut {
+                        rule: rule.clone(),
+                        approver: key.clone(),
+                    };
+                    return Err(Refusal::new(cause, "nobody approved it in time"));
+                }
+                Err(down) => {
+                    let cause = Cause::ApprovalDown(rule.clone());
+                    return Err(Refusal::new(cause, UNAVAILABLE_REASON).with_detail(down.to_string()));
+                }
+            }
+        }
+        Ok(Allowed {
+            cause: "approved",
+            rule: Some(rule),
+            approvers,
+        })
+    }
+
+    /// After an approval: the policy of now must not deny what the policy of then asked about.
+    fn still_asks(&self, agent: &Agent, action: &Action, allowed: Allowed) -> Result<Allowed, Refusal> {
+        match self.ask_policy(&self.policy(), agent, action).verdict {
+            Verdict::Allow { .. } => Ok(allowed),
+            Verdict::Ask { rule, .. } if Some(&rule) == allowed.rule.as_ref() => Ok(allowed),
+            Verdict::Ask { rule, .. } => {
+                let cause = Cause::ApprovalDown(rule);
+                Err(Refusal::new(
+                    cause,
+                    "the policy changed while this was held; send it again",
+                ))
+            }
+            Verdict::Deny(refusal) => Err(refusal),
+        }
+    }
+
+    async fn turn_away(&self, identity: &Identity, profile: Option<Arc<str>>, to: &str, refusal: &Refusal) {
+        let mut record = blank_record(identity, profile, Arc::from("unknown"));
+        record.step = Step::Connect;
+        record.summary = format!("connect {to}");
+        record.policy = self.policy().version();
+        fill_refusal(&mut record, refusal);
+        self.record_refusal(record).await;
+    }
+
+    /// A refusal stands whether or not it can be recorded; a lost record is said aloud.
+    async fn record_refusal(&self, record: Record) {
+        if let Err(down) = self.log.append(record).await {
+            tracing::error!(error = %down, "a refusal could not be recorded");
+        }
+    }
+}
+
+fn question(
+    policy: &Policy,
+    agent: &Agent,
+    action: &Action,
+    rule: &Arc<str>,
+    reason: &str,
+    key: &Arc<str>,
+) -> Result<Question, String> {
+    let approver = policy
+        .model()
+        .approver(key)
+        .ok_or_else(|| format!("{key} is not in the policy"))?;
+    let (timeout, required, eligible) = match &approver.kind {
+        ApproverKind::Human {
+            timeout,
+            require_approvers,
+            approvers,
+            ..
+        } => (
+            timeout.unwrap_or(policy.model().defaults.human_timeout),
+            *require_approvers,
+            approvers.clone(),
+        ),
+        ApproverKind::Llm { .. } => return Err(format!("{key}: this gateway has no LLM judge yet")),
+    };
+    Ok(Question {
+        approver: key.clone(),
+        rule: rule.clone(),
+        reason: reason.to_owned(),
+        node: agent.identity.node.clone(),
+        login: agent.identity.login.clone(),
+        profile: agent.profile.clone(),
+        endpoint: action.endpoint.clone(),
+        credential: action.credential.clone(),
+        summary: action.summary.clone(),
+        detail: action.detail.clone(),
+        facts: action.facts.to_json(),
+        digest: action.digest,
+        required,
+        eligible,
+        timeout,
+        policy: policy.version(),
+    })
+}
+
+fn blank_record(identity: &Identity, profile: Option<Arc<str>>, endpoint: Arc<str>) -> Record {
+    Record {
+        at_us: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| micros(since) as i64),
+        step: Step::Request,
+        transport: identity.transport.name(),
+        node: identity.node.clone(),
+        login: identity.login.clone(),
+        address: identity.address.to_string(),
+        profile,
+        endpoint,
+        credential: None,
+        summary: String::new(),
+        facts: serde_json::Value::Null,
+        digest: super::Digest::of(&[]),
+        verdict: "deny",
+        cause: "no_rule",
+        rule: None,
+        reason: String::new(),
+        detail: None,
+        approvers: Vec::new(),
+        shadow: Vec::new(),
+        judge_us: 0,
+        wait_us: 0,
+        policy: 0,
+    }
+}
+
+fn fill_refusal(record: &mut Record, refusal: &Refusal) {
+    record.verdict = "deny";
+    record.cause = refusal.cause.name();
+    record.rule = refusal.rule().cloned();
+    record.reason = or_default(&refusal.reason, NO_RULE_REASON);
+    record.detail = refusal.detail.clone();
+}
+
+fn or_default(text: &str, default: &str) -> String {
+    if text.is_empty() {
+        default.to_owned()
+    } else {
+        text.to_owned()
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,13 +1,174 @@
-//! The facts of the `k8s` family. *Pure.*
+//! The facts of the `k8s` family: those of the API server's own request resolver. *Pure.*
+//!
+//! [`resolve`] says what the API server's `RequestInfo` would say of a path and a query;
+//! [`selector`] reads the one selector that names an object. A GET on `pods/exec` has the verb
+//! `get`, as in the resolver, though newer API servers authorize it as `create` too: a rule that
+//! means exec asks for `k8s.resource == "pods/exec"`, whatever the verb.
+//!
+//! What the API server and a proxy before it could read differently (empty or dot segments,
+//! encoded slashes, methods in lower case, broken queries) is refused.
 
-use crate::facts::{Blind, Fact, FactSource, Slot, View};
+pub mod resolve;
+pub mod selector;
 
-/// The facts of one action of the family.
+use http::Method;
+use http::request::Parts;
+use serde_json::Value;
+
+use super::http::{HeldBody, Malformed, path, query, read_body};
+use crate::facts::{Blind, Fact, FactSet, FactSource, Slot, View};
+use crate::protocol::http::upgrade;
+
+pub use resolve::Resolved;
+
+/// The facts of one Kubernetes request.
 #[derive(Clone, Debug)]
-pub struct K8sFacts {}
+pub struct K8sFacts {
+    needs: FactSet,
+    resolved: Resolved,
+    params: Vec<(String, String)>,
+    body_json: Fact<Value>,
+    dry_run: Fact<bool>,
+}
 
-impl FactSource for K8sFacts {
-    fn fact(&self, _slot: Slot) -> Fact<View<'_>> {
-        Fact::Unknown(Blind::NotRead)
+/// The methods that an API server routes. Others, and these in lower case, are refused.
+const METHODS: &[Method] = &[
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+    Method::CONNECT,
+];
+
+impl K8sFacts {
+    /// Reads the facts that `needs` names; the others are [`Blind::NotRead`]. `_host` is not a
+    /// fact of this family.
+    ///
+    /// # Errors
+    /// The request is one that the API server and another server would read differently, or one
+    /// that the resolver itself refuses.
+    pub fn read(
+        parts: &Parts,
+        _host: &str,
+        body: HeldBody<'_>,
+        needs: FactSet,
+        decoded_bytes_max: usize,
+    ) -> Result<K8sFacts, Malformed> {
+        if !METHODS.contains(&parts.method) {
+            return Err(Malformed::Method);
+        }
+        upgrade(parts)?;
+        let path = path::normalize(parts.uri.path())?;
+        let query = match query::read(parts.uri.query().unwrap_or_default()) {
+            Fact::Known(query) => query,
+            Fact::Unknown(_) => return Err(Malformed::Query),
+        };
+        let resolved = resolve::resolve(&parts.method, &path, &query)?;
+        let read = [Slot::K8sBodyJson].into_iter().collect();
+        let json = if needs.contains(Slot::K8sBodyJson) || needs.contains(Slot::K8sDryRun) {
+            // What is no JSON is protobuf, CBOR or YAML to an API server, and not read here.
+            match read_body(parts, body, read, decoded_bytes_max).1 {
+                Fact::Known(Value::Null) if !matches!(body, HeldBody::Empty | HeldBody::Whole([])) => {
+                    Fact::Unknown(Blind::Opaque)
+                }
+                json => json,
+            }
+        } else {
+            Fact::Unknown(Blind::NotRead)
+        };
+        let dry_run = if needs.contains(Slot::K8sDryRun) {
+            dry_run(&resolved, &query, &json)
+        } else {
+            Fact::Unknown(Blind::NotRead)
+        };
+        let params = query
+            .into_iter()
+            .map(|(name, values)| (name, values.into_iter().next().unwrap_or_default()))
+            .collect();
+        Ok(K8sFacts {
+            needs,
+            resolved,
+            params,
+            body_json: json,
+            dry_run,
+        })
+    }
+
+    /// Whether a rule set that reads `needs` has to have the body held. `dry_run` does: the body
+    /// of a DELETE, where there is one, replaces its query parameters.
+    pub fn wants_body(needs: FactSet) -> bool {
+        needs.contains(Slot::K8sBodyJson) || needs.contains(Slot::K8sDryRun)
     }
 }
+
+/// Whether the API server changes nothing. Only where it is certain: the API server reads
+/// `dryRun` from a DELETE's body instead of the query, and connect-like subresources ignore it.
+fn dry_run(resolved: &Resolved, query: &[(String, Vec<String>)], body: &Fact<Value>) -> Fact<bool> {
+    let verb = match &resolved.verb {
+        Fact::Known(verb) => verb.as_str(),
+        Fact::Unknown(blind) => return Fact::Unknown(*blind),
+    };
+    let named = query
+        .iter()
+        .find(|(name, _)| name == "dryRun")
+        .map(|(_, values)| values.iter().all(|value| value == "All"));
+    let by_query = named.unwrap_or(false);
+    if !resolved.is_resource {
+        return Fact::Known(false);
+    }
+    match verb {
+        "delete" | "deletecollection" => match body {
+            Fact::Known(Value::Null) => Fact::Known(by_query),
+            Fact::Known(options) => Fact::Known(
+                options
+                    .get("dryRun")
+                    .and_then(Value::as_array)
+                    .is_some_and(|all| !all.is_empty() && all.iter().all(|one| one == "All")),
+            ),
+            Fact::Unknown(blind) => Fact::Unknown(*blind),
+        },
+        "create" | "update" | "patch" => match resolved.subresource.as_str() {
+            "" | "status" | "scale" => Fact::Known(by_query),
+            _ if named.is_none() => Fact::Known(false),
+            _ => Fact::Unknown(Blind::Opaque),
+        },
+        _ => Fact::Known(false),
+    }
+}
+
+impl FactSource for K8sFacts {
+    fn fact(&self, slot: Slot) -> Fact<View<'_>> {
+        if !self.needs.contains(slot) {
+            return Fact::Unknown(Blind::NotRead);
+        }
+        let own = &self.resolved;
+        Fact::Known(match slot {
+            Slot::K8sVerb => return own.verb.as_ref().map(|text| View::Text(text)),
+            Slot::K8sName => return own.name.as_ref().map(|text| View::Text(text)),
+            Slot::K8sBodyJson => {
+                return self.body_json.as_ref().map(|value| {
+                    if value.is_null() {
+                        View::Null
+                    } else {
+                        View::Json(value)
+                    }
+                });
+            }
+            Slot::K8sDryRun => return self.dry_run.as_ref().map(|yes| View::Bool(*yes)),
+            Slot::K8sGroup => View::Text(&own.group),
+            Slot::K8sVersion => View::Text(&own.version),
+            Slot::K8sResource => View::Text(&own.resource),
+            Slot::K8sNamespace => View::Text(&own.namespace),
+            Slot::K8sParams => View::Map(&self.params),
+            Slot::K8sIsResource => View::Bool(own.is_resource),
+            Slot::K8sPath => View::Text(&own.path),
+            _ => return Fact::Unknown(Blind::NotRead),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

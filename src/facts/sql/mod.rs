@@ -1,13 +1,219 @@
-//! The facts of the `sql` family. *Pure.*
+//! The facts of the `sql` family, read by PostgreSQL's own grammar. *Pure.*
+//!
+//! [`read`] cuts a text into statements where the server would, and walks the whole parse tree of
+//! each: every node is turned into one uniform shape first (`tree.rs`), so that no kind of node
+//! can be left out. What the grammar refuses is one statement that is `unparseable`.
+//!
+//! What no parser can know is a fact too: `opaque`. Attribute calls (`a.f`), functions' bodies,
+//! the `search_path` and operators that are functions are not seen.
+
+pub mod cache;
+mod tree;
+mod walk;
+
+use std::sync::Arc;
 
 use crate::facts::{Blind, Fact, FactSource, Slot, View};
 
-/// The facts of one action of the family.
-#[derive(Clone, Debug)]
-pub struct SqlFacts {}
+use tree::Tree;
 
-impl FactSource for SqlFacts {
-    fn fact(&self, _slot: Slot) -> Fact<View<'_>> {
-        Fact::Unknown(Blind::NotRead)
+/// Stack that parsing may need for each byte of a text, bytes: the deepest trees (`1+1+…`) have a
+/// level for every two bytes, and decoding and walking take some frames a level.
+const STACK_BYTES_PER_BYTE: usize = 6 << 10;
+/// Stack for any text, bytes.
+const STACK_BYTES_MIN: usize = 1 << 20;
+/// Texts up to this length are parsed on the caller's stack, bytes.
+const SHALLOW_BYTES_MAX: usize = 64;
+
+/// What one statement's text says, whoever runs it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statement {
+    pub text: String,
+    pub verb: String,
+    pub verbs: Vec<String>,
+    pub tables: Vec<String>,
+    pub reads: Vec<String>,
+    pub writes: Vec<String>,
+    pub functions: Vec<String>,
+    pub columns: Vec<String>,
+    pub has_where: bool,
+    pub row_limit: Option<i64>,
+    /// COPY … PROGRAM.
+    pub program: bool,
+    pub role_change: bool,
+    /// Runs code that cannot be read.
+    pub opaque: bool,
+    /// The setting that SET or RESET names.
+    pub setting: Option<String>,
+    /// Calls `set_config`, which can change any setting.
+    pub sets_config: bool,
+    /// The grammar refuses the text.
+    pub unparseable: bool,
+    /// What the statement does to the session's own state.
+    pub effect: Effect,
+}
+
+/// What a statement does to the session's state, for the wire.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Effect {
+    #[default]
+    None,
+    /// SET or RESET of a setting; `None` for RESET ALL.
+    Set(Option<String>),
+    /// PREPARE name AS ….
+    Prepare(String),
+    /// EXECUTE name.
+    Execute(String),
+    /// DEALLOCATE name; `None` for ALL, and for DISCARD ALL.
+    Deallocate(Option<String>),
+}
+
+impl Statement {
+    fn empty(text: &str) -> Statement {
+        Statement {
+            text: text.to_owned(),
+            verb: String::new(),
+            verbs: Vec::new(),
+            tables: Vec::new(),
+            reads: Vec::new(),
+            writes: Vec::new(),
+            functions: Vec::new(),
+            columns: Vec::new(),
+            has_where: true,
+            row_limit: None,
+            program: false,
+            role_change: false,
+            opaque: false,
+            setting: None,
+            sets_config: false,
+            unparseable: false,
+            effect: Effect::None,
+        }
+    }
+
+    /// The statement that a refused text is: nothing is known of it.
+    pub fn unparseable(text: &str) -> Statement {
+        Statement {
+            unparseable: true,
+            has_where: false,
+            ..Statement::empty(text)
+        }
+    }
+
+    /// Code that cannot be read at all: a function call message, EXECUTE of an unknown name.
+    pub fn opaque(text: &str) -> Statement {
+        Statement {
+            opaque: true,
+            has_where: false,
+            ..Statement::empty(text)
+        }
     }
 }
+
+/// Every statement of a text, in order. A text without a statement gives none; one that the
+/// grammar refuses, that holds a NUL, or that is longer than `bytes_max`, gives one that is
+/// unparseable.
+pub fn read(text: &str, bytes_max: usize) -> Vec<Arc<Statement>> {
+    let refused = || vec![Arc::new(Statement::unparseable(text))];
+    if text.len() > bytes_max || text.contains('\0') {
+        return refused();
+    }
+    let parse = || std::panic::catch_unwind(|| parse(text)).ok().flatten();
+    let statements = if text.len() <= SHALLOW_BYTES_MAX {
+        parse()
+    } else {
+        stacker::grow(STACK_BYTES_MIN + text.len() * STACK_BYTES_PER_BYTE, parse)
+    };
+    statements.unwrap_or_else(refused)
+}
+
+fn parse(text: &str) -> Option<Vec<Arc<Statement>>> {
+    let parsed = pg_query::parse(text, pg_query::ParserOptions::default()).ok()?;
+    let mut statements = Vec::with_capacity(parsed.protobuf.stmts.len());
+    for raw in &parsed.protobuf.stmts {
+        let tree = Tree::of(raw.stmt.as_ref()?).ok()?;
+        let start = usize::try_from(raw.stmt_location).ok()?;
+        let end = match usize::try_from(raw.stmt_len).ok()? {
+            0 => text.len(),
+            len => start.checked_add(len)?,
+        };
+        let own = text.get(start..end)?.trim();
+        let mut statement = walk::facts_of(&tree, own);
+        statement.effect = effect_of(&tree);
+        statements.push(Arc::new(statement));
+    }
+    Some(statements)
+}
+
+fn effect_of(tree: &Tree) -> Effect {
+    let name = |field: &str| Some(tree.get(field).text().to_owned()).filter(|name| !name.is_empty());
+    match tree.name() {
+        "VariableSetStmt" => Effect::Set(name("name")),
+        "PrepareStmt" => Effect::Prepare(name("name").unwrap_or_default()),
+        "ExecuteStmt" => Effect::Execute(name("name").unwrap_or_default()),
+        "DeallocateStmt" => Effect::Deallocate(name("name")),
+        "DiscardStmt" => Effect::Deallocate(None),
+        _ => Effect::None,
+    }
+}
+
+/// The facts of one execution of a statement.
+#[derive(Clone, Debug)]
+pub struct SqlFacts {
+    pub statement: Arc<Statement>,
+    /// The bound parameters as a JSON list of texts and nulls.
+    pub parameters: Fact<serde_json::Value>,
+    /// How many statements were sent together.
+    pub statements: i64,
+    pub database: String,
+    pub user: String,
+}
+
+impl SqlFacts {
+    /// A statement without parameters, alone.
+    pub fn new(statement: Arc<Statement>, database: &str, user: &str) -> SqlFacts {
+        SqlFacts {
+            statement,
+            parameters: Fact::Known(serde_json::Value::Array(Vec::new())),
+            statements: 1,
+            database: database.to_owned(),
+            user: user.to_owned(),
+        }
+    }
+}
+
+impl FactSource for SqlFacts {
+    fn fact(&self, slot: Slot) -> Fact<View<'_>> {
+        let statement = &*self.statement;
+        match slot {
+            Slot::SqlUnparseable => return Fact::Known(View::Bool(statement.unparseable)),
+            Slot::SqlStatement => return Fact::Known(View::Text(&statement.text)),
+            Slot::SqlStatements => return Fact::Known(View::Int(self.statements)),
+            Slot::SqlDatabase => return Fact::Known(View::Text(&self.database)),
+            Slot::SqlUser => return Fact::Known(View::Text(&self.user)),
+            Slot::SqlParameters => return self.parameters.as_ref().map(View::Json),
+            Slot::SqlOpaque => return Fact::Known(View::Bool(statement.opaque)),
+            _ if statement.unparseable => return Fact::Unknown(Blind::Unparseable),
+            // Opaque code with no verb of its own: a function call message, an unknown EXECUTE.
+            _ if statement.verb.is_empty() => return Fact::Unknown(Blind::Opaque),
+            _ => {}
+        }
+        Fact::Known(match slot {
+            Slot::SqlVerb => View::Text(&statement.verb),
+            Slot::SqlVerbs => View::Texts(&statement.verbs),
+            Slot::SqlTables => View::Texts(&statement.tables),
+            Slot::SqlReads => View::Texts(&statement.reads),
+            Slot::SqlWrites => View::Texts(&statement.writes),
+            Slot::SqlFunctions => View::Texts(&statement.functions),
+            Slot::SqlColumns => View::Texts(&statement.columns),
+            Slot::SqlHasWhere => View::Bool(statement.has_where),
+            Slot::SqlRowLimit => statement.row_limit.map_or(View::Null, View::Int),
+            Slot::SqlProgram => View::Bool(statement.program),
+            Slot::SqlRoleChange => View::Bool(statement.role_change),
+            _ => return Fact::Unknown(Blind::NotRead),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -79,7 +79,9 @@ impl Zone {
     /// Whether a visible name lies below this one, which then exists without data (RFC 8020).
     fn is_above(&self, identity: &Identity, name: &str) -> bool {
         let below = |own: &str| own.strip_suffix(name).is_some_and(|front| front.ends_with('.'));
-        self.exact.iter().any(|own| below(own) && (self.visible)(identity, own))
+        self.exact
+            .iter()
+            .any(|own| below(own) && (self.visible)(identity, own))
     }
 }
 
@@ -175,7 +177,9 @@ impl Answerer {
     }
 
     fn may_make(&self, identity: &Identity) -> bool {
-        let Ok(mut made) = self.made.lock() else { return false };
+        let Ok(mut made) = self.made.lock() else {
+            return false;
+        };
         let count = made.entry(identity.node.clone()).or_default();
         let room = *count < SUFFIX_NAMES_PER_AGENT_MAX;
         *count += usize::from(room);
@@ -193,9 +197,16 @@ pub fn forward_to(server: SocketAddr) -> Resolver {
     Arc::new(move |query, tcp| {
         Box::pin(async move {
             let exchange = async {
-                if tcp { over_tcp(server, &query).await } else { over_udp(server, &query).await }
+                if tcp {
+                    over_tcp(server, &query).await
+                } else {
+                    over_udp(server, &query).await
+                }
             };
-            tokio::time::timeout(Duration::from_millis(FORWARD_MS), exchange).await.ok()?.ok()
+            tokio::time::timeout(Duration::from_millis(FORWARD_MS), exchange)
+                .await
+                .ok()?
+                .ok()
         })
     })
 }

@@ -43,11 +43,19 @@ pub struct Names {
 impl Names {
     /// A table over two ranges; kept in `file`, one name a line, where given.
     pub fn open(v4: IpNet, v6: IpNet, file: Option<&Path>) -> Result<Self, NamesError> {
-        let (IpNet::V4(v4), IpNet::V6(v6)) = (v4, v6) else { return Err(NamesError::Ranges) };
+        let (IpNet::V4(v4), IpNet::V6(v6)) = (v4, v6) else {
+            return Err(NamesError::Ranges);
+        };
         let bound = u32::try_from(NAMES_MAX).unwrap_or(u32::MAX);
         // The first and the last address of the IPv4 range stay free.
-        let room_v4 = 1u64.checked_shl(u32::from(32 - v4.prefix_len())).unwrap_or(0).saturating_sub(2);
-        let room_v6 = 1u128.checked_shl(u32::from(128 - v6.prefix_len())).unwrap_or(u128::MAX).saturating_sub(1);
+        let room_v4 = 1u64
+            .checked_shl(u32::from(32 - v4.prefix_len()))
+            .unwrap_or(0)
+            .saturating_sub(2);
+        let room_v6 = 1u128
+            .checked_shl(u32::from(128 - v6.prefix_len()))
+            .unwrap_or(u128::MAX)
+            .saturating_sub(1);
         let names = Names {
             v4: (v4.network(), u32::try_from(room_v4).unwrap_or(bound).min(bound)),
             v6: (v6.network(), u32::try_from(room_v6).unwrap_or(bound).min(bound)),
@@ -60,7 +68,11 @@ impl Names {
     }
 
     fn load(&self, path: &Path) -> Result<(), NamesError> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)?;
         let mut text = String::new();
         file.read_to_string(&mut text)?;
         let mut table = self.table.write().map_err(|_| NamesError::Full)?;
@@ -107,7 +119,8 @@ impl Names {
         if v4 {
             (index <= self.v4.1).then(|| Ipv4Addr::from_bits(self.v4.0.to_bits().wrapping_add(index)).into())
         } else {
-            (index <= self.v6.1).then(|| Ipv6Addr::from_bits(self.v6.0.to_bits().wrapping_add(index.into())).into())
+            (index <= self.v6.1)
+                .then(|| Ipv6Addr::from_bits(self.v6.0.to_bits().wrapping_add(index.into())).into())
         }
     }
 
@@ -125,7 +138,9 @@ impl Names {
 impl Table {
     fn push(&mut self, name: &str) -> bool {
         let name: Arc<str> = name.into();
-        let Ok(index) = u32::try_from(self.names.len() + 1) else { return false };
+        let Ok(index) = u32::try_from(self.names.len() + 1) else {
+            return false;
+        };
         let fresh = self.by_name.insert(Arc::clone(&name), index).is_none();
         self.names.push(name);
         fresh

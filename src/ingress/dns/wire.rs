@@ -44,12 +44,16 @@ pub(super) struct Query {
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2).map(|pair| u16::from(pair[0]) << 8 | u16::from(pair[1]))
+    bytes
+        .get(at..at + 2)
+        .map(|pair| u16::from(pair[0]) << 8 | u16::from(pair[1]))
 }
 
 /// Reads a query; else the refusal that is due, if one is.
 pub(super) fn parse(message: &[u8]) -> Result<Query, Option<Vec<u8>>> {
-    let (Some(id), Some(flags)) = (u16_at(message, 0), u16_at(message, 2)) else { return Err(None) };
+    let (Some(id), Some(flags)) = (u16_at(message, 0), u16_at(message, 2)) else {
+        return Err(None);
+    };
     // Answers are not answered, or two servers would talk for ever.
     if message.len() < HEADER_BYTES || flags & 0x8000 != 0 {
         return Err(None);
@@ -89,7 +93,9 @@ fn question(message: &[u8]) -> Option<(String, usize)> {
         }
         let label = message.get(at..at + length)?;
         at += length;
-        let plain = label.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        let plain = label
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
         // RFC 1035: a dot inside a label is not the dot between two, so no such name is ours.
         if length > 63 || !plain || at - HEADER_BYTES > NAME_BYTES_MAX - 1 {
             return None;
@@ -131,7 +137,12 @@ impl Query {
     /// bytes for every name, so it never needs truncation.
     pub(super) fn reply(&self, code: Code, address: Option<IpAddr>) -> Vec<u8> {
         let absent = address.is_none() && matches!(code, Code::NoError | Code::NoSuchName);
-        let counts = [1, u16::from(address.is_some()), u16::from(absent), u16::from(self.edns.is_some())];
+        let counts = [
+            1,
+            u16::from(address.is_some()),
+            u16::from(absent),
+            u16::from(self.edns.is_some()),
+        ];
         let mut bytes = header(self.id, self.recursion_desired, code, counts);
         bytes.extend_from_slice(&self.question);
         if let Some(address) = address {
@@ -159,7 +170,9 @@ impl Query {
 
     /// Another resolver's answer, cut down to a truncated one where the client cannot take it.
     pub(super) fn fit(&self, answer: Vec<u8>, tcp: bool) -> Vec<u8> {
-        let room = self.edns.map_or(UDP_BYTES_MIN, |size| usize::from(size).clamp(UDP_BYTES_MIN, UDP_BYTES_MAX));
+        let room = self.edns.map_or(UDP_BYTES_MIN, |size| {
+            usize::from(size).clamp(UDP_BYTES_MIN, UDP_BYTES_MAX)
+        });
         if tcp || answer.len() <= room {
             return answer;
         }

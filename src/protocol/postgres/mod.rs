@@ -1,1 +1,27 @@
-//! Stub, filled in by its owner. *Pure.*
+//! PostgreSQL's protocol 3.0, agent's side and server's side, without I/O. *Pure.*
+//!
+//! [`wire`] cuts and builds messages, [`startup`] reads what a connection begins with and selects
+//! the credential, [`session`] is the state machine of what follows. The driver is
+//! `proxy::postgres`; the login to the server is `upstream::postgres`.
+//!
+//! Invariants:
+//! - Nothing that plans or runs is sent before it was judged: a Bind is held until its Execute, a
+//!   Query until each of its statements has a permit. A prepared statement is judged at each Execute.
+//! - What a name means is taken from the server's own confirmation, or from the same segment (the
+//!   messages between two Syncs), in which the server skips a use whose definition failed.
+//! - A refusal behind earlier messages is a message that must fail at the server (a Bind of a
+//!   statement that cannot exist), whose error is replaced. So the place in the stream, the
+//!   rollback, the skip up to Sync and the transaction state are the server's own.
+//! - Text is read as UTF-8 with standard strings. Both are pinned, changes close the connection.
+
+pub mod bind;
+pub mod session;
+pub mod startup;
+pub mod statement;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use session::PgSession;
+pub use statement::{Effect, Grammar, Statement};

@@ -1,4 +1,18 @@
 //! Held actions: asked, decided by people, kept in the state database.
+//!
+//! A question is a durable row before anyone waits for it. Approving, refusing, timing out,
+//! withdrawing and using are each one conditional update, so that exactly one of them wins. After
+//! a restart the pending questions are still there, with nobody waiting: the agent's retry of the
+//! identical action takes its question up again, or uses the decision given meanwhile, once.
+//!
+//! Invariants: one decision lets one action pass; a person counts once; only who is eligible
+//! decides; a closed question never opens again.
+
+mod queue;
+mod store;
+
+pub use queue::Queue;
+pub use store::{Decide, DecideError, Decision, Held, State as QuestionState};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,14 +61,25 @@ pub enum Answer {
 #[error("the approval queue is not available: {0}")]
 pub struct ApprovalDown(pub String);
 
-/// The queue of held actions; cheap to clone.
-#[derive(Clone)]
-pub struct Queue {}
-
-impl Queue {
-    /// Holds the question until it is decided or times out. Dropping the future (the agent left)
-    /// withdraws the question.
-    pub async fn ask(&self, _question: Question) -> Result<Answer, ApprovalDown> {
-        todo!()
+impl Question {
+    /// What is kept of it and shown to the approver.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "approver": &*self.approver,
+            "rule": &*self.rule,
+            "reason": self.reason,
+            "node": self.node,
+            "login": self.login,
+            "profile": &*self.profile,
+            "endpoint": &*self.endpoint,
+            "credential": self.credential.as_deref(),
+            "summary": self.summary,
+            "detail": self.detail,
+            "facts": self.facts,
+            "digest": self.digest.to_string(),
+            "required": self.required,
+            "eligible": self.eligible,
+            "policy": self.policy,
+        })
     }
 }

@@ -1,0 +1,29 @@
+# How the gateway runs, and what holds for everyone. Read together with the other files here.
+
+schema_version = 1
+
+gateway {
+  state_dir        = ".tailkeep"
+  dashboard_listen = "127.0.0.1:8737"
+
+  # Where `tailkeep join` reaches this machine.
+  enrol_listen = "0.0.0.0:8738"
+  public_url   = "https://gateway.example.com:8738"
+
+  wireguard {
+    subnet_cidr = "10.55.0.0/24"
+    listen_port = 51820
+    endpoint    = "gateway.example.com:51820"
+  }
+
+  limits {
+    body_bytes_max = 1048576
+  }
+}
+
+defaults {
+  # What no rule matched is denied, and so is what no endpoint claims.
+  unmatched     = "deny"
+  unknown_host  = "deny"
+  human_timeout = 600
+}

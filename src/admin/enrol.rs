@@ -1,0 +1,198 @@
+//! The gateway's half of enrolment: `POST /v1/enrol` over TLS by the gateway's own CA.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State as Shared;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::routing::post;
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use super::Operator;
+use crate::client::enrol::Request;
+use crate::client::environment;
+use crate::client::store::Assigned;
+use crate::identity::{Identity, Transport};
+use crate::ingress::wireguard::public_key;
+use crate::policy::{Model, Wireguard};
+use crate::state::peer::{PeerKey, Subnets};
+use crate::tls::{LeafName, Leaves, Offer, accept};
+
+/// Enrolments under way at a time; the next waits for a place.
+const CONNECTIONS_MAX: usize = 16;
+/// For one enrolment, handshake included.
+const CONNECTION_TIME: Duration = Duration::from_secs(15);
+/// Bytes of the request's body.
+const REQUEST_BYTES_MAX: usize = 4 << 10;
+
+/// Serves enrolments. The number at a time and the time of each are bounded, which with tokens of
+/// 256 bits leaves nothing to be guessed.
+pub(super) async fn serve(listener: TcpListener, operator: Operator, leaves: Arc<Leaves>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let router = Router::new()
+        .route("/v1/enrol", post(enrol))
+        .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .with_state(operator);
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let (stream, own) = match listener.accept().await.and_then(|(stream, _)| {
+            let own = stream.local_addr()?;
+            Ok((stream, own))
+        }) {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "an enrolment could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (leaves, service) = (leaves.clone(), TowerToHyperService::new(router.clone()));
+        tokio::spawn(async move {
+            let _place = place;
+            let served = async {
+                let greeting = accept::greet(stream, CONNECTION_TIME).await.ok()?;
+                let name = match greeting.sni() {
+                    Some(sni) => LeafName::Name(sni),
+                    None => LeafName::Address(own.ip()),
+                };
+                let leaf = leaves.get(&name).ok()?;
+                let stream = greeting.finish(&leaf, Offer::Http1).await.ok()?;
+                let builder = auto::Builder::new(TokioExecutor::new());
+                builder.serve_connection(TokioIo::new(stream), service).await.ok()
+            };
+            let _ = tokio::time::timeout(CONNECTION_TIME, served).await;
+        });
+    }
+}
+
+type Answer = Result<Json<Assigned>, (StatusCode, Json<Value>)>;
+
+async fn enrol(
+    Shared(operator): Shared<Operator>,
+    headers: HeaderMap,
+    Json(request): Json<Request>,
+) -> Answer {
+    let refused = |status: StatusCode, text: &str| (status, Json(json!({ "error": text })));
+    let bearer = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let token = bearer
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .map(str::to_owned);
+    let token = token.ok_or_else(|| refused(StatusCode::UNAUTHORIZED, "the join URL's token is missing"))?;
+    let key = STANDARD
+        .decode(&request.public_key)
+        .ok()
+        .and_then(|key| <[u8; 32]>::try_from(key).ok());
+    let key = key.ok_or_else(|| {
+        refused(
+            StatusCode::BAD_REQUEST,
+            "the public key is not 32 bytes in base64",
+        )
+    })?;
+    let policy = operator.gate.policy();
+    let gateway = &policy.model().gateway;
+    let no_wireguard = || refused(StatusCode::CONFLICT, "the gateway has no WireGuard listener");
+    let wireguard = gateway.wireguard.as_ref().ok_or_else(no_wireguard)?;
+    let subnets = subnets(wireguard).ok_or_else(no_wireguard)?;
+    let enrolled = operator
+        .state
+        .run(move |state| state.enrol(&token, &key, &subnets))
+        .await;
+    let peer = enrolled.map_err(|error| refused(StatusCode::FORBIDDEN, &error.to_string()))?;
+    let private = operator.state.gateway_key();
+    let private = private.map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))?;
+    tracing::info!(peer = peer.peer, v4 = %peer.v4, "a machine has enrolled");
+    let own_key = public_key(&private);
+    Ok(Json(assigned(
+        &operator,
+        policy.model(),
+        wireguard,
+        &peer,
+        own_key,
+    )))
+}
+
+fn assigned(
+    operator: &Operator,
+    model: &Model,
+    wireguard: &Wireguard,
+    peer: &PeerKey,
+    key: [u8; 32],
+) -> Assigned {
+    let identity = Identity {
+        transport: Transport::Wireguard,
+        address: IpAddr::V4(peer.v4),
+        node: peer.peer.clone(),
+        login: None,
+        tags: Vec::new(),
+        grants: Vec::new(),
+    };
+    let profile = operator.gate.policy().profile_for(&identity).ok();
+    let profile = profile.and_then(|name| model.profile(&name));
+    let mut placeholders = BTreeMap::new();
+    for held in profile.iter().flat_map(|profile| &profile.credentials) {
+        let Some(credential) = model.credential(&held.credential) else {
+            continue;
+        };
+        let variable: String = credential
+            .name
+            .chars()
+            .map(|char| {
+                if char.is_ascii_alphanumeric() {
+                    char.to_ascii_uppercase()
+                } else {
+                    '_'
+                }
+            })
+            .collect();
+        if let Some(text) = held
+            .placeholders
+            .first()
+            .filter(|_| environment::may_set(&variable))
+        {
+            placeholders.insert(variable, text.clone());
+        }
+    }
+    let own = |net: IpNet| net.hosts().next();
+    Assigned {
+        name: peer.peer.clone(),
+        address_v4: Some(peer.v4),
+        address_v6: Some(peer.v6),
+        gateway_public_key: STANDARD.encode(key),
+        wireguard_endpoint: wireguard
+            .endpoint
+            .clone()
+            .unwrap_or_else(|| wireguard.listen.to_string()),
+        dns: [own(wireguard.subnet_v4), own(wireguard.subnet_v6)]
+            .into_iter()
+            .flatten()
+            .collect(),
+        mtu: wireguard.mtu,
+        ca_pem: operator.authority.ca_pem().to_owned(),
+        placeholders,
+        endpoints: profile.map_or_else(Vec::new, |profile| {
+            profile.endpoints.iter().map(|key| key.to_string()).collect()
+        }),
+    }
+}
+
+fn subnets(config: &Wireguard) -> Option<Subnets> {
+    match (config.subnet_v4, config.subnet_v6) {
+        (IpNet::V4(v4), IpNet::V6(v6)) => Some(Subnets { v4, v6 }),
+        _ => None,
+    }
+}

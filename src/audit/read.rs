@@ -1,0 +1,225 @@
+//! Reading the audit log: following, filtering, verifying. Never writes.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, params};
+use serde::{Deserialize, Serialize};
+
+use super::row::{Hash, Row, chain_outcome, hex};
+use super::{Outcome, writer};
+
+/// Records that one read returns at most.
+pub const PAGE_RECORDS_MAX: u32 = 1000;
+
+/// The log cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the audit log cannot be read: {0}")]
+pub struct ReadError(#[from] rusqlite::Error);
+
+/// Which records are wanted. An empty filter wants all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Filter {
+    /// Only records after this number.
+    pub after: u64,
+    /// Unix time in microseconds: only records at or after it.
+    pub since_us: Option<i64>,
+    pub node: Option<String>,
+    pub endpoint: Option<String>,
+    pub verdict: Option<String>,
+    pub rule: Option<String>,
+    /// At most this many, and never over [`PAGE_RECORDS_MAX`].
+    pub limit: Option<u32>,
+    /// The newest `limit` records instead of the oldest, still in order.
+    pub newest: bool,
+}
+
+/// What a check of the chain found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    pub records: u64,
+    pub outcomes: u64,
+    /// The hash of the last record: note it elsewhere, and a rewritten log shows.
+    pub head: String,
+    /// The first fault, in words; `None` for an intact log.
+    pub fault: Option<String>,
+}
+
+/// A reader of a log that may be open elsewhere.
+pub struct Reader {
+    path: PathBuf,
+    connection: Connection,
+}
+
+impl Reader {
+    /// # Errors
+    /// There is no log at `path`.
+    pub fn open(path: &Path) -> Result<Reader, ReadError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.pragma_update(None, "query_only", "ON")?;
+        Ok(Reader {
+            path: path.to_owned(),
+            connection,
+        })
+    }
+
+    /// The records that a filter wants, in order, each with its outcome where there is one.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn select(&self, filter: &Filter) -> Result<Vec<serde_json::Value>, ReadError> {
+        let order = if filter.newest { "DESC" } else { "ASC" };
+        let query = format!(
+            "SELECT record.*, o.status, o.bytes_up, o.bytes_down, o.took_us FROM record
+             LEFT JOIN outcome o ON o.seq = (SELECT max(seq) FROM outcome WHERE record = record.id)
+             WHERE id > ?1 AND (?2 IS NULL OR at_us >= ?2) AND (?3 IS NULL OR node = ?3)
+             AND (?4 IS NULL OR endpoint = ?4) AND (?5 IS NULL OR verdict = ?5)
+             AND (?6 IS NULL OR rule = ?6) ORDER BY id {order} LIMIT ?7"
+        )
+        .replace("WHERE record = record.id", "WHERE outcome.record = record.id");
+        let limit = filter.limit.unwrap_or(PAGE_RECORDS_MAX).min(PAGE_RECORDS_MAX);
+        let mut statement = self.connection.prepare_cached(&query)?;
+        let rows = statement.query_map(
+            params![
+                i64::try_from(filter.after).unwrap_or(i64::MAX),
+                filter.since_us,
+                filter.node,
+                filter.endpoint,
+                filter.verdict,
+                filter.rule,
+                limit
+            ],
+            |row| {
+                let (record, hash) = Row::read(row)?;
+                let mut value = record.to_json();
+                value["hash"] = hex(&hash).into();
+                if let Some(status) = row.get::<_, Option<String>>(24)? {
+                    value["outcome"] = serde_json::json!({
+                        "status": status,
+                        "bytes_up": row.get::<_, i64>(25)?,
+                        "bytes_down": row.get::<_, i64>(26)?,
+                        "took_us": row.get::<_, i64>(27)?,
+                    });
+                }
+                Ok(value)
+            },
+        )?;
+        let mut values = rows.collect::<Result<Vec<_>, _>>()?;
+        if filter.newest {
+            values.reverse();
+        }
+        Ok(values)
+    }
+
+    /// Walks both chains, and compares their ends with the note beside the database.
+    ///
+    /// Detects an edited, removed or inserted row and a cut-off tail. It cannot detect that
+    /// someone who can write the whole state folder rewrote the log and the note together: for
+    /// that, keep [`Verified::head`] on another machine.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn verify(&self) -> Result<Verified, ReadError> {
+        let noted = std::fs::read_to_string(writer::head_path(&self.path));
+        let transaction = self.connection.unchecked_transaction()?;
+        let mut found = Verified {
+            records: 0,
+            outcomes: 0,
+            head: String::new(),
+            fault: None,
+        };
+        let noted = match noted.ok().as_deref().and_then(parse_head) {
+            Some(noted) => noted,
+            None => {
+                found.fault = Some("the note of the log's head is missing or unreadable".to_owned());
+                Noted::default()
+            }
+        };
+        let mut fault = |text: String| {
+            found.fault.get_or_insert(text);
+        };
+        let mut head: Hash = [0; 32];
+        let mut last = 0;
+        let mut statement = transaction.prepare("SELECT * FROM record ORDER BY id")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (record, hash) = match Row::read(row) {
+                Ok(read) => read,
+                Err(error) => {
+                    fault(format!("record {}: unreadable: {error}", last + 1));
+                    break;
+                }
+            };
+            if record.id != last + 1 {
+                fault(format!("record {} is missing", last + 1));
+            }
+            if record.chain(&head) != hash {
+                fault(format!(
+                    "record {} was changed, or the one before it was",
+                    record.id
+                ));
+            }
+            if record.id == noted.record.0 && hex(&hash) != noted.record.1 {
+                fault(format!("record {} is not the one that was noted", record.id));
+            }
+            (last, head) = (record.id, hash);
+            found.records += 1;
+        }
+        if last < noted.record.0 {
+            fault(format!(
+                "records after {last} are cut off; {} were noted",
+                noted.record.0
+            ));
+        }
+        found.head = hex(&head);
+        drop(rows);
+        drop(statement);
+        let (count, outcome_fault) = verify_outcomes(&transaction, &noted)?;
+        found.outcomes = count;
+        if found.fault.is_none() {
+            found.fault = outcome_fault;
+        }
+        Ok(found)
+    }
+}
+
+#[derive(Default)]
+struct Noted {
+    record: (u64, String),
+    outcome: (u64, String),
+}
+
+fn verify_outcomes(connection: &Connection, noted: &Noted) -> Result<(u64, Option<String>), ReadError> {
+    let mut head: Hash = [0; 32];
+    let mut last = 0;
+    let mut statement = connection.prepare("SELECT * FROM outcome ORDER BY seq")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let number = |index| row.get::<_, i64>(index).map(|value| value as u64);
+        let outcome = Outcome {
+            status: row.get(2)?,
+            bytes_up: number(3)?,
+            bytes_down: number(4)?,
+            took_us: number(5)?,
+        };
+        let (seq, hash): (u64, Hash) = (number(0)?, row.get(6)?);
+        if seq != last + 1 || chain_outcome(&head, seq, number(1)?, &outcome) != hash {
+            return Ok((last, Some(format!("outcome {} was changed or removed", last + 1))));
+        }
+        if seq == noted.outcome.0 && hex(&hash) != noted.outcome.1 {
+            return Ok((last, Some(format!("outcome {seq} is not the one that was noted"))));
+        }
+        (last, head) = (seq, hash);
+    }
+    let cut = (last < noted.outcome.0).then(|| format!("outcomes after {last} are cut off"));
+    Ok((last, cut))
+}
+
+fn parse_head(text: &str) -> Option<Noted> {
+    let mut words = text.split_whitespace();
+    Some(Noted {
+        record: (words.next()?.parse().ok()?, words.next()?.to_owned()),
+        outcome: (words.next()?.parse().ok()?, words.next()?.to_owned()),
+    })
+}

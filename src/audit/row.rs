@@ -1,0 +1,190 @@
+//! A record as it is stored: its columns, and its link in the chain.
+
+use std::fmt::Write as _;
+
+use rusqlite::{Statement, params};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{Outcome, Record};
+
+/// SHA-256 of a link: over the hash before it and the row's canonical content.
+pub(super) type Hash = [u8; 32];
+
+/// A stored record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    pub id: u64,
+    /// Unix time, microseconds.
+    pub at_us: i64,
+    pub step: String,
+    pub transport: String,
+    pub node: String,
+    pub login: Option<String>,
+    pub address: String,
+    pub profile: Option<String>,
+    pub endpoint: String,
+    pub credential: Option<String>,
+    pub summary: String,
+    /// JSON text.
+    pub facts: String,
+    pub digest: String,
+    pub verdict: String,
+    pub cause: String,
+    pub rule: Option<String>,
+    pub reason: String,
+    pub detail: Option<String>,
+    /// JSON array.
+    pub approvers: String,
+    /// JSON array.
+    pub shadow: String,
+    pub judge_us: u64,
+    pub wait_us: u64,
+    pub policy: u64,
+}
+
+impl Row {
+    pub(super) const INSERT: &str =
+        "INSERT INTO record VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+
+    pub(super) fn new(id: u64, record: &Record) -> Row {
+        let text = |value: &Option<std::sync::Arc<str>>| value.as_deref().map(str::to_owned);
+        Row {
+            id,
+            at_us: record.at_us,
+            step: match record.step {
+                crate::verdict::Step::Connect => "connect",
+                crate::verdict::Step::Request => "request",
+                crate::verdict::Step::Passthrough => "passthrough",
+            }
+            .to_owned(),
+            transport: record.transport.to_owned(),
+            node: record.node.clone(),
+            login: record.login.clone(),
+            address: record.address.clone(),
+            profile: text(&record.profile),
+            endpoint: record.endpoint.to_string(),
+            credential: text(&record.credential),
+            summary: record.summary.clone(),
+            facts: record.facts.to_string(),
+            digest: record.digest.to_string(),
+            verdict: record.verdict.to_owned(),
+            cause: record.cause.to_owned(),
+            rule: text(&record.rule),
+            reason: record.reason.clone(),
+            detail: record.detail.clone(),
+            approvers: serde_json::json!(record.approvers).to_string(),
+            shadow: serde_json::json!(record.shadow).to_string(),
+            judge_us: record.judge_us & i64::MAX as u64,
+            wait_us: record.wait_us & i64::MAX as u64,
+            policy: record.policy & i64::MAX as u64,
+        }
+    }
+
+    /// The link after `before`: every field, in a fixed order, unambiguous as JSON.
+    pub(super) fn chain(&self, before: &Hash) -> Hash {
+        let mut hash = Sha256::new();
+        hash.update(before);
+        hash.update(serde_json::to_vec(self).unwrap_or_default());
+        hash.finalize().into()
+    }
+
+    pub(super) fn insert(&self, insert: &mut Statement<'_>, hash: &Hash) -> rusqlite::Result<()> {
+        insert.execute(params![
+            self.id as i64,
+            self.at_us,
+            self.step,
+            self.transport,
+            self.node,
+            self.login,
+            self.address,
+            self.profile,
+            self.endpoint,
+            self.credential,
+            self.summary,
+            self.facts,
+            self.digest,
+            self.verdict,
+            self.cause,
+            self.rule,
+            self.reason,
+            self.detail,
+            self.approvers,
+            self.shadow,
+            self.judge_us as i64,
+            self.wait_us as i64,
+            self.policy as i64,
+            hash.as_slice(),
+        ])?;
+        Ok(())
+    }
+
+    /// Reads `SELECT * FROM record`.
+    pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Row, Hash)> {
+        let number = |index| row.get::<_, i64>(index).map(|value| value as u64);
+        let record = Row {
+            id: number(0)?,
+            at_us: row.get(1)?,
+            step: row.get(2)?,
+            transport: row.get(3)?,
+            node: row.get(4)?,
+            login: row.get(5)?,
+            address: row.get(6)?,
+            profile: row.get(7)?,
+            endpoint: row.get(8)?,
+            credential: row.get(9)?,
+            summary: row.get(10)?,
+            facts: row.get(11)?,
+            digest: row.get(12)?,
+            verdict: row.get(13)?,
+            cause: row.get(14)?,
+            rule: row.get(15)?,
+            reason: row.get(16)?,
+            detail: row.get(17)?,
+            approvers: row.get(18)?,
+            shadow: row.get(19)?,
+            judge_us: number(20)?,
+            wait_us: number(21)?,
+            policy: number(22)?,
+        };
+        Ok((record, row.get(23)?))
+    }
+
+    /// The record as one JSON object; `facts`, `approvers` and `shadow` as what they are.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        if let Some(object) = value.as_object_mut() {
+            for (name, text) in [
+                ("facts", &self.facts),
+                ("approvers", &self.approvers),
+                ("shadow", &self.shadow),
+            ] {
+                let parsed = serde_json::from_str(text).unwrap_or(serde_json::Value::Null);
+                object.insert(name.to_owned(), parsed);
+            }
+        }
+        value
+    }
+}
+
+pub(super) fn chain_outcome(before: &Hash, seq: u64, record: u64, outcome: &Outcome) -> Hash {
+    let fields = (
+        seq,
+        record,
+        &outcome.status,
+        outcome.bytes_up as i64,
+        outcome.bytes_down as i64,
+        outcome.took_us as i64,
+    );
+    let mut hash = Sha256::new();
+    hash.update(before);
+    hash.update(serde_json::to_vec(&fields).unwrap_or_default());
+    hash.finalize().into()
+}
+
+pub(super) fn hex(hash: &Hash) -> String {
+    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

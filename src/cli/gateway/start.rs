@@ -1,0 +1,221 @@
+//! Puts the parts of a gateway together.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use super::policy_watch;
+use crate::admin::{self, Operator};
+use crate::audit::log::Log;
+use crate::credential::store::SecretStore;
+use crate::identity::Identity;
+use crate::ingress::dns::{Answerer, Names, Resolver, Zone, forward_to};
+use crate::ingress::wireguard::{Config, Listener, Peer, PeerSet};
+use crate::policy::{Gateway, Policy, Wireguard};
+use crate::proxy::{Parts, Proxy};
+use crate::state::State;
+use crate::state::peer::PeerKey;
+use crate::tls::{Authority, Connectors, Leaves};
+use crate::upstream::{Closed, Dialer};
+use crate::verdict::approval::Queue;
+use crate::verdict::gate::Gate;
+
+/// How often idle upstream connections are swept.
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
+
+/// Serves until SIGINT or SIGTERM, then flushes the audit log.
+pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
+    let gateway = policy.model().gateway.clone();
+    let first_version = policy.version();
+    let state = State::open(&gateway.state_dir)?;
+    let log = Log::open(&gateway.state_dir.join("audit.db"))?;
+    let queue = Queue::new(state.clone());
+    let authority = Arc::new(Authority::open(&gateway.state_dir)?);
+    let leaves = Arc::new(Leaves::new(authority.clone())?);
+    let names_file = gateway.state_dir.join("names");
+    let names = Arc::new(Names::open(
+        gateway.virtual_v4,
+        gateway.virtual_v6,
+        Some(&names_file),
+    )?);
+    let gate = Arc::new(Gate::new(Arc::new(policy), queue.clone(), log.clone()));
+    let dialer = Arc::new(Dialer::new(
+        gateway.resolver,
+        closed(&gateway),
+        gateway.limits.connect_ms,
+    ));
+    let secrets = SecretStore::new(&gateway.state_dir);
+    let proxy = Proxy::new(Parts {
+        gate: gate.clone(),
+        names: names.clone(),
+        leaves: leaves.clone(),
+        connectors: Arc::new(Connectors::default()),
+        dialer,
+        secrets: secrets.clone(),
+    });
+    let answerer = Arc::new(Answerer::new(names, zone(&gate), resolver(&gateway))?);
+
+    let operator = Operator::new(state.clone(), queue, gate.clone(), secrets, authority.clone());
+    admin::serve(operator, &gateway, leaves).await?;
+    let wireguard = match &gateway.wireguard {
+        Some(config) => Some(listen(config, &gateway, &state, answerer.clone()).await?),
+        None => None,
+    };
+    if let Some(listener) = wireguard {
+        tracing::info!(address = %listener.local_addr(), "WireGuard peers are served");
+        tokio::spawn(accept(listener, proxy.clone()));
+    } else {
+        tracing::warn!("the configuration has no ingress: add a wireguard block to the gateway");
+    }
+    tokio::spawn(sweep(proxy.clone()));
+    let reload_gate = gate.clone();
+    tokio::spawn(policy_watch::watch(path, first_version, move |policy| {
+        reload_gate.swap(policy);
+        if let Err(error) = answerer.swap(zone(&reload_gate)) {
+            tracing::error!(%error, "the new policy's names could not all be given an address");
+        }
+    }));
+
+    until_told().await?;
+    tracing::info!("ending");
+    log.flush().await.context("the audit log could not be flushed")
+}
+
+async fn until_told() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        end = tokio::signal::ctrl_c() => end,
+    }
+}
+
+async fn accept(mut listener: Listener, proxy: Arc<Proxy>) {
+    while let Some(flow) = listener.accept().await {
+        tokio::spawn(proxy.clone().serve(flow));
+    }
+    tracing::error!("the WireGuard listener has ended");
+}
+
+async fn sweep(proxy: Arc<Proxy>) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        proxy.pool().sweep();
+    }
+}
+
+async fn listen(
+    config: &Wireguard,
+    gateway: &Gateway,
+    state: &State,
+    answerer: Arc<Answerer>,
+) -> anyhow::Result<Listener> {
+    let listener = Config {
+        listen: config.listen,
+        private_key: state.gateway_key()?,
+        gateway_v4: first_host_v4(config.subnet_v4),
+        gateway_v6: first_host_v6(config.subnet_v6),
+        mtu: config.mtu,
+        stack: config.stack,
+        connections_max: gateway.limits.connections_max,
+        dns: Some(answerer.handler()),
+    };
+    Ok(Listener::bind(listener, peers(state)).await?)
+}
+
+/// The peers of the state database, as the ingress wants them, after every change.
+fn peers(state: &State) -> watch::Receiver<Arc<PeerSet>> {
+    let as_set = |keys: &[PeerKey]| {
+        let peer = |key: &PeerKey| Peer {
+            name: key.peer.clone(),
+            public_key: key.public_key,
+            v4: Some(key.v4),
+            v6: Some(key.v6),
+        };
+        Arc::new(PeerSet {
+            peers: keys.iter().map(peer).collect(),
+        })
+    };
+    let mut keys = state.watch_peers();
+    let (sender, receiver) = watch::channel(as_set(&keys.borrow_and_update().clone()));
+    tokio::spawn(async move {
+        while keys.changed().await.is_ok() {
+            let set = as_set(&keys.borrow_and_update().clone());
+            if sender.send(set).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// The names of the policy in force; an agent sees those of endpoints that its profile holds.
+fn zone(gate: &Arc<Gate>) -> Zone {
+    let policy = gate.policy();
+    let gate = gate.clone();
+    let visible = move |identity: &Identity, name: &str| {
+        let policy = gate.policy();
+        let Ok(profile) = policy.profile_for(identity) else {
+            return false;
+        };
+        let model = policy.model();
+        let Some(profile) = model.profile(&profile) else {
+            return false;
+        };
+        profile
+            .endpoints
+            .iter()
+            .filter_map(|key| model.endpoint(key))
+            .any(|endpoint| endpoint.claims.iter().any(|claim| claim.host.matches_name(name)))
+    };
+    Zone::new(policy.model(), Arc::new(visible))
+}
+
+/// The resolver for names that no endpoint has; asked only with `unknown_host = "passthrough"`.
+fn resolver(gateway: &Gateway) -> Resolver {
+    let system = || {
+        let text = std::fs::read_to_string("/etc/resolv.conf").ok()?;
+        let first = text
+            .lines()
+            .find_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())?;
+        Some(SocketAddr::new(first, 53))
+    };
+    forward_to(
+        gateway
+            .resolver
+            .or_else(system)
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 53))),
+    )
+}
+
+/// What a passthrough never leads to: the tunnels' ranges, the virtual ones, our own listeners.
+fn closed(gateway: &Gateway) -> Closed {
+    let mut nets = vec![gateway.virtual_v4, gateway.virtual_v6];
+    let mut listeners = vec![gateway.admin_listen];
+    listeners.extend(gateway.enrol_listen);
+    if let Some(wireguard) = &gateway.wireguard {
+        nets.extend([wireguard.subnet_v4, wireguard.subnet_v6]);
+        listeners.push(wireguard.listen);
+    }
+    Closed::new(nets, listeners)
+}
+
+fn first_host_v4(net: IpNet) -> Option<std::net::Ipv4Addr> {
+    match net {
+        IpNet::V4(net) => net.hosts().next(),
+        IpNet::V6(_) => None,
+    }
+}
+
+fn first_host_v6(net: IpNet) -> Option<std::net::Ipv6Addr> {
+    match net {
+        IpNet::V6(net) => net.hosts().next(),
+        IpNet::V4(_) => None,
+    }
+}

@@ -1,0 +1,535 @@
+//! From the parse tree of one statement to its facts. *Pure.*
+
+use super::Statement;
+use super::tree::Tree;
+
+/// Functions that run text which they are given as SQL; what it does cannot be read.
+const RUNS_TEXT: &[&str] = &[
+    "connectby",
+    "crosstab",
+    "cursor_to_xml",
+    "dblink",
+    "dblink_exec",
+    "dblink_open",
+    "dblink_send_query",
+    "query_to_xml",
+    "query_to_xml_and_xmlschema",
+    "query_to_xmlschema",
+    "ts_rewrite",
+    "ts_stat",
+];
+
+/// Settings that change who the session is.
+const ROLE_SETTINGS: &[&str] = &["role", "session_authorization"];
+
+/// Reads the facts of one statement.
+pub(super) fn facts_of(tree: &Tree, text: &str) -> Statement {
+    let mut walk = Walk {
+        scope: Vec::new(),
+        out: Statement::empty(text),
+    };
+    walk.out.verb = verb_of(tree);
+    walk.out.row_limit = row_limit(tree);
+    walk.statement(tree);
+    if !walk
+        .out
+        .verbs
+        .iter()
+        .any(|verb| matches!(verb.as_str(), "update" | "delete" | "merge"))
+    {
+        walk.out.has_where = has_where(tree);
+    }
+    walk.out
+}
+
+struct Walk {
+    /// Names that CTEs bind, outermost first.
+    scope: Vec<String>,
+    out: Statement,
+}
+
+impl Walk {
+    /// A node that executes as a statement of its own.
+    fn statement(&mut self, tree: &Tree) {
+        let verb = verb_of(tree);
+        push(&mut self.out.verbs, &verb);
+        match tree.name() {
+            "SelectStmt" => {
+                if !tree.get("into_clause").is_none() {
+                    push(&mut self.out.verbs, "create");
+                }
+                self.with_ctes(tree, |walk| walk.children(tree));
+            }
+            "InsertStmt" => self.with_ctes(tree, |walk| {
+                let source = tree.get("select_stmt");
+                walk.write(tree.get("relation"));
+                if source.name() == "SelectStmt" && source.get("values_lists").items().is_empty() {
+                    push(&mut walk.out.verbs, "select");
+                }
+                if !tree
+                    .get("on_conflict_clause")
+                    .get("target_list")
+                    .items()
+                    .is_empty()
+                {
+                    push(&mut walk.out.verbs, "update");
+                    walk.out.has_where &= true;
+                }
+                walk.children_but(tree, &["relation", "with_clause"]);
+            }),
+            "UpdateStmt" | "DeleteStmt" => self.with_ctes(tree, |walk| {
+                walk.out.has_where &= has_where(tree);
+                walk.write(tree.get("relation"));
+                walk.children_but(tree, &["relation", "with_clause"]);
+            }),
+            "MergeStmt" => self.with_ctes(tree, |walk| {
+                walk.out.has_where &= !is_constant(tree.get("join_condition"));
+                walk.write(tree.get("relation"));
+                for clause in tree.get("merge_when_clauses").items() {
+                    // CmdType: 2 update, 3 insert, 4 delete, 1 select (nothing).
+                    match clause.get("command_type").int() {
+                        3 => push(&mut walk.out.verbs, "update"),
+                        4 => push(&mut walk.out.verbs, "insert"),
+                        5 => push(&mut walk.out.verbs, "delete"),
+                        _ => {}
+                    }
+                }
+                walk.children_but(tree, &["relation", "with_clause"]);
+            }),
+            "ExplainStmt" => {
+                let runs =
+                    tree.get("options").items().iter().any(|option| {
+                        option.get("defname").text() == "analyze" && !is_off(option.get("arg"))
+                    });
+                self.inner(tree.get("query"), runs);
+            }
+            "CopyStmt" => {
+                self.out.program |= tree.get("is_program").is(true);
+                if tree.get("is_from").is(true) {
+                    self.write(tree.get("relation"));
+                } else {
+                    self.read(tree.get("relation"));
+                }
+                self.column_names(tree.get("attlist"));
+                self.inner(tree.get("query"), true);
+                self.children_but(tree, &["relation", "query", "attlist"]);
+            }
+            "PrepareStmt" | "DeclareCursorStmt" => {
+                self.inner(tree.get("query"), true);
+                self.children_but(tree, &["query"]);
+            }
+            "CreateTableAsStmt" => {
+                self.write(tree.get("into").get("rel"));
+                self.inner(tree.get("query"), true);
+            }
+            _ => self.utility(tree),
+        }
+    }
+
+    /// A statement inside another; one that is not run leaves its tables and no verb.
+    fn inner(&mut self, tree: &Tree, runs: bool) {
+        if tree.is_none() {
+            return;
+        }
+        let (verbs, has_where) = (self.out.verbs.clone(), self.out.has_where);
+        self.statement(tree);
+        if !runs {
+            self.out.verbs = verbs;
+            self.out.has_where = has_where;
+        }
+    }
+
+    /// Everything that is neither a query nor a change of rows: its relations are what it acts on.
+    fn utility(&mut self, tree: &Tree) {
+        match tree.name() {
+            "DoStmt" | "CallStmt" | "ExecuteStmt" | "LoadStmt" | "CreateFunctionStmt"
+            | "AlterFunctionStmt" => {
+                self.out.opaque = true;
+            }
+            "VariableSetStmt" => {
+                let name = tree.get("name").text();
+                self.out.role_change |= ROLE_SETTINGS.contains(&name);
+                self.out.setting = Some(name.to_owned());
+            }
+            // DISCARD ALL is RESET SESSION AUTHORIZATION too; 1 is DISCARD_ALL.
+            "DiscardStmt" => self.out.role_change |= tree.get("target").int() <= 1,
+            "DropStmt"
+            | "CommentStmt"
+            | "SecLabelStmt"
+            | "AlterOwnerStmt"
+            | "AlterObjectSchemaStmt"
+            | "RenameStmt" => {
+                for object in named_objects(tree) {
+                    self.name_written(&object);
+                }
+            }
+            "CreateTrigStmt" | "CreateEventTrigStmt" => {
+                let parts = strings(tree.get("funcname"));
+                self.function(&parts);
+            }
+            _ => {}
+        }
+        for child in tree.children() {
+            self.acted_on(child);
+        }
+    }
+
+    /// Below a utility: a relation is written, a query in it reads.
+    fn acted_on(&mut self, tree: &Tree) {
+        match tree.name() {
+            "RangeVar" => self.write(tree),
+            "SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" => self.query(tree),
+            "" => {
+                for child in tree.children() {
+                    self.acted_on(child);
+                }
+            }
+            // A statement in a statement: CREATE SCHEMA … CREATE TABLE, the actions of a rule.
+            name if name.ends_with("Stmt") && name != "VariableSetStmt" => self.statement(tree),
+            _ => {
+                self.expression(tree);
+                for child in tree.children() {
+                    self.acted_on(child);
+                }
+            }
+        }
+    }
+
+    /// A query in a place where it is part of something else. A change of rows is a statement anywhere.
+    fn query(&mut self, tree: &Tree) {
+        if tree.name() == "SelectStmt" {
+            self.with_ctes(tree, |walk| walk.children(tree));
+        } else {
+            self.statement(tree);
+        }
+    }
+
+    fn any(&mut self, tree: &Tree) {
+        match tree.name() {
+            "RangeVar" => self.read(tree),
+            "IntoClause" => self.write(tree.get("rel")),
+            // Walked by `with_ctes`, in its scope.
+            "WithClause" => {}
+            name if name.ends_with("Stmt") => self.query(tree),
+            _ => {
+                self.expression(tree);
+                for child in tree.children() {
+                    self.any(child);
+                }
+            }
+        }
+    }
+
+    fn children(&mut self, tree: &Tree) {
+        for child in tree.children() {
+            self.any(child);
+        }
+    }
+
+    fn children_but(&mut self, tree: &Tree, but: &[&str]) {
+        if let Tree::Node(_, fields) = tree {
+            for (_, child) in fields.iter().filter(|(name, _)| !but.contains(name)) {
+                self.any(child);
+            }
+        }
+    }
+
+    /// What an expression's node says by itself.
+    fn expression(&mut self, tree: &Tree) {
+        match tree.name() {
+            "FuncCall" => {
+                let parts = strings(tree.get("funcname"));
+                // EXTRACT, OVERLAY and their like are written by the grammar as pg_catalog.extract.
+                let by_grammar = tree.get("funcformat").int() == 4;
+                let parts = if by_grammar {
+                    &parts[parts.len().saturating_sub(1)..]
+                } else {
+                    &parts[..]
+                };
+                self.function(parts);
+                if parts.last().is_some_and(|name| name == "set_config") {
+                    let setting = tree
+                        .get("args")
+                        .items()
+                        .first()
+                        .map(constant_text)
+                        .unwrap_or_default();
+                    self.out.role_change |= setting.is_none_or(|name| ROLE_SETTINGS.contains(&name.as_str()));
+                    self.out.sets_config = true;
+                }
+            }
+            "ColumnRef" => {
+                let fields = tree.get("fields").items();
+                match fields.last() {
+                    Some(last) if last.name() == "AStar" => push(&mut self.out.columns, "*"),
+                    Some(last) => push(&mut self.out.columns, last.get("sval").text()),
+                    None => {}
+                }
+            }
+            "InsertStmt" | "UpdateStmt" => {}
+            "InferClause" | "OnConflictClause" => self.column_names(tree.get("target_list")),
+            _ => {}
+        }
+    }
+
+    fn function(&mut self, parts: &[String]) {
+        let Some(bare) = parts.last() else { return };
+        if parts.len() > 1 {
+            push(&mut self.out.functions, &parts.join("."));
+        }
+        push(&mut self.out.functions, bare);
+        self.out.opaque |= RUNS_TEXT.contains(&bare.as_str());
+    }
+
+    fn column_names(&mut self, list: &Tree) {
+        for item in list.items() {
+            let name = if item.name() == "ResTarget" {
+                item.get("name").text()
+            } else {
+                item.get("sval").text()
+            };
+            push(&mut self.out.columns, name);
+        }
+    }
+
+    /// Walks the CTEs of a query, then the query with their names bound.
+    fn with_ctes(&mut self, tree: &Tree, then: impl FnOnce(&mut Walk)) {
+        let with = tree.get("with_clause");
+        let depth = self.scope.len();
+        let ctes = with.get("ctes").items();
+        if with.get("recursive").is(true) {
+            self.scope
+                .extend(ctes.iter().map(|cte| cte.get("ctename").text().to_owned()));
+        }
+        for cte in ctes {
+            let query = cte.get("ctequery");
+            if query.name() == "SelectStmt" {
+                self.query(query);
+            } else if !query.is_none() {
+                self.statement(query);
+            }
+            self.scope.push(cte.get("ctename").text().to_owned());
+        }
+        for name in ["cols", "target_list"] {
+            if matches!(tree.name(), "InsertStmt" | "UpdateStmt") {
+                self.column_names(tree.get(name));
+            }
+        }
+        then(self);
+        self.scope.truncate(depth);
+    }
+
+    fn read(&mut self, range: &Tree) {
+        let bound = range.get("schemaname").text().is_empty()
+            && self.scope.iter().any(|name| name == range.get("relname").text());
+        if range.name() == "RangeVar" && !bound {
+            named(range, |name| {
+                push(&mut self.out.reads, name);
+                push(&mut self.out.tables, name);
+            });
+        }
+    }
+
+    fn write(&mut self, range: &Tree) {
+        if range.name() == "RangeVar" {
+            named(range, |name| {
+                push(&mut self.out.writes, name);
+                push(&mut self.out.tables, name);
+            });
+        }
+    }
+
+    fn name_written(&mut self, parts: &[String]) {
+        let Some(bare) = parts.last() else { return };
+        if parts.len() > 1 {
+            let qualified = parts.join(".");
+            push(&mut self.out.writes, &qualified);
+            push(&mut self.out.tables, &qualified);
+        }
+        push(&mut self.out.writes, bare);
+        push(&mut self.out.tables, bare);
+    }
+}
+
+fn push(list: &mut Vec<String>, name: &str) {
+    if !name.is_empty() && !list.iter().any(|known| known == name) {
+        list.push(name.to_owned());
+    }
+}
+
+/// The names of a relation: as written if qualified, and bare.
+fn named(range: &Tree, mut each: impl FnMut(&str)) {
+    let part = |field| range.get(field).text();
+    let (catalog, schema, bare) = (part("catalogname"), part("schemaname"), part("relname"));
+    if !catalog.is_empty() {
+        each(&format!("{catalog}.{schema}.{bare}"));
+    } else if !schema.is_empty() {
+        each(&format!("{schema}.{bare}"));
+    }
+    each(bare);
+}
+
+/// The texts of a list of `String` nodes.
+fn strings(list: &Tree) -> Vec<String> {
+    list.items()
+        .iter()
+        .map(|item| item.get("sval").text().to_owned())
+        .collect()
+}
+
+/// The names in DROP, COMMENT, RENAME and their like that are lists of strings rather than relations.
+fn named_objects(tree: &Tree) -> Vec<Vec<String>> {
+    let objects = tree.get("objects");
+    let all = if objects.is_none() {
+        std::slice::from_ref(tree.get("object"))
+    } else {
+        objects.items()
+    };
+    all.iter()
+        .map(|object| match object {
+            Tree::List(_) => strings(object),
+            Tree::Node("List", _) => strings(object.get("items")),
+            Tree::Node("String", _) => vec![object.get("sval").text().to_owned()],
+            Tree::Node("TypeName", _) => strings(object.get("names")),
+            Tree::Node("ObjectWithArgs", _) => strings(object.get("objname")),
+            _ => Vec::new(),
+        })
+        .filter(|parts| !parts.is_empty())
+        .collect()
+}
+
+/// The text of a constant; `None` for anything else.
+fn constant_text(tree: &Tree) -> Option<String> {
+    let value = if tree.name() == "TypeCast" {
+        tree.get("arg")
+    } else {
+        tree
+    };
+    (value.name() == "AConst").then(|| value.get("val").get("sval").text().to_ascii_lowercase())
+}
+
+fn is_off(argument: &Tree) -> bool {
+    let text = argument.get("sval").text().to_ascii_lowercase();
+    matches!(text.as_str(), "off" | "false" | "0" | "no")
+        || argument.name() == "Integer" && argument.get("ival").int() == 0
+        || argument.name() == "Boolean" && !argument.get("boolval").is(true)
+}
+
+fn has_where(tree: &Tree) -> bool {
+    let condition = tree.get("where_clause");
+    !condition.is_none() && !is_constant(condition)
+}
+
+/// Whether a condition can be seen to pick every row: it names no column, compares a thing with
+/// itself, or is an OR with such an arm. Not every tautology is seen; no parser can.
+fn is_constant(condition: &Tree) -> bool {
+    match condition.name() {
+        "BoolExpr" => {
+            let mut arms = condition.get("args").items().iter();
+            // BoolExprType: 1 AND, 2 OR, 3 NOT.
+            if condition.get("boolop").int() == 2 {
+                arms.any(is_constant)
+            } else {
+                arms.all(is_constant)
+            }
+        }
+        "AExpr" if bare(condition.get("lexpr")) == bare(condition.get("rexpr")) => {
+            !condition.get("lexpr").is_none()
+        }
+        _ => !condition.any(&|node| matches!(node.name(), "ColumnRef" | "CurrentOfExpr")),
+    }
+}
+
+/// A tree without the places in the text, so that two equal expressions are equal.
+fn bare(tree: &Tree) -> Tree {
+    match tree {
+        Tree::List(items) => Tree::List(items.iter().map(bare).collect()),
+        Tree::Node(name, fields) => Tree::Node(
+            name,
+            fields
+                .iter()
+                .filter(|(field, _)| *field != "location")
+                .map(|(field, value)| (*field, bare(value)))
+                .collect(),
+        ),
+        leaf => leaf.clone(),
+    }
+}
+
+fn row_limit(tree: &Tree) -> Option<i64> {
+    let count = tree.get("limit_count");
+    let value = count.get("val");
+    (tree.name() == "SelectStmt" && count.name() == "AConst" && value.name() == "Integer")
+        .then(|| value.get("ival").int())
+}
+
+/// The command's own verb, in lower case.
+fn verb_of(tree: &Tree) -> String {
+    let fixed = match tree.name() {
+        "GrantStmt" | "GrantRoleStmt" => {
+            if tree.get("is_grant").is(true) {
+                "grant"
+            } else {
+                "revoke"
+            }
+        }
+        "AlterDefaultPrivilegesStmt" | "RenameStmt" => "alter",
+        // VariableSetKind: 5 and 6 are RESET and RESET ALL.
+        "VariableSetStmt" => {
+            if tree.get("kind").int() >= 5 {
+                "reset"
+            } else {
+                "set"
+            }
+        }
+        "VariableShowStmt" => "show",
+        "ConstraintsSetStmt" => "set",
+        "TransactionStmt" => match tree.get("kind").int() {
+            1 => "begin",
+            2 => "start",
+            3 => "commit",
+            4 => "rollback",
+            5 => "savepoint",
+            6 => "release",
+            7 => "rollback",
+            8 => "prepare",
+            9 => "commit",
+            _ => "rollback",
+        },
+        "VacuumStmt" => {
+            if tree.get("is_vacuumcmd").is(true) {
+                "vacuum"
+            } else {
+                "analyze"
+            }
+        }
+        "FetchStmt" => {
+            if tree.get("ismove").is(true) {
+                "move"
+            } else {
+                "fetch"
+            }
+        }
+        "ClosePortalStmt" => "close",
+        "CheckPointStmt" => "checkpoint",
+        "SecLabelStmt" => "security",
+        "ReassignOwnedStmt" => "reassign",
+        "CopyStmt" => "copy",
+        "DropdbStmt" => "drop",
+        "CreatedbStmt" | "ViewStmt" | "IndexStmt" | "RuleStmt" | "CompositeTypeStmt" | "DefineStmt" => {
+            "create"
+        }
+        _ => "",
+    };
+    if !fixed.is_empty() {
+        return fixed.to_owned();
+    }
+    // `AlterTableStmt` is alter, `DropOwnedStmt` drop: the first word of the type's name.
+    let name = tree.name();
+    let end = name
+        .bytes()
+        .skip(1)
+        .position(|byte| byte.is_ascii_uppercase())
+        .map_or(name.len(), |at| at + 1);
+    name[..end].to_ascii_lowercase()
+}

@@ -1,0 +1,479 @@
+//! From cel's syntax tree to ours: names to slots, types checked, patterns compiled.
+
+use std::sync::Arc;
+
+use cel::common::ast::{
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, SelectExpr, SourceInfo, operators,
+};
+use cel::parser::Expression;
+use regex::{Regex, RegexBuilder};
+
+use super::function::{Function, Ty};
+use super::value::Value;
+use super::{CelError, REGEX_BYTES_MAX, floor, function};
+use crate::facts::{FactSet, Family, Kind as FactKind, Slot};
+use crate::policy::diagnostic::nearest;
+
+/// A node of the compiled tree, with the bytes of the condition that it came from.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) kind: Kind,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Const(Value<'static>),
+    Slot(Slot),
+    /// A variable, by its place on the stack.
+    Var(usize),
+    Select(Box<Node>, String),
+    Has(Box<Node>, String),
+    And(Vec<Node>),
+    Or(Vec<Node>),
+    If(Box<[Node; 3]>),
+    NotStrictlyFalse(Box<Node>),
+    List(Vec<Node>),
+    Map(Vec<(Node, Node)>),
+    Matches(Box<Node>, Regex),
+    Call(Function, Vec<Node>),
+    Fold(Box<Fold>),
+}
+
+/// A comprehension: what `all`, `exists`, `map` and `filter` become.
+#[derive(Debug)]
+pub(crate) struct Fold {
+    pub(crate) range: Node,
+    pub(crate) init: Node,
+    pub(crate) condition: Node,
+    pub(crate) step: Node,
+    pub(crate) result: Node,
+}
+
+pub(crate) struct Compiler<'a> {
+    source: &'a str,
+    info: &'a SourceInfo,
+    family: Option<Family>,
+    scope: Vec<(String, Ty)>,
+    pub(crate) reads: FactSet,
+    pub(crate) errors: Vec<CelError>,
+}
+
+type Typed = (Node, Ty);
+
+fn node(kind: Kind) -> Node {
+    Node { kind }
+}
+
+fn null(ty: Ty) -> Typed {
+    (node(Kind::Const(Value::Null)), ty)
+}
+
+impl<'a> Compiler<'a> {
+    pub(crate) fn new(
+        source: &'a str,
+        info: &'a SourceInfo,
+        family: Option<Family>,
+        variables: &[&str],
+    ) -> Self {
+        Compiler {
+            source,
+            info,
+            family,
+            scope: variables
+                .iter()
+                .map(|name| ((*name).to_owned(), Ty::Dyn))
+                .collect(),
+            reads: FactSet::EMPTY,
+            errors: Vec::new(),
+        }
+    }
+
+    pub(crate) fn root(&mut self, expr: &Expression) -> Node {
+        let (root, ty) = self.expr(expr);
+        if self.family.is_some() && !ty.fits(&Ty::Bool) {
+            let message = format!("a condition is bool, and this is {ty}");
+            self.error(expr.id, message, Some("compare it with something"));
+        }
+        root
+    }
+
+    fn error(&mut self, id: u64, message: impl Into<String>, help: Option<&str>) {
+        let (start, stop) = self.info.offset_for(id).unwrap_or((0, self.source.len() as u32));
+        let start = floor(self.source, start as usize);
+        let end = floor(self.source, stop as usize).max(start);
+        self.errors.push(CelError {
+            message: message.into(),
+            help: help.map(str::to_owned),
+            start,
+            end,
+        });
+    }
+
+    fn expr(&mut self, expr: &Expression) -> Typed {
+        match &expr.expr {
+            Expr::Literal(literal) => self.literal(literal),
+            Expr::Ident(name) => self.ident(expr.id, name),
+            Expr::Select(select) => self.select(expr.id, select),
+            Expr::Call(call) => self.call(expr.id, call),
+            Expr::List(list) => {
+                if !list.optional_indices.is_empty() {
+                    self.error(expr.id, "optional elements are not supported", None);
+                }
+                let mut items = Vec::with_capacity(list.elements.len());
+                let mut element: Option<Ty> = None;
+                for item in &list.elements {
+                    let (item, ty) = self.expr(item);
+                    element = Some(match element {
+                        None => ty,
+                        Some(known) if known == ty => ty,
+                        Some(_) => Ty::Dyn,
+                    });
+                    items.push(item);
+                }
+                (list_node(items), Ty::List(Box::new(element.unwrap_or(Ty::Dyn))))
+            }
+            Expr::Map(map) => {
+                let mut entries = Vec::new();
+                for entry in &map.entries {
+                    let EntryExpr::MapEntry(entry) = &entry.expr else {
+                        continue;
+                    };
+                    if entry.optional {
+                        self.error(expr.id, "optional entries are not supported", None);
+                    }
+                    entries.push((self.expr(&entry.key).0, self.expr(&entry.value).0));
+                }
+                (node(Kind::Map(entries)), Ty::Map(Box::new(Ty::Dyn)))
+            }
+            Expr::Comprehension(fold) => self.fold(fold),
+            Expr::Struct(_) | Expr::Unspecified => {
+                self.error(expr.id, "messages are not supported", None);
+                null(Ty::Dyn)
+            }
+        }
+    }
+
+    fn literal(&mut self, literal: &LiteralValue) -> Typed {
+        let (value, ty) = match literal {
+            LiteralValue::Null => (Value::Null, Ty::Null),
+            LiteralValue::Boolean(value) => (Value::Bool(*value.inner()), Ty::Bool),
+            LiteralValue::Int(value) => (Value::Int(*value.inner()), Ty::Int),
+            LiteralValue::UInt(value) => (Value::Uint(*value.inner()), Ty::Uint),
+            LiteralValue::Double(value) => (Value::Double(*value.inner()), Ty::Double),
+            LiteralValue::String(text) => (Value::text(text.inner()), Ty::Text),
+            LiteralValue::Bytes(bytes) => (Value::Bytes(bytes.inner().to_vec().into()), Ty::Bytes),
+        };
+        (node(Kind::Const(value)), ty)
+    }
+
+    fn ident(&mut self, id: u64, ident: &str) -> Typed {
+        let bound = self.scope.iter().rposition(|(name, _)| name == ident);
+        if let Some((index, (_, ty))) = bound.and_then(|index| Some((index, self.scope.get(index)?))) {
+            return (node(Kind::Var(index)), ty.clone());
+        }
+        if let Some(ty) = function::type_name(ident) {
+            return (node(Kind::Const(Value::Type(ty))), Ty::Dyn);
+        }
+        let family = self.family.map(Family::name);
+        if Some(ident) == family || (ident == "agent" && family.is_some()) {
+            self.error(
+                id,
+                format!("`{ident}` is not a value"),
+                Some("name one of its facts"),
+            );
+            return null(Ty::Dyn);
+        }
+        let known: Vec<&str> = family.into_iter().chain(["agent"]).collect();
+        let other = ["http", "sql", "k8s", "ssh", "mcp"].contains(&ident) && family.is_some();
+        let help = match nearest(ident, known.iter().copied()) {
+            _ if other => format!(
+                "the rule's endpoints are of family {}",
+                known.first().unwrap_or(&"")
+            ),
+            Some(near) => format!("did you mean `{near}`? There are: {}", known.join(", ")),
+            None => format!("there are: {}", known.join(", ")),
+        };
+        let message = match other {
+            true => format!("`{ident}` is of another family"),
+            false => format!("there is no `{ident}`"),
+        };
+        self.error(id, message, Some(&help));
+        null(Ty::Dyn)
+    }
+
+    /// The slot that `family.fact` means. `Err` if the family is known and the fact is not.
+    fn slot(&mut self, id: u64, select: &SelectExpr) -> Option<Typed> {
+        let Expr::Ident(first) = &select.operand.expr else {
+            return None;
+        };
+        if self.scope.iter().any(|(name, _)| name == first) {
+            return None;
+        }
+        let family = match (self.family?, first.as_str()) {
+            (_, "agent") => Family::Agent,
+            (family, first) if family.name() == first => family,
+            _ => return None,
+        };
+        let Some(slot) = Slot::find(family, &select.field) else {
+            let names: Vec<&str> = Slot::of_family(family).map(Slot::name).collect();
+            let near = nearest(&select.field, names.iter().copied());
+            let near = near.map_or(String::new(), |near| format!("did you mean `{family}.{near}`? "));
+            let help = format!("{near}{family} has: {}", names.join(", "));
+            self.error(
+                id,
+                format!("there is no `{family}.{}`", select.field),
+                Some(&help),
+            );
+            return Some(null(Ty::Dyn));
+        };
+        self.reads.insert(slot);
+        let ty = match slot.kind() {
+            FactKind::Bool => Ty::Bool,
+            FactKind::OptionalInt | FactKind::Json => Ty::Dyn,
+            FactKind::Int => Ty::Int,
+            FactKind::Text => Ty::Text,
+            FactKind::Texts => Ty::List(Box::new(Ty::Text)),
+            FactKind::Map => Ty::Map(Box::new(Ty::Text)),
+            FactKind::MultiMap => Ty::Map(Box::new(Ty::List(Box::new(Ty::Text)))),
+        };
+        Some((node(Kind::Slot(slot)), ty))
+    }
+
+    fn select(&mut self, id: u64, select: &SelectExpr) -> Typed {
+        if let Some((found, ty)) = self.slot(id, select) {
+            if select.test {
+                // `has(http.body)`: the slot exists always; what it holds is its own matter.
+                return (node(Kind::Const(Value::Bool(true))), Ty::Bool);
+            }
+            return (found, ty);
+        }
+        let (of, ty) = self.expr(&select.operand);
+        let value = match ty {
+            Ty::Dyn => Ty::Dyn,
+            Ty::Map(value) => *value,
+            other => {
+                if self.family.is_some() {
+                    self.error(
+                        id,
+                        format!("{other} has no fields, so no `{}`", select.field),
+                        None,
+                    );
+                }
+                Ty::Dyn
+            }
+        };
+        let field = header_name(&of, &select.field);
+        if select.test {
+            return (node(Kind::Has(Box::new(of), field)), Ty::Bool);
+        }
+        (node(Kind::Select(Box::new(of), field)), value)
+    }
+
+    fn call(&mut self, id: u64, call: &CallExpr) -> Typed {
+        match (call.func_name.as_str(), call.args.as_slice()) {
+            (operators::LOGICAL_AND, sides) => self.logic(sides, Kind::And),
+            (operators::LOGICAL_OR, sides) => self.logic(sides, Kind::Or),
+            (operators::NOT_STRICTLY_FALSE, [inner]) => {
+                let (inner, _) = self.expr(inner);
+                (node(Kind::NotStrictlyFalse(Box::new(inner))), Ty::Bool)
+            }
+            (operators::CONDITIONAL, [condition, yes, no]) => {
+                let (condition_node, ty) = self.expr(condition);
+                self.want(condition.id, &ty, &Ty::Bool, "the condition of ?:");
+                let (yes, yes_ty) = self.expr(yes);
+                let (no, no_ty) = self.expr(no);
+                let ty = if yes_ty == no_ty { yes_ty } else { Ty::Dyn };
+                (node(Kind::If(Box::new([condition_node, yes, no]))), ty)
+            }
+            _ => self.function(id, call),
+        }
+    }
+
+    fn want(&mut self, id: u64, ty: &Ty, wanted: &Ty, what: &str) {
+        if self.family.is_some() && !ty.fits(wanted) {
+            self.error(id, format!("{what} is {wanted}, and this is {ty}"), None);
+        }
+    }
+
+    fn logic(&mut self, sides: &[Expression], make: fn(Vec<Node>) -> Kind) -> Typed {
+        let mut nodes = Vec::with_capacity(sides.len());
+        for side in sides {
+            let (side_node, ty) = self.expr(side);
+            self.want(side.id, &ty, &Ty::Bool, "a side of && or ||");
+            nodes.push(side_node);
+        }
+        (node(make(nodes)), Ty::Bool)
+    }
+
+    fn function(&mut self, id: u64, call: &CallExpr) -> Typed {
+        // `sets.contains(a, b)` is parsed as a method of `sets`.
+        let mut full = call.func_name.clone();
+        let mut exprs: Vec<&Expression> = Vec::new();
+        let mut member = false;
+        if let Some(target) = &call.target {
+            match &target.expr {
+                Expr::Ident(space) if function::is_namespace(space) && !self.is_bound(space) => {
+                    full = format!("{space}.{full}");
+                }
+                _ => {
+                    member = true;
+                    exprs.push(target);
+                }
+            }
+        }
+        exprs.extend(&call.args);
+        let mut typed: Vec<Typed> = exprs.iter().map(|expr| self.expr(expr)).collect();
+        if full == "matches" && typed.len() == 2 {
+            return self.matches(id, typed);
+        }
+        let Some((found, ty)) = function::find(&full, member, typed.len()) else {
+            let near = nearest(&full, function::names());
+            let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
+            let help = format!(
+                "{near}There are: {}",
+                function::names().collect::<Vec<_>>().join(", ")
+            );
+            let message = format!(
+                "there is no function `{full}` of {} arguments here",
+                call.args.len()
+            );
+            self.error(id, message, Some(&help));
+            return null(Ty::Dyn);
+        };
+        if self.family.is_some() {
+            let types: Vec<&Ty> = typed.iter().map(|(_, ty)| ty).collect();
+            if let Err(message) = function::check(found, &types) {
+                self.error(id, message, None);
+            }
+        }
+        fold_case(found, &mut typed);
+        let ty = function::result(found, ty, &typed.iter().map(|(_, ty)| ty).collect::<Vec<_>>());
+        let args = typed.into_iter().map(|(arg, _)| arg).collect();
+        (node(Kind::Call(found, args)), ty)
+    }
+
+    fn is_bound(&self, ident: &str) -> bool {
+        self.scope.iter().any(|(name, _)| name == ident)
+    }
+
+    fn matches(&mut self, id: u64, typed: Vec<Typed>) -> Typed {
+        let mut typed = typed.into_iter();
+        let (Some((text, ty)), Some((pattern, _))) = (typed.next(), typed.next()) else {
+            return null(Ty::Bool);
+        };
+        self.want(id, &ty, &Ty::Text, "what `matches` reads");
+        let Kind::Const(Value::Text(pattern)) = pattern.kind else {
+            let help = Some("only a literal pattern is compiled at load");
+            self.error(id, "the pattern of `matches` is not a literal", help);
+            return null(Ty::Bool);
+        };
+        let built = RegexBuilder::new(&pattern)
+            .size_limit(REGEX_BYTES_MAX)
+            .dfa_size_limit(REGEX_BYTES_MAX)
+            .case_insensitive(matches!(text.kind, Kind::Slot(Slot::HttpMethod)))
+            .build();
+        match built {
+            Ok(regex) => (node(Kind::Matches(Box::new(text), regex)), Ty::Bool),
+            Err(error) => {
+                self.error(id, format!("not a regular expression: {error}"), None);
+                null(Ty::Bool)
+            }
+        }
+    }
+
+    fn fold(&mut self, fold: &ComprehensionExpr) -> Typed {
+        let (range, ty) = self.expr(&fold.iter_range);
+        if fold.iter_var2.is_some() {
+            self.error(
+                fold.iter_range.id,
+                "macros of two variables are not supported",
+                None,
+            );
+        }
+        let item = match &ty {
+            Ty::List(item) => (**item).clone(),
+            Ty::Map(_) => Ty::Text,
+            Ty::Dyn => Ty::Dyn,
+            other => {
+                let message = format!("{other} cannot be walked; a list or a map can");
+                self.error(fold.iter_range.id, message, None);
+                Ty::Dyn
+            }
+        };
+        let item = if self.family.is_some() { item } else { Ty::Dyn };
+        let (init, init_ty) = self.expr(&fold.accu_init);
+        let accu = if init_ty == Ty::Bool { Ty::Bool } else { Ty::Dyn };
+        let depth = self.scope.len();
+        self.scope.push((fold.accu_var.clone(), accu.clone()));
+        self.scope.push((fold.iter_var.clone(), item));
+        let (condition, _) = self.expr(&fold.loop_cond);
+        let (step, _) = self.expr(&fold.loop_step);
+        let (result, result_ty) = self.expr(&fold.result);
+        self.scope.truncate(depth);
+        let ty = if result_ty == Ty::Dyn && matches!(init_ty, Ty::List(_)) {
+            init_ty
+        } else {
+            result_ty
+        };
+        let fold = Fold {
+            range,
+            init,
+            condition,
+            step,
+            result,
+        };
+        (node(Kind::Fold(Box::new(fold))), ty)
+    }
+}
+
+/// Header names are kept in lower case, so a literal one is too.
+fn header_name(of: &Node, field: &str) -> String {
+    match of.kind {
+        Kind::Slot(Slot::HttpHeaders) => field.to_ascii_lowercase(),
+        _ => field.to_owned(),
+    }
+}
+
+/// A list of constants is a constant.
+fn list_node(items: Vec<Node>) -> Node {
+    if items.iter().all(|item| matches!(item.kind, Kind::Const(_))) {
+        let values = items.into_iter().filter_map(|item| match item.kind {
+            Kind::Const(value) => Some(value),
+            _ => None,
+        });
+        return node(Kind::Const(Value::List(Arc::new(values.collect()))));
+    }
+    node(Kind::List(items))
+}
+
+/// The method and header names are in lower case; a literal that is compared with one may not be.
+fn fold_case(function: Function, args: &mut [Typed]) {
+    let [(first, _), (second, _)] = args else { return };
+    let method = |node: &Node| matches!(node.kind, Kind::Slot(Slot::HttpMethod));
+    let headers = |node: &Node| matches!(node.kind, Kind::Slot(Slot::HttpHeaders));
+    if method(first) || (headers(first) && function == Function::Index) {
+        lower(second);
+    } else if method(second) || (headers(second) && function == Function::In) {
+        lower(first);
+    }
+}
+
+fn lower(node: &mut Node) {
+    match &mut node.kind {
+        Kind::Const(value) => lower_value(value),
+        Kind::List(items) => items.iter_mut().for_each(lower),
+        _ => {}
+    }
+}
+
+fn lower_value(value: &mut Value<'static>) {
+    match value {
+        Value::Text(text) => *text = text.to_ascii_lowercase().into(),
+        Value::List(items) => {
+            for item in Arc::make_mut(items) {
+                lower_value(item);
+            }
+        }
+        _ => {}
+    }
+}

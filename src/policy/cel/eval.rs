@@ -1,0 +1,261 @@
+//! The evaluation: three-valued, bounded, without a copy on the common path.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::compile::{Fold, Kind, Node};
+use super::value::{Value, equal};
+use super::{EVAL_BUILT_MAX, EVAL_STEPS_MAX, function};
+use crate::facts::{Blind, Fact, FactSource, Family, Slot};
+
+/// Why there is no value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A fact that could not be had.
+    Unknown(Slot, Blind),
+    /// An error of the evaluation, for the audit log.
+    Error(Cow<'static, str>),
+    /// [`EVAL_STEPS_MAX`] or [`EVAL_BUILT_MAX`] was reached. Nothing absorbs it.
+    Budget,
+}
+
+impl Fault {
+    pub(crate) fn error(text: impl Into<Cow<'static, str>>) -> Fault {
+        Fault::Error(text.into())
+    }
+}
+
+pub(crate) type Outcome<'a> = Result<Value<'a>, Fault>;
+
+/// What a condition is evaluated over.
+pub struct Env<'a> {
+    facts: &'a dyn FactSource,
+    agent: &'a dyn FactSource,
+    /// Variables of comprehensions, innermost last.
+    stack: RefCell<SmallVec<[Outcome<'a>; 4]>>,
+    steps: Cell<u32>,
+}
+
+impl<'a> Env<'a> {
+    pub fn new(facts: &'a dyn FactSource, agent: &'a dyn FactSource) -> Self {
+        Env {
+            facts,
+            agent,
+            stack: RefCell::default(),
+            steps: Cell::new(0),
+        }
+    }
+
+    /// Adds a variable, in the order in which they were named to the compiler.
+    #[cfg(test)]
+    pub(crate) fn bind(&self, value: Value<'a>) {
+        self.stack.borrow_mut().push(Ok(value));
+    }
+
+    /// Spends steps for `bytes` that are read or built.
+    pub(crate) fn scan(&self, bytes: usize) -> Result<(), Fault> {
+        self.spend(u32::try_from(bytes / 64).unwrap_or(u32::MAX))
+    }
+
+    /// Refuses a text or a list that would grow over [`EVAL_BUILT_MAX`].
+    pub(crate) fn build(&self, size: usize) -> Result<(), Fault> {
+        if size > EVAL_BUILT_MAX {
+            return Err(Fault::Budget);
+        }
+        self.scan(size)
+    }
+
+    fn spend(&self, steps: u32) -> Result<(), Fault> {
+        let spent = self.steps.get().saturating_add(steps);
+        self.steps.set(spent);
+        if spent > EVAL_STEPS_MAX {
+            Err(Fault::Budget)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn eval_root(&self, node: &'a Node) -> Outcome<'a> {
+        self.steps.set(0);
+        self.eval(node)
+    }
+
+    pub(crate) fn eval(&self, node: &'a Node) -> Outcome<'a> {
+        self.spend(1)?;
+        match &node.kind {
+            Kind::Const(value) => Ok(value.borrow()),
+            Kind::Slot(slot) => self.slot(*slot),
+            Kind::Var(index) => match self.stack.borrow().get(*index) {
+                Some(value) => value.clone(),
+                None => Err(Fault::error("a variable is not bound")),
+            },
+            Kind::Select(of, field) => self.select(of, field),
+            Kind::Has(of, field) => self.has(of, field),
+            Kind::And(sides) => self.logic(sides, false),
+            Kind::Or(sides) => self.logic(sides, true),
+            Kind::If(parts) => {
+                let [condition, yes, no] = &**parts;
+                match self.eval(condition)? {
+                    Value::Bool(true) => self.eval(yes),
+                    Value::Bool(false) => self.eval(no),
+                    _ => Err(Fault::error("no such overload: _?_:_")),
+                }
+            }
+            Kind::NotStrictlyFalse(inner) => match self.eval(inner) {
+                Err(Fault::Budget) => Err(Fault::Budget),
+                Ok(Value::Bool(false)) => Ok(Value::Bool(false)),
+                _ => Ok(Value::Bool(true)),
+            },
+            Kind::List(items) => {
+                let items: Result<Vec<_>, _> = items.iter().map(|item| self.eval(item)).collect();
+                Ok(Value::List(Arc::new(items?)))
+            }
+            Kind::Map(entries) => self.map(entries),
+            Kind::Matches(of, regex) => match self.eval(of)? {
+                Value::Text(text) => {
+                    self.scan(text.len().saturating_mul(4))?;
+                    Ok(Value::Bool(regex.is_match(&text)))
+                }
+                _ => Err(Fault::error("no such overload: matches")),
+            },
+            Kind::Call(function, args) => {
+                let mut values: SmallVec<[Value<'a>; 3]> = SmallVec::new();
+                for arg in args {
+                    values.push(self.eval(arg)?);
+                }
+                function::call(self, *function, &values)
+            }
+            Kind::Fold(fold) => self.fold(fold),
+        }
+    }
+
+    fn slot(&self, slot: Slot) -> Outcome<'a> {
+        let source = if slot.family() == Family::Agent {
+            self.agent
+        } else {
+            self.facts
+        };
+        match source.fact(slot) {
+            Fact::Known(view) => Ok(Value::of_view(view)),
+            Fact::Unknown(blind) => Err(Fault::Unknown(slot, blind)),
+        }
+    }
+
+    fn select(&self, of: &'a Node, field: &'a str) -> Outcome<'a> {
+        let value = self.eval(of)?;
+        if !value.is_map() {
+            return Err(Fault::error(format!(
+                "no such field: `{field}` of {}",
+                value.type_name()
+            )));
+        }
+        self.spend(u32::try_from(value.len().unwrap_or_default() / 8).unwrap_or(u32::MAX))?;
+        value
+            .get(&Value::Text(Cow::Borrowed(field)))
+            .ok_or_else(|| Fault::error(format!("no such key: {field}")))
+    }
+
+    fn has(&self, of: &'a Node, field: &'a str) -> Outcome<'a> {
+        let value = self.eval(of)?;
+        if !value.is_map() {
+            return Err(Fault::error(format!(
+                "no such field: `{field}` of {}",
+                value.type_name()
+            )));
+        }
+        Ok(Value::Bool(
+            value.get(&Value::Text(Cow::Borrowed(field))).is_some(),
+        ))
+    }
+
+    /// `&&` where `decisive` is false, `||` where it is true: the decisive value on either side
+    /// absorbs an error or an unknown on the other. An unknown outranks an error.
+    fn logic(&self, sides: &'a [Node], decisive: bool) -> Outcome<'a> {
+        let mut fault: Option<Fault> = None;
+        for side in sides {
+            let found = match self.eval(side) {
+                Ok(Value::Bool(value)) if value == decisive => return Ok(Value::Bool(decisive)),
+                Ok(Value::Bool(_)) => continue,
+                Ok(_) => Fault::error("no such overload: a side of && or || is no bool"),
+                Err(Fault::Budget) => return Err(Fault::Budget),
+                Err(fault) => fault,
+            };
+            if fault.is_none() || matches!((&fault, &found), (Some(Fault::Error(_)), Fault::Unknown(..))) {
+                fault = Some(found);
+            }
+        }
+        match fault {
+            Some(fault) => Err(fault),
+            None => Ok(Value::Bool(!decisive)),
+        }
+    }
+
+    fn map(&self, entries: &'a [(Node, Node)]) -> Outcome<'a> {
+        let mut map: Vec<(Value<'a>, Value<'a>)> = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let key = self.eval(key)?;
+            if !matches!(
+                key,
+                Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Text(_)
+            ) {
+                return Err(Fault::error("unsupported key type"));
+            }
+            if map.iter().any(|(own, _)| equal(own, &key)) {
+                return Err(Fault::error("repeated key"));
+            }
+            let value = self.eval(value)?;
+            map.push((key, value));
+        }
+        Ok(Value::Map(Arc::new(map)))
+    }
+
+    fn fold(&self, fold: &'a Fold) -> Outcome<'a> {
+        let range = self.eval(&fold.range)?;
+        let Some(count) = range.len() else {
+            return Err(Fault::error(format!("{} cannot be walked", range.type_name())));
+        };
+        let init = self.eval(&fold.init);
+        if init == Err(Fault::Budget) {
+            return init;
+        }
+        let base = self.stack.borrow().len();
+        self.stack.borrow_mut().push(init);
+        self.stack.borrow_mut().push(Ok(Value::Null));
+        let outcome = self.walk(fold, &range, count, base);
+        self.stack.borrow_mut().truncate(base);
+        outcome
+    }
+
+    fn walk(&self, fold: &'a Fold, range: &Value<'a>, count: usize, base: usize) -> Outcome<'a> {
+        for index in 0..count {
+            self.spend(1)?;
+            let Some(item) = range.step(index) else { break };
+            self.set(base + 1, Ok(item));
+            if matches!(self.eval(&fold.condition)?, Value::Bool(false)) {
+                break;
+            }
+            let step = self.eval(&fold.step);
+            if step == Err(Fault::Budget) {
+                return step;
+            }
+            self.set(base, step);
+        }
+        self.eval(&fold.result)
+    }
+
+    fn set(&self, index: usize, value: Outcome<'a>) {
+        if let Some(place) = self.stack.borrow_mut().get_mut(index) {
+            *place = value;
+        }
+    }
+}
+
+/// Only for the comparison of faults: values are compared by [`equal`].
+impl PartialEq for Value<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        equal(self, other)
+    }
+}

@@ -1,0 +1,245 @@
+//! Conditions: CEL text in, a typed tree over fact slots out. *Pure.*
+//!
+//! `cel` parses; the check of names and types and the evaluation are ours. Evaluation is total
+//! and bounded, reads facts where they lie, and knows three outcomes beside a value: an unknown
+//! fact, an error, a spent budget. `&&`, `||` and `?:` absorb the first two as the CEL language
+//! definition says (github.com/google/cel-spec, "Logical operators").
+
+mod compile;
+mod eval;
+mod function;
+mod print;
+#[cfg(test)]
+mod tests;
+mod text;
+mod value;
+
+use cel::parser::Parser;
+
+use crate::facts::{Blind, FactSet, Family, Slot};
+
+pub use eval::{Env, Fault};
+pub use value::Value;
+
+use text::{duration, function_arithmetic, function_join, function_text};
+
+/// Longest condition, bytes.
+pub const CONDITION_BYTES_MAX: usize = 16 << 10;
+
+/// Most operators in a condition. Each can be one level of recursion in the parser and in the
+/// evaluation, so this bounds the stack: 600 of them overflow 2 MiB in a debug build.
+pub const CONDITION_OPERATORS_MAX: usize = 250;
+
+/// Deepest nesting of brackets in a condition.
+pub const CONDITION_DEPTH_MAX: usize = 24;
+
+/// Compiled size of one regular expression, bytes.
+pub const REGEX_BYTES_MAX: usize = 1 << 20;
+
+/// Evaluation steps of one condition: a node is one step, 64 bytes scanned are one more.
+pub const EVAL_STEPS_MAX: u32 = 2_000_000;
+
+/// Longest text or list that a condition may build, bytes or items.
+pub const EVAL_BUILT_MAX: usize = 8 << 20;
+
+/// Why a condition does not compile, with the bytes of it that are meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct CelError {
+    pub message: String,
+    pub help: Option<String>,
+    pub start: usize,
+    pub end: usize,
+}
+
+/// A compiled condition.
+#[derive(Debug)]
+pub struct Condition {
+    pub(crate) node: compile::Node,
+    reads: FactSet,
+    source: String,
+}
+
+impl Condition {
+    /// Parses, checks and compiles a condition over the facts of `family` and of the agent.
+    ///
+    /// # Errors
+    /// Every name that does not exist, and the first error of syntax or type.
+    pub fn compile(source: &str, family: Family) -> Result<Condition, Vec<CelError>> {
+        Condition::compile_with(source, Some(family), &[])
+    }
+
+    /// As [`Condition::compile`], with further variables, and without facts if `family` is
+    /// `None`. What remains of a type error then shows in evaluation.
+    pub(crate) fn compile_with(
+        source: &str,
+        family: Option<Family>,
+        variables: &[&str],
+    ) -> Result<Condition, Vec<CelError>> {
+        guard(source).map_err(|error| vec![error])?;
+        let parsed = Parser::new().parse_with_source_info(source);
+        let (expr, info) = parsed.map_err(|errors| syntax(source, &errors))?;
+        let mut compiler = compile::Compiler::new(source, &info, family, variables);
+        let node = compiler.root(&expr);
+        if !compiler.errors.is_empty() {
+            return Err(compiler.errors);
+        }
+        Ok(Condition {
+            node,
+            reads: compiler.reads,
+            source: source.to_owned(),
+        })
+    }
+
+    /// The facts that the condition may read.
+    pub fn reads(&self) -> FactSet {
+        self.reads
+    }
+
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the condition holds.
+    ///
+    /// # Errors
+    /// An unknown fact that matters, an evaluation error, a spent budget.
+    pub fn holds<'a>(&'a self, env: &Env<'a>) -> Result<bool, Fault> {
+        match env.eval_root(&self.node)? {
+            Value::Bool(holds) => Ok(holds),
+            other => Err(Fault::error(format!(
+                "the condition is {} and not bool",
+                other.type_name()
+            ))),
+        }
+    }
+
+    /// Why the condition does not hold, or what it hangs on: its parts with their values.
+    pub fn explain<'a>(&'a self, env: &Env<'a>) -> Vec<String> {
+        print::explain(&self.node, env)
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Unknown(slot, blind) => write!(f, "{} is unknown ({})", name(*slot), why(*blind)),
+            Fault::Error(text) => f.write_str(text),
+            Fault::Budget => f.write_str("the evaluation took too many steps"),
+        }
+    }
+}
+
+/// `http.path`.
+pub(crate) fn name(slot: Slot) -> String {
+    format!("{}.{}", slot.family(), slot.name())
+}
+
+fn why(blind: Blind) -> &'static str {
+    match blind {
+        Blind::Truncated => "longer than its limit",
+        Blind::Unparseable => "it does not parse",
+        Blind::Ambiguous => "two readers could differ",
+        Blind::Opaque => "code that cannot be read decides it",
+        Blind::NotRead => "it was not read",
+    }
+}
+
+/// Refuses what could overflow the stack of the parser or of the evaluation.
+fn guard(source: &str) -> Result<(), CelError> {
+    let refuse = |message: String, start: usize| CelError {
+        message,
+        help: Some("split it into several rules".to_owned()),
+        start,
+        end: (start + 1).min(source.len()),
+    };
+    if source.len() > CONDITION_BYTES_MAX {
+        return Err(refuse(
+            format!("a condition may have {CONDITION_BYTES_MAX} bytes"),
+            0,
+        ));
+    }
+    let (mut depth, mut operators, mut quote) = (0usize, 0usize, None);
+    let mut previous = b' ';
+    let mut bytes = source.bytes().enumerate().peekable();
+    while let Some((index, byte)) = bytes.next() {
+        // The second byte of `&&`, `||`, `==`, `<=`.
+        let second =
+            matches!(byte, b'&' | b'|' | b'=') && matches!(previous, b'&' | b'|' | b'=' | b'<' | b'>' | b'!');
+        previous = byte;
+        match (quote, byte) {
+            (None, _) if second => {}
+            (Some(_), b'\\') => {
+                bytes.next();
+            }
+            (Some(open), byte) if byte == open => quote = None,
+            (Some(_), _) => continue,
+            (None, b'"' | b'\'') => quote = Some(byte),
+            (None, b'(' | b'[' | b'{') => {
+                depth += 1;
+                operators += 1;
+            }
+            (None, b')' | b']' | b'}') => depth = depth.saturating_sub(1),
+            (
+                None,
+                b'.' | b'+' | b'-' | b'*' | b'/' | b'%' | b'!' | b'?' | b'<' | b'>' | b'=' | b'&' | b'|',
+            ) => {
+                operators += 1;
+            }
+            (None, b'i') if source[index..].starts_with("in") => operators += 1,
+            _ => {}
+        }
+        if depth > CONDITION_DEPTH_MAX {
+            return Err(refuse(
+                format!("brackets nest deeper than {CONDITION_DEPTH_MAX}"),
+                index,
+            ));
+        }
+        if operators > CONDITION_OPERATORS_MAX {
+            return Err(refuse(
+                format!("more than {CONDITION_OPERATORS_MAX} operators"),
+                index,
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn syntax(source: &str, errors: &cel::ParseErrors) -> Vec<CelError> {
+    let mut found: Vec<CelError> = errors
+        .errors
+        .iter()
+        .map(|error| {
+            let line = usize::try_from(error.pos.0).unwrap_or(1).max(1);
+            let column = usize::try_from(error.pos.1).unwrap_or(1).max(1);
+            let lines = source.split_inclusive('\n');
+            let before: usize = lines.take(line - 1).map(str::len).sum();
+            let start = floor(source, (before + column - 1).min(source.len()));
+            CelError {
+                message: format!("not CEL: {}", error.msg),
+                help: None,
+                start,
+                end: floor(source, start + 1),
+            }
+        })
+        .collect();
+    found.truncate(4);
+    if found.is_empty() {
+        found.push(CelError {
+            message: "not CEL".to_owned(),
+            help: None,
+            start: 0,
+            end: source.len(),
+        });
+    }
+    found
+}
+
+/// The nearest character boundary at or before `index`.
+fn floor(source: &str, index: usize) -> usize {
+    let mut index = index.min(source.len());
+    while !source.is_char_boundary(index) {
+        index -= 1;
+    }
+    index
+}

@@ -1,0 +1,398 @@
+//! The evaluator against facts, against the limits, and against cel-spec's own cases.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::facts::{Fact, FactSource, View};
+
+/// Facts of the `sql` and `http` families for one test.
+pub(crate) struct Table(pub(crate) Vec<(Slot, Fact<serde_json::Value>)>);
+
+impl FactSource for Table {
+    fn fact(&self, slot: Slot) -> Fact<View<'_>> {
+        match self.0.iter().find(|(own, _)| *own == slot) {
+            Some((_, Fact::Known(serde_json::Value::String(text)))) => Fact::Known(View::Text(text)),
+            Some((_, Fact::Known(serde_json::Value::Bool(value)))) => Fact::Known(View::Bool(*value)),
+            Some((_, Fact::Known(json))) => Fact::Known(View::Json(json)),
+            Some((_, Fact::Unknown(blind))) => Fact::Unknown(*blind),
+            None => Fact::Unknown(Blind::NotRead),
+        }
+    }
+}
+
+fn http() -> Table {
+    let json = serde_json::json!({"archived": true, "amount": 7, "tags": ["a", "b"], "none": null});
+    Table(vec![
+        (Slot::HttpMethod, Fact::Known("delete".into())),
+        (Slot::HttpPath, Fact::Known("/v1/charges/7/refund".into())),
+        (Slot::HttpBodyJson, Fact::Known(json)),
+        (
+            Slot::HttpHeaders,
+            Fact::Known(serde_json::json!({"x-team": ["blue"]})),
+        ),
+        (Slot::HttpBody, Fact::Unknown(Blind::Truncated)),
+        (Slot::HttpWebsocket, Fact::Known(false.into())),
+        (Slot::AgentTags, Fact::Known(serde_json::json!(["tag:ci"]))),
+    ])
+}
+
+fn judge(source: &str) -> Result<bool, String> {
+    let condition = Condition::compile(source, Family::Http).map_err(|errors| errors[0].message.clone())?;
+    let table = http();
+    let env = Env::new(&table, &table);
+    condition.holds(&env).map_err(|fault| fault.to_string())
+}
+
+#[test]
+fn conditions_over_facts() {
+    let table: &[(&str, Result<bool, &str>)] = &[
+        ("http.method == 'DELETE'", Ok(true)),
+        ("'DELETE' == http.method", Ok(true)),
+        ("http.method != 'DELETE'", Ok(false)),
+        ("http.method in ['GET', 'Delete']", Ok(true)),
+        ("http.method.matches('^DEL')", Ok(true)),
+        ("http.method.startsWith('DEL')", Ok(true)),
+        (
+            "http.path.startsWith('/v1/') && http.path.endsWith('/refund')",
+            Ok(true),
+        ),
+        ("http.path.matches('^/v1/charges/[0-9]+/refund$')", Ok(true)),
+        ("http.headers['X-Team'][0] == 'blue'", Ok(true)),
+        ("'X-Team' in http.headers", Ok(true)),
+        ("http.body_json.archived == true", Ok(true)),
+        ("http.body_json.amount > 6.5", Ok(true)),
+        ("http.body_json.amount == 7.0", Ok(true)),
+        ("has(http.body_json.gone)", Ok(false)),
+        ("has(http.body_json.none)", Ok(true)),
+        ("http.body_json.tags.exists(t, t == 'b')", Ok(true)),
+        ("http.body_json.tags.all(t, t == 'b')", Ok(false)),
+        ("http.body_json.tags.exists_one(t, t == 'b')", Ok(true)),
+        ("http.body_json.tags.map(t, t + '!') == ['a!', 'b!']", Ok(true)),
+        ("http.body_json.tags.filter(t, t > 'a').size() == 1", Ok(true)),
+        ("sets.intersects(agent.tags, ['tag:ci', 'tag:x'])", Ok(true)),
+        ("sets.contains(agent.tags, ['tag:x'])", Ok(false)),
+        ("cidr('10.0.0.0/8').containsIP('10.1.2.3')", Ok(true)),
+        // Unknown and error are absorbed by the deciding side, on either side of it.
+        ("http.body.contains('x') && http.method == 'get'", Ok(false)),
+        ("http.method == 'get' && http.body.contains('x')", Ok(false)),
+        ("http.body.contains('x') || http.method == 'delete'", Ok(true)),
+        ("http.body_json.gone == 1 || http.method == 'delete'", Ok(true)),
+        (
+            "http.body.contains('x') ? true : true",
+            Err("http.body is unknown (longer than its limit)"),
+        ),
+        ("http.method == 'delete' ? true : http.body == ''", Ok(true)),
+        (
+            "!http.body.contains('x')",
+            Err("http.body is unknown (longer than its limit)"),
+        ),
+        ("http.body_json.gone == 1", Err("no such key: gone")),
+        // An unknown outranks an error.
+        (
+            "http.body_json.gone == 1 && http.body == ''",
+            Err("http.body is unknown (longer than its limit)"),
+        ),
+        (
+            "['a', 'b'].exists(x, http.body == x)",
+            Err("http.body is unknown (longer than its limit)"),
+        ),
+        ("['a', 'b'].exists(x, http.body == x || x == 'b')", Ok(true)),
+        ("1 / 0 == 1", Err("division by zero")),
+        ("9223372036854775807 + 1 > 0", Err("overflow")),
+        ("http.host == 'x'", Err("http.host is unknown (it was not read)")),
+        // What does not compile.
+        ("http.method", Err("a condition is bool, and this is string")),
+        ("http.method == 5", Err("string is never equal to int")),
+        ("http.methd == 'get'", Err("there is no `http.methd`")),
+        ("sql.verb == 'select'", Err("`sql` is of another family")),
+        ("htp.method == 'get'", Err("there is no `htp`")),
+        (
+            "http.method.matches(http.path)",
+            Err("the pattern of `matches` is not a literal"),
+        ),
+        (
+            "'a' in http.path",
+            Err("`in` wants a list or a map on its right, and this is string; a text has `contains`"),
+        ),
+        (
+            "agent.tags.contains('tag:ci')",
+            Err(
+                "`contains` is for strings, and here are list(string), string; for a list use `in` or `exists`",
+            ),
+        ),
+        (
+            "http.path.startWith('/')",
+            Err("there is no function `startWith` of 1 arguments here"),
+        ),
+        (
+            "http.method && true",
+            Err("a side of && or || is bool, and this is string"),
+        ),
+    ];
+    for (source, wanted) in table {
+        assert_eq!(
+            judge(source).as_ref().map_err(String::as_str),
+            wanted.as_ref().map_err(|text| *text),
+            "{source}"
+        );
+    }
+}
+
+#[test]
+fn what_could_overflow_the_stack_is_refused_before_it_is_parsed() {
+    let deep = [
+        format!("1{} > 0", "+1".repeat(20_000)),
+        format!("{}true", "!".repeat(5_000)),
+        format!(
+            "{}1{} > 0",
+            "(".repeat(CONDITION_DEPTH_MAX + 1),
+            ")".repeat(CONDITION_DEPTH_MAX + 1)
+        ),
+        format!("'{}' == ''", "x".repeat(CONDITION_BYTES_MAX)),
+        format!("http.body_json{} == 1", ".a".repeat(2_000)),
+        "true ? true : ".repeat(1_000) + "true",
+    ];
+    for source in deep {
+        let errors = Condition::compile(&source, Family::Http).unwrap_err();
+        assert!(
+            ["operators", "deeper", "bytes"]
+                .iter()
+                .any(|part| errors[0].message.contains(part)),
+            "{}",
+            errors[0].message
+        );
+    }
+}
+
+#[test]
+fn the_largest_conditions_that_pass_do_not_overflow_a_small_stack() {
+    let most = CONDITION_OPERATORS_MAX - 4;
+    let sources = [
+        format!("1{} > 0", "+1".repeat(most)),
+        format!("{}true", "!".repeat(most)),
+        format!("http.body_json{} == 1", ".a".repeat(most)),
+        "true ? true : ".repeat(most) + "true",
+        "(".repeat(CONDITION_DEPTH_MAX) + "true" + &")".repeat(CONDITION_DEPTH_MAX),
+        format!("true{}", " && true".repeat(most)),
+        "[1].all(a, ".repeat(CONDITION_DEPTH_MAX) + "true" + &")".repeat(CONDITION_DEPTH_MAX),
+    ];
+    let small = std::thread::Builder::new().stack_size(2 << 20);
+    let run = move || {
+        for source in sources {
+            let _ = judge(&source);
+        }
+    };
+    small.spawn(run).unwrap().join().unwrap();
+}
+
+#[test]
+fn the_step_limit_ends_an_evaluation() {
+    let list: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    let list = format!("[{}]", list.join(","));
+    let source = format!("{list}.all(a, {list}.all(b, {list}.all(c, {list}.all(d, a + b + c + d >= 0))))");
+    assert_eq!(
+        judge(&source),
+        Err("the evaluation took too many steps".to_owned())
+    );
+    // Nothing absorbs a spent budget.
+    let source = format!("{source} || true");
+    assert_eq!(
+        judge(&source),
+        Err("the evaluation took too many steps".to_owned())
+    );
+}
+
+#[test]
+fn an_explanation_names_the_part_that_decided() {
+    let condition = Condition::compile("http.method == 'GET' && http.path == '/'", Family::Http).unwrap();
+    let table = http();
+    let lines = condition.explain(&Env::new(&table, &table));
+    assert_eq!(lines[0], "http.method == 'get' is false (http.method = 'delete')");
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(source in "\\PC{0,80}") {
+        let _ = judge(&source);
+    }
+
+    /// What both can say, we and `cel` say alike.
+    #[test]
+    fn agrees_with_cel(a in -50i64..50, b in -50i64..50, s in "[a-c]{0,4}", t in "[a-c]{0,2}", op in 0usize..12) {
+        let source = match op {
+            0 => format!("{a} + {b} * 3 > {b} - {a}"),
+            1 => format!("{a} / {b} == 2 || {a} % {b} == 1"),
+            2 => format!("'{s}'.contains('{t}') && !'{s}'.startsWith('{t}')"),
+            3 => format!("'{s}' < '{t}' ? {a} < {b} : {a} >= {b}"),
+            4 => format!("[{a}, {b}].exists(x, 10 / x > 2)"),
+            5 => format!("[{a}, {b}].all(x, x > 0 || 10 / x < 2)"),
+            6 => format!("'{t}' in ['{s}', 'a', 'b']"),
+            7 => format!("[{a}, {b}, {a}].filter(x, x > 0).map(x, x * 2).size() > 1"),
+            8 => format!("({a} / {b} > 0 || '{s}' == '{t}') && true"),
+            9 => format!("[{a}, {b}].exists_one(x, x == {a})"),
+            10 => format!("'{s}'.matches('^[ab]*$') != '{t}'.endsWith('b')"),
+            _ => format!("{{'{s}': {a}}}['{t}'] == {a}"),
+        };
+        let ours = Condition::compile_with(&source, None, &[]).ok().and_then(|condition| {
+            let table = http();
+            condition.holds(&Env::new(&table, &table)).ok()
+        });
+        let program = ::cel::Program::compile(&source).unwrap();
+        let theirs = match program.execute(&::cel::Context::default()) {
+            Ok(::cel::Value::Bool(value)) => Some(value),
+            _ => None,
+        };
+        prop_assert_eq!(ours, theirs, "{}", source);
+    }
+}
+
+mod conformance {
+    use serde_json::Value as Json;
+
+    use super::*;
+
+    /// Files of which nothing is supported, and why.
+    const SKIPPED: &[(&str, &str)] = &[
+        ("proto2", "messages"),
+        ("proto3", "messages"),
+        ("proto2_ext", "messages"),
+        ("enums", "messages"),
+        ("wrappers", "messages"),
+        ("type_deduction", "asks for deduced types, not values"),
+        ("optionals", "optional values are not offered"),
+        ("macros2", "macros of two variables are not offered"),
+        ("block_ext", "an optimizer's output"),
+        ("bindings_ext", "cel.bind is not offered"),
+        ("math_ext", "the math extension is not offered"),
+        ("encoders_ext", "the encoders extension is not offered"),
+        (
+            "network_ext",
+            "only ip(), cidr(), isIP() and containsIP() are offered",
+        ),
+    ];
+
+    fn bytes(json: &Json) -> Option<Vec<u8>> {
+        let list = json.get("$b").unwrap_or(json).as_array()?;
+        list.iter()
+            .map(|byte| u8::try_from(byte.as_u64()?).ok())
+            .collect()
+    }
+
+    fn text(json: &Json) -> Option<String> {
+        match json {
+            Json::String(text) => Some(text.clone()),
+            other => String::from_utf8(bytes(other)?).ok(),
+        }
+    }
+
+    fn value(json: &Json) -> Option<Value<'static>> {
+        let (kind, inner) = json.as_object()?.iter().next()?;
+        let inner = inner.get(0)?;
+        Some(match kind.as_str() {
+            "null_value" => Value::Null,
+            "bool_value" => Value::Bool(text(inner)? == "true"),
+            "int64_value" => Value::Int(text(inner)?.parse().ok()?),
+            "uint64_value" => Value::Uint(text(inner)?.parse().ok()?),
+            "double_value" => Value::Double(text(inner)?.parse().ok()?),
+            "string_value" => Value::text(text(inner)?),
+            "bytes_value" => Value::Bytes(Cow::Owned(bytes(inner)?)),
+            "list_value" => {
+                let items = inner
+                    .get("values")
+                    .and_then(Json::as_array)
+                    .cloned()
+                    .unwrap_or_default();
+                Value::List(Arc::new(items.iter().map(value).collect::<Option<_>>()?))
+            }
+            "map_value" => {
+                let entries = inner
+                    .get("entries")
+                    .and_then(Json::as_array)
+                    .cloned()
+                    .unwrap_or_default();
+                let pair = |entry: &Json| {
+                    Some((
+                        value(entry.get("key")?.get(0)?)?,
+                        value(entry.get("value")?.get(0)?)?,
+                    ))
+                };
+                Value::Map(Arc::new(entries.iter().map(pair).collect::<Option<_>>()?))
+            }
+            "type_value" => {
+                let name = text(inner)?;
+                let known = ["google.protobuf.Timestamp", "google.protobuf.Duration"];
+                let known = known.iter().copied().find(|own| *own == name);
+                Value::Type(known.or_else(|| super::super::function::type_name(&name))?)
+            }
+            _ => return None,
+        })
+    }
+
+    /// `None` where the case asks for what is not offered; else whether the answer is right.
+    fn run(case: &Json) -> Option<Result<(), String>> {
+        let source = text(case.get("expr")?)?;
+        if case["check_only"] == true || !case["container"].is_null() || !case["disable_macros"].is_null() {
+            return None;
+        }
+        let bindings = case["bindings"].as_array()?;
+        let mut names = Vec::new();
+        let mut values = Vec::new();
+        for binding in bindings {
+            names.push(text(binding.get("key")?.get(0)?)?);
+            values.push(value(binding.get("value")?.get(0)?.get("value")?.get(0)?)?);
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let condition = Condition::compile_with(&source, None, &names).ok()?;
+        let table = Table(Vec::new());
+        let env = Env::new(&table, &table);
+        values.into_iter().for_each(|value| env.bind(value));
+        let got = env.eval_root(&condition.node);
+        if case["err"] == true {
+            let failed = got.is_err();
+            return Some(
+                failed
+                    .then_some(())
+                    .ok_or(format!("{source}: {got:?}, an error is wanted")),
+            );
+        }
+        let want = value(case.get("value")?)?;
+        // A refusal to answer denies; only another answer is wrong.
+        let nan = |value: &Value<'_>| matches!(value, Value::Double(number) if number.is_nan());
+        match got {
+            Err(_) => None,
+            Ok(got) if got == want || (nan(&got) && nan(&want)) => Some(Ok(())),
+            Ok(got) => Some(Err(format!("{source}: {got:?}, wanted {want:?}"))),
+        }
+    }
+
+    #[test]
+    fn no_case_of_cel_spec_is_answered_wrongly() {
+        let named = std::env::var_os("TAILKEEP_CEL_CONFORMANCE").map(std::path::PathBuf::from);
+        let beside = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/cel-conformance.jsonl");
+        let Ok(cases) = std::fs::read_to_string(named.unwrap_or(beside)) else {
+            eprintln!("skipped: no cel-spec cases (TAILKEEP_CEL_CONFORMANCE names the file)");
+            return;
+        };
+        let (mut right, mut unsupported, mut wrong) = (0, 0, Vec::new());
+        for case in cases.lines() {
+            let case: Json = serde_json::from_str(case).unwrap();
+            if SKIPPED.iter().any(|(file, _)| case["file"] == *file) {
+                continue;
+            }
+            match run(&case) {
+                None => unsupported += 1,
+                Some(Ok(())) => right += 1,
+                Some(Err(text)) => wrong.push(format!("{}/{}: {text}", case["file"], case["name"])),
+            }
+        }
+        for (file, why) in SKIPPED {
+            eprintln!("skipped {file}: {why}");
+        }
+        eprintln!("{right} right, {unsupported} not offered, {} wrong", wrong.len());
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(right > 700, "{right}");
+    }
+}

@@ -1,0 +1,236 @@
+//! Arithmetic, and the functions over strings (the `strings` extension of cel-go).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+
+use super::eval::{Env, Fault, Outcome};
+use super::function::{Function, list};
+use super::value::Value;
+
+fn none(function: Function) -> Fault {
+    Fault::error(format!("no such overload: {}", function.name()))
+}
+
+pub(crate) fn function_arithmetic<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) -> Outcome<'a> {
+    use Function as F;
+    let overflow = || Fault::error("overflow");
+    let zero = || Fault::error("division by zero");
+    let checked = |value: Option<i64>| value.map(Value::Int).ok_or_else(overflow);
+    let uint = |value: Option<u64>| value.map(Value::Uint).ok_or_else(overflow);
+    match (function, args) {
+        (F::Negate, [Value::Int(a)]) => checked(a.checked_neg()),
+        (F::Negate, [Value::Double(a)]) => Ok(Value::Double(-a)),
+        (F::Divide | F::Remainder, [Value::Int(_), Value::Int(0)]) => Err(zero()),
+        (F::Divide | F::Remainder, [Value::Uint(_), Value::Uint(0)]) => Err(zero()),
+        (F::Add, [Value::Int(a), Value::Int(b)]) => checked(a.checked_add(*b)),
+        (F::Subtract, [Value::Int(a), Value::Int(b)]) => checked(a.checked_sub(*b)),
+        (F::Multiply, [Value::Int(a), Value::Int(b)]) => checked(a.checked_mul(*b)),
+        (F::Divide, [Value::Int(a), Value::Int(b)]) => checked(a.checked_div(*b)),
+        (F::Remainder, [Value::Int(a), Value::Int(b)]) => checked(a.checked_rem(*b)),
+        (F::Add, [Value::Uint(a), Value::Uint(b)]) => uint(a.checked_add(*b)),
+        (F::Subtract, [Value::Uint(a), Value::Uint(b)]) => uint(a.checked_sub(*b)),
+        (F::Multiply, [Value::Uint(a), Value::Uint(b)]) => uint(a.checked_mul(*b)),
+        (F::Divide, [Value::Uint(a), Value::Uint(b)]) => uint(a.checked_div(*b)),
+        (F::Remainder, [Value::Uint(a), Value::Uint(b)]) => uint(a.checked_rem(*b)),
+        (F::Add, [Value::Double(a), Value::Double(b)]) => Ok(Value::Double(a + b)),
+        (F::Subtract, [Value::Double(a), Value::Double(b)]) => Ok(Value::Double(a - b)),
+        (F::Multiply, [Value::Double(a), Value::Double(b)]) => Ok(Value::Double(a * b)),
+        (F::Divide, [Value::Double(a), Value::Double(b)]) => Ok(Value::Double(a / b)),
+        (F::Add, [Value::Text(a), Value::Text(b)]) => {
+            env.build(a.len().saturating_add(b.len()))?;
+            Ok(Value::Text(Cow::Owned(format!("{a}{b}"))))
+        }
+        (F::Add, [Value::Bytes(a), Value::Bytes(b)]) => {
+            env.build(a.len().saturating_add(b.len()))?;
+            Ok(Value::Bytes(Cow::Owned([a.as_ref(), b.as_ref()].concat())))
+        }
+        (F::Add, [a, b]) if a.is_list() && b.is_list() => {
+            let count = a.len().unwrap_or(0).saturating_add(b.len().unwrap_or(0));
+            env.build(count.saturating_mul(16))?;
+            let items = |of: &Value<'a>| -> Vec<Value<'a>> {
+                let count = of.len().unwrap_or(0);
+                (0..count).filter_map(|index| of.item(index)).collect()
+            };
+            let mut all = items(a);
+            all.extend(items(b));
+            Ok(Value::List(Arc::new(all)))
+        }
+        (F::Add | F::Subtract, args) => times(function, args),
+        _ => Err(none(function)),
+    }
+}
+
+fn times<'a>(function: Function, args: &[Value<'a>]) -> Outcome<'a> {
+    use Function as F;
+    let value = match (function, args) {
+        (F::Add, [Value::Timestamp(a), Value::Duration(b)] | [Value::Duration(b), Value::Timestamp(a)]) => {
+            a.checked_add_signed(*b).map(Value::Timestamp)
+        }
+        (F::Subtract, [Value::Timestamp(a), Value::Duration(b)]) => {
+            a.checked_sub_signed(*b).map(Value::Timestamp)
+        }
+        (F::Subtract, [Value::Timestamp(a), Value::Timestamp(b)]) => {
+            Some(Value::Duration(a.signed_duration_since(b)))
+        }
+        (F::Add, [Value::Duration(a), Value::Duration(b)]) => a.checked_add(b).map(Value::Duration),
+        (F::Subtract, [Value::Duration(a), Value::Duration(b)]) => a.checked_sub(b).map(Value::Duration),
+        _ => return Err(none(function)),
+    };
+    let within = value.filter(|value| match value {
+        Value::Timestamp(time) => in_range(time),
+        // The range of cel-go: nanoseconds in 64 bits.
+        Value::Duration(span) => span.num_nanoseconds().is_some(),
+        _ => true,
+    });
+    within.ok_or_else(|| Fault::error("range error"))
+}
+
+/// The range of google.protobuf.Timestamp.
+pub(crate) fn in_range(time: &chrono::DateTime<chrono::Utc>) -> bool {
+    (1..=9999).contains(&chrono::Datelike::year(time))
+}
+
+pub(crate) fn function_text<'a>(
+    env: &Env<'a>,
+    function: Function,
+    text: &Cow<'a, str>,
+    args: &[Value<'a>],
+) -> Outcome<'a> {
+    use Function as F;
+    env.scan(text.len())?;
+    match (function, args) {
+        (F::Contains, [Value::Text(part)]) => Ok(Value::Bool(
+            memchr::memmem::find(text.as_bytes(), part.as_bytes()).is_some(),
+        )),
+        (F::StartsWith, [Value::Text(part)]) => Ok(Value::Bool(text.starts_with(part.as_ref()))),
+        (F::EndsWith, [Value::Text(part)]) => Ok(Value::Bool(text.ends_with(part.as_ref()))),
+        (F::LowerAscii, []) => Ok(Value::text(text.to_ascii_lowercase())),
+        (F::UpperAscii, []) => Ok(Value::text(text.to_ascii_uppercase())),
+        (F::Trim, []) => Ok(Value::text(text.trim())),
+        (F::Reverse, []) => Ok(Value::text(text.chars().rev().collect::<String>())),
+        (F::CharAt, [Value::Int(at)]) => {
+            let at = bound(text, *at)?;
+            Ok(Value::text(
+                text.chars().nth(at).map(String::from).unwrap_or_default(),
+            ))
+        }
+        (F::IndexOf, [Value::Text(part)]) => Ok(Value::Int(position(text, text.find(part.as_ref())))),
+        (F::LastIndexOf, [Value::Text(part)]) => Ok(Value::Int(position(text, text.rfind(part.as_ref())))),
+        (F::Substring, [Value::Int(from)]) => {
+            let from = bound(text, *from)?;
+            Ok(Value::text(text.chars().skip(from).collect::<String>()))
+        }
+        (F::SubstringTo, [Value::Int(from), Value::Int(to)]) => {
+            let (from, to) = (bound(text, *from)?, bound(text, *to)?);
+            let count = to
+                .checked_sub(from)
+                .ok_or_else(|| Fault::error("index out of range"))?;
+            Ok(Value::text(
+                text.chars().skip(from).take(count).collect::<String>(),
+            ))
+        }
+        (F::Replace, [Value::Text(from), Value::Text(to)]) => {
+            let count = text.matches(from.as_ref()).count();
+            env.build(text.len().saturating_add(count.saturating_mul(to.len())))?;
+            Ok(Value::text(text.replace(from.as_ref(), to)))
+        }
+        (F::Split, [Value::Text(by)]) => {
+            env.build(text.len().saturating_mul(16))?;
+            if by.is_empty() {
+                return Ok(list(text.chars().map(|c| Value::text(c.to_string()))));
+            }
+            Ok(list(text.split(by.as_ref()).map(Value::text)))
+        }
+        _ => Err(none(function)),
+    }
+}
+
+fn bound(text: &str, index: i64) -> Result<usize, Fault> {
+    let count = text.chars().count();
+    let index = usize::try_from(index).ok().filter(|index| *index <= count);
+    index.ok_or_else(|| Fault::error("index out of range"))
+}
+
+fn position(text: &str, byte: Option<usize>) -> i64 {
+    let chars = byte
+        .and_then(|byte| text.get(..byte))
+        .map(|front| front.chars().count());
+    chars.and_then(|count| i64::try_from(count).ok()).unwrap_or(-1)
+}
+
+pub(crate) fn function_join<'a>(
+    env: &Env<'a>,
+    function: Function,
+    of: &Value<'a>,
+    args: &[Value<'a>],
+) -> Outcome<'a> {
+    if !of.is_list() {
+        return Err(none(function));
+    }
+    let count = of.len().unwrap_or(0);
+    env.scan(count.saturating_mul(16))?;
+    if function == Function::Reverse {
+        return Ok(list((0..count).rev().filter_map(|index| of.item(index))));
+    }
+    let between = match args {
+        [] => "",
+        [Value::Text(text)] => text.as_ref(),
+        _ => return Err(none(function)),
+    };
+    let mut joined = String::new();
+    for index in 0..count {
+        let Some(Value::Text(item)) = of.item(index) else {
+            return Err(none(function));
+        };
+        if index > 0 {
+            joined.push_str(between);
+        }
+        joined.push_str(&item);
+        env.build(joined.len())?;
+    }
+    Ok(Value::text(joined))
+}
+
+/// Go's duration text: `1h30m`, `1.5s`, `250ms`.
+pub(crate) fn duration(text: &str) -> Option<TimeDelta> {
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(TimeDelta::zero());
+    }
+    let mut total = 0f64;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest.get(..end)?.parse().ok()?;
+        rest = rest.get(end..)?;
+        let unit_end = rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(rest.len());
+        let scale = match rest.get(..unit_end)? {
+            "ns" => 1.0,
+            "us" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        total += number * scale;
+        rest = rest.get(unit_end..)?;
+    }
+    // The range of google.protobuf.Duration: ten thousand years.
+    if !total.is_finite() || total > 315_576_000_000e9 {
+        return None;
+    }
+    let seconds = (total / 1e9).trunc();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let span = TimeDelta::new(seconds as i64, (total - seconds * 1e9) as u32)?;
+    Some(if negative { -span } else { span })
+}

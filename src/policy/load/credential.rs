@@ -1,0 +1,215 @@
+//! `credential` blocks: which secret goes into which slot of which endpoint.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::super::diagnostic::{At, Diagnostic, nearest};
+use super::super::hcl::Fields;
+use super::super::{Credential, CredentialKind, SecretSource};
+use super::{Kind, Loader};
+
+/// Types whose slot is told by the vendor's public API documentation, beside our own.
+const TYPES: &[&str] = &[
+    "bearer_token",
+    "header_token",
+    "basic_auth",
+    "cookie_token",
+    "query_token",
+    "mtls_credential",
+    "postgres_credential",
+    "anthropic_manual_key",
+    "gemini_api_key",
+    "github_oauth",
+    "notion_oauth",
+    "openai_api_key",
+    "discord_bot_token",
+];
+
+/// Types of the grammar that are bound and never sent yet.
+const UNREAD: &[&str] = &[
+    "anthropic_oauth_subscription",
+    "aws_credential",
+    "clickhouse_credential",
+    "google_gke_credential",
+    "notion_mcp_oauth",
+    "openai_codex_oauth",
+    "slack_tokens",
+    "ssh",
+    "ssh_key",
+    "tailscale",
+    "telegram_bot_token",
+];
+
+impl<'a> Loader<'a> {
+    pub(super) fn credentials(&mut self) {
+        let mut bound = self.endpoint_bindings();
+        for (key, type_name, name, at, placed) in self.of_kind(Kind::Credential) {
+            let fields = self.fields(placed);
+            let mut endpoints: Vec<Arc<str>> = self
+                .endpoint_refs(&fields)
+                .into_iter()
+                .map(|(endpoint, _)| endpoint)
+                .collect();
+            for (_, endpoint) in bound.extract_if(.., |(credential, _)| **credential == *key) {
+                if !endpoints.contains(&endpoint) {
+                    endpoints.push(endpoint);
+                }
+            }
+            if let Some(first) = self.model.credentials.iter().find(|own| own.name == name) {
+                let other = self
+                    .names
+                    .get(&(Kind::Credential, first.key.to_string()))
+                    .copied();
+                let message = format!("`{key}` and `{}` share the placeholder {{{{{name}}}}}", first.key);
+                let error = Diagnostic::new(at, message).help("names of credentials are unique");
+                self.findings.error(error.other(other.unwrap_or(at)));
+            }
+            let Some(kind) = self.credential_kind(type_name, &fields, at) else {
+                continue;
+            };
+            let secrets = self.secrets(&fields, &kind);
+            fields.inert(&["idempotency_key"], "no header is added to what the agent sends");
+            if let CredentialKind::Unread { .. } = kind {
+                let message = format!("{}: this gateway cannot inject {type_name} yet", fields.title);
+                self.findings
+                    .note(Diagnostic::new(at, message).help("its use is refused"));
+                fields.rest_inert("its type is not injected");
+            }
+            fields.finish();
+            let credential = Credential {
+                key: key.into(),
+                name: name.to_owned(),
+                kind,
+                endpoints,
+                secrets,
+            };
+            self.model.credentials.push(Arc::new(credential));
+        }
+    }
+
+    /// The older direction: `credential = …` inside an endpoint.
+    fn endpoint_bindings(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        let mut bound = Vec::new();
+        for (key, _, _, _, placed) in self.of_kind(Kind::Endpoint) {
+            let fields = self.fields(placed);
+            if let Some(reference) = fields.reference("credential") {
+                let credential = self.resolve(Kind::Credential, &reference);
+                bound.extend(credential.map(|credential| (credential, Arc::from(key.as_str()))));
+            }
+        }
+        bound
+    }
+
+    fn credential_kind(&self, type_name: &str, fields: &Fields<'a>, at: At) -> Option<CredentialKind> {
+        let text = |name| fields.text(name).map(|text| text.value);
+        let fixed = |header: &str, prefix: &str| CredentialKind::Header {
+            header: header.to_owned(),
+            prefix: prefix.to_owned(),
+        };
+        Some(match type_name {
+            "bearer_token" | "github_oauth" | "notion_oauth" | "openai_api_key" => CredentialKind::Bearer,
+            "anthropic_manual_key" => fixed("x-api-key", ""),
+            "gemini_api_key" => fixed("x-goog-api-key", ""),
+            "discord_bot_token" => fixed("authorization", "Bot "),
+            "header_token" => CredentialKind::Header {
+                header: self.required(fields, "header", "X-Api-Key")?.to_ascii_lowercase(),
+                prefix: text("prefix").unwrap_or_default(),
+            },
+            "basic_auth" => CredentialKind::Basic {
+                username: text("username"),
+            },
+            "cookie_token" => CredentialKind::Cookie {
+                name: self.required(fields, "cookie_name", "session")?,
+            },
+            "query_token" => CredentialKind::Query {
+                parameter: self.required(fields, "parameter", "api_key")?,
+            },
+            "mtls_credential" => CredentialKind::Mtls,
+            "postgres_credential" => CredentialKind::Postgres {
+                user: text("user"),
+                database: text("database"),
+            },
+            other if UNREAD.contains(&other) => CredentialKind::Unread {
+                type_name: other.to_owned(),
+            },
+            other => {
+                let names = || TYPES.iter().chain(UNREAD).copied();
+                let near =
+                    nearest(other, names()).map_or(String::new(), |near| format!("did you mean `{near}`? "));
+                let help = format!("{near}There are: {}", names().collect::<Vec<_>>().join(", "));
+                let message = format!("there is no credential type `{other}`");
+                self.findings.error(Diagnostic::new(at, message).help(help));
+                return None;
+            }
+        })
+    }
+
+    fn required(&self, fields: &Fields<'a>, name: &'static str, example: &str) -> Option<String> {
+        let text = fields.text(name);
+        if text.is_none() {
+            let message = format!("{} has no `{name}`", fields.title);
+            self.findings
+                .error(Diagnostic::new(fields.at, message).help(format!("write {name} = \"{example}\"")));
+        }
+        text.map(|text| text.value)
+    }
+
+    fn secrets(&self, fields: &Fields<'a>, kind: &CredentialKind) -> Vec<(String, SecretSource)> {
+        let mut secrets = Vec::new();
+        if *kind == CredentialKind::Mtls {
+            let nested = fields.nested("secrets");
+            for slot in ["cert", "key", "ca"] {
+                let own = self.secret(fields, slot);
+                let within = nested.as_ref().and_then(|nested| self.secret(nested, slot));
+                match own.or(within) {
+                    Some(source) => secrets.push((slot.to_owned(), source)),
+                    None if slot != "ca" => secrets.push((slot.to_owned(), SecretSource::Store)),
+                    None => {}
+                }
+            }
+            if let Some(nested) = nested {
+                nested.finish();
+            }
+            return secrets;
+        }
+        let source = self.secret(fields, "secret").unwrap_or(SecretSource::Store);
+        secrets.push((String::new(), source));
+        secrets
+    }
+
+    fn secret(&self, fields: &Fields<'a>, slot: &'static str) -> Option<SecretSource> {
+        let help = "write env(\"NAME\"), file(\"path\") or vault(\"path#field\"), or leave it out and use `tailkeep credentials set`";
+        let call = match fields.call(slot)? {
+            Ok(call) => call,
+            Err(at) => {
+                // The text itself is not repeated: it may be a real secret.
+                let message = format!(
+                    "a secret does not stand in a policy (`{slot}` of {})",
+                    fields.title
+                );
+                self.findings
+                    .error(Diagnostic::new(at, message).help(help).hidden());
+                return None;
+            }
+        };
+        let (function, argument) = call.value;
+        if argument.is_empty() {
+            let message = format!("`{function}` of {} names nothing", fields.title);
+            self.findings.error(Diagnostic::new(call.at, message).help(help));
+        }
+        match function.as_str() {
+            "env" => Some(SecretSource::Env(argument)),
+            "file" => {
+                let from = self.findings.sources.get(call.at.file)?;
+                let folder = from.path.parent().unwrap_or(Path::new(""));
+                Some(SecretSource::File(PathBuf::from(folder).join(argument)))
+            }
+            "vault" => Some(SecretSource::Vault(argument)),
+            _ => {
+                let message = format!("there is no secret source `{function}`");
+                self.findings.error(Diagnostic::new(call.at, message).help(help));
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Compiled rules, and the walk that ends in a verdict. *Pure.*
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::cel::{Condition, Env, Fault};
+use super::{Judgement, Model, Protocol, Unmatched};
+use crate::facts::{FactSet, Facts};
+use crate::identity::Agent;
+use crate::verdict::{Cause, Refusal, Verdict};
+
+/// What a rule says when it matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Allow,
+    Deny,
+    Approve(Vec<Arc<str>>),
+}
+
+impl Outcome {
+    fn name(&self) -> &'static str {
+        match self {
+            Outcome::Allow => "allow",
+            Outcome::Deny => "deny",
+            Outcome::Approve(_) => "approve",
+        }
+    }
+}
+
+/// A rule, ready to be judged by.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    /// Its name; `profile/name` of one that stands inside a profile.
+    pub(crate) name: Arc<str>,
+    pub(crate) endpoints: Vec<Arc<str>>,
+    /// The only profile that it is for.
+    pub(crate) profile: Option<Arc<str>>,
+    pub(crate) credential: Option<Arc<str>>,
+    pub(crate) condition: Option<Condition>,
+    pub(crate) outcome: Outcome,
+    pub(crate) reason: Option<String>,
+    pub(crate) priority: i64,
+    pub(crate) shadow: bool,
+    /// The place in the order of declaration.
+    pub(crate) order: usize,
+}
+
+impl Rule {
+    fn is_for(&self, agent: &Agent) -> bool {
+        self.profile
+            .as_ref()
+            .is_none_or(|profile| *profile == agent.profile)
+    }
+
+    /// Whether it matches.
+    fn matches<'a>(&'a self, credential: Option<&str>, env: &Env<'a>) -> Result<bool, Fault> {
+        if self.credential.is_some() && self.credential.as_deref() != credential {
+            return Ok(false);
+        }
+        self.condition
+            .as_ref()
+            .map_or(Ok(true), |condition| condition.holds(env))
+    }
+}
+
+/// What was found of one rule on the way to the verdict.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Step {
+    pub rule: String,
+    /// `matched`, `not matched`, `not evaluable`, `shadow`.
+    pub outcome: String,
+    /// Why: the parts of the condition with their values.
+    pub why: Vec<String>,
+}
+
+/// The rules, by endpoint, in the order in which they are walked.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    by_endpoint: HashMap<Arc<str>, Vec<Arc<Rule>>>,
+    held: HashMap<Arc<str>, Vec<Arc<str>>>,
+    refused: HashMap<Arc<str>, bool>,
+    unmatched_allow: bool,
+    count: usize,
+}
+
+/// The words an agent reads where the rule gives no reason.
+const DENIED: &str = "denied by policy";
+const UNEVALUABLE: &str = "denied: a rule could not be evaluated for this action";
+
+impl Rules {
+    pub(crate) fn new(model: &Model, rules: Vec<Rule>) -> Self {
+        let count = rules.len();
+        let mut by_endpoint: HashMap<Arc<str>, Vec<Arc<Rule>>> = HashMap::new();
+        for rule in rules.into_iter().map(Arc::new) {
+            for endpoint in &rule.endpoints {
+                by_endpoint
+                    .entry(endpoint.clone())
+                    .or_default()
+                    .push(rule.clone());
+            }
+        }
+        for rules in by_endpoint.values_mut() {
+            rules.sort_by_key(|rule| (std::cmp::Reverse(rule.priority), rule.order));
+        }
+        let held = model
+            .profiles
+            .iter()
+            .map(|profile| (profile.name.clone(), profile.endpoints.clone()));
+        let refused = model
+            .endpoints
+            .iter()
+            .map(|endpoint| (endpoint.key.clone(), endpoint.protocol == Protocol::Unread));
+        Rules {
+            by_endpoint,
+            held: held.collect(),
+            refused: refused.collect(),
+            unmatched_allow: model.defaults.unmatched == Unmatched::Allow,
+            count,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    fn of(&self, endpoint: &str) -> &[Arc<Rule>] {
+        self.by_endpoint.get(endpoint).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet {
+        let own = self.of(endpoint).iter().filter(|rule| rule.is_for(agent));
+        own.filter_map(|rule| rule.condition.as_ref())
+            .fold(FactSet::EMPTY, |set, condition| set.union(condition.reads()))
+    }
+
+    /// Walks the rules. `trace` is told of each that was looked at.
+    pub(crate) fn judge(
+        &self,
+        agent: &Agent,
+        endpoint: &str,
+        credential: Option<&str>,
+        facts: &Facts,
+        trace: &mut Option<Vec<Step>>,
+    ) -> Judgement {
+        let mut shadow = Vec::new();
+        if let Some(refusal) = self.unreachable(agent, endpoint) {
+            return Judgement {
+                verdict: Verdict::Deny(refusal),
+                shadow,
+            };
+        }
+        let env = Env::new(facts, agent);
+        for rule in self.of(endpoint).iter().filter(|rule| rule.is_for(agent)) {
+            let matched = rule.matches(credential, &env);
+            if let Some(trace) = trace {
+                trace.push(step(rule, credential, &matched, &env));
+            }
+            if rule.shadow {
+                match matched {
+                    Ok(true) => shadow.push(format!("{}={}", rule.name, rule.outcome.name())),
+                    Ok(false) => {}
+                    Err(_) => shadow.push(format!("{}=unevaluable", rule.name)),
+                }
+                continue;
+            }
+            match matched {
+                Ok(false) => {}
+                Ok(true) => {
+                    return Judgement {
+                        verdict: verdict(rule),
+                        shadow,
+                    };
+                }
+                Err(fault) => {
+                    let cause = Cause::Unevaluable(rule.name.clone());
+                    let refusal = Refusal::new(cause, UNEVALUABLE).with_detail(fault.to_string());
+                    return Judgement {
+                        verdict: Verdict::Deny(refusal),
+                        shadow,
+                    };
+                }
+            }
+        }
+        let verdict = match self.unmatched_allow {
+            true => Verdict::Allow { rule: None },
+            false => Verdict::Deny(Refusal::new(Cause::NoRule, "no rule allows this")),
+        };
+        Judgement { verdict, shadow }
+    }
+
+    /// Why no action of this agent may reach the endpoint at all.
+    fn unreachable(&self, agent: &Agent, endpoint: &str) -> Option<Refusal> {
+        let Some(held) = self.held.get(&agent.profile) else {
+            return Some(Refusal::new(Cause::NoProfile, "no profile is for this agent"));
+        };
+        if !held.iter().any(|key| &**key == endpoint) {
+            return Some(Refusal::new(
+                Cause::NoEndpoint,
+                "this destination is not open to the agent",
+            ));
+        }
+        match self.refused.get(endpoint) {
+            Some(false) => None,
+            _ => Some(Refusal::new(
+                Cause::NoEndpoint,
+                "this gateway does not read the destination's protocol",
+            )),
+        }
+    }
+}
+
+fn verdict(rule: &Rule) -> Verdict {
+    let reason = || rule.reason.clone().unwrap_or_else(|| DENIED.to_owned());
+    match &rule.outcome {
+        Outcome::Allow => Verdict::Allow {
+            rule: Some(rule.name.clone()),
+        },
+        Outcome::Deny => Verdict::Deny(Refusal::new(Cause::Rule(rule.name.clone()), reason())),
+        Outcome::Approve(chain) => Verdict::Ask {
+            rule: rule.name.clone(),
+            reason: rule
+                .reason
+                .clone()
+                .unwrap_or_else(|| "this action needs approval".to_owned()),
+            chain: chain.clone(),
+        },
+    }
+}
+
+fn step<'a>(rule: &'a Rule, credential: Option<&str>, matched: &Result<bool, Fault>, env: &Env<'a>) -> Step {
+    let outcome = match matched {
+        Ok(true) if rule.shadow => format!("shadow: would {}", rule.outcome.name()),
+        Ok(true) => format!("matched: {}", rule.outcome.name()),
+        Ok(false) => "not matched".to_owned(),
+        Err(_) => "not evaluable: denied".to_owned(),
+    };
+    let mut why = Vec::new();
+    match (&rule.credential, &rule.condition) {
+        (Some(wanted), _) if Some(&**wanted) != credential => {
+            why.push(format!(
+                "credential is {} and not {wanted}",
+                credential.unwrap_or("none")
+            ));
+        }
+        (_, Some(condition)) => why.extend(condition.explain(env)),
+        (_, None) => why.push("it has no condition".to_owned()),
+    }
+    Step {
+        rule: rule.name.to_string(),
+        outcome,
+        why,
+    }
+}

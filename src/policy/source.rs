@@ -1,0 +1,75 @@
+//! Reads the files of a configuration. Not pure: it stands behind the feature `daemon`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Source;
+
+/// Most files that one configuration folder may hold.
+pub const SOURCE_FILES_MAX: usize = 1_000;
+
+/// Largest configuration file, or file that a configuration names, in bytes.
+pub const SOURCE_BYTES_MAX: u64 = 4 << 20;
+
+/// Why a configuration could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{}: no *.hcl file in this folder", .0.display())]
+    Empty(PathBuf),
+    #[error("{}: more than {SOURCE_FILES_MAX} files", .0.display())]
+    TooMany(PathBuf),
+}
+
+/// Reads one file, or every `*.hcl` of a folder in the order of their names.
+///
+/// # Errors
+/// A path that is missing or unreadable, a folder without a policy, a file over
+/// [`SOURCE_BYTES_MAX`].
+pub fn read(path: &Path) -> Result<Vec<Source>, ReadError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error| ReadError::Io { path, error }
+    };
+    if !std::fs::metadata(path).map_err(failed(path))?.is_dir() {
+        return Ok(vec![one(path)?]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed(path))? {
+        let file = entry.map_err(failed(path))?.path();
+        if file.extension().is_some_and(|extension| extension == "hcl") && file.is_file() {
+            files.push(file);
+        }
+        if files.len() > SOURCE_FILES_MAX {
+            return Err(ReadError::TooMany(path.to_owned()));
+        }
+    }
+    if files.is_empty() {
+        return Err(ReadError::Empty(path.to_owned()));
+    }
+    files.sort();
+    files.iter().map(|file| one(file)).collect()
+}
+
+/// Reads a file that a policy names. Hand it to [`super::Policy::load`].
+///
+/// # Errors
+/// Those of the file system, and a file over [`SOURCE_BYTES_MAX`].
+pub fn read_file(path: &Path) -> io::Result<String> {
+    if std::fs::metadata(path)?.len() > SOURCE_BYTES_MAX {
+        return Err(io::Error::other(format!("larger than {SOURCE_BYTES_MAX} bytes")));
+    }
+    std::fs::read_to_string(path)
+}
+
+fn one(path: &Path) -> Result<Source, ReadError> {
+    let text = read_file(path).map_err(|error| ReadError::Io {
+        path: path.to_owned(),
+        error,
+    })?;
+    Ok(Source {
+        path: path.to_owned(),
+        text,
+    })
+}

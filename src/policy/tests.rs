@@ -1,0 +1,573 @@
+//! The grammar, each field's effect, every diagnostic, and the walk of the rules.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::*;
+
+fn load(text: &str) -> Result<Policy, Diagnostics> {
+    let source = Source {
+        path: PathBuf::from("dir/policy.hcl"),
+        text: text.to_owned(),
+    };
+    Policy::load(vec![source], &|path| match path.to_str() {
+        Some("dir/ca.pem") => Ok("-----BEGIN CERTIFICATE-----".to_owned()),
+        _ => Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
+    })
+}
+
+fn loaded(text: &str) -> Policy {
+    load(text).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+const BASE: &str = r#"
+endpoint "https" "api" { hosts = ["api.example.com", "*.example.org:8443", "10.0.0.0/8"] }
+credential "bearer_token" "token" { endpoint = https.api }
+approver "human_approver" "ops" { channel = "ops" }
+"#;
+
+fn with(text: &str) -> Policy {
+    loaded(&format!("{BASE}{text}"))
+}
+
+fn identity(tag: &str) -> Identity {
+    Identity {
+        transport: Transport::Tailnet,
+        address: IpAddr::from([100, 64, 0, 7]),
+        node: "build-7".to_owned(),
+        login: None,
+        tags: vec![tag.to_owned()],
+        grants: Vec::new(),
+    }
+}
+
+fn judge(policy: &Policy, tag: &str, credential: Option<&str>) -> Judgement {
+    let identity = identity(tag);
+    let profile = policy.profile_for(&identity).unwrap();
+    let agent = Agent::new(Arc::new(identity), profile);
+    policy.evaluate(&agent, "https.api", credential, &Facts::None)
+}
+
+fn said(policy: &Policy, tag: &str) -> String {
+    match judge(policy, tag, Some("bearer_token.token")).verdict {
+        Verdict::Allow { rule } => format!("allow {}", rule.as_deref().unwrap_or("-")),
+        Verdict::Deny(refusal) => format!(
+            "deny {} {}",
+            refusal.cause.name(),
+            refusal.rule().map_or("-", |rule| rule)
+        ),
+        Verdict::Ask { rule, chain, .. } => format!("ask {rule} {}", chain.join(",")),
+    }
+}
+
+const CI: &str = r#"profile "ci" {
+  tags = ["tag:ci"]
+  credentials = [bearer_token.token]
+}"#;
+
+/// Blocks written on one line, as HCL wants them: an attribute a line.
+fn lines(text: &str) -> String {
+    text.replace("{ ", "{\n").replace(" }", "\n}").replace("  ", "\n")
+}
+
+#[test]
+fn rules_are_walked_by_priority_then_order() {
+    let table = [
+        ("", "deny no_rule -"),
+        (
+            r#"rule "a" { endpoint = https.api  verdict = "allow" }"#,
+            "allow a",
+        ),
+        (
+            r#"rule "a" { endpoint = https.api  verdict = "allow" }
+            rule "b" { endpoint = https.api  verdict = "deny" }"#,
+            "allow a",
+        ),
+        (
+            r#"rule "a" { endpoint = https.api  verdict = "allow" }
+            rule "b" { endpoint = https.api  verdict = "deny"  priority = 1 }"#,
+            "deny rule b",
+        ),
+        (
+            r#"rule "a" { endpoint = https.api  verdict = "allow"  priority = -1 }
+            rule "b" { endpoint = https.api  verdict = "deny" }"#,
+            "deny rule b",
+        ),
+        (
+            r#"rule "a" { endpoint = https.api  verdict = "deny"  disabled = true }
+            rule "b" { endpoint = https.api  approve = [human_approver.ops] }"#,
+            "ask b human_approver.ops",
+        ),
+        (
+            r#"rule "a" { endpoint = https.api  credential = bearer_token.token  verdict = "allow" }"#,
+            "allow a",
+        ),
+        (r#"defaults { unmatched = "allow" }"#, "allow -"),
+        // What hangs on a fact that is not there denies, whatever comes after.
+        (
+            r#"rule "a" { endpoint = https.api  condition = "http.method == 'GET'"  verdict = "allow" }
+            rule "b" { endpoint = https.api  verdict = "allow" }"#,
+            "deny unevaluable a",
+        ),
+        (
+            r#"rule "a" { endpoint = https.api  condition = "'tag:ci' in agent.tags"  verdict = "allow" }"#,
+            "allow a",
+        ),
+        (
+            r#"rule "a" { endpoint = https.api  condition = "agent.profile == 'ops' || http.method == 'GET' && agent.node == 'x'"  verdict = "allow" }"#,
+            "deny no_rule -",
+        ),
+        (
+            r#"rule "a" { endpoint = https.api  condition = "agent.transport == 'tailnet' && agent.address == '100.64.0.7'"  verdict = "allow" }"#,
+            "allow a",
+        ),
+    ];
+    for (rules, wanted) in table {
+        assert_eq!(
+            said(&with(&format!("{CI}\n{}", lines(rules))), "tag:ci"),
+            wanted,
+            "{rules}"
+        );
+    }
+}
+
+#[test]
+fn a_credential_predicate_does_not_match_another_or_none() {
+    let rule = r#"rule "a" { endpoint = https.api  credential = bearer_token.token  verdict = "allow" }"#;
+    let policy = with(&format!("{CI}\n{}", lines(rule)));
+    for credential in [None, Some("bearer_token.other")] {
+        assert!(matches!(
+            judge(&policy, "tag:ci", credential).verdict,
+            Verdict::Deny(_)
+        ));
+    }
+}
+
+#[test]
+fn nested_rules_are_for_their_profile_alone() {
+    let policy = with(
+        r#"
+        profile "ci" {
+          tags        = ["tag:ci"]
+          credentials = [bearer_token.token]
+          rule "a" {
+            endpoint = https.api
+            verdict = "allow"
+          }
+        }
+        profile "ops" {
+          tags = ["tag:ops"]
+          rule "a" {
+            endpoint = https.api
+            verdict  = "deny"
+            reason   = "not ops"
+          }
+        }"#,
+    );
+    assert_eq!(said(&policy, "tag:ci"), "allow ci/a");
+    assert_eq!(said(&policy, "tag:ops"), "deny rule ops/a");
+    // The rule's endpoint came with the rule.
+    assert_eq!(
+        policy.model().profile("ops").unwrap().endpoints,
+        [Arc::from("https.api")]
+    );
+}
+
+#[test]
+fn shadow_rules_are_recorded_and_change_nothing() {
+    let policy = with(&format!(
+        r#"{CI}
+        rule "s" {{
+          endpoint = https.api
+          mode = "shadow"
+          verdict = "deny"
+        }}
+        rule "u" {{
+          endpoint = https.api
+          mode = "shadow"
+          condition = "http.path == '/'"
+          verdict = "deny"
+        }}
+        rule "a" {{
+          endpoint = https.api
+          verdict = "allow"
+        }}"#
+    ));
+    let judgement = judge(&policy, "tag:ci", None);
+    assert_eq!(
+        judgement.verdict,
+        Verdict::Allow {
+            rule: Some("a".into())
+        }
+    );
+    assert_eq!(judgement.shadow, ["s=deny", "u=unevaluable"]);
+}
+
+#[test]
+fn an_endpoint_that_the_profile_does_not_hold_is_closed() {
+    let policy = with(
+        r#"profile "ci" { tags = ["tag:ci"] }
+        rule "a" { 
+          endpoint = https.api
+          verdict = "allow"
+        }"#,
+    );
+    assert_eq!(said(&policy, "tag:ci"), "deny no_endpoint -");
+}
+
+#[test]
+fn profiles_claim_by_what_the_tunnel_proved() {
+    let policy = with(
+        r#"
+        profile "t" { tags = ["tag:ci"] }
+        profile "l" { logins = ["Alice@example.com", "*@corp.example"] }
+        profile "n" { nodes = ["laptop"] }
+        profile "p" { peers = ["laptop"] }
+        profile "g" { grants = ["ci"] }"#,
+    );
+    let check = |change: &dyn Fn(&mut Identity), wanted: Option<&str>| {
+        let mut identity = identity("tag:none");
+        change(&mut identity);
+        assert_eq!(
+            policy.profile_for(&identity).ok().as_deref(),
+            wanted,
+            "{identity:?}"
+        );
+    };
+    check(&|_| {}, None);
+    check(&|own| own.tags = vec!["tag:ci".into()], Some("t"));
+    check(&|own| own.login = Some("alice@example.com".into()), Some("l"));
+    check(&|own| own.login = Some("bob@corp.example".into()), Some("l"));
+    check(&|own| own.login = Some("@corp.example".into()), None);
+    check(&|own| own.login = Some("bob@evil@corp.example".into()), None);
+    check(&|own| own.login = Some("bob@corp.example.evil".into()), None);
+    check(&|own| own.node = "laptop".into(), Some("n"));
+    check(&|own| own.grants = vec!["ci".into()], Some("g"));
+    // A WireGuard peer is its name alone, and a node cannot take a peer's.
+    check(
+        &|own| (own.transport, own.node) = (Transport::Wireguard, "laptop".into()),
+        Some("p"),
+    );
+    check(
+        &|own| (own.transport, own.tags) = (Transport::Wireguard, vec!["tag:ci".into()]),
+        None,
+    );
+    let mut both = identity("tag:ci");
+    both.node = "laptop".to_owned();
+    assert_eq!(
+        policy.profile_for(&both).unwrap_err(),
+        "the profiles `t` and `n` both claim laptop"
+    );
+}
+
+#[test]
+fn needs_are_those_of_the_rules_that_may_apply() {
+    let policy = with(
+        r#"
+        profile "ci" {
+          tags = ["tag:ci"]
+          rule "a" {
+            endpoint = https.api
+            condition = "http.body.contains('x')"
+            verdict = "allow"
+          }
+        }
+        profile "ops" {
+          tags = ["tag:ops"]
+          rule "a" {
+            endpoint = https.api
+            condition = "http.path == '/'"
+            verdict = "allow"
+          }
+        }"#,
+    );
+    let needs = |tag: &str| {
+        let identity = identity(tag);
+        let profile = policy.profile_for(&identity).unwrap();
+        policy.needs(&Agent::new(Arc::new(identity), profile), "https.api")
+    };
+    use crate::facts::Slot;
+    assert_eq!(needs("tag:ci"), [Slot::HttpBody].into_iter().collect());
+    assert_eq!(needs("tag:ops"), [Slot::HttpPath].into_iter().collect());
+}
+
+#[test]
+fn each_field_reaches_the_model() {
+    let policy = loaded(
+        r#"
+schema_version = 1
+gateway {
+  state_dir = "/state"
+  dashboard_listen = ":9000"
+  enrol_listen = "0.0.0.0:9001"
+  public_url = "https://gw.example.com/"
+  resolver = "10.0.0.53"
+  virtual_cidr = "10.99.0.0/16"
+  virtual_cidr6 = "fd99::/64"
+  wireguard {
+    listen = "192.0.2.1"
+    listen_port = 4000
+    subnet_cidr = "10.56.0.0/24"
+    subnet_cidr6 = "fd56::/64"
+    endpoint = "gw:4000"
+    stack = "userspace"
+    mtu = 1300
+  }
+  tailscale {
+    socket = "/run/ts.sock"
+    authkey = "k"
+    control_url = "https://c"
+    hostname = "keep"
+    tags = ["tag:gw"]
+    routes = ["10.20.0.0/16"]
+  }
+  limits {
+    body_bytes_max = 1
+    decoded_bytes_max = 2
+    statement_bytes_max = 3
+    message_bytes_max = 4
+    connections_max = 5
+    connect_ms = 6
+    handshake_ms = 7
+    idle_s = 8
+  }
+}
+defaults {
+  unmatched = "allow"
+  unknown_host = "passthrough"
+  human_timeout = "2m"
+}
+policy "text" {
+  text = <<-EOT
+  be strict
+EOT
+}
+endpoint "postgres" "pg" {
+  host = "PG.example.com:6000"
+  sslmode = "verify-ca"
+  database = "orders"
+  ca_cert = "<<file:ca.pem>>"
+  upstream = "127.0.0.1:7000"
+  description = "orders"
+}
+endpoint "http" "plain" { hosts = ["plain.example.com"] }
+endpoint "kubernetes" "k8s" {
+  server = "https://[fd00::1]:6443"
+  ca_cert = file("ca.pem")
+}
+credential "header_token" "h" {
+  endpoint = http.plain
+  header = "X-Key"
+  prefix = "Token "
+  secret = env("H")
+}
+credential "basic_auth" "b" {
+  endpoints = [http.plain, kubernetes.k8s]
+  username = "bob"
+  secret = file("b.txt")
+}
+credential "cookie_token" "c" {
+  endpoint = http.plain
+  cookie_name = "session"
+  secret = vault("kv/c#v")
+}
+credential "query_token" "q" {
+  endpoint = http.plain
+  parameter = "key"
+}
+credential "mtls_credential" "m" {
+  endpoint = kubernetes.k8s
+  secrets {
+    cert = file("c.pem")
+    key = env("K")
+  }
+}
+credential "postgres_credential" "ro" {
+  endpoint = postgres.pg
+  user = "ro"
+  database = "orders"
+}
+credential "anthropic_manual_key" "a" { endpoint = http.plain }
+approver "human_approver" "ops" {
+  channel = "x"
+  timeout = 60
+  require_approvers = 2
+  approvers = ["a", "b"]
+}
+approver "llm_approver" "judge" {
+  model = "m"
+  credential = anthropic_manual_key.a
+  policy = policy.text
+}
+profile "p" {
+  peers = ["x"]
+  credentials = [header_token.h, { placeholder = "PH_basic", credential = basic_auth.b }, postgres_credential.ro]
+}
+"#,
+    );
+    insta::assert_debug_snapshot!(policy.model());
+    assert_ne!(policy.version(), loaded(BASE).version());
+}
+
+#[test]
+fn older_and_inert_fields_load_with_a_note() {
+    let policy = loaded(
+        r##"
+listen = "0.0.0.0:8443"
+unknown_host = "passthrough"
+llm_fail_mode = "closed"
+llm_cache_ttl = 300
+human_timeout = 600
+human_on_timeout = "deny"
+wg_subnet_cidr = "10.57.0.0/24"
+endpoint "ssh" "box" { hosts = ["box.example.com:22"] }
+endpoint "clickhouse_native" "ch" {
+  hosts = ["ch.example.com"]
+  tls = true
+  accept_invalid_certificate = true
+}
+endpoint "https" "direct" {
+  hosts = ["d.example.com"]
+  tunnel = local_command.proxy
+  credential = bearer_token.d
+}
+tunnel "local_command" "proxy" {
+  command = ["x"]
+  listen = "127.0.0.1:1"
+}
+environment "custom_environment" "region" {
+  key = "R"
+  value = "x"
+}
+env_pushdown { A = { value = "x" } }
+credential "bearer_token" "d" { idempotency_key = true }
+credential "slack_tokens" "s" { endpoint = https.direct }
+credential "ssh_key" "k" { endpoint = ssh.box }
+approver "human_approver" "ops" {
+  channel = "#x"
+  credential = slack_tokens.s
+  interactive = true
+  async_grant { enabled = true }
+}
+rule "ssh" {
+  endpoint = ssh.box
+  condition = "ssh.verb == 'exec'"
+  verdict = "deny"
+}
+rule "ch" {
+  endpoint = clickhouse_native.ch
+  condition = "sql.verb in ['select']"
+  verdict = "allow"
+}
+profile "default" {
+  credentials = [bearer_token.d]
+  environments = [custom_environment.region]
+  hitl_async_grants = true
+}
+"##,
+    );
+    let notes: Vec<&str> = policy
+        .notes()
+        .items()
+        .iter()
+        .map(|note| note.message.as_str())
+        .collect();
+    insta::assert_debug_snapshot!(notes);
+    assert_eq!(policy.model().defaults.unknown_host, UnknownHost::Passthrough);
+    assert_eq!(
+        policy.model().credential("bearer_token.d").unwrap().endpoints,
+        [Arc::from("https.direct")]
+    );
+    assert!(policy.model().gateway.wireguard.is_some());
+}
+
+#[test]
+fn postgres_credentials_are_told_apart_by_their_user() {
+    let text = |second: &str| {
+        format!(
+            r#"endpoint "postgres" "pg" {{ host = "pg:5432" }}
+credential "postgres_credential" "ro" {{
+  endpoint = postgres.pg
+  user = "ro"
+}}
+credential "postgres_credential" "rw" {{
+  endpoint = postgres.pg
+  user = "{second}"
+}}
+profile "p" {{
+  tags = ["tag:p"]
+  credentials = [postgres_credential.ro, postgres_credential.rw]
+}}"#
+        )
+    };
+    let policy = loaded(&text("rw"));
+    assert!(
+        policy.model().profiles[0]
+            .credentials
+            .iter()
+            .all(|held| !held.fallback)
+    );
+    assert!(
+        load(&text("ro"))
+            .unwrap_err()
+            .to_string()
+            .contains("nothing tells them apart")
+    );
+}
+
+#[test]
+fn every_error_is_reported_at_its_place() {
+    let errors = load(include_str!("testdata/errors.hcl")).unwrap_err();
+    insta::assert_snapshot!(errors.render());
+    let json = errors.to_json();
+    // A literal secret is not repeated.
+    assert!(!errors.render().contains("sk-live") && !json.to_string().contains("sk-live"));
+    assert!(
+        json.as_array()
+            .unwrap()
+            .iter()
+            .all(|error| error["line"].is_u64() && error["file"].is_string())
+    );
+}
+
+#[test]
+fn a_cel_error_points_into_the_text_that_wrote_it() {
+    let table = [
+        (
+            "condition = \"http.method == \\\"GET\\\" && http.pth == '/'\"",
+            "http.pth",
+        ),
+        (
+            "condition = <<-CEL\n    http.method == 'GET'\n      && http.pth == '/'\n  CEL\n",
+            "http.pth",
+        ),
+        ("condition = <<CEL\n    http.pth == '/'\nCEL\n", "http.pth"),
+    ];
+    for (condition, wanted) in table {
+        let text =
+            format!("{BASE}rule \"a\" {{\n  endpoint = https.api\n  {condition}\n  verdict = \"deny\"\n}}\n");
+        let errors = load(&text).unwrap_err();
+        let at = errors.items()[0].at.unwrap();
+        let start = text.find(wanted).unwrap();
+        assert!(
+            at.start >= start && at.start <= start + wanted.len(),
+            "{condition}: {}",
+            &text[at.start..]
+        );
+    }
+}
+
+#[test]
+fn hcl_that_does_not_parse_is_an_error_and_not_a_panic() {
+    for text in [
+        "endpoint",
+        "a = ",
+        "x {",
+        "a = \"${b}\"",
+        "rule { }",
+        "endpoint \"https\" { }",
+        "\u{feff}é = [",
+    ] {
+        assert!(load(text).is_err(), "{text}");
+    }
+}

@@ -1,0 +1,52 @@
+//! What a denied request is answered with. *Pure.*
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use serde_json::json;
+
+use super::Malformed;
+use crate::verdict::{Cause, Refusal};
+
+/// The answer to a refused request: 403, or 400 where it was malformed. The rule's reason stands
+/// in it; an evaluator's detail does not.
+pub fn deny(refusal: &Refusal) -> Response<Bytes> {
+    let status = status_of(&refusal.cause);
+    let body = json!({ "error": {
+        "code": if status == StatusCode::BAD_REQUEST { "malformed" } else { "denied" },
+        "cause": refusal.cause.name(),
+        "rule": refusal.rule().map(|rule| &**rule),
+        "reason": refusal.reason,
+    }});
+    answer(status, &body)
+}
+
+/// The answer to a request that is refused before any rule: 400 or 421.
+pub fn malformed(error: Malformed) -> Response<Bytes> {
+    let body = json!({ "error": {
+        "code": if error == Malformed::Misdirected { "misdirected" } else { "malformed" },
+        "cause": Cause::Malformed.name(),
+        "rule": null,
+        "reason": error.to_string(),
+    }});
+    answer(super::status(error), &body)
+}
+
+pub(crate) fn status_of(cause: &Cause) -> StatusCode {
+    match cause {
+        Cause::Malformed => StatusCode::BAD_REQUEST,
+        _ => StatusCode::FORBIDDEN,
+    }
+}
+
+pub(crate) fn answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
+    let body = Bytes::from(format!("{body}\n"));
+    let length = HeaderValue::from(body.len());
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_LENGTH, length);
+    response
+}

@@ -1,0 +1,112 @@
+//! A request for people, and its digest. *Pure.*
+
+use std::fmt::Write as _;
+
+use http::HeaderName;
+use http::request::Parts;
+
+use super::hop;
+use crate::facts::http::HeldBody;
+use crate::verdict::Digest;
+
+/// Characters of one line that [`summary`] keeps of a path.
+pub const SUMMARY_CHARS_MAX: usize = 200;
+
+/// Bytes of a body that [`detail`] shows.
+pub const DETAIL_BYTES_MAX: usize = 64 << 10;
+
+/// SHA-256 over the request line, the authority, every end-to-end header in order and the held
+/// body. A body that is not held is not covered; that it is not is covered.
+pub fn digest(parts: &Parts, body: HeldBody<'_>) -> Digest {
+    let mut pieces: Vec<&[u8]> = vec![
+        parts.method.as_str().as_bytes(),
+        parts.uri.scheme_str().unwrap_or_default().as_bytes(),
+        parts.uri.authority().map_or("", |own| own.as_str()).as_bytes(),
+        parts.uri.path().as_bytes(),
+        if parts.uri.query().is_some() { b"?" } else { b"" },
+        parts.uri.query().unwrap_or_default().as_bytes(),
+    ];
+    for (name, value) in &parts.headers {
+        if !hop::is_hop_by_hop(name) {
+            pieces.push(name.as_str().as_bytes());
+            pieces.push(value.as_bytes());
+        }
+    }
+    match body {
+        HeldBody::Empty => pieces.push(b"empty"),
+        HeldBody::Whole(bytes) => pieces.extend([b"whole".as_slice(), bytes]),
+        HeldBody::Over => pieces.push(b"over"),
+        HeldBody::NotHeld => pieces.push(b"not held"),
+    }
+    Digest::of_parts(pieces)
+}
+
+/// One line: `DELETE /repos/x`. The query's values are left out, since a secret may stand there.
+pub fn summary(parts: &Parts) -> String {
+    let mut line = format!("{} {}", parts.method, printable(parts.uri.path()));
+    if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+        line.push_str("?…");
+    }
+    match line.char_indices().nth(SUMMARY_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+        None => line,
+    }
+}
+
+/// The whole request as text, for an approver. Values of `Authorization`, `Cookie` and their like
+/// that hold no placeholder are masked; a body that is not text is named by its size.
+pub fn detail(parts: &Parts, body: HeldBody<'_>) -> String {
+    let target = parts.uri.path_and_query().map_or("/", |own| own.as_str());
+    let mut text = format!("{} {}\n", parts.method, printable(target));
+    for (name, value) in &parts.headers {
+        let shown = match std::str::from_utf8(value.as_bytes()) {
+            Ok(value) if !is_secret(name) || value.contains("{{") => printable(value),
+            Ok(_) => "(masked)".to_owned(),
+            Err(_) => "(not text)".to_owned(),
+        };
+        let _ = writeln!(text, "{name}: {shown}");
+    }
+    text.push('\n');
+    match body {
+        HeldBody::Empty => {}
+        HeldBody::Over => text.push_str("(a body over the limit)"),
+        HeldBody::NotHeld => text.push_str("(a body that no rule reads; it is streamed)"),
+        HeldBody::Whole(bytes) => match std::str::from_utf8(bytes) {
+            Ok(whole) if bytes.len() <= DETAIL_BYTES_MAX => text.push_str(whole),
+            Ok(whole) => {
+                let end = whole.floor_char_boundary(DETAIL_BYTES_MAX);
+                text.push_str(whole.get(..end).unwrap_or_default());
+                let _ = write!(text, "\n(cut: {} bytes in all)", bytes.len());
+            }
+            Err(_) => {
+                let _ = write!(text, "({} bytes that are not text)", bytes.len());
+            }
+        },
+    }
+    text
+}
+
+/// Whether a header's value is a credential.
+fn is_secret(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "authorization" | "proxy-authorization" | "cookie" | "x-api-key" | "api-key"
+    ) || name.ends_with("-token")
+        || name.ends_with("-key")
+        || name.contains("secret")
+}
+
+/// Control characters shown as escapes, so that a terminal is not driven by them.
+fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|char| {
+            let (escaped, plain) = if char.is_control() {
+                (Some(char.escape_default()), None)
+            } else {
+                (None, Some(char))
+            };
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}

@@ -1,0 +1,113 @@
+//! Reads a Bind message: which statement, which portal, and the parameters as facts.
+
+use bytes::{Buf as _, Bytes};
+use serde_json::Value;
+
+use super::wire::take_text;
+use crate::facts::{Blind, Fact};
+
+/// Object identifiers of types whose binary form is read (`pg_type.dat`).
+const BOOL: u32 = 16;
+const INT8: u32 = 20;
+const INT2: u32 = 21;
+const INT4: u32 = 23;
+const TEXTS: [u32; 4] = [25, 1043, 1042, 19];
+const UUID: u32 = 2950;
+
+/// A Bind, read.
+#[derive(Debug)]
+pub struct Bind {
+    pub portal: String,
+    pub statement: String,
+    /// A JSON list; unknown if one parameter's binary form is of a type that is not read.
+    pub parameters: Fact<Value>,
+}
+
+/// Reads a payload; `types` are the parameter types of the Parse (0 or absent: undeclared).
+pub fn read(mut payload: Bytes, types: &[u32]) -> Option<Bind> {
+    let portal = take_text(&mut payload)?;
+    let statement = take_text(&mut payload)?;
+    let formats = (0..payload.try_get_u16().ok()?)
+        .map(|_| payload.try_get_i16().ok())
+        .collect::<Option<Vec<_>>>()?;
+    let count = usize::from(payload.try_get_u16().ok()?);
+    if formats.len() > 1 && formats.len() != count {
+        return None;
+    }
+    let mut values = Vec::with_capacity(count);
+    let mut known = true;
+    for index in 0..count {
+        let length = payload.try_get_i32().ok()?;
+        let Ok(length) = usize::try_from(length) else {
+            values.push(Value::Null);
+            continue;
+        };
+        if payload.len() < length {
+            return None;
+        }
+        let bytes = payload.split_to(length);
+        let format = match formats.as_slice() {
+            [] => 0,
+            [one] => *one,
+            many => many.get(index).copied()?,
+        };
+        let text = match format {
+            0 => String::from_utf8(bytes.to_vec()).ok(),
+            _ => binary(&bytes, types.get(index).copied().unwrap_or_default()),
+        };
+        known &= text.is_some();
+        values.push(text.map_or(Value::Null, Value::String));
+    }
+    let parameters = match known {
+        true => Fact::Known(Value::Array(values)),
+        false => Fact::Unknown(Blind::Opaque),
+    };
+    Some(Bind {
+        portal,
+        statement,
+        parameters,
+    })
+}
+
+/// The text of a binary value, for the types that are read.
+fn binary(bytes: &[u8], oid: u32) -> Option<String> {
+    match oid {
+        BOOL => match bytes {
+            [0] => Some("f".to_owned()),
+            [1] => Some("t".to_owned()),
+            _ => None,
+        },
+        INT2 => Some(i16::from_be_bytes(bytes.try_into().ok()?).to_string()),
+        INT4 => Some(i32::from_be_bytes(bytes.try_into().ok()?).to_string()),
+        INT8 => Some(i64::from_be_bytes(bytes.try_into().ok()?).to_string()),
+        UUID => {
+            let mut text = format!("{:032x}", u128::from_be_bytes(bytes.try_into().ok()?));
+            for at in [20, 16, 12, 8] {
+                text.insert(at, '-');
+            }
+            Some(text)
+        }
+        oid if TEXTS.contains(&oid) => String::from_utf8(bytes.to_vec()).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_read_as_text() {
+        let mut payload = b"p\0s\0\0\x01\0\x01\0\x03".to_vec();
+        payload.extend_from_slice(&[0, 0, 0, 4, 0, 0, 0, 7]);
+        payload.extend_from_slice(&[0xff; 4]);
+        payload.extend_from_slice(&[0, 0, 0, 2, b'a', b'b', 0, 0]);
+        let bind = read(Bytes::from(payload.clone()), &[INT4, 0, 25]).unwrap();
+        assert_eq!(bind.parameters, Fact::Known(serde_json::json!(["7", null, "ab"])));
+        let blind = read(Bytes::from(payload.clone()), &[]).unwrap();
+        assert_eq!(blind.parameters, Fact::Unknown(Blind::Opaque));
+        for end in 0..payload.len() - 2 {
+            assert!(read(Bytes::copy_from_slice(&payload[..end]), &[INT4, 0, 25]).is_none());
+        }
+    }
+}

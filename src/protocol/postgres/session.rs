@@ -1,0 +1,367 @@
+//! The session after start-up: what the agent may send, and in which order answers stand.
+//!
+//! [`super::mod`](super) lists the invariants. The agent's messages are worked off one by one in
+//! [`agent`]; what the server says is followed in [`server`], so that each answer finds the
+//! message it belongs to in `awaited`.
+
+mod agent;
+mod server;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use super::statement::{Effect, Grammar, Statement};
+use super::wire::{self, WireError};
+use crate::audit::{Outcome, RecordId};
+use crate::facts::Facts;
+use crate::protocol::{Output, Side};
+use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
+
+/// What a session is handed at its start.
+#[derive(Clone)]
+pub struct Config {
+    pub grammar: Arc<dyn Grammar>,
+    /// The endpoint's key.
+    pub endpoint: Arc<str>,
+    pub credential: Option<Arc<str>>,
+    /// Bytes of one message of the agent that is not COPY data.
+    pub message_bytes_max: usize,
+    /// Bytes of one text of SQL.
+    pub statement_bytes_max: usize,
+    /// Prepared statements that are kept in mind, named and unnamed.
+    pub statements_max: usize,
+}
+
+/// A prepared statement, as its Parse or PREPARE defined it.
+struct Prepared {
+    id: u64,
+    segment: u64,
+    confirmed: bool,
+    /// `None` for an empty text.
+    statement: Option<Arc<Statement>>,
+    types: Arc<[u32]>,
+}
+
+/// A portal that was bound, or is held until it may be.
+#[derive(Clone)]
+struct Portal {
+    id: u64,
+    segment: u64,
+    confirmed: bool,
+    text: Arc<str>,
+    facts: Facts,
+    effect: Effect,
+    /// The Bind message.
+    bind: Bytes,
+}
+
+/// A Bind that waits for its Execute, with the Describes between.
+struct Held {
+    name: String,
+    portal: Portal,
+    describes: Vec<Bytes>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Parse,
+    Bind,
+    Describe,
+    Close,
+    Execute,
+    /// A message that must fail, in the place of what was refused.
+    Refused,
+    Sync,
+    Query,
+    Function,
+}
+
+/// A message that went up and was not answered in full.
+struct Awaited {
+    kind: Kind,
+    id: u64,
+    segment: u64,
+    permits: Vec<RecordId>,
+    prepares: Vec<(String, Arc<Statement>)>,
+    sent: Instant,
+    /// The last tag or error.
+    status: String,
+    failed: bool,
+    /// What the agent is told in place of the server's error.
+    error: Option<Bytes>,
+}
+
+/// What the gate is being asked.
+struct Judging {
+    what: What,
+    digest: Digest,
+    permits: Vec<RecordId>,
+}
+
+enum What {
+    /// The statements of a Query, and which of them is asked for.
+    Query {
+        message: Bytes,
+        statements: Vec<Statement>,
+        at: usize,
+    },
+    /// The held Bind alone.
+    Bind,
+    /// An Execute, and its portal if that is not the held one.
+    Execute {
+        message: Bytes,
+        portal: Option<Portal>,
+    },
+    Function {
+        message: Bytes,
+    },
+}
+
+/// The state machine of one session.
+pub struct PgSession {
+    config: Config,
+    out: VecDeque<Output>,
+    now: Instant,
+    up: BytesMut,
+    /// Bytes of the agent's CopyData that are still to come, and whether they are dropped.
+    up_rest: usize,
+    up_drop: bool,
+    front: Option<Bytes>,
+    down: BytesMut,
+    down_rest: usize,
+    awaited: VecDeque<Awaited>,
+    /// The transaction state of the server's last ReadyForQuery.
+    status: u8,
+    segment: u64,
+    /// Whether messages went up since the last Sync, and whether an Execute is among them.
+    unsynced: bool,
+    executed: bool,
+    flushed: bool,
+    skipping: bool,
+    copy_in: bool,
+    statements: HashMap<String, Prepared>,
+    portals: HashMap<String, Portal>,
+    held: Option<Held>,
+    judging: Option<Judging>,
+    next_id: u64,
+    closed: bool,
+}
+
+impl PgSession {
+    /// A session whose server has said that it is ready.
+    pub fn new(config: Config, status: u8, now: Instant) -> Self {
+        PgSession {
+            config,
+            out: VecDeque::new(),
+            now,
+            up: BytesMut::new(),
+            up_rest: 0,
+            up_drop: false,
+            front: None,
+            down: BytesMut::new(),
+            down_rest: 0,
+            awaited: VecDeque::new(),
+            status,
+            segment: 0,
+            unsynced: false,
+            executed: false,
+            flushed: false,
+            skipping: false,
+            copy_in: false,
+            statements: HashMap::new(),
+            portals: HashMap::new(),
+            held: None,
+            judging: None,
+            next_id: 0,
+            closed: false,
+        }
+    }
+
+    /// Takes bytes that a side sent.
+    ///
+    /// # Errors
+    /// They break the protocol or a limit; the connection must be closed.
+    pub fn handle_input(&mut self, from: Side, bytes: Bytes, now: Instant) -> Result<(), WireError> {
+        self.now = now;
+        match from {
+            Side::Agent => self.up.extend_from_slice(&bytes),
+            Side::Upstream => self.read_server(bytes)?,
+        }
+        self.pump()
+    }
+
+    /// Takes the gate's answer to the last [`Output::Decide`].
+    ///
+    /// # Errors
+    /// As [`PgSession::handle_input`].
+    pub fn handle_ruling(&mut self, ruling: Result<Permit, Refusal>, now: Instant) -> Result<(), WireError> {
+        self.now = now;
+        let Some(mut judging) = self.judging.take() else {
+            return Ok(());
+        };
+        match ruling {
+            Ok(permit) => {
+                judging.permits.push(permit.record());
+                if self.skipping || self.closed {
+                    self.finish_all(judging.permits, "SKIPPED", now);
+                    self.held = None;
+                } else if permit.covers(&judging.digest) {
+                    self.permitted(judging);
+                } else {
+                    self.refused(judging, "42501", "the permit is for something else");
+                }
+            }
+            Err(refusal) => self.refused(judging, "42501", &refusal.reason),
+        }
+        self.pump()
+    }
+
+    /// The agent cancelled what is being judged. Nothing happens if nothing is.
+    ///
+    /// # Errors
+    /// As [`PgSession::handle_input`].
+    pub fn cancel_judging(&mut self, now: Instant) -> Result<(), WireError> {
+        self.now = now;
+        if let Some(judging) = self.judging.take() {
+            self.refused(judging, "57014", "canceling statement due to user request");
+        }
+        self.pump()
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// Whether more of the agent is wanted now.
+    pub fn wants_agent(&self) -> bool {
+        !self.closed && self.up.len() <= self.config.message_bytes_max
+    }
+
+    /// Whether the gate is being asked.
+    pub fn is_judging(&self) -> bool {
+        self.judging.is_some()
+    }
+
+    /// Whether a Terminate stands behind what is being judged: the agent does not wait for it.
+    pub fn is_abandoned(&self) -> bool {
+        let mut rest: &[u8] = &self.up;
+        while let Ok(Some((tag, total))) = wire::head(rest) {
+            if tag == b'X' {
+                return true;
+            }
+            let Some(behind) = rest.get(total..) else {
+                return false;
+            };
+            rest = behind;
+        }
+        false
+    }
+
+    /// The transaction state that the server said last.
+    pub fn status(&self) -> u8 {
+        self.status
+    }
+
+    fn send_up(&mut self, bytes: Bytes) {
+        self.flushed = false;
+        self.out.push_back(Output::Write(Side::Upstream, bytes));
+    }
+
+    fn await_answer(&mut self, kind: Kind) -> &mut Awaited {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.awaited.push_back(Awaited {
+            kind,
+            id,
+            segment: self.segment,
+            permits: Vec::new(),
+            prepares: Vec::new(),
+            sent: self.now,
+            status: String::new(),
+            failed: false,
+            error: None,
+        });
+        match kind {
+            Kind::Sync | Kind::Query | Kind::Function => {
+                self.segment += 1;
+                self.unsynced = false;
+                self.executed = false;
+            }
+            Kind::Execute => {
+                self.unsynced = true;
+                self.executed = true;
+            }
+            _ => self.unsynced = true,
+        }
+        let last = self.awaited.len() - 1;
+        &mut self.awaited[last]
+    }
+
+    fn finish_all(&mut self, permits: Vec<RecordId>, status: &str, sent: Instant) {
+        let took = self.now.saturating_duration_since(sent);
+        for record in permits {
+            let outcome = Outcome {
+                status: status.to_owned(),
+                took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                ..Outcome::default()
+            };
+            self.out.push_back(Output::Finish(record, outcome));
+        }
+    }
+
+    /// Asks the gate about one statement. The digest is over the messages that will be sent.
+    fn decide(&mut self, what: What, permits: Vec<RecordId>, text: &str, facts: Facts, digest: Digest) {
+        let summary: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
+        self.judging = Some(Judging {
+            what,
+            digest,
+            permits,
+        });
+        self.out.push_back(Output::Decide(Box::new(Action {
+            step: Step::Request,
+            endpoint: self.config.endpoint.clone(),
+            credential: self.config.credential.clone(),
+            facts,
+            digest,
+            summary: summary.split_whitespace().collect::<Vec<_>>().join(" "),
+            detail: text.to_owned(),
+        })));
+    }
+
+    /// Something that the protocol itself forbids; it is recorded by the driver.
+    fn note_refusal(&mut self, text: &str, reason: &str) {
+        let refusal = Refusal::new(Cause::Malformed, reason);
+        let summary = text.chars().take(SUMMARY_CHARS_MAX).collect();
+        self.out.push_back(Output::Refused(summary, refusal));
+    }
+
+    /// Makes the server fail here, with our error in the place of its own.
+    fn fail_segment(&mut self, error: Bytes) {
+        self.held = None;
+        self.send_up(wire::failing_bind());
+        self.await_answer(Kind::Refused).error = Some(error);
+        self.skipping = true;
+    }
+
+    /// Refuses a Query or a function call. With nothing before it and no transaction open the
+    /// server need not know; else it fails there, as it would have on its own.
+    fn fail_query(&mut self, error: Bytes) {
+        if self.awaited.is_empty() && !self.unsynced && self.status != b'T' {
+            self.out.push_back(Output::Write(Side::Agent, error));
+            self.out
+                .push_back(Output::Write(Side::Agent, wire::ready(self.status)));
+            return;
+        }
+        self.fail_segment(error);
+        self.skipping = false;
+        self.send_up(wire::message(b'S', &[]));
+        self.await_answer(Kind::Sync);
+    }
+}
+
+/// Characters of a statement in the one-line summary.
+pub const SUMMARY_CHARS_MAX: usize = 200;

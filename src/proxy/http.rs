@@ -1,0 +1,328 @@
+//! HTTP/1.1, HTTP/2 and their upgrades, for the `https`, `http` and `kubernetes` endpoints.
+//!
+//! hyper parses what the agent sends and writes what the upstream is sent; nothing is parsed
+//! twice. In between every request is checked ([`crate::protocol::http`]), read
+//! ([`crate::facts`]), judged ([`Judge`]), given its secret ([`crate::credential`]) and sent
+//! ([`crate::upstream::Pool`]).
+//!
+//! - [`request`] is the path of one request; [`answer`] what it is answered when it goes nowhere.
+//! - [`body`] holds and streams bodies, [`download`] is the response's way back.
+//! - [`upgrade`] splices what is no longer HTTP. [`activity`] ends who is too slow.
+//!
+//! Invariants: policy and endpoint are asked for anew for every request, so that a reload applies
+//! to open connections; what a rule could read of a body is exactly what is sent; an agent that
+//! leaves drops the future of its request, and with it the question that an approver was asked.
+
+pub mod activity;
+pub mod answer;
+pub mod body;
+pub mod download;
+pub mod form;
+pub mod judge;
+pub mod replay;
+pub mod request;
+pub mod upgrade;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::time::timeout;
+
+use crate::credential::Secret;
+use crate::identity::Agent;
+use crate::policy::{Credential, Endpoint, Limits};
+use crate::tls::accept::{AcceptError, Greeting, greet};
+use crate::tls::{Expected, HANDSHAKE_RECORD, LeafName, Leaves, Offer};
+use crate::upstream::{Pool, To, Version};
+
+use activity::{Activity, Noted, Patience, Slow};
+pub use body::UpBody;
+pub use judge::Judge;
+use replay::Replayed;
+
+/// Bytes of one request's head. nginx takes 8 KiB a line, Node 16 KiB in all.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Header fields of one request.
+pub const HEADERS_MAX: usize = 128;
+
+/// HTTP/2 requests of one connection at a time.
+pub const STREAMS_MAX: u32 = 128;
+
+/// HTTP/2 streams that an agent may open and reset before they were looked at (CVE-2023-44487).
+pub const RESETS_MAX: usize = 20;
+
+/// HTTP/2 streams that may fail by the agent's fault (CVE-2025-8671) before it is cut off.
+pub const STREAM_ERRORS_MAX: usize = 64;
+
+/// Bytes of one HTTP/2 stream, and of a connection, that may arrive before they are read.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Bytes of HTTP/2 responses that are buffered for each stream.
+const SEND_BUFFER_BYTES_MAX: usize = 256 << 10;
+
+/// What every HTTP connection shares.
+pub struct Shared<J> {
+    pub judge: Arc<J>,
+    pub leaves: Arc<Leaves>,
+    pub pool: Arc<Pool>,
+    /// The secret of a credential's slot, or `None` where it is missing.
+    pub secrets: Arc<Secrets>,
+}
+
+/// Where secrets come from: a credential and the name of its slot (`""` for the only one).
+pub type Secrets = dyn Fn(&Credential, &str) -> Option<Secret> + Send + Sync;
+
+impl<J: Judge> Shared<J> {
+    /// An endpoint as it is configured now, with the gateway's limits.
+    fn endpoint(&self, key: &str) -> Option<(Arc<Endpoint>, Limits)> {
+        self.judge
+            .with_model(|model| Some((model.endpoint(key)?.clone(), model.gateway.limits.clone())))
+    }
+}
+
+/// Whose connection this is, and what it dialled.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub agent: Arc<Agent>,
+    /// The endpoint that claims the destination, by key: its configuration is read anew for
+    /// each request.
+    pub endpoint: Arc<str>,
+    /// The name that the virtual address stands for; `None` where an address was claimed.
+    pub name: Option<String>,
+    /// The address and port that were dialled.
+    pub destination: SocketAddr,
+}
+
+/// One agent's connection, after its TLS.
+pub(crate) struct Connection<J> {
+    pub shared: Arc<Shared<J>>,
+    pub claimed: Claimed,
+    /// The name that TLS settled; `None` where the agent speaks in the clear or sent no SNI.
+    pub sni: Option<String>,
+    pub activity: Arc<Activity>,
+    /// The stream that is left when the connection was upgraded.
+    pub splice: Mutex<Option<upgrade::Splice>>,
+}
+
+/// Why a connection ended other than by its own wish.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the endpoint is no longer in the policy")]
+    NoEndpoint,
+    #[error("the agent sent nothing in time")]
+    Silent,
+    #[error(transparent)]
+    Tls(#[from] AcceptError),
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("HTTP was broken: {0}")]
+    Http(Box<dyn std::error::Error + Send + Sync>),
+    #[error("the agent was too slow: {0:?}")]
+    Slow(Slow),
+}
+
+/// Serves one connection to its end: TLS where its first byte is TLS's, plain HTTP else.
+///
+/// # Errors
+/// Why it ended early. Nothing is left to do for the caller but to log it.
+pub async fn serve<J, IO>(mut io: IO, shared: Arc<Shared<J>>, claimed: Claimed) -> Result<(), ServeError>
+where
+    J: Judge,
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (endpoint, limits) = shared.endpoint(&claimed.endpoint).ok_or(ServeError::NoEndpoint)?;
+    let patience = Duration::from_millis(limits.handshake_ms);
+    let mut first = [0; 1];
+    let read = timeout(patience, io.read(&mut first));
+    if read.await.map_err(|_| ServeError::Silent)?? == 0 {
+        return Ok(());
+    }
+    let [first] = first;
+    let clear = Replayed::new(io, first);
+    if first != HANDSHAKE_RECORD {
+        let connection = Connection::new(shared, claimed, None);
+        return run(clear, connection, Talk::Either, &limits).await;
+    }
+    let greeting = greet(clear, patience).await?;
+    let expected = Expected {
+        endpoint: &endpoint,
+        name: claimed.name.as_deref(),
+        destination: claimed.destination,
+    };
+    let offer = offer(&shared, &claimed, &endpoint, Asked::of(&greeting), patience / 2).await;
+    let sni = greeting
+        .sni()
+        .and_then(|sni| match expected.leaf_name(Some(&sni)) {
+            Some(LeafName::Name(name)) => Some(name),
+            _ => None,
+        });
+    let stream = greeting.answer(&shared.leaves, expected, offer).await?;
+    let talk = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Talk::Http2,
+        _ => Talk::Http1,
+    };
+    run(stream, Connection::new(shared, claimed, sni), talk, &limits).await
+}
+
+/// What a ClientHello asks for, as far as the offer depends on it.
+struct Asked {
+    h2: bool,
+    /// In lower case.
+    sni: Option<String>,
+}
+
+impl Asked {
+    fn of<IO: AsyncRead + AsyncWrite + Unpin>(greeting: &Greeting<IO>) -> Self {
+        let sni = greeting.sni().map(|sni| sni.to_ascii_lowercase());
+        Asked {
+            h2: greeting.offers(b"h2"),
+            sni,
+        }
+    }
+}
+
+/// What an agent speaks: agreed by ALPN, or to be seen from the HTTP/2 preface.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Talk {
+    Http1,
+    Http2,
+    Either,
+}
+
+/// Which protocols to offer: what the upstream speaks. It is asked by connecting to it once in
+/// [`crate::upstream::pool::ALPN_MAX_AGE`], with a permit to connect; the connection is kept for
+/// the first request. An upstream that cannot be asked is taken to speak HTTP/1.1, which every
+/// agent can.
+async fn offer<J: Judge>(
+    shared: &Shared<J>,
+    claimed: &Claimed,
+    endpoint: &Endpoint,
+    asked: Asked,
+    limit: Duration,
+) -> Offer {
+    if !endpoint.tls || !asked.h2 {
+        return Offer::Http1;
+    }
+    let dialled = claimed.destination.ip().to_string();
+    let sni = asked.sni;
+    let expected = Expected {
+        endpoint,
+        name: claimed.name.as_deref(),
+        destination: claimed.destination,
+    };
+    if expected.leaf_name(sni.as_deref()).is_none() {
+        return Offer::Http1;
+    }
+    let host = sni
+        .or_else(|| claimed.name.clone())
+        .unwrap_or_else(|| dialled.clone());
+    let to = To {
+        agent: claimed.agent.identity.address,
+        endpoint,
+        dial: if claimed.name.is_some() { &host } else { &dialled },
+        host: &host,
+        port: claimed.destination.port(),
+        identity: None,
+        version: Version::Http2,
+        answer: limit,
+    };
+    let spoken = match shared.pool.spoken(&to) {
+        Some(version) => Some(version),
+        None => timeout(limit, request::probe(shared, claimed, &to))
+            .await
+            .ok()
+            .flatten(),
+    };
+    match spoken {
+        Some(Version::Http2) => Offer::Http2,
+        _ => Offer::Http1,
+    }
+}
+
+async fn run<J, IO>(io: IO, connection: Connection<J>, talk: Talk, limits: &Limits) -> Result<(), ServeError>
+where
+    J: Judge,
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let activity = connection.activity.clone();
+    let io = TokioIo::new(Noted::new(io, activity.clone()));
+    let connection = Arc::new(connection);
+    let each = connection.clone();
+    let service = service_fn(move |request| {
+        let connection = each.clone();
+        async move { Ok::<_, std::convert::Infallible>(request::serve(&connection, request).await) }
+    });
+    let builder = builder(talk);
+    let patience = Patience {
+        head: Duration::from_millis(limits.handshake_ms),
+        idle: Duration::from_secs(limits.idle_s),
+    };
+    tokio::select! {
+        ended = builder.serve_connection_with_upgrades(io, service) => ended.map_err(ServeError::Http)?,
+        slow = activity.watch(patience) => match slow {
+            // An idle connection that is closed is no fault of anyone's.
+            Slow::Idle => return Ok(()),
+            slow => return Err(ServeError::Slow(slow)),
+        },
+    }
+    let splice = connection
+        .splice
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    if let Some(splice) = splice {
+        splice.await;
+    }
+    Ok(())
+}
+
+fn builder(talk: Talk) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder = match talk {
+        Talk::Http1 => builder.http1_only(),
+        Talk::Http2 => builder.http2_only(),
+        Talk::Either => builder,
+    };
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // `activity` times heads: hyper's own clock would cut idle connections too.
+        .header_read_timeout(None)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(STREAM_ERRORS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX);
+    builder
+}
+
+impl<J> Connection<J> {
+    /// Leaves a stream to be run when HTTP has let go of the connection.
+    pub(crate) fn keep_splice(&self, splice: upgrade::Splice) {
+        *self.splice.lock().unwrap_or_else(PoisonError::into_inner) = Some(splice);
+    }
+
+    fn new(shared: Arc<Shared<J>>, claimed: Claimed, sni: Option<String>) -> Self {
+        Connection {
+            shared,
+            claimed,
+            sni,
+            activity: Activity::new(),
+            splice: Mutex::default(),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The response's way back to the agent.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::activity::Open;
+use super::body::Tally;
+use crate::audit::{Outcome, RecordId};
+use crate::credential::Scrub;
+use crate::upstream::pool::Lease;
+
+/// Writes the outcome of a request into its record, once, when it is dropped.
+pub struct Ending {
+    record: RecordId,
+    status: String,
+    began: Instant,
+    tally: Arc<Tally>,
+    down: u64,
+    whole: bool,
+    finish: Box<dyn Fn(RecordId, Outcome) + Send>,
+}
+
+/// The body of a response to the agent.
+pub struct Download {
+    from: From,
+    ending: Option<Ending>,
+    open: Option<Open>,
+}
+
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one a response; a box would be an allocation for each"
+)]
+enum From {
+    Full(Option<Bytes>),
+    Upstream {
+        incoming: Incoming,
+        lease: Option<Lease>,
+        scrub: Option<Box<Scrub>>,
+        tally: Arc<Tally>,
+        /// Trailers that wait behind what a scrubber had held back.
+        trailers: Option<http::HeaderMap>,
+        over: bool,
+    },
+}
+
+impl Download {
+    /// A body that the gateway wrote.
+    pub fn full(bytes: Bytes) -> Self {
+        Download {
+            from: From::Full(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            ending: None,
+            open: None,
+        }
+    }
+
+    /// An upstream's body. The lease goes back when it was read to its end.
+    pub fn upstream(incoming: Incoming, lease: Lease, scrub: Option<Box<Scrub>>, ending: Ending) -> Self {
+        Download {
+            from: From::Upstream {
+                incoming,
+                lease: Some(lease),
+                scrub,
+                tally: ending.tally.clone(),
+                trailers: None,
+                over: false,
+            },
+            ending: Some(ending),
+            open: None,
+        }
+    }
+
+    /// Keeps the request open in its connection's [`super::activity`] as long as the body lives.
+    pub fn keep_open(&mut self, open: Open) {
+        self.open = Some(open);
+    }
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let frame = match &mut this.from {
+            From::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            From::Upstream { .. } => std::task::ready!(this.from.poll_upstream(cx)),
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                if let (Some(ending), Some(data)) = (&mut this.ending, frame.data_ref()) {
+                    ending.down += data.len() as u64;
+                }
+            }
+            Some(Err(_)) => {}
+            None => this.end(),
+        }
+        if this.is_end_stream() {
+            this.end();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.from {
+            From::Full(bytes) => bytes.is_none(),
+            From::Upstream {
+                incoming,
+                scrub,
+                trailers,
+                over,
+                ..
+            } => *over && trailers.is_none() || scrub.is_none() && incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.from {
+            From::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            // A scrubber changes the length.
+            From::Upstream { scrub: Some(_), .. } => SizeHint::default(),
+            From::Upstream { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+impl Download {
+    /// The response was read whole: its connection can be used again.
+    fn end(&mut self) {
+        if let Some(ending) = &mut self.ending {
+            ending.whole = true;
+        }
+        if let From::Upstream { lease, tally, .. } = &mut self.from
+            && tally.whole.load(Ordering::Acquire)
+            && let Some(lease) = lease.take()
+        {
+            lease.done();
+        }
+    }
+}
+
+impl From {
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let From::Upstream {
+            incoming,
+            scrub,
+            trailers,
+            over,
+            ..
+        } = self
+        else {
+            return Poll::Ready(None);
+        };
+        loop {
+            if *over {
+                return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+            }
+            let frame = match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                Some(Ok(frame)) => Some(frame),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => None,
+            };
+            let Some(scrub) = scrub else {
+                *over = frame.is_none();
+                return Poll::Ready(frame.map(Ok));
+            };
+            let out = match frame.map(Frame::into_data) {
+                Some(Ok(data)) => scrub.push(&data),
+                Some(Err(frame)) => {
+                    *trailers = frame.into_trailers().ok();
+                    if let Some(trailers) = trailers {
+                        scrub.head(trailers);
+                    }
+                    *over = true;
+                    scrub.finish()
+                }
+                None => {
+                    *over = true;
+                    scrub.finish()
+                }
+            };
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(out))));
+            }
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // hyper does not poll past a known length, so the end may not have been seen.
+        if self.is_end_stream() {
+            self.end();
+        }
+    }
+}
+
+impl Ending {
+    pub fn new(
+        record: RecordId,
+        began: Instant,
+        tally: Arc<Tally>,
+        finish: Box<dyn Fn(RecordId, Outcome) + Send>,
+    ) -> Self {
+        Ending {
+            record,
+            status: "no answer".to_owned(),
+            began,
+            tally,
+            down: 0,
+            whole: false,
+            finish,
+        }
+    }
+
+    /// What the upstream answered.
+    pub fn status(&mut self, status: impl Into<String>) {
+        self.status = status.into();
+    }
+
+    /// Bytes of an upgraded stream that went up and came down.
+    pub fn moved(&mut self, up: u64, down: u64) {
+        self.tally.bytes.fetch_add(up, Ordering::Relaxed);
+        self.down += down;
+    }
+
+    /// The exchange ended as it should.
+    pub fn whole(&mut self) {
+        self.whole = true;
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let mut status = std::mem::take(&mut self.status);
+        if !self.whole {
+            status.push_str(", cut off");
+        }
+        let outcome = Outcome {
+            status,
+            bytes_up: self.tally.bytes.load(Ordering::Relaxed),
+            bytes_down: self.down,
+            took_us: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        };
+        (self.finish)(self.record, outcome);
+    }
+}

@@ -1,0 +1,55 @@
+//! Who decides, as the HTTP path sees it.
+
+use crate::audit::{Outcome, RecordId};
+use crate::facts::FactSet;
+use crate::identity::Agent;
+use crate::policy::Model;
+use crate::verdict::gate::Gate;
+use crate::verdict::{Action, Permit, Refusal};
+
+/// The gate, and what of the policy in force a request needs. Every call is answered by the
+/// newest policy.
+pub trait Judge: Send + Sync + 'static {
+    /// Reads the configuration in force.
+    fn with_model<T>(&self, read: impl FnOnce(&Model) -> T) -> T;
+
+    /// The facts that rules read for this agent and endpoint.
+    fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet;
+
+    /// Judges one action; see [`Gate::judge`].
+    fn judge(&self, agent: &Agent, action: &Action) -> impl Future<Output = Result<Permit, Refusal>> + Send;
+
+    /// Records a refusal that was found before an action could be read.
+    fn refuse(
+        &self,
+        agent: &Agent,
+        endpoint: &str,
+        summary: &str,
+        refusal: Refusal,
+    ) -> impl Future<Output = Refusal> + Send;
+
+    /// Adds what became of a permitted action to its record.
+    fn finish(&self, record: RecordId, outcome: Outcome);
+}
+
+impl Judge for Gate {
+    fn with_model<T>(&self, read: impl FnOnce(&Model) -> T) -> T {
+        read(self.policy().model())
+    }
+
+    fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet {
+        Gate::needs(self, agent, endpoint)
+    }
+
+    async fn judge(&self, agent: &Agent, action: &Action) -> Result<Permit, Refusal> {
+        Gate::judge(self, agent, action).await
+    }
+
+    async fn refuse(&self, agent: &Agent, endpoint: &str, summary: &str, refusal: Refusal) -> Refusal {
+        Gate::refuse(self, agent, endpoint, summary, refusal).await
+    }
+
+    fn finish(&self, record: RecordId, outcome: Outcome) {
+        Gate::finish(self, record, outcome);
+    }
+}

@@ -1,0 +1,91 @@
+//! CancelRequests: the keys that agents were given, and whom they may cancel.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::identity::Agent;
+
+/// Sessions that can be cancelled at a time; later ones get a key that cancels nothing.
+const CANCELS_MAX: usize = 65_536;
+
+type Key = (i32, [u8; 4]);
+
+/// The keys of all open sessions; one a process.
+#[derive(Default)]
+pub struct Cancels {
+    open: Arc<Mutex<HashMap<Key, Entry>>>,
+}
+
+struct Entry {
+    node: String,
+    endpoint: Arc<str>,
+    wake: Arc<Notify>,
+}
+
+/// A session's place in the table; dropped with it.
+pub(super) struct Ticket {
+    open: Arc<Mutex<HashMap<Key, Entry>>>,
+    key: Key,
+    pub(super) wake: Arc<Notify>,
+}
+
+impl Ticket {
+    pub(super) fn process(&self) -> i32 {
+        self.key.0
+    }
+
+    pub(super) fn secret(&self) -> [u8; 4] {
+        self.key.1
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open
+            .get(&self.key)
+            .is_some_and(|entry| Arc::ptr_eq(&entry.wake, &self.wake))
+        {
+            open.remove(&self.key);
+        }
+    }
+}
+
+impl Cancels {
+    pub(super) fn enter(&self, agent: &Agent, endpoint: &Arc<str>) -> std::io::Result<Ticket> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| std::io::Error::other(error.to_string()))?;
+        let [a, b, c, d, secret @ ..] = random;
+        let key = (i32::from_be_bytes([a & 0x7f, b, c, d]), secret);
+        let wake = Arc::new(Notify::new());
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() < CANCELS_MAX {
+            open.entry(key).or_insert_with(|| Entry {
+                node: agent.identity.node.clone(),
+                endpoint: endpoint.clone(),
+                wake: wake.clone(),
+            });
+        }
+        Ok(Ticket {
+            open: self.open.clone(),
+            key,
+            wake,
+        })
+    }
+
+    /// Wakes the session of a key, if it is this agent's, at this endpoint.
+    pub(super) fn cancel(&self, agent: &Agent, endpoint: &str, process: i32, secret: &[u8]) {
+        let Ok(secret) = secret.try_into() else {
+            return;
+        };
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = open.get(&(process, secret));
+        if let Some(entry) =
+            entry.filter(|entry| entry.node == agent.identity.node && *entry.endpoint == *endpoint)
+        {
+            entry.wake.notify_one();
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Drives one PostgreSQL connection: start-up, login to the server, then the session.
+//!
+//! Before it stands the ingress; what it needs of the gateway comes through [`Gateway`]. The
+//! session itself is `protocol::postgres`, without I/O.
+//!
+//! Invariants: the server is dialled only with the Connect's permit; every buffer between the two
+//! ends is bounded, and reading stops on the side that fills it; a cancel is passed on only for
+//! the identity whose session it is.
+
+mod cancel;
+mod relay;
+mod start;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::audit::{Outcome, RecordId};
+use crate::credential::Secret;
+use crate::identity::Agent;
+use crate::policy::{Endpoint, Limits};
+use crate::protocol::postgres::Grammar;
+use crate::protocol::postgres::startup::{Candidate, StartupError};
+use crate::protocol::postgres::wire::WireError;
+use crate::tls::Connectors;
+use crate::upstream::postgres::LoginError;
+pub use crate::upstream::postgres::Wire;
+use crate::verdict::{Action, Permit, Refusal};
+
+pub use cancel::Cancels;
+
+/// A boxed future, so that [`Gateway`] can be a trait object.
+pub type Wait<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a connection asks of the gateway around it.
+pub trait Gateway: Send + Sync {
+    /// The gate. Dropping the future withdraws the question.
+    fn judge<'a>(&'a self, action: &'a Action) -> Wait<'a, Result<Permit, Refusal>>;
+    /// An action has ended.
+    fn finish(&self, record: RecordId, outcome: Outcome);
+    /// Something was refused by the protocol itself.
+    fn refused<'a>(&'a self, summary: &'a str, refusal: Refusal) -> Wait<'a, ()>;
+    /// Dials the endpoint's server.
+    fn dial<'a>(&'a self, permit: &'a Permit) -> Wait<'a, io::Result<Box<dyn Wire>>>;
+    /// The secret of the permit's credential.
+    fn secret<'a>(&'a self, permit: &'a Permit) -> Wait<'a, Result<Secret, Refusal>>;
+    /// Whether SSLRequest is answered with yes.
+    fn offers_tls(&self) -> bool;
+    /// Ends the agent's TLS, if there is a leaf for it. ALPN offers `postgresql`.
+    fn accept_tls<'a>(&'a self, io: Box<dyn Wire>) -> Option<Wait<'a, io::Result<Box<dyn Wire>>>>;
+    /// How SQL is read in a session of this database and role.
+    fn grammar(&self, database: &str, user: &str) -> Arc<dyn Grammar>;
+}
+
+/// Everything about one connection.
+pub struct Context<'a> {
+    pub gateway: &'a dyn Gateway,
+    pub agent: &'a Agent,
+    pub endpoint: &'a Endpoint,
+    /// The name that the server's certificate must be for.
+    pub host: &'a str,
+    /// The credentials that the profile holds at the endpoint.
+    pub held: Vec<Candidate>,
+    pub limits: &'a Limits,
+    pub connectors: &'a Connectors,
+    pub cancels: &'a Cancels,
+}
+
+/// Prepared statements and portals that one session may have.
+pub const STATEMENTS_MAX: usize = 4096;
+
+/// A connection that ended otherwise than by its agent's or its server's leave.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Startup(#[from] StartupError),
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("refused: {}", .0.reason)]
+    Refused(Refusal),
+    #[error("nothing came in time")]
+    Late,
+}
+
+/// Serves one connection of an agent until it ends.
+///
+/// # Errors
+/// Why it ended, for the log; the agent was told what it may know.
+pub async fn serve(io: Box<dyn Wire>, context: &Context<'_>) -> Result<(), ServeError> {
+    let time = Duration::from_millis(context.limits.handshake_ms);
+    let opened = tokio::time::timeout(time, start::open(io, context)).await;
+    let Some((mut agent, startup)) = opened.map_err(|_| ServeError::Late)?? else {
+        return Ok(());
+    };
+    match start::connect(&mut agent, startup, context).await {
+        Ok(connected) => relay::relay(agent, connected, context).await,
+        Err(error) => {
+            start::tell(&mut agent, &error).await;
+            Err(error)
+        }
+    }
+}

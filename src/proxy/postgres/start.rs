@@ -1,0 +1,278 @@
+//! The start of a connection: the agent's requests, the choice of a credential, the login.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Duration, timeout};
+
+use super::cancel::Ticket;
+use super::{Context, ServeError, Wire};
+use crate::facts::Facts;
+use crate::protocol::postgres::startup::{self, Opening, STARTUP_BYTES_MAX, Selected, Startup, StartupError};
+use crate::protocol::postgres::wire::{self, HEADER_BYTES, message};
+use crate::tls::HANDSHAKE_RECORD;
+use crate::upstream::postgres::{Login, LoginError, Trust, login, secure};
+use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
+
+/// Requests that may precede the StartupMessage: GSSENC, then SSL, then the message itself.
+const REQUESTS_MAX: usize = 4;
+/// Bytes of a password message; placeholders are short.
+const PASSWORD_BYTES_MAX: usize = 1024;
+
+/// Both ends, ready.
+pub(super) struct Connected {
+    pub(super) upstream: Box<dyn Wire>,
+    pub(super) permit: Permit,
+    pub(super) ticket: Ticket,
+    pub(super) process: i32,
+    pub(super) key: Bytes,
+    pub(super) status: u8,
+    pub(super) database: String,
+    pub(super) user: String,
+    /// What the agent is told first.
+    pub(super) greeting: Bytes,
+}
+
+/// Reads up to the StartupMessage; `None` after a CancelRequest.
+pub(super) async fn open(
+    mut io: Box<dyn Wire>,
+    context: &Context<'_>,
+) -> Result<Option<(Box<dyn Wire>, Startup)>, ServeError> {
+    let mut tls = false;
+    for _ in 0..REQUESTS_MAX {
+        let first = io.read_u8().await?;
+        if first == HANDSHAKE_RECORD && !tls {
+            tls = true;
+            let replayed = Box::new(Replayed {
+                first: Some(first),
+                io,
+            });
+            let accept = context
+                .gateway
+                .accept_tls(replayed)
+                .ok_or(StartupError::Malformed)?;
+            io = accept.await?;
+            continue;
+        }
+        let mut length = [first, 0, 0, 0];
+        io.read_exact(&mut length[1..]).await?;
+        let length = u32::from_be_bytes(length) as usize;
+        if !(8..=STARTUP_BYTES_MAX).contains(&length) {
+            return Err(StartupError::Malformed.into());
+        }
+        let mut packet = vec![0; length - 4];
+        io.read_exact(&mut packet).await?;
+        match startup::read(Bytes::from(packet)) {
+            Ok(Opening::Startup(startup)) => return Ok(Some((io, startup))),
+            Ok(Opening::Cancel { process, key }) => {
+                context
+                    .cancels
+                    .cancel(context.agent, &context.endpoint.key, process, &key);
+                return Ok(None);
+            }
+            Ok(Opening::Gssenc) => io.write_all(b"N").await?,
+            Ok(Opening::Ssl) => {
+                if tls {
+                    return Err(StartupError::Malformed.into());
+                }
+                // The leaf is asked for at the first byte of the hello, which comes next.
+                let answer = if context.gateway.offers_tls() { b"S" } else { b"N" };
+                io.write_all(answer).await?;
+            }
+            Err(error) => {
+                let error = ServeError::from(error);
+                tell(&mut io, &error).await;
+                return Err(error);
+            }
+        }
+        io.flush().await?;
+    }
+    Err(StartupError::Malformed.into())
+}
+
+/// Selects the credential, asks the gate, dials and logs in.
+pub(super) async fn connect(
+    agent: &mut Box<dyn Wire>,
+    startup: Startup,
+    context: &Context<'_>,
+) -> Result<Connected, ServeError> {
+    let time = Duration::from_millis(context.limits.handshake_ms);
+    let mut greeting = BytesMut::new();
+    if let Some(negotiate) = &startup.negotiate {
+        agent.write_all(negotiate).await?;
+    }
+    let selected = match startup::select(&context.held, &startup.user, None)? {
+        Selected::One(index) => index,
+        Selected::AskPassword => {
+            let password = timeout(time, ask_password(agent))
+                .await
+                .map_err(|_| ServeError::Late)??;
+            match startup::select(&context.held, &startup.user, Some(&password))? {
+                Selected::One(index) => index,
+                Selected::AskPassword => return Err(StartupError::Ambiguous.into()),
+            }
+        }
+    };
+    let candidate = context.held.get(selected).ok_or(StartupError::Ambiguous)?;
+    let user = candidate.user.clone().unwrap_or_else(|| startup.user.clone());
+    let allowed = context.endpoint.database.as_ref();
+    if allowed.is_some_and(|allowed| *allowed != startup.database) {
+        let refusal = Refusal::new(Cause::NoEndpoint, "this database is not one of yours");
+        context.gateway.refused(&startup.database, refusal.clone()).await;
+        return Err(ServeError::Refused(refusal));
+    }
+    let settings: Vec<String> = startup
+        .settings
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let hello = startup::to_server(&user, &startup.database, &startup.settings);
+    let action = Action {
+        step: Step::Connect,
+        endpoint: context.endpoint.key.clone(),
+        credential: Some(candidate.key.clone()),
+        facts: Facts::None,
+        digest: Digest::of(&hello),
+        summary: format!("connect to {} as {user} {}", startup.database, settings.join(" ")),
+        detail: String::new(),
+    };
+    let permit = context
+        .gateway
+        .judge(&action)
+        .await
+        .map_err(ServeError::Refused)?;
+    let secret = context
+        .gateway
+        .secret(&permit)
+        .await
+        .map_err(ServeError::Refused)?;
+    let wanted = Login {
+        user: &user,
+        password: Some(secret.expose()),
+        database: &startup.database,
+        settings: &startup.settings,
+    };
+    let reach = async {
+        let (mut upstream, trust) = dial(&permit, context).await?;
+        let ready = login(&mut *upstream, &wanted, &trust).await?;
+        Ok::<_, ServeError>((upstream, ready))
+    };
+    let time = Duration::from_millis(context.limits.connect_ms);
+    let (upstream, ready) = timeout(time, reach).await.map_err(|_| ServeError::Late)??;
+    let ticket = context.cancels.enter(context.agent, &context.endpoint.key)?;
+    greeting.put_slice(&message(b'R', &[0; 4]));
+    ready.greetings.iter().for_each(|one| greeting.put_slice(one));
+    let mut key = ticket.process().to_be_bytes().to_vec();
+    key.extend_from_slice(&ticket.secret());
+    greeting.put_slice(&message(b'K', &key));
+    greeting.put_slice(&wire::ready(ready.status));
+    Ok(Connected {
+        upstream,
+        permit,
+        ticket,
+        process: ready.process,
+        key: ready.key,
+        status: ready.status,
+        database: startup.database,
+        user,
+        greeting: greeting.freeze(),
+    })
+}
+
+/// Dials and secures; for sessions and for cancels.
+pub(super) async fn dial(
+    permit: &Permit,
+    context: &Context<'_>,
+) -> Result<(Box<dyn Wire>, Trust), ServeError> {
+    let io = context.gateway.dial(permit).await?;
+    let ca_cert = context.endpoint.ca_cert.as_deref();
+    Ok(secure(
+        io,
+        context.endpoint.sslmode,
+        context.host,
+        ca_cert,
+        context.connectors,
+    )
+    .await?)
+}
+
+/// Asks for a clear-text password, which can only be a placeholder.
+async fn ask_password(agent: &mut Box<dyn Wire>) -> Result<String, ServeError> {
+    agent.write_all(&message(b'R', &[0, 0, 0, 3])).await?;
+    agent.flush().await?;
+    let mut head = [0; HEADER_BYTES];
+    agent.read_exact(&mut head).await?;
+    let total = match wire::head(&head) {
+        Ok(Some((b'p', total))) if total <= PASSWORD_BYTES_MAX => total,
+        _ => return Err(StartupError::Malformed.into()),
+    };
+    let mut payload = vec![0; total - HEADER_BYTES];
+    agent.read_exact(&mut payload).await?;
+    let mut payload = Bytes::from(payload);
+    Ok(wire::take_text(&mut payload).ok_or(StartupError::Malformed)?)
+}
+
+/// Tells the agent why there is no connection, as far as it may know.
+pub(super) async fn tell(agent: &mut Box<dyn Wire>, error: &ServeError) {
+    let (code, text) = match error {
+        ServeError::Startup(error) => ("28000", error.to_string()),
+        ServeError::Refused(refusal) => ("42501", refusal.reason.clone()),
+        ServeError::Login(LoginError::Server { code }) => {
+            (code.as_str(), "the server refused the login".to_owned())
+        }
+        ServeError::Wire(error) => ("08P01", error.to_string()),
+        _ => ("08001", "the server cannot be reached".to_owned()),
+    };
+    // The connection ends; whether the agent still reads is its own affair.
+    let _ = agent.write_all(&wire::error("FATAL", code, &text)).await;
+    let _ = agent.shutdown().await;
+}
+
+/// A stream whose first byte was read already.
+struct Replayed {
+    first: Option<u8>,
+    io: Box<dyn Wire>,
+}
+
+mod replay {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::Replayed;
+
+    impl AsyncRead for Replayed {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if buf.remaining() > 0
+                && let Some(first) = self.first.take()
+            {
+                buf.put_slice(&[first]);
+                return Poll::Ready(Ok(()));
+            }
+            Pin::new(&mut self.io).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Replayed {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.io).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_shutdown(cx)
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What a Postgres connection asks of the gateway around it, and how its SQL is read.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Proxy;
+use super::postgres::{self, Context, Wait, Wire};
+use crate::audit::{Outcome, RecordId};
+use crate::credential::Secret;
+use crate::facts::sql::{self, SqlFacts};
+use crate::facts::{Fact, Facts};
+use crate::identity::Agent;
+use crate::ingress::Flow;
+use crate::policy::{CredentialKind, Endpoint, Model};
+use crate::protocol::postgres::startup::Candidate;
+use crate::protocol::postgres::{Effect, Grammar, Statement};
+use crate::tls::{Expected, Offer, accept};
+use crate::upstream::Target;
+use crate::verdict::{Action, Cause, Permit, Refusal};
+
+impl Proxy {
+    pub(super) async fn serve_postgres(
+        &self,
+        flow: Flow,
+        agent: Agent,
+        endpoint: Arc<Endpoint>,
+        name: Option<Arc<str>>,
+    ) {
+        let policy = self.gate.policy();
+        let model = policy.model();
+        let host = name
+            .as_deref()
+            .map_or_else(|| flow.destination.ip().to_string(), str::to_owned);
+        let around = Around {
+            proxy: self,
+            agent: &agent,
+            endpoint: &endpoint,
+            host: &host,
+            name: name.as_deref(),
+            destination: flow.destination,
+        };
+        let context = Context {
+            gateway: &around,
+            agent: &agent,
+            endpoint: &endpoint,
+            host: &host,
+            held: candidates(model, &agent, &endpoint),
+            limits: &model.gateway.limits,
+            connectors: &self.connectors,
+            cancels: &self.cancels,
+        };
+        if let Err(error) = postgres::serve(Box::new(flow.stream), &context).await {
+            tracing::debug!(%error, endpoint = %endpoint.key, "a Postgres connection ended early");
+        }
+    }
+}
+
+/// The Postgres credentials that the agent's profile holds at the endpoint.
+fn candidates(model: &Model, agent: &Agent, endpoint: &Endpoint) -> Vec<Candidate> {
+    let Some(profile) = model.profile(&agent.profile) else {
+        return Vec::new();
+    };
+    let of = |held: &crate::policy::Held| {
+        let credential = model.credential(&held.credential)?;
+        let CredentialKind::Postgres { user, .. } = &credential.kind else {
+            return None;
+        };
+        credential.endpoints.contains(&endpoint.key).then(|| Candidate {
+            key: credential.key.clone(),
+            user: user.clone(),
+            placeholders: held.placeholders.clone(),
+            fallback: held.fallback,
+        })
+    };
+    profile.credentials.iter().filter_map(of).collect()
+}
+
+/// The gateway as one connection sees it.
+struct Around<'a> {
+    proxy: &'a Proxy,
+    agent: &'a Agent,
+    endpoint: &'a Endpoint,
+    host: &'a str,
+    name: Option<&'a str>,
+    destination: std::net::SocketAddr,
+}
+
+impl postgres::Gateway for Around<'_> {
+    fn judge<'a>(&'a self, action: &'a Action) -> Wait<'a, Result<Permit, Refusal>> {
+        Box::pin(self.proxy.gate.judge(self.agent, action))
+    }
+
+    fn finish(&self, record: RecordId, outcome: Outcome) {
+        self.proxy.gate.finish(record, outcome);
+    }
+
+    fn refused<'a>(&'a self, summary: &'a str, refusal: Refusal) -> Wait<'a, ()> {
+        Box::pin(async move {
+            self.proxy
+                .gate
+                .refuse(self.agent, &self.endpoint.key, summary, refusal)
+                .await;
+        })
+    }
+
+    fn dial<'a>(&'a self, permit: &'a Permit) -> Wait<'a, io::Result<Box<dyn Wire>>> {
+        Box::pin(async move {
+            let target = Target::of(self.endpoint, self.host, self.destination.port());
+            let stream = self.proxy.dialer.dial(permit, self.endpoint, &target).await;
+            let stream = stream.map_err(io::Error::other)?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Wire>)
+        })
+    }
+
+    fn secret<'a>(&'a self, permit: &'a Permit) -> Wait<'a, Result<Secret, Refusal>> {
+        Box::pin(async move {
+            let missing = |detail: String| {
+                Refusal::new(Cause::Credential, "the credential's secret is missing").with_detail(detail)
+            };
+            let key = permit
+                .credential()
+                .ok_or_else(|| missing("no credential".to_owned()))?;
+            let policy = self.proxy.gate.policy();
+            let credential = policy.model().credential(key);
+            let credential = credential.ok_or_else(|| missing(format!("{key} is not in the policy")))?;
+            self.proxy
+                .secrets
+                .get(credential, "")
+                .map_err(|error| missing(error.to_string()))
+        })
+    }
+
+    fn offers_tls(&self) -> bool {
+        true
+    }
+
+    fn accept_tls<'a>(&'a self, io: Box<dyn Wire>) -> Option<Wait<'a, io::Result<Box<dyn Wire>>>> {
+        let handshake =
+            std::time::Duration::from_millis(self.proxy.gate.policy().model().gateway.limits.handshake_ms);
+        Some(Box::pin(async move {
+            let expected = Expected {
+                endpoint: self.endpoint,
+                name: self.name,
+                destination: self.destination,
+            };
+            let accepted = accept::accept(io, &self.proxy.leaves, expected, Offer::Postgres, handshake).await;
+            accepted
+                .map(|stream| Box::new(stream) as Box<dyn Wire>)
+                .map_err(io::Error::other)
+        }))
+    }
+
+    fn grammar(&self, database: &str, user: &str) -> Arc<dyn Grammar> {
+        Arc::new(Reader {
+            statements: self.proxy.statements.clone(),
+            bytes_max: self
+                .proxy
+                .gate
+                .policy()
+                .model()
+                .gateway
+                .limits
+                .statement_bytes_max,
+            database: database.to_owned(),
+            user: user.to_owned(),
+        })
+    }
+}
+
+/// Reads the SQL of one session.
+struct Reader {
+    statements: Arc<Mutex<sql::cache::Cache>>,
+    bytes_max: usize,
+    database: String,
+    user: String,
+}
+
+impl Reader {
+    fn facts(&self, statement: Arc<sql::Statement>, statements: usize) -> Facts {
+        let mut facts = SqlFacts::new(statement, &self.database, &self.user);
+        facts.statements = i64::try_from(statements).unwrap_or(i64::MAX);
+        Facts::Sql(Box::new(facts))
+    }
+}
+
+impl Grammar for Reader {
+    fn read(&self, text: &str) -> Vec<Statement> {
+        let read = self
+            .statements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read(text, self.bytes_max);
+        read.iter()
+            .map(|statement| Statement {
+                text: statement.text.clone(),
+                facts: self.facts(statement.clone(), read.len()),
+                effect: match statement.effect.clone() {
+                    sql::Effect::None => Effect::None,
+                    sql::Effect::Set(name) => Effect::Set(name),
+                    sql::Effect::Prepare(name) => Effect::Prepare(name),
+                    sql::Effect::Execute(name) => Effect::Execute(name),
+                    sql::Effect::Deallocate(name) => Effect::Deallocate(name),
+                },
+            })
+            .collect()
+    }
+
+    fn bound(&self, facts: &Facts, parameters: Fact<serde_json::Value>) -> Facts {
+        match facts {
+            Facts::Sql(facts) => {
+                let mut facts = facts.clone();
+                facts.parameters = parameters;
+                Facts::Sql(facts)
+            }
+            other => other.clone(),
+        }
+    }
+
+    fn opaque(&self, text: &str) -> Facts {
+        self.facts(Arc::new(sql::Statement::opaque(text)), 1)
+    }
+}

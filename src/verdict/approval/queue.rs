@@ -1,0 +1,211 @@
+//! Waiting for decisions: who waits for which row, and waking them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::store::{self, Decide, DecideError, Held, Taken};
+use super::{Answer, ApprovalDown, Question};
+use crate::state::{State, StateError, now_us};
+
+/// Rows that one listing returns at most.
+const LIST_MAX: u32 = 2048;
+
+/// The queue of held actions; cheap to clone.
+#[derive(Clone)]
+pub struct Queue {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: State,
+    /// Rows that somebody waits for.
+    waiting: Mutex<HashMap<i64, Arc<Notify>>>,
+    /// Counts changes of the list.
+    changes: watch::Sender<u64>,
+}
+
+/// Withdraws the row when the agent goes, unless it was answered.
+struct Wait {
+    shared: Arc<Shared>,
+    id: i64,
+    expires_us: i64,
+    wake: Arc<Notify>,
+    answered: bool,
+}
+
+impl Queue {
+    /// A queue over the state database. Questions that were pending before a restart are pending still.
+    pub fn new(state: State) -> Queue {
+        Queue {
+            shared: Arc::new(Shared {
+                state,
+                waiting: Mutex::default(),
+                changes: watch::channel(0).0,
+            }),
+        }
+    }
+
+    /// Holds the question until it is decided or times out. Dropping the future (the agent left)
+    /// withdraws the question.
+    ///
+    /// # Errors
+    /// The database cannot be written, or a limit is reached. Either denies.
+    pub async fn ask(&self, question: Question) -> Result<Answer, ApprovalDown> {
+        let shared = self.shared.clone();
+        let held = blocking(move || Shared::hold(&shared, &question)).await?;
+        let mut wait = match held {
+            Ok(wait) => wait,
+            Err(answer) => return Ok(answer),
+        };
+        loop {
+            // Made before the row is read, so that no decision falls between.
+            let wake = wait.wake.clone();
+            let woken = wake.notified();
+            let left = wait.expires_us.saturating_sub(now_us());
+            if let Some(answer) = wait.look().await? {
+                return Ok(answer);
+            }
+            let left = Duration::from_micros(u64::try_from(left).unwrap_or(0)) + Duration::from_millis(1);
+            tokio::select! {
+                () = woken => {}
+                () = tokio::time::sleep(left) => {}
+            }
+        }
+    }
+
+    /// Takes a person's decision. Saying the same thing again changes nothing and succeeds.
+    ///
+    /// # Errors
+    /// The question is unknown or closed otherwise, or the person is not eligible.
+    pub async fn decide(&self, decision: Decide) -> Result<Held, DecideError> {
+        let shared = self.shared.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let decided = shared
+                .state
+                .with(|connection| Ok(store::decide(connection, &decision)))?;
+            shared.changed(decision.id);
+            decided
+        });
+        task.await.map_err(|_| StateError::Cancelled)?
+    }
+
+    /// The pending questions, oldest first; with `all`, the newest of every state.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn list(&self, all: bool) -> Result<Vec<Held>, StateError> {
+        let list = move |state: &State| {
+            state.with(|connection| {
+                store::expire(connection, now_us())?;
+                store::list(connection, !all, LIST_MAX)
+            })
+        };
+        self.shared.state.run(list).await
+    }
+
+    /// One question, whatever its state.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn show(&self, id: i64) -> Result<Option<Held>, StateError> {
+        let show = move |state: &State| {
+            state.with(|connection| {
+                store::expire(connection, now_us())?;
+                store::one(connection, id)
+            })
+        };
+        self.shared.state.run(show).await
+    }
+
+    /// A number that changes whenever the list may have changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+}
+
+impl Shared {
+    /// Takes or makes the row. The waiter is entered before another retry can look.
+    fn hold(shared: &Arc<Shared>, question: &Question) -> Result<Result<Wait, Answer>, StateError> {
+        let mut waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = store::take(&shared.state, question, &|id| waiting.contains_key(&id))?;
+        let (id, expires_us) = match taken {
+            Taken::Answered(answer) => return Ok(Err(answer)),
+            Taken::Pending { id, expires_us } => (id, expires_us),
+        };
+        let wake = Arc::new(Notify::new());
+        waiting.insert(id, wake.clone());
+        drop(waiting);
+        shared.changes.send_modify(|count| *count += 1);
+        // If the agent left while this ran, nobody takes the value, and its drop withdraws.
+        Ok(Ok(Wait {
+            shared: shared.clone(),
+            id,
+            expires_us,
+            wake,
+            answered: false,
+        }))
+    }
+
+    fn changed(&self, id: i64) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wake) = waiting.get(&id) {
+            wake.notify_one();
+        }
+        drop(waiting);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn release(&self, id: i64, withdraw: bool) {
+        if withdraw && let Err(error) = self.state.with(|connection| store::withdraw(connection, id)) {
+            tracing::error!(%error, id, "a held action whose agent left could not be withdrawn");
+        }
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+        self.changes.send_modify(|count| *count += 1);
+    }
+}
+
+impl Wait {
+    /// The answer, if there is one; an allowed row is used up by this.
+    async fn look(&mut self) -> Result<Option<Answer>, ApprovalDown> {
+        let (shared, id) = (self.shared.clone(), self.id);
+        let answer = blocking(move || {
+            shared.state.with(|connection| {
+                let transaction = connection.transaction()?;
+                store::expire(&transaction, now_us())?;
+                let answer = store::use_up(&transaction, id)?;
+                transaction.commit()?;
+                Ok(answer)
+            })
+        })
+        .await?;
+        self.answered = answer.is_some();
+        Ok(answer)
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let (shared, id, withdraw) = (self.shared.clone(), self.id, !self.answered);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if withdraw => {
+                runtime.spawn_blocking(move || shared.release(id, true));
+            }
+            _ => shared.release(id, withdraw),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
+) -> Result<T, ApprovalDown> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| ApprovalDown(error.to_string())),
+        Err(error) => Err(ApprovalDown(error.to_string())),
+    }
+}

@@ -1,0 +1,416 @@
+//! The rows of held actions, and the updates that move them.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Question};
+use crate::state::{State as Database, StateError, now_us};
+use crate::verdict::Digest;
+
+/// Pending questions of all agents together.
+pub const PENDING_MAX: i64 = 1024;
+/// Pending questions of one agent (its node and login).
+pub const PENDING_PER_AGENT_MAX: i64 = 32;
+/// Bytes of a question as JSON, detail and facts included: what cannot be shown is not asked.
+pub const QUESTION_BYTES_MAX: usize = 4 << 20;
+/// Seconds in which a decision that nobody waited for can be used by a retry.
+pub const DECISION_S: u64 = 600;
+
+/// Where a question stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Pending,
+    Allowed,
+    Denied,
+    TimedOut,
+    /// The agent left.
+    Withdrawn,
+    /// Allowed, and the one action it was for has been let through.
+    Used,
+}
+
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Pending => "pending",
+            State::Allowed => "allowed",
+            State::Denied => "denied",
+            State::TimedOut => "timed_out",
+            State::Withdrawn => "withdrawn",
+            State::Used => "used",
+        }
+    }
+
+    fn read(name: &str) -> Option<State> {
+        [
+            State::Pending,
+            State::Allowed,
+            State::Denied,
+            State::TimedOut,
+            State::Withdrawn,
+            State::Used,
+        ]
+        .into_iter()
+        .find(|state| state.name() == name)
+    }
+}
+
+/// A held action as an operator sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Held {
+    pub id: i64,
+    pub state: State,
+    /// The [`Question`], as JSON.
+    pub question: serde_json::Value,
+    /// Unix time, microseconds.
+    pub asked_us: i64,
+    pub expires_us: i64,
+    pub closed_us: Option<i64>,
+    /// Who has allowed it so far, or who refused it.
+    pub by: Vec<String>,
+    pub reason: Option<String>,
+}
+
+/// What a person says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Allow,
+    Deny,
+}
+
+/// One person's decision on one question.
+#[derive(Clone, Debug)]
+pub struct Decide {
+    pub id: i64,
+    /// The operator's name as the API authenticated it, never as a body says it.
+    pub person: String,
+    pub decision: Decision,
+    pub reason: Option<String>,
+}
+
+/// Why a decision was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum DecideError {
+    #[error("there is no approval {0}")]
+    Unknown(i64),
+    #[error("{0} may not decide this one")]
+    NotEligible(String),
+    #[error("it is closed already: {}", .0.name())]
+    Closed(State),
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl From<rusqlite::Error> for DecideError {
+    fn from(error: rusqlite::Error) -> Self {
+        DecideError::State(error.into())
+    }
+}
+
+/// What identifies an action across retries. Whatever a person was shown is in it.
+pub(super) fn identity(question: &Question) -> [u8; 32] {
+    let required = question.required.to_be_bytes();
+    let policy = question.policy.to_be_bytes();
+    let facts = question.facts.to_string();
+    let eligible = serde_json::json!(question.eligible).to_string();
+    *Digest::of_parts([
+        question.digest.as_bytes().as_slice(),
+        question.node.as_bytes(),
+        serde_json::json!(question.login).to_string().as_bytes(),
+        question.profile.as_bytes(),
+        question.endpoint.as_bytes(),
+        serde_json::json!(question.credential.as_deref())
+            .to_string()
+            .as_bytes(),
+        question.rule.as_bytes(),
+        question.approver.as_bytes(),
+        question.summary.as_bytes(),
+        question.detail.as_bytes(),
+        facts.as_bytes(),
+        eligible.as_bytes(),
+        &required,
+        &policy,
+    ])
+    .as_bytes()
+}
+
+/// What became of an attempt to hold a question.
+pub(super) enum Taken {
+    /// A row that is pending, new or taken up again.
+    Pending { id: i64, expires_us: i64 },
+    /// A decision that was waiting for the retry; it is used up now.
+    Answered(Answer),
+}
+
+/// Takes up the row of an identical action that nobody waits for, or inserts a new one.
+/// `waited_for` says which rows have somebody.
+pub(super) fn take(
+    database: &Database,
+    question: &Question,
+    waited_for: &dyn Fn(i64) -> bool,
+) -> Result<Taken, StateError> {
+    let identity = identity(question);
+    let body = question.to_json().to_string();
+    if body.len() > QUESTION_BYTES_MAX {
+        return Err(StateError::Refused(
+            "the action is too large to be shown".to_owned(),
+        ));
+    }
+    database.with(|connection| {
+        let now = now_us();
+        let transaction = connection.transaction()?;
+        expire(&transaction, now)?;
+        let fresh = now.saturating_sub(micros(Duration::from_secs(DECISION_S)));
+        let candidates: Vec<(i64, String, i64)> = transaction
+            .prepare_cached(
+                "SELECT id, state, expires_us FROM approval WHERE identity = ?1
+                 AND (state = 'pending' OR (state IN ('allowed', 'denied') AND closed_us > ?2)) ORDER BY id",
+            )?
+            .query_map(params![identity.as_slice(), fresh], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
+            .collect::<Result<_, _>>()?;
+        for (id, state, expires_us) in candidates {
+            if waited_for(id) {
+                continue;
+            }
+            if state == "pending" {
+                transaction.commit()?;
+                return Ok(Taken::Pending { id, expires_us });
+            }
+            if let Some(answer) = use_up(&transaction, id)? {
+                transaction.commit()?;
+                return Ok(Taken::Answered(answer));
+            }
+        }
+        check_room(&transaction, question)?;
+        let expires_us = now.saturating_add(micros(question.timeout));
+        let agent = agent(question);
+        transaction.execute(
+            "INSERT INTO approval (identity, node, question, required, eligible, state, asked_us, expires_us)
+             VALUES (?, ?, ?, ?, ?, 'pending', ?, ?)",
+            params![
+                identity.as_slice(),
+                agent,
+                body,
+                question.required.max(1),
+                serde_json::json!(question.eligible).to_string(),
+                now,
+                expires_us
+            ],
+        )?;
+        let id = transaction.last_insert_rowid();
+        transaction.commit()?;
+        Ok(Taken::Pending { id, expires_us })
+    })
+}
+
+fn check_room(transaction: &Transaction<'_>, question: &Question) -> Result<(), StateError> {
+    let (all, own): (i64, i64) = transaction.query_row(
+        "SELECT count(*), count(CASE WHEN node = ? THEN 1 END) FROM approval WHERE state = 'pending'",
+        [agent(question)],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    if all >= PENDING_MAX {
+        return Err(StateError::Refused(format!(
+            "{PENDING_MAX} actions are held already"
+        )));
+    }
+    if own >= PENDING_PER_AGENT_MAX {
+        let text = format!("this agent has {PENDING_PER_AGENT_MAX} actions held already");
+        return Err(StateError::Refused(text));
+    }
+    Ok(())
+}
+
+fn agent(question: &Question) -> String {
+    serde_json::json!([question.node, question.login]).to_string()
+}
+
+/// The answer of a closed row. An allowed one becomes used and a denied one is marked read, so
+/// that each answers one action; `None` if the row holds no answer that is still good.
+pub(super) fn use_up(connection: &Connection, id: i64) -> Result<Option<Answer>, StateError> {
+    let row: Option<(String, Option<String>, Option<String>)> = connection
+        .query_row(
+            "SELECT state, decided_by, reason FROM approval WHERE id = ?",
+            [id],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .optional()?;
+    let Some((state, by, reason)) = row else {
+        return Ok(None);
+    };
+    match State::read(&state) {
+        Some(State::Allowed) => {
+            let update = "UPDATE approval SET state = 'used' WHERE id = ? AND state = 'allowed'";
+            if connection.execute(update, [id])? == 0 {
+                return Ok(None);
+            }
+            let by = voters(connection, id)?;
+            Ok(Some(Answer::Allowed { by }))
+        }
+        Some(State::Denied) => {
+            // Told once: a later retry is a new question, unless this one is still fresh elsewhere.
+            let update = "UPDATE approval SET identity = x'' WHERE id = ?";
+            connection.execute(update, [id])?;
+            Ok(Some(Answer::Denied {
+                by: by.unwrap_or_default(),
+                reason,
+            }))
+        }
+        Some(State::TimedOut) => Ok(Some(Answer::TimedOut)),
+        _ => Ok(None),
+    }
+}
+
+fn voters(connection: &Connection, id: i64) -> Result<Vec<String>, StateError> {
+    let mut statement =
+        connection.prepare_cached("SELECT person FROM approval_vote WHERE approval = ? ORDER BY at_us")?;
+    let people = statement.query_map([id], |row| row.get(0))?;
+    Ok(people.collect::<Result<_, _>>()?)
+}
+
+/// Closes every pending row whose time is over.
+pub(super) fn expire(connection: &Connection, now: i64) -> Result<(), StateError> {
+    connection
+        .prepare_cached(
+            "UPDATE approval SET state = 'timed_out', closed_us = ?1
+             WHERE state = 'pending' AND expires_us <= ?1",
+        )?
+        .execute([now])?;
+    Ok(())
+}
+
+/// The agent left: what is not used yet never will be.
+pub(super) fn withdraw(connection: &Connection, id: i64) -> Result<(), StateError> {
+    connection.execute(
+        "UPDATE approval SET state = 'withdrawn', closed_us = ?2
+         WHERE id = ?1 AND state IN ('pending', 'allowed')",
+        params![id, now_us()],
+    )?;
+    Ok(())
+}
+
+/// Takes one person's decision; the row after it.
+pub(super) fn decide(connection: &mut Connection, decide: &Decide) -> Result<Held, DecideError> {
+    let now = now_us();
+    let transaction = connection.transaction()?;
+    expire(&transaction, now)?;
+    let held = one(&transaction, decide.id)?.ok_or(DecideError::Unknown(decide.id))?;
+    let (required, eligible): (i64, String) = transaction.query_row(
+        "SELECT required, eligible FROM approval WHERE id = ?",
+        [decide.id],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    // A list that cannot be read lets nobody decide.
+    let eligible: Option<Vec<String>> = serde_json::from_str(&eligible).ok();
+    let may = eligible.is_some_and(|names| names.is_empty() || names.contains(&decide.person));
+    if !may {
+        return Err(DecideError::NotEligible(decide.person.clone()));
+    }
+    if held.state != State::Pending {
+        let said_before = held.by.contains(&decide.person)
+            && match decide.decision {
+                Decision::Allow => matches!(held.state, State::Allowed | State::Used),
+                Decision::Deny => held.state == State::Denied,
+            };
+        // The time-out that was just found must last, whatever is answered.
+        transaction.commit()?;
+        return if said_before {
+            Ok(held)
+        } else {
+            Err(DecideError::Closed(held.state))
+        };
+    }
+    match decide.decision {
+        Decision::Deny => {
+            transaction.execute(
+                "UPDATE approval SET state = 'denied', closed_us = ?2, decided_by = ?3, reason = ?4
+                 WHERE id = ?1 AND state = 'pending'",
+                params![decide.id, now, decide.person, decide.reason],
+            )?;
+        }
+        Decision::Allow => {
+            transaction.execute(
+                "INSERT OR IGNORE INTO approval_vote VALUES (?, ?, ?)",
+                params![decide.id, decide.person, now],
+            )?;
+            transaction.execute(
+                "UPDATE approval SET state = 'allowed', closed_us = ?2, reason = ?3
+                 WHERE id = ?1 AND state = 'pending'
+                 AND (SELECT count(*) FROM approval_vote WHERE approval = ?1) >= ?4",
+                params![decide.id, now, decide.reason, required],
+            )?;
+        }
+    }
+    let held = one(&transaction, decide.id)?.ok_or(DecideError::Unknown(decide.id))?;
+    transaction.commit()?;
+    Ok(held)
+}
+
+const COLUMNS: &str = "id, state, question, asked_us, expires_us, closed_us, decided_by, reason";
+
+/// One row, whatever its state.
+pub(super) fn one(connection: &Connection, id: i64) -> Result<Option<Held>, StateError> {
+    let query = format!("SELECT {COLUMNS} FROM approval WHERE id = ?");
+    let row = connection.query_row(&query, [id], read).optional()?;
+    row.map(|row| complete(connection, row)).transpose()
+}
+
+/// The pending rows, oldest first, or the newest `limit` of any state.
+pub(super) fn list(connection: &Connection, pending_only: bool, limit: u32) -> Result<Vec<Held>, StateError> {
+    let clause = if pending_only {
+        "WHERE state = 'pending' ORDER BY id"
+    } else {
+        "ORDER BY id DESC"
+    };
+    let query = format!("SELECT {COLUMNS} FROM approval {clause} LIMIT ?");
+    let mut statement = connection.prepare_cached(&query)?;
+    let rows: Vec<Raw> = statement.query_map([limit], read)?.collect::<Result<_, _>>()?;
+    rows.into_iter().map(|row| complete(connection, row)).collect()
+}
+
+/// A row before its votes are read.
+struct Raw {
+    state: String,
+    question: String,
+    decided_by: Option<String>,
+    held: Held,
+}
+
+fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Raw> {
+    Ok(Raw {
+        state: row.get(1)?,
+        question: row.get(2)?,
+        decided_by: row.get(6)?,
+        held: Held {
+            id: row.get(0)?,
+            state: State::Pending,
+            question: serde_json::Value::Null,
+            asked_us: row.get(3)?,
+            expires_us: row.get(4)?,
+            closed_us: row.get(5)?,
+            by: Vec::new(),
+            reason: row.get(7)?,
+        },
+    })
+}
+
+fn complete(connection: &Connection, raw: Raw) -> Result<Held, StateError> {
+    let mut held = raw.held;
+    held.state = State::read(&raw.state)
+        .ok_or_else(|| StateError::Refused(format!("approval {}: unknown state {}", held.id, raw.state)))?;
+    held.question = serde_json::from_str(&raw.question).unwrap_or_default();
+    held.by = match raw.decided_by {
+        Some(person) => vec![person],
+        None => voters(connection, held.id)?,
+    };
+    Ok(held)
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,64 @@
+//! Requests that pass, requests that do not, and the connection that lives on.
+
+use crate::agent::{curl, curls};
+use crate::server::{BOTH, ONLY_HTTP1, Service};
+use crate::world::{API, World};
+
+#[tokio::test]
+async fn a_request_passes_over_the_version_that_both_ends_speak() {
+    let cases = [
+        (BOTH, "--http2", "2", "HTTP/2.0"),
+        (BOTH, "--http1.1", "1.1", "HTTP/1.1"),
+        (ONLY_HTTP1, "--http2", "1.1", "HTTP/1.1"),
+    ];
+    for (speaks, flag, agreed, upstream) in cases {
+        let service = Service::start(speaks).await;
+        let world = World::new(&service.open_policy());
+        let gateway = world.listen(API).await;
+        let got = curl(&world, gateway, &[flag, "https://api.test/1k"]).await;
+        assert_eq!((got.status, got.body.len()), (200, 1024), "{}", got.errors);
+        assert_eq!(got.version, agreed);
+        assert_eq!(service.lines(), [format!("GET /1k {upstream}")]);
+        let host = service.seen()[0].headers.get("host").cloned();
+        assert!(upstream == "HTTP/2.0" || host.unwrap() == "api.test");
+    }
+}
+
+#[tokio::test]
+async fn a_denial_says_why_and_the_connection_lives_on() {
+    let rules = r#"
+rule "no-delete" {
+  endpoint  = https.api
+  condition = "http.method == 'DELETE'"
+  verdict   = "deny"
+  reason    = "nothing is deleted here"
+}
+rule "rest" {
+  endpoint = https.api
+  verdict  = "allow"
+}"#;
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.policy(rules));
+    let gateway = world.listen(API).await;
+    for flag in ["--http2", "--http1.1"] {
+        let url = "https://api.test/1k";
+        let args = [flag, "-X", "DELETE", "-d", "some body", url];
+        let both = curls(&world, gateway, &[&args, &[flag, url]]).await;
+        let (denied, after) = (&both[0], &both[1]);
+        assert_eq!(denied.status, 403, "{}", denied.errors);
+        let error = &denied.json()["error"];
+        assert_eq!(error["reason"], "nothing is deleted here");
+        assert_eq!(error["rule"], "no-delete");
+        assert_eq!((after.status, after.connects), (200, 0), "{}", after.errors);
+    }
+    assert!(service.lines().iter().all(|line| line.starts_with("GET")));
+    let story = world.story().await;
+    assert!(
+        story.contains(&"DELETE /1k | deny | rule | -".to_owned()),
+        "{story:#?}"
+    );
+    assert!(
+        story.contains(&"GET /1k | allow | rule | HTTP 200".to_owned()),
+        "{story:#?}"
+    );
+}

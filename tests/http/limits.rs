@@ -1,0 +1,189 @@
+//! Every limit of the HTTP path, reached.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Empty};
+use tailkeep::proxy::http::answer::DRAIN_BYTES_MAX;
+use tailkeep::proxy::http::{HEAD_BYTES_MAX, HEADERS_MAX, STREAMS_MAX};
+
+use crate::agent::{Raw, ask, http2};
+use crate::server::{BOTH, Service};
+use crate::world::{API, World, until};
+
+fn limited(service: &Service, limits: &str) -> String {
+    let limits = format!("gateway {{\n limits {{\n{limits}\n }}\n");
+    service.open_policy().replacen("gateway {\n", &limits, 1)
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_431() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.open_policy());
+    let gateway = world.listen(API).await;
+    let fields = |count: usize| -> String {
+        let more: String = (0..count).map(|number| format!("X-{number}: y\r\n")).collect();
+        format!("GET /1k HTTP/1.1\r\nHost: api.test\r\n{more}\r\n")
+    };
+    assert_eq!(ask(gateway, &fields(HEADERS_MAX - 1)).await.unwrap().status, 200);
+    assert_eq!(ask(gateway, &fields(HEADERS_MAX)).await.unwrap().status, 431);
+    let long = |length: usize| {
+        format!(
+            "GET /1k HTTP/1.1\r\nHost: api.test\r\nX: {}\r\n\r\n",
+            "y".repeat(length)
+        )
+    };
+    assert_eq!(ask(gateway, &long(HEAD_BYTES_MAX / 2)).await.unwrap().status, 200);
+    let answer = ask(gateway, &long(HEAD_BYTES_MAX * 2)).await;
+    assert!(answer.is_none_or(|answer| answer.status == 431));
+    let mut sender = http2::<Empty<Bytes>>(gateway).await;
+    let mut request = Request::get("https://api.test/1k").body(Empty::new()).unwrap();
+    let big = "y".repeat(HEAD_BYTES_MAX);
+    request.headers_mut().insert("x", big.parse().unwrap());
+    if let Ok(answer) = sender.send_request(request).await {
+        assert_eq!(answer.status(), 431);
+    }
+    assert_eq!(service.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_half_a_head_is_cut_off() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&limited(&service, "handshake_ms = 200"));
+    let gateway = world.listen(API).await;
+    let request = "GET /1k HTTP/1.1\r\nHost: api.test\r\n\r\n";
+    // Nothing; one byte; half a ClientHello; half a head; half of a second head.
+    for (first, then) in [
+        ("", ""),
+        ("G", ""),
+        ("\x16\x03\x01\x02\x00", ""),
+        ("GET / HTTP", ""),
+        (request, "GET / HTTP"),
+    ] {
+        let mut raw = Raw::connect(gateway).await;
+        raw.say(first).await;
+        if !then.is_empty() {
+            assert_eq!(raw.hear().await.unwrap().status, 200);
+        }
+        let began = Instant::now();
+        raw.say(then).await;
+        let rest = raw.rest().await;
+        let took = began.elapsed();
+        assert!(rest.is_empty() || rest[0] == 0x15, "{first:?} {then:?}: {rest:?}");
+        assert!(
+            took > Duration::from_millis(100) && took < Duration::from_secs(5),
+            "{first:?} {then:?}: {took:?}"
+        );
+    }
+    // A head that trickles: each byte moves, the whole is too slow.
+    let mut raw = Raw::connect(gateway).await;
+    let began = Instant::now();
+    for byte in request.bytes().cycle().take(60) {
+        raw.say([byte]).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if began.elapsed() > Duration::from_secs(2) {
+            break;
+        }
+    }
+    until("the connections end", || world.open() == 0).await;
+    assert_eq!(service.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_and_a_waiting_one_is_not() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&limited(&service, "idle_s = 1\n handshake_ms = 300"));
+    let gateway = world.listen(API).await;
+    let mut raw = Raw::connect(gateway).await;
+    let request = "GET /1k HTTP/1.1\r\nHost: api.test\r\n\r\n";
+    raw.say(request).await;
+    assert_eq!(raw.hear().await.unwrap().status, 200);
+    // Idle for longer than a head may take, shorter than a connection may be.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    raw.say(request).await;
+    assert_eq!(raw.hear().await.unwrap().status, 200);
+    let began = Instant::now();
+    assert!(raw.rest().await.is_empty());
+    assert!(
+        began.elapsed() > Duration::from_millis(800),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn the_body_of_a_denied_request_is_read_out_up_to_a_limit() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.policy(""));
+    let gateway = world.listen(API).await;
+    let head =
+        |length: u64| format!("POST /x HTTP/1.1\r\nHost: api.test\r\nContent-Length: {length}\r\n\r\n");
+    let mut raw = Raw::connect(gateway).await;
+    for _ in 0..3 {
+        let mut bytes = head(DRAIN_BYTES_MAX).into_bytes();
+        bytes.resize(bytes.len() + DRAIN_BYTES_MAX as usize, b'x');
+        raw.say(bytes).await;
+        assert_eq!(raw.hear().await.unwrap().status, 403);
+    }
+    raw.say(head(DRAIN_BYTES_MAX + 1)).await;
+    assert_eq!(raw.hear().await.unwrap().status, 403);
+    assert!(raw.rest().await.is_empty(), "closed");
+}
+
+#[tokio::test]
+async fn streams_at_once_are_bounded() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.open_policy());
+    let gateway = world.listen(API).await;
+    let sender = http2::<Empty<Bytes>>(gateway).await;
+    let waiting: Vec<_> = (0..STREAMS_MAX + 20)
+        .map(|_| {
+            let mut sender = sender.clone();
+            tokio::spawn(async move {
+                let request = Request::get("https://api.test/events")
+                    .body(Empty::new())
+                    .unwrap();
+                let mut response = sender.send_request(request).await.unwrap();
+                response.frame().await.unwrap().unwrap();
+                response
+            })
+        })
+        .collect();
+    until("as many as may", || service.seen().len() == STREAMS_MAX as usize).await;
+    tokio::time::sleep(crate::server::A_MOMENT).await;
+    assert_eq!(service.seen().len(), STREAMS_MAX as usize);
+    waiting.iter().for_each(|task| task.abort());
+    until("the rest", || waiting.iter().all(|task| task.is_finished())).await;
+}
+
+#[tokio::test]
+async fn rapid_resets_end_the_connection_and_harm_no_other() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.open_policy());
+    let gateway = world.listen(API).await;
+    let mut raw = Raw::connect(gateway).await;
+    // A preface, empty SETTINGS, then HEADERS and RST_STREAM over and over (CVE-2023-44487).
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // :method GET, :scheme https, :path /, :authority api.test, as literals and from the table.
+    let block = [&[0x82, 0x87, 0x84, 0x41, 8][..], b"api.test"].concat();
+    for number in 0..2000u32 {
+        let stream = (number * 2 + 1).to_be_bytes();
+        bytes.extend([0, 0, block.len() as u8, 1, 5]);
+        bytes.extend(stream);
+        bytes.extend(&block);
+        bytes.extend([0, 0, 4, 3, 0]);
+        bytes.extend(stream);
+        bytes.extend([0, 0, 0, 8]);
+    }
+    raw.say(bytes).await;
+    raw.rest().await;
+    until("the connection ends", || world.open() == 0).await;
+    assert_eq!(
+        ask(gateway, "GET /1k HTTP/1.1\r\nHost: api.test\r\n\r\n")
+            .await
+            .unwrap()
+            .status,
+        200
+    );
+}

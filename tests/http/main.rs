@@ -1,0 +1,22 @@
+//! HTTP through the gateway: real agents (curl, kubectl's protocols, hyper) on one side, a real
+//! server on the other, the real gate with its audit log in between.
+
+#![allow(clippy::type_complexity, reason = "a test world")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "tests say what they expect"
+)]
+
+mod agent;
+mod basics;
+mod credentials;
+mod limits;
+mod names;
+mod policies;
+mod server;
+mod streams;
+mod upgrades;
+mod upstreams;
+mod world;

@@ -1,0 +1,135 @@
+//! The policy in force, approvals, and agents that leave.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Empty;
+use tailkeep::verdict::approval::{Decide, Decision, Held};
+
+use crate::agent::{Raw, http2};
+use crate::server::{ALLOW, BOTH, Service};
+use crate::world::{API, SOON, World, until};
+
+const ASK: &str = r#"
+approver "human_approver" "ops" {}
+rule "ask" {
+  endpoint = https.api
+  approve  = [human_approver.ops]
+}"#;
+
+const GET: &str = "GET /1k HTTP/1.1\r\nHost: api.test\r\n\r\n";
+
+#[tokio::test]
+async fn a_reload_applies_to_open_connections() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.open_policy());
+    let gateway = world.listen(API).await;
+    let mut raw = Raw::connect(gateway).await;
+    let mut sender = http2::<Empty<Bytes>>(gateway).await;
+    for (rules, status) in [(ALLOW, 200), ("", 403), (ALLOW, 200)] {
+        world.reload(&service.policy(rules));
+        raw.say(GET).await;
+        assert_eq!(raw.hear().await.unwrap().status, status);
+        let request = Request::get("https://api.test/1k").body(Empty::new()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), status);
+    }
+    // An endpoint that is gone, and a profile that no longer holds it.
+    let other = service
+        .open_policy()
+        .replace("\"api\"", "\"other\"")
+        .replace("https.api", "https.other");
+    world.reload(&other);
+    raw.say(GET).await;
+    assert_eq!(raw.hear().await.unwrap().status, 403);
+    // An upstream that moved: the kept connection is not used.
+    let moved = Service::start(BOTH).await;
+    world.reload(&moved.open_policy());
+    raw.say(GET).await;
+    assert_eq!(raw.hear().await.unwrap().status, 200);
+    assert_eq!(moved.seen().len(), 1);
+}
+
+async fn question(world: &World) -> Held {
+    tokio::time::timeout(SOON, async {
+        loop {
+            if let Some(held) = world.queue.list(false).await.unwrap().pop() {
+                return held;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("nothing was asked")
+}
+
+#[tokio::test]
+async fn a_held_request_is_sent_when_a_person_allows_it() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.policy(ASK));
+    let gateway = world.listen(API).await;
+    for (decision, status) in [(Decision::Allow, 200), (Decision::Deny, 403)] {
+        let mut raw = Raw::connect(gateway).await;
+        raw.say("POST /echo HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\n\r\nhello")
+            .await;
+        let held = question(&world).await;
+        let before = service.seen().len();
+        let decide = Decide {
+            id: held.id,
+            person: "ann".to_owned(),
+            decision,
+            reason: None,
+        };
+        world.queue.decide(decide).await.unwrap();
+        let answer = raw.hear().await.unwrap();
+        assert_eq!(answer.status, status, "{}", answer.text());
+        assert_eq!(service.seen().len() - before, usize::from(status == 200));
+    }
+    assert_eq!(service.seen()[0].body_start, b"hello");
+}
+
+#[tokio::test]
+async fn an_agent_that_leaves_withdraws_its_question() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.policy(ASK));
+    let gateway = world.listen(API).await;
+    // Without a body, with one that was sent, with one that is still being sent.
+    let requests = [
+        GET.to_owned(),
+        "POST /1 HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\n\r\nhello".to_owned(),
+        "POST /2 HTTP/1.1\r\nHost: api.test\r\nContent-Length: 50\r\n\r\nhello".to_owned(),
+    ];
+    for request in requests {
+        let mut raw = Raw::connect(gateway).await;
+        raw.say(&request).await;
+        let held = question(&world).await;
+        drop(raw);
+        until("the connection ends", || world.open() == 0).await;
+        let gone = tokio::time::timeout(SOON, async {
+            while !world.queue.list(false).await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        gone.await.expect("the question is still open");
+        let decide = Decide {
+            id: held.id,
+            person: "ann".to_owned(),
+            decision: Decision::Allow,
+            reason: None,
+        };
+        assert!(world.queue.decide(decide).await.is_err());
+    }
+    // The same over HTTP/2: a stream that is reset.
+    let mut sender = http2::<Empty<Bytes>>(gateway).await;
+    let request = Request::get("https://api.test/3").body(Empty::new()).unwrap();
+    let waiting = tokio::spawn(sender.send_request(request));
+    question(&world).await;
+    waiting.abort();
+    let gone = tokio::time::timeout(SOON, async {
+        while !world.queue.list(false).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    gone.await.expect("the question is still open");
+    assert_eq!(service.seen().len(), 0);
+}

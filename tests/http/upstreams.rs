@@ -1,0 +1,215 @@
+//! Servers that are not who they should be, are away, or hang up.
+
+use std::process::Stdio;
+use std::sync::atomic::Ordering;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::agent::{Raw, ask, curl, curls};
+use crate::server::{BOTH, ONLY_HTTP1, Service, mint};
+use crate::world::{API, SOON, World, until};
+
+const GET: &str = "GET /1k HTTP/1.1\r\nHost: api.test\r\n\r\n";
+
+#[tokio::test]
+async fn a_certificate_of_another_ca_or_name_is_refused() {
+    let service = Service::start(BOTH).await;
+    let trusted = service.open_policy();
+    let other = trusted.replace(&service.ca, &mint().ca);
+    let system = trusted.replace(&format!("ca_cert = <<EOT\n{}EOT\n", service.ca), "");
+    let renamed = trusted.replace("\"api.test\"", "\"wrong.test\"");
+    for (policy, name, status) in [
+        (&trusted, "api.test", 200),
+        (&other, "api.test", 502),
+        (&system, "api.test", 502),
+        (&renamed, "wrong.test", 502),
+    ] {
+        let world = World::new(policy);
+        let mut dialled = API;
+        dialled.name = Some(name);
+        let gateway = world.listen(dialled).await;
+        let answer = ask(gateway, &GET.replace("api.test", name)).await.unwrap();
+        assert_eq!(answer.status, status, "{}", answer.text());
+        // What went wrong behind the gateway is not told.
+        if status == 502 {
+            let text = answer.text();
+            assert_eq!(
+                text,
+                "{\"error\":{\"code\":\"upstream\",\"reason\":\"the service behind the gateway failed\"}}\n"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_away_is_502_and_one_that_is_slow_504() {
+    let service = Service::start(BOTH).await;
+    let own = service.address.to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = listener.local_addr().unwrap().to_string();
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let limits = "gateway {\n limits {\n connect_ms = 200\n idle_s = 1\n }\n";
+    let policy = service.open_policy().replacen("gateway {\n", limits, 1);
+    // It accepts and says nothing: no TLS; then no answer.
+    let plain = policy.replace("ca_cert", "tls = false\n  ca_cert");
+    for (policy, upstream, status) in [
+        (&policy, &closed, 502),
+        (&policy, &silent, 504),
+        (&plain, &silent, 504),
+        (&policy, &"no-such-name.invalid:1".to_owned(), 502),
+    ] {
+        let world = World::new(&policy.replace(&own, upstream));
+        let gateway = world.listen(API).await;
+        let answer = ask(gateway, GET).await.unwrap();
+        assert_eq!(answer.status, status, "{upstream}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn connections_are_kept_and_a_dead_one_is_not_used() {
+    for speaks in [BOTH, ONLY_HTTP1] {
+        let service = Service::start(speaks).await;
+        let world = World::new(&service.open_policy());
+        let gateway = world.listen(API).await;
+        let url = "https://api.test/1k";
+        for _ in 0..3 {
+            assert_eq!(curl(&world, gateway, &["--http2", url]).await.status, 200);
+        }
+        assert_eq!(
+            service.connections.load(Ordering::SeqCst),
+            1,
+            "the probe's connection and no other"
+        );
+        assert_eq!(world.shared.pool.kept(), 1);
+    }
+}
+
+/// A server that answers once on each connection and then hangs up without saying so.
+#[tokio::test]
+async fn a_request_is_sent_again_only_if_it_provably_was_not_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let heard = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = heard.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let count = count.clone();
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                // Answers the first request and breaks off at the second.
+                for number in 0.. {
+                    if !matches!(stream.read(&mut buffer).await, Ok(1..)) {
+                        return;
+                    }
+                    count.fetch_add(1, Ordering::SeqCst);
+                    if number == 1 {
+                        return;
+                    }
+                    let _ = stream
+                        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                        .await;
+                }
+            });
+        }
+    });
+    let service = Service::start(BOTH).await;
+    let policy = service
+        .open_policy()
+        .replace(&service.address.to_string(), &address.to_string())
+        .replace("ca_cert", "tls = false\n  ca_cert");
+    let world = World::new(&policy);
+    let gateway = world.listen(API).await;
+    let mut raw = Raw::connect(gateway).await;
+    let post = "POST /pay HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1\r\n\r\nx";
+    raw.say(post).await;
+    assert_eq!(raw.hear().await.unwrap().status, 200);
+    // The second is written to the kept connection, which breaks: it may have been acted on.
+    raw.say(post).await;
+    assert_eq!(raw.hear().await.unwrap().status, 502);
+    assert_eq!(heard.load(Ordering::SeqCst), 2, "it was not sent twice");
+    raw.say(post).await;
+    assert_eq!(raw.hear().await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn nginx_serves_through_the_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let minted = mint();
+    std::fs::write(at("cert.pem"), &minted.chain).unwrap();
+    std::fs::write(at("key.pem"), &minted.key).unwrap();
+    std::fs::write(at("file"), vec![b'n'; 300_000]).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let config = format!(
+        "daemon off;\nmaster_process off;\npid {pid};\nerror_log {log};\nevents {{}}\nhttp {{\n access_log off;\n\
+         client_body_temp_path {tmp};\nproxy_temp_path {tmp};\nfastcgi_temp_path {tmp};\nuwsgi_temp_path {tmp};\nscgi_temp_path {tmp};\n\
+         server {{\n listen 127.0.0.1:{port} ssl http2;\n ssl_certificate {cert};\n ssl_certificate_key {key};\n root {root};\n\
+         location = /limited {{ limit_except GET {{ deny all; }} }}\n}}\n}}\n",
+        pid = at("pid"),
+        log = at("log"),
+        tmp = at("tmp"),
+        cert = at("cert.pem"),
+        key = at("key.pem"),
+        root = at(""),
+    );
+    std::fs::write(at("conf"), config).unwrap();
+    let nginx = tokio::process::Command::new("/usr/sbin/nginx")
+        .args(["-c", &at("conf"), "-e", &at("log")])
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    let Ok(_nginx) = nginx else {
+        panic!("nginx is not installed: apt-get install nginx-light");
+    };
+    let up = tokio::time::timeout(SOON, async {
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    });
+    up.await
+        .unwrap_or_else(|_| panic!("{}", std::fs::read_to_string(at("log")).unwrap_or_default()));
+    let service = Service::start(BOTH).await;
+    let policy = service
+        .open_policy()
+        .replace(&service.address.to_string(), &format!("127.0.0.1:{port}"))
+        .replace(&service.ca, &minted.ca);
+    let world = World::new(&policy);
+    let gateway = world.listen(API).await;
+    for flag in ["--http2", "--http1.1"] {
+        let got = curls(
+            &world,
+            gateway,
+            &[
+                &[flag, "https://api.test/file"],
+                &[flag, "-r", "0-9", "https://api.test/file"],
+                &[flag, "-I", "https://api.test/file"],
+                &[flag, "-d", "x", "https://api.test/limited"],
+                &[flag, "https://api.test/missing"],
+            ],
+        )
+        .await;
+        let seen: Vec<_> = got.iter().map(|got| (got.status, got.body.len())).collect();
+        assert_eq!(
+            (seen[0], seen[1]),
+            ((200, 300_000), (206, 10)),
+            "{}",
+            got[0].errors
+        );
+        assert_eq!(
+            seen.iter().map(|one| one.0).collect::<Vec<_>>(),
+            [200, 206, 200, 403, 404]
+        );
+    }
+    until("the agent's connections end", || world.open() == 0).await;
+}
