@@ -182,7 +182,7 @@ fn echo(message: &[u8], request: u8) -> Kind<'_> {
     }
 }
 
-fn sum(start: u32, bytes: &[u8]) -> u32 {
+pub(super) fn sum(start: u32, bytes: &[u8]) -> u32 {
     let mut total = u64::from(start);
     let mut pairs = bytes.chunks_exact(2);
     for pair in &mut pairs {
@@ -195,7 +195,7 @@ fn sum(start: u32, bytes: &[u8]) -> u32 {
     u32::try_from(total).unwrap_or(u32::MAX)
 }
 
-fn fold(mut total: u32) -> u16 {
+pub(super) fn fold(mut total: u32) -> u16 {
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);
     }
@@ -215,7 +215,7 @@ fn pseudo_checksum(source: IpAddr, destination: IpAddr, protocol: u8, payload: &
 }
 
 /// An IP packet around `payload`, whose checksum at `checksum_at` is filled in.
-fn assemble(
+pub(super) fn assemble(
     source: IpAddr,
     destination: IpAddr,
     protocol: u8,
