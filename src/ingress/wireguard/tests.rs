@@ -166,7 +166,7 @@ fn a_refusal_quotes_what_it_refuses() {
         (at("[fd99::1]:4000"), at("[2001:db8::1]:443")),
     ] {
         let sent = packet::datagram(from, to, &[9; 2000]);
-        let icmp = packet::unreachable(&packet::parse(&sent).unwrap());
+        let icmp = packet::unreachable(&packet::parse(&sent).unwrap()).unwrap();
         let read = packet::parse(&icmp).unwrap();
         assert_eq!((read.source, read.destination), (to.ip(), from.ip()));
         assert_eq!(read.kind, Kind::Icmp);
@@ -177,6 +177,18 @@ fn a_refusal_quotes_what_it_refuses() {
         assert!(quoted.len() >= header + 8 && sent.starts_with(quoted));
         // RFC 4443 §2.4(c): within the smallest MTU of IPv6.
         assert!(icmp.len() <= 1280);
+    }
+}
+
+#[test]
+fn a_datagram_to_a_group_is_not_answered() {
+    for (from, to) in [
+        ("10.99.0.1:5353", "224.0.0.251:5353"),
+        ("10.99.0.1:68", "255.255.255.255:67"),
+        ("[fd99::1]:5353", "[ff02::fb]:5353"),
+    ] {
+        let sent = packet::datagram(at(from), at(to), b"who is there?");
+        assert_eq!(packet::unreachable(&packet::parse(&sent).unwrap()), None);
     }
 }
 
@@ -448,7 +460,7 @@ async fn what_is_unclaimed_is_refused_at_once() {
     ] {
         let sent = packet::datagram(from, to, b"quic?");
         let answer = client.ask(&sent).await.unwrap();
-        assert_eq!(answer, packet::unreachable(&packet::parse(&sent).unwrap()));
+        assert_eq!(Some(answer), packet::unreachable(&packet::parse(&sent).unwrap()));
     }
     // A segment of no connection.
     assert_eq!(
