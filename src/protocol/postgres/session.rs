@@ -101,6 +101,8 @@ struct Awaited {
     open: Open,
     /// The portal of an Execute.
     portal: Option<String>,
+    /// The definition that a Describe is of.
+    describes: Option<u64>,
     /// What a PREPARE defines once it is done.
     prepares: Vec<(String, Arc<Statement>)>,
     /// The last error.
@@ -313,6 +315,7 @@ impl PgSession {
             segment: self.segment,
             open: Open::new(Vec::new(), self.now),
             portal: None,
+            describes: None,
             prepares: Vec::new(),
             status: String::new(),
             failed: false,

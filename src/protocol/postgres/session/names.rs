@@ -133,6 +133,13 @@ impl<V: Weighs> Kept<V> {
         taken
     }
 
+    /// Takes out the definition with this id.
+    fn take_one(&mut self, id: u64) -> Option<(String, V)> {
+        let taken = self.entries.extract_if(|_, entry| entry.id() == id).next();
+        self.bytes -= taken.as_ref().map_or(0, |(_, entry)| entry.bytes());
+        taken
+    }
+
     /// The server has confirmed the definition with this id.
     pub(super) fn confirm(&mut self, id: u64) {
         if let Some(entry) = self.entries.values_mut().find(|entry| entry.id() == id) {
@@ -256,6 +263,23 @@ impl PgSession {
         if let Some(old) = self.portals.insert(name, portal) {
             self.finish_portal(old);
         }
+    }
+
+    /// The server has said which types the parameters of a definition have. If there is no room
+    /// for that, parameters in binary form stay unknown.
+    pub(super) fn keep_types(&mut self, id: u64, types: Arc<[u32]>) {
+        let (count_max, bytes_max) = (self.config.statements_max, self.config.prepared_bytes_max);
+        let Some((name, mut prepared)) = self.statements.take_one(id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut prepared.types, types);
+        if !self
+            .statements
+            .fits(&name, prepared.bytes(), count_max, bytes_max)
+        {
+            prepared.types = before;
+        }
+        self.statements.insert(name, prepared);
     }
 
     /// Keeps what a PREPARE defined. What does not fit in is unknown, and refused.
