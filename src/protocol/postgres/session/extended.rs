@@ -58,6 +58,7 @@ impl PgSession {
             return Ok(None);
         }
         self.send_up(message);
+        self.forget_name(&name);
         let segment = self.segment;
         let id = self.await_answer(Kind::Parse).id;
         let prepared = Prepared {
@@ -217,7 +218,7 @@ impl PgSession {
         let kind = payload.try_get_u8().map_err(|_| WireError::Agent("Close"))?;
         let name = take_name(&mut payload).ok_or(WireError::Agent("Close"))?;
         match kind {
-            b'S' => self.statements.remove(&name),
+            b'S' => self.forget_name(&name),
             b'P' => self.drop_portals(|known, _| known == name),
             _ => return Err(WireError::Agent("Close")),
         }

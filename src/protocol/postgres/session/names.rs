@@ -223,16 +223,32 @@ impl PgSession {
     /// alone, and its use is refused.
     pub(super) fn forget(&mut self, effect: &Effect) {
         match effect {
-            Effect::Deallocate(Some(name)) => self.statements.remove(name),
-            Effect::Deallocate(None) => drop(self.statements.take(|_, _| true)),
+            Effect::Deallocate(Some(name)) => self.forget_name(name),
+            Effect::Deallocate(None) => self.forget_names(),
             Effect::Discard => {
-                self.statements.take(|_, _| true);
+                self.forget_names();
                 self.drop_portals(|_, _| true);
             }
             Effect::Cursor(name) => {
                 self.drop_portals(|known, _| name.as_ref().is_none_or(|name| name == known));
             }
             _ => {}
+        }
+    }
+
+    /// A name is being taken away or defined anew. A PREPARE of it that the server has yet to answer
+    /// would say what it meant before.
+    pub(super) fn forget_name(&mut self, name: &str) {
+        self.statements.remove(name);
+        for awaited in &mut self.awaited {
+            awaited.prepares.retain(|(made, _)| made != name);
+        }
+    }
+
+    fn forget_names(&mut self) {
+        self.statements.take(|_, _| true);
+        for awaited in &mut self.awaited {
+            awaited.prepares.clear();
         }
     }
 
