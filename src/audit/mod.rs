@@ -4,12 +4,15 @@
 //! answers only when a group is on disk.
 //!
 //! Invariants: no secret is ever in a record (facts hold placeholders); a record that cannot be
-//! made durable is an error that denies; nothing is dropped silently.
+//! made durable is an error that denies; nothing is dropped silently; a record that says `allow`
+//! without an outcome was told to its caller.
 
 #[cfg(feature = "daemon")]
 pub mod log;
 #[cfg(feature = "daemon")]
 pub mod read;
+#[cfg(feature = "daemon")]
+mod retention;
 #[cfg(feature = "daemon")]
 mod row;
 #[cfg(feature = "daemon")]
@@ -60,6 +63,24 @@ pub struct Record {
     pub policy: u64,
 }
 
+/// How long records are kept. Zero is for ever, or any number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Days (of 24 hours) that a record is kept.
+    pub keep_days: u64,
+    /// Bytes that the log takes on disk before the oldest records go.
+    pub bytes_max: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention {
+            keep_days: 365,
+            bytes_max: 16 << 30,
+        }
+    }
+}
+
 /// What became of an allowed action. Recorded when it ends; not waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -71,4 +92,15 @@ pub struct Outcome {
     pub bytes_down: u64,
     /// Microseconds from the permit to the end.
     pub took_us: u64,
+}
+
+#[cfg(feature = "daemon")]
+impl Outcome {
+    /// Of an action that its record allows and that never happened.
+    fn not_done() -> Outcome {
+        Outcome {
+            status: log::NOT_DONE.to_owned(),
+            ..Outcome::default()
+        }
+    }
 }

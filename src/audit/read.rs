@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags, params};
 use serde::{Deserialize, Serialize};
 
+use super::retention::{self, Anchor};
 use super::row::{Hash, Row, chain_outcome, hex};
 use super::{Outcome, writer};
 
@@ -39,6 +40,10 @@ pub struct Filter {
 pub struct Verified {
     pub records: u64,
     pub outcomes: u64,
+    /// Records up to this number were removed by the retention.
+    pub removed: u64,
+    /// The number of the last record.
+    pub last: u64,
     /// The hash of the last record: note it elsewhere, and a rewritten log shows.
     pub head: String,
     /// The first fault, in words; `None` for an intact log.
@@ -126,6 +131,8 @@ impl Reader {
         let mut found = Verified {
             records: 0,
             outcomes: 0,
+            removed: 0,
+            last: 0,
             head: String::new(),
             fault: None,
         };
@@ -136,87 +143,126 @@ impl Reader {
                 Noted::default()
             }
         };
-        let mut fault = |text: String| {
-            found.fault.get_or_insert(text);
-        };
-        let mut head: Hash = [0; 32];
-        let mut last = 0;
-        let mut statement = transaction.prepare("SELECT * FROM record ORDER BY id")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let (record, hash) = match Row::read(row) {
-                Ok(read) => read,
-                Err(error) => {
-                    fault(format!("record {}: unreadable: {error}", last + 1));
-                    break;
-                }
-            };
-            if record.id != last + 1 {
-                fault(format!("record {} is missing", last + 1));
-            }
-            if record.chain(&head) != hash {
-                fault(format!(
-                    "record {} was changed, or the one before it was",
-                    record.id
-                ));
-            }
-            if record.id == noted.record.0 && hex(&hash) != noted.record.1 {
-                fault(format!("record {} is not the one that was noted", record.id));
-            }
-            (last, head) = (record.id, hash);
-            found.records += 1;
-        }
-        if last < noted.record.0 {
-            fault(format!(
-                "records after {last} are cut off; {} were noted",
-                noted.record.0
-            ));
-        }
-        found.head = hex(&head);
-        drop(rows);
-        drop(statement);
-        let (count, outcome_fault) = verify_outcomes(&transaction, &noted)?;
-        found.outcomes = count;
-        if found.fault.is_none() {
-            found.fault = outcome_fault;
-        }
+        // The chain begins where the newest removal ended; the chain itself vouches for that.
+        let anchor = retention::newest_anchor(&transaction)?.unwrap_or_default();
+        found.removed = anchor.record;
+        let faults = [
+            verify_records(&transaction, &noted, &anchor, &mut found)?,
+            verify_outcomes(&transaction, &noted, &anchor, &mut found)?,
+        ];
+        found.fault = found.fault.take().or_else(|| faults.into_iter().flatten().next());
         Ok(found)
     }
 }
 
+/// The ends of both chains, as the note beside the database has them.
 #[derive(Default)]
-struct Noted {
-    record: (u64, String),
-    outcome: (u64, String),
+pub(super) struct Noted {
+    pub(super) record: (u64, String),
+    pub(super) outcome: (u64, String),
 }
 
-fn verify_outcomes(connection: &Connection, noted: &Noted) -> Result<(u64, Option<String>), ReadError> {
-    let mut head: Hash = [0; 32];
-    let mut last = 0;
+fn verify_records(
+    connection: &Connection,
+    noted: &Noted,
+    anchor: &Anchor,
+    found: &mut Verified,
+) -> Result<Option<String>, ReadError> {
+    let Some(mut head) = start(&anchor.record_hash) else {
+        return Ok(Some("the anchor of the records is unreadable".to_owned()));
+    };
+    let mut last = anchor.record;
+    let mut fault: Option<String> = None;
+    let mut statement = connection.prepare("SELECT * FROM record ORDER BY id")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let Ok((record, hash)) = Row::read(row) else {
+            return Ok(fault.or_else(|| Some(format!("record {} is unreadable", last + 1))));
+        };
+        if record.id != last + 1 {
+            fault.get_or_insert(format!("record {} is missing", last + 1));
+        }
+        if record.chain(&head) != hash {
+            fault.get_or_insert(format!(
+                "record {} was changed, or the one before it was",
+                record.id
+            ));
+        }
+        if record.id == noted.record.0 && hex(&hash) != noted.record.1 {
+            fault.get_or_insert(format!("record {} is not the one that was noted", record.id));
+        }
+        if record.step == retention::GATEWAY && record.cause == "log_damaged" {
+            fault.get_or_insert(format!("record {}: {}", record.id, record.summary));
+        }
+        (last, head) = (record.id, hash);
+        found.records += 1;
+    }
+    if last < noted.record.0 {
+        fault.get_or_insert(format!(
+            "records after {last} are cut off; {} were noted",
+            noted.record.0
+        ));
+    }
+    found.last = last;
+    found.head = hex(&head);
+    Ok(fault)
+}
+
+fn verify_outcomes(
+    connection: &Connection,
+    noted: &Noted,
+    anchor: &Anchor,
+    found: &mut Verified,
+) -> Result<Option<String>, ReadError> {
+    let Some(mut head) = start(&anchor.outcome_hash) else {
+        return Ok(Some("the anchor of the outcomes is unreadable".to_owned()));
+    };
+    let mut last = anchor.outcome;
     let mut statement = connection.prepare("SELECT * FROM outcome ORDER BY seq")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let number = |index| row.get::<_, i64>(index).map(|value| value as u64);
-        let outcome = Outcome {
-            status: row.get(2)?,
-            bytes_up: number(3)?,
-            bytes_down: number(4)?,
-            took_us: number(5)?,
+        let Ok((seq, record, outcome, hash)) = read_outcome(row) else {
+            return Ok(Some(format!("outcome {} is unreadable", last + 1)));
         };
-        let (seq, hash): (u64, Hash) = (number(0)?, row.get(6)?);
-        if seq != last + 1 || chain_outcome(&head, seq, number(1)?, &outcome) != hash {
-            return Ok((last, Some(format!("outcome {} was changed or removed", last + 1))));
+        if seq != last + 1 || chain_outcome(&head, seq, record, &outcome) != hash {
+            return Ok(Some(format!("outcome {} was changed or removed", last + 1)));
         }
         if seq == noted.outcome.0 && hex(&hash) != noted.outcome.1 {
-            return Ok((last, Some(format!("outcome {seq} is not the one that was noted"))));
+            return Ok(Some(format!("outcome {seq} is not the one that was noted")));
         }
         (last, head) = (seq, hash);
+        found.outcomes += 1;
     }
-    let cut = (last < noted.outcome.0).then(|| format!("outcomes after {last} are cut off"));
-    Ok((last, cut))
+    Ok((last < noted.outcome.0).then(|| format!("outcomes after {last} are cut off")))
 }
 
-fn parse_head(text: &str) -> Option<Noted> {
+fn read_outcome(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, u64, Outcome, Hash)> {
+    let number = |index| row.get::<_, i64>(index).map(|value| value as u64);
+    let outcome = Outcome {
+        status: row.get(2)?,
+        bytes_up: number(3)?,
+        bytes_down: number(4)?,
+        took_us: number(5)?,
+    };
+    Ok((number(0)?, number(1)?, outcome, row.get(6)?))
+}
+
+/// The hash that a chain begins with: an anchor's, or zeros where nothing was removed.
+fn start(hash: &str) -> Option<Hash> {
+    let mut start = [0; 32];
+    if hash.is_empty() {
+        return Some(start);
+    }
+    if hash.len() != 64 {
+        return None;
+    }
+    for (index, byte) in start.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hash.get(index * 2..index * 2 + 2)?, 16).ok()?;
+    }
+    Some(start)
+}
+
+pub(super) fn parse_head(text: &str) -> Option<Noted> {
     let mut words = text.split_whitespace();
     Some(Noted {
         record: (words.next()?.parse().ok()?, words.next()?.to_owned()),

@@ -1,6 +1,7 @@
 //! Waiting for decisions: who waits for which row, and waking them.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ struct Shared {
     waiting: Mutex<HashMap<i64, Arc<Notify>>>,
     /// Counts changes of the list.
     changes: watch::Sender<u64>,
+    /// The gateway ends: who leaves now is not an agent that has gone.
+    closing: AtomicBool,
 }
 
 /// Withdraws the row when the agent goes, unless it was answered.
@@ -39,13 +42,24 @@ struct Wait {
 impl Queue {
     /// A queue over the state database. Questions that were pending before a restart are pending still.
     pub fn new(state: State) -> Queue {
+        let pruned = state.with(|connection| store::prune(connection, now_us()));
+        if let Err(error) = pruned {
+            tracing::error!(%error, "old approvals could not be removed");
+        }
         Queue {
             shared: Arc::new(Shared {
                 state,
                 waiting: Mutex::default(),
                 changes: watch::channel(0).0,
+                closing: AtomicBool::new(false),
             }),
         }
+    }
+
+    /// The gateway ends. Questions stay as they are: their agents lose the connection for no fault
+    /// of theirs, and the identical action finds its question again after a restart.
+    pub fn close(&self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
     }
 
     /// Holds the question until it is decided or times out. Dropping the future (the agent left)
@@ -191,7 +205,8 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let (shared, id, withdraw) = (self.shared.clone(), self.id, !self.answered);
+        let closing = self.shared.closing.load(Ordering::SeqCst);
+        let (shared, id, withdraw) = (self.shared.clone(), self.id, !self.answered && !closing);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if withdraw => {
                 runtime.spawn_blocking(move || shared.release(id, true));

@@ -18,6 +18,15 @@ pub const QUESTION_BYTES_MAX: usize = 4 << 20;
 /// Seconds in which a decision that nobody waited for can be used by a retry.
 pub const DECISION_S: u64 = 600;
 
+/// Days that a closed question is kept.
+pub const CLOSED_KEPT_DAYS: u64 = 90;
+/// Closed questions that are kept, whatever their age; the oldest go first.
+pub const CLOSED_KEPT_MAX: i64 = 4096;
+/// Bytes of closed questions that are kept; an agent could fill the disk with large ones.
+pub const CLOSED_BYTES_MAX: i64 = 256 << 20;
+/// New questions between two looks for closed ones that may go.
+const PRUNE_EVERY: i64 = 32;
+
 /// Where a question stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -203,6 +212,9 @@ pub(super) fn take(
             ],
         )?;
         let id = transaction.last_insert_rowid();
+        if id % PRUNE_EVERY == 0 {
+            prune(&transaction, now)?;
+        }
         transaction.commit()?;
         Ok(Taken::Pending { id, expires_us })
     })
@@ -281,6 +293,30 @@ pub(super) fn expire(connection: &Connection, now: i64) -> Result<(), StateError
              WHERE state = 'pending' AND expires_us <= ?1",
         )?
         .execute([now])?;
+    Ok(())
+}
+
+/// Removes closed questions over the limits of age, number and bytes, oldest first. What was
+/// allowed and may still be used by a retry stays.
+pub(super) fn prune(connection: &Connection, now: i64) -> Result<(), StateError> {
+    let old = now.saturating_sub(micros(Duration::from_secs(CLOSED_KEPT_DAYS * 86_400)));
+    let usable = now.saturating_sub(micros(Duration::from_secs(DECISION_S)));
+    connection.execute_batch("CREATE TEMP TABLE IF NOT EXISTS approval_gone (id INTEGER PRIMARY KEY)")?;
+    connection.execute("DELETE FROM approval_gone", [])?;
+    connection.execute(
+        "INSERT INTO approval_gone SELECT id FROM (
+           SELECT id, closed_us, count(*) OVER newest AS number, sum(octet_length(question)) OVER newest AS bytes
+           FROM approval WHERE state <> 'pending' AND NOT (state = 'allowed' AND closed_us > ?2)
+           WINDOW newest AS (ORDER BY id DESC ROWS UNBOUNDED PRECEDING))
+         WHERE closed_us < ?1 OR number > ?3 OR bytes > ?4",
+        params![old, usable, CLOSED_KEPT_MAX, CLOSED_BYTES_MAX],
+    )?;
+    for table in ["approval_vote WHERE approval", "approval WHERE id"] {
+        connection.execute(
+            &format!("DELETE FROM {table} IN (SELECT id FROM approval_gone)"),
+            [],
+        )?;
+    }
     Ok(())
 }
 
