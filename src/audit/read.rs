@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use super::retention::{self, Anchor};
@@ -126,6 +126,15 @@ impl Reader {
     /// # Errors
     /// The database cannot be read.
     pub fn verify(&self) -> Result<Verified, ReadError> {
+        self.verify_with(None)
+    }
+
+    /// [`Reader::verify`], and whether the record is still there that was noted elsewhere:
+    /// `NUMBER:HASH`, from [`Verified::last`] and [`Verified::head`] of an earlier check.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn verify_with(&self, elsewhere: Option<&str>) -> Result<Verified, ReadError> {
         let noted = std::fs::read_to_string(writer::head_path(&self.path));
         let transaction = self.connection.unchecked_transaction()?;
         let mut found = Verified {
@@ -150,7 +159,9 @@ impl Reader {
             verify_records(&transaction, &noted, &anchor, &mut found)?,
             verify_outcomes(&transaction, &noted, &anchor, &mut found)?,
         ];
-        found.fault = found.fault.take().or_else(|| faults.into_iter().flatten().next());
+        let gone = elsewhere.and_then(|noted| not_there(&transaction, noted, found.removed).transpose());
+        let faults = faults.into_iter().chain([gone.transpose()?]);
+        found.fault = found.fault.take().or_else(|| faults.flatten().next());
         Ok(found)
     }
 }
@@ -160,6 +171,36 @@ impl Reader {
 pub(super) struct Noted {
     pub(super) record: (u64, String),
     pub(super) outcome: (u64, String),
+}
+
+/// What is wrong with a record that was noted elsewhere.
+fn not_there(connection: &Connection, noted: &str, removed: u64) -> Result<Option<String>, ReadError> {
+    let parsed = noted
+        .split_once(':')
+        .and_then(|(number, hash)| Some((number.parse::<u64>().ok()?, hash)));
+    let Some((number, hash)) = parsed else {
+        return Ok(Some(format!("`{noted}` is not NUMBER:HASH")));
+    };
+    if number == 0 {
+        return Ok(None);
+    }
+    if number <= removed {
+        return Ok(Some(format!(
+            "record {number} was removed by the retention: note a newer one"
+        )));
+    }
+    let found: Option<Hash> = connection
+        .query_row(
+            "SELECT hash FROM record WHERE id = ?",
+            [i64::try_from(number).unwrap_or(i64::MAX)],
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(match found {
+        Some(own) if hex(&own).eq_ignore_ascii_case(hash) => None,
+        Some(_) => Some(format!("record {number} is not the one that was noted elsewhere")),
+        None => Some(format!("record {number}, which was noted elsewhere, is missing")),
+    })
 }
 
 fn verify_records(

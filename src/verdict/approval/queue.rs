@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::store::{self, Decide, DecideError, Held, Taken};
-use super::{Answer, ApprovalDown, Question};
+use super::row;
+use super::store::{self, Decide, DecideError, Taken};
+use super::{Answer, ApprovalDown, Held, Question};
 use crate::state::{State, StateError, now_us};
 
 /// Rows that one listing returns at most.
@@ -114,7 +115,7 @@ impl Queue {
         let list = move |state: &State| {
             state.with(|connection| {
                 store::expire(connection, now_us())?;
-                store::list(connection, !all, LIST_MAX)
+                row::list(connection, !all, LIST_MAX)
             })
         };
         self.shared.state.run(list).await
@@ -128,7 +129,7 @@ impl Queue {
         let show = move |state: &State| {
             state.with(|connection| {
                 store::expire(connection, now_us())?;
-                store::one(connection, id)
+                row::one(connection, id)
             })
         };
         self.shared.state.run(show).await
