@@ -89,11 +89,16 @@ impl Operator {
     }
 }
 
-/// Starts every listener of the operator's side; returns when they accept.
+/// Starts every listener of the operator's side; returns when they accept, with the address of
+/// the one on TCP.
 ///
 /// # Errors
 /// A listener cannot be made, or the operator's token is none.
-pub async fn serve(operator: Operator, gateway: &Gateway, leaves: Arc<Leaves>) -> Result<(), AdminError> {
+pub async fn serve(
+    operator: Operator,
+    gateway: &Gateway,
+    leaves: Arc<Leaves>,
+) -> Result<SocketAddr, AdminError> {
     if !gateway.admin_listen.ip().is_loopback() {
         return Err(AdminError::NotLoopback(gateway.admin_listen));
     }
@@ -108,12 +113,12 @@ pub async fn serve(operator: Operator, gateway: &Gateway, leaves: Arc<Leaves>) -
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed(shown))?;
     tokio::spawn(listen::serve(unix, router.clone(), listen::BOUNDS));
 
+    let what = format!("dashboard_listen {}", gateway.admin_listen);
     let tcp = TcpListener::bind(gateway.admin_listen)
         .await
-        .map_err(failed(format!("dashboard_listen {}", gateway.admin_listen)))?;
-    if let Ok(address) = tcp.local_addr() {
-        tracing::info!(%address, "the admin API listens");
-    }
+        .map_err(failed(what.clone()))?;
+    let bound = tcp.local_addr().map_err(failed(what))?;
+    tracing::info!(address = %bound, "the admin API listens");
     tokio::spawn(listen::serve(tcp, router, listen::BOUNDS));
 
     if let Some(address) = gateway.enrol_listen {
@@ -122,5 +127,5 @@ pub async fn serve(operator: Operator, gateway: &Gateway, leaves: Arc<Leaves>) -
             .map_err(failed(format!("enrol_listen {address}")))?;
         tokio::spawn(enrol::serve(listener, operator, leaves));
     }
-    Ok(())
+    Ok(bound)
 }

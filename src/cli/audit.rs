@@ -70,7 +70,7 @@ enum Command {
         #[arg(short, long)]
         follow: bool,
         /// How many.
-        #[arg(short, long, default_value_t = 20)]
+        #[arg(short = 'n', short_alias = 'l', long, default_value_t = 20)]
         lines: u32,
         #[command(flatten)]
         filter: Filter,
