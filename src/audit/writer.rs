@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::watch;
 
 use super::log::{AuditDown, Waiter};
@@ -132,10 +132,7 @@ impl Writer {
         let mut flushes = Vec::new();
         for job in jobs {
             match job {
-                Job::Append(mut record, waiter) => {
-                    if waiter.answer.is_closed() {
-                        abandon(&mut record);
-                    }
+                Job::Append(record, waiter) => {
                     records.push(record);
                     waiters.push(waiter);
                 }
@@ -147,7 +144,7 @@ impl Writer {
                 }
             }
         }
-        match self.commit(&records) {
+        match self.commit(&mut records, &waiters) {
             Ok(first) => {
                 for ((id, waiter), record) in (first..).zip(waiters).zip(&records) {
                     let told = waiter.answer.send(Ok(RecordId(id)));
@@ -174,13 +171,13 @@ impl Writer {
     }
 
     /// One transaction; the number of the first record.
-    fn commit(&mut self, records: &[Box<Record>]) -> rusqlite::Result<u64> {
+    fn commit(&mut self, records: &mut [Box<Record>], waiters: &[Waiter]) -> rusqlite::Result<u64> {
         let mut open = match self.open.take() {
             Some(open) => open,
             None => Open::new(&self.path)?,
         };
         let first = open.heads.record.0 + 1;
-        open.write(records, &self.outcomes)?;
+        open.write(records, waiters, &self.outcomes)?;
         self.outcomes.clear();
         self.keep(open);
         Ok(first)
@@ -312,12 +309,25 @@ impl Open {
         Ok(())
     }
 
-    fn write(&mut self, records: &[Box<Record>], outcomes: &[(RecordId, Outcome)]) -> rusqlite::Result<()> {
+    fn write(
+        &mut self,
+        records: &mut [Box<Record>],
+        waiters: &[Waiter],
+        outcomes: &[(RecordId, Outcome)],
+    ) -> rusqlite::Result<()> {
         let mut heads = self.heads;
-        let transaction = self.connection.transaction()?;
+        // The wait for another process's lock is over before it is seen who still waits.
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let given_up = records
+            .iter_mut()
+            .zip(waiters)
+            .filter(|(_, waiter)| waiter.answer.is_closed());
+        given_up.for_each(|(record, _)| abandon(record));
         {
             let mut insert = transaction.prepare_cached(Row::INSERT)?;
-            for record in records {
+            for record in records.iter() {
                 let row = Row::new(heads.record.0 + 1, record);
                 let hash = row.chain(&heads.record.1);
                 row.insert(&mut insert, &hash)?;

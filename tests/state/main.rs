@@ -7,6 +7,10 @@
     reason = "tests say what they expect"
 )]
 
+mod audit;
+mod hiding;
+mod queue;
+
 use std::time::Duration;
 
 use tailkeep::audit::log::Log;
