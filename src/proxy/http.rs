@@ -5,7 +5,7 @@
 //! ([`crate::facts`]), judged ([`Judge`]), given its secret ([`crate::credential`]) and sent
 //! ([`crate::upstream::Pool`]).
 //!
-//! - [`request`] is the path of one request; [`answer`] what it is answered when it goes nowhere.
+//! - [`request`] is the path of one request up to its verdict, [`send`] from there on; [`answer`] what it is answered when it goes nowhere.
 //! - [`body`] holds and streams bodies, [`download`] is the response's way back.
 //! - [`upgrade`] splices what is no longer HTTP. [`activity`] ends who is too slow.
 //!
@@ -16,11 +16,13 @@
 pub mod activity;
 pub mod answer;
 pub mod body;
+pub mod budget;
 pub mod download;
 pub mod form;
 pub mod judge;
 pub mod replay;
 pub mod request;
+pub mod send;
 pub mod upgrade;
 
 use std::net::SocketAddr;
@@ -74,6 +76,8 @@ pub struct Shared<J> {
     pub pool: Arc<Pool>,
     /// The secret of a credential's slot, or `None` where it is missing.
     pub secrets: Arc<Secrets>,
+    /// How much of each agent's bodies is held.
+    pub held: budget::Budget,
 }
 
 /// Where secrets come from: a credential and the name of its slot (`""` for the only one).
@@ -203,7 +207,7 @@ enum Talk {
 async fn offer<J: Judge>(
     shared: &Shared<J>,
     claimed: &Claimed,
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
     asked: Asked,
     limit: Duration,
 ) -> Offer {
@@ -235,7 +239,7 @@ async fn offer<J: Judge>(
     };
     let spoken = match shared.pool.spoken(&to) {
         Some(version) => Some(version),
-        None => timeout(limit, request::probe(shared, claimed, &to))
+        None => timeout(limit, send::probe(shared, claimed, &to))
             .await
             .ok()
             .flatten(),

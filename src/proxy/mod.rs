@@ -64,6 +64,7 @@ impl Proxy {
             judge: parts.gate.clone(),
             leaves: parts.leaves.clone(),
             pool: Pool::new(parts.dialer.clone(), parts.connectors.clone()),
+            held: http::budget::Budget::default(),
             secrets: Arc::new(move |credential, slot| match secrets.get(credential, slot) {
                 Ok(secret) => Some(secret),
                 Err(missing) => {

@@ -122,7 +122,11 @@ impl Dialer {
             let mut open = Vec::with_capacity(found.len());
             let mut shut = None;
             for address in found {
-                match self.check(address, target.guarded) {
+                let checked = match target.guarded {
+                    true => self.check(address).await,
+                    false => Ok(()),
+                };
+                match checked {
                     Ok(()) => open.push(address),
                     Err(error) => shut = Some(error),
                 }
@@ -142,26 +146,18 @@ impl Dialer {
     /// # Errors
     /// See [`DialError`].
     pub async fn pass(&self, _permit: &Permit, address: SocketAddr) -> Result<TcpStream, DialError> {
-        self.check(address, true)?;
-        if is_own(address.ip()).await {
-            return Err(DialError::Closed {
-                address,
-                reason: "an address of the gateway's machine",
-            });
-        }
+        self.check(address).await?;
         self.in_time(first_of(vec![address])).await
     }
 
-    /// Why a passthrough to an address would be refused, before anything is asked.
-    pub fn closed(&self) -> &Closed {
-        &self.closed
-    }
-
-    fn check(&self, address: SocketAddr, guarded: bool) -> Result<(), DialError> {
-        match self.closed.reason(address).filter(|_| guarded) {
-            Some(reason) => Err(DialError::Closed { address, reason }),
-            None => Ok(()),
-        }
+    /// Refuses what [`Closed`] lists, and every address of this machine.
+    async fn check(&self, address: SocketAddr) -> Result<(), DialError> {
+        let reason = match self.closed.reason(address) {
+            Some(reason) => reason,
+            None if is_own(address.ip()).await => "an address of the gateway's machine",
+            None => return Ok(()),
+        };
+        Err(DialError::Closed { address, reason })
     }
 
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
@@ -246,3 +242,6 @@ async fn first_of(addresses: Vec<SocketAddr>) -> Result<TcpStream, DialError> {
 async fn is_own(address: IpAddr) -> bool {
     UdpSocket::bind(SocketAddr::new(address, 0)).await.is_ok()
 }
+
+#[cfg(test)]
+mod tests;

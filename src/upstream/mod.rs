@@ -11,6 +11,7 @@
 pub mod closed;
 pub mod dial;
 pub mod dns;
+pub mod keep;
 pub mod pool;
 pub mod postgres;
 

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::task::AbortHandle;
 use tokio::time::{timeout, timeout_at};
 
 use super::dial::{DialError, Dialer, Target};
+use super::keep::{Http1, Http2, KEYS_MAX, Keep, Kept, Key};
 use crate::policy::Endpoint;
 use crate::proxy::http::UpBody;
 use crate::proxy::http::body::Tally;
@@ -25,15 +25,6 @@ use crate::proxy::http::form::{as_http1, as_http2};
 use crate::tls::client::ConnectError;
 use crate::tls::{ClientIdentity, Connectors, Verify, Wanted};
 use crate::verdict::Permit;
-
-/// Idle HTTP/1.1 connections that are kept for one key.
-pub const IDLE_PER_KEY_MAX: usize = 16;
-
-/// Keys with kept connections; at the limit, those of no use are swept, then none is kept.
-pub const KEYS_MAX: usize = 4096;
-
-/// How long an idle connection is kept. Most servers close theirs after 60 s or more.
-pub const IDLE_MAX: Duration = Duration::from_secs(50);
 
 /// How long it is remembered which protocols an upstream speaks.
 pub const ALPN_MAX_AGE: Duration = Duration::from_secs(300);
@@ -83,7 +74,7 @@ pub enum Version {
 pub struct To<'a> {
     /// The agent's address: connections are never shared between agents.
     pub agent: IpAddr,
-    pub endpoint: &'a Endpoint,
+    pub endpoint: &'a Arc<Endpoint>,
     /// What to dial: the claimed name, or the dialled address as text.
     pub dial: &'a str,
     /// What the upstream is called: for its certificate and SNI.
@@ -96,35 +87,6 @@ pub struct To<'a> {
     pub answer: Duration,
 }
 
-/// What a connection is kept under. Everything that shaped it is in here.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    agent: IpAddr,
-    endpoint: Arc<str>,
-    host: String,
-    target: Target,
-    /// `None` without TLS; else the roots' text, which changes when the configuration does.
-    tls: Option<Option<String>>,
-    identity: Option<[u8; 32]>,
-    version: Version,
-}
-
-type Http1 = hyper::client::conn::http1::SendRequest<UpBody>;
-type Http2 = hyper::client::conn::http2::SendRequest<UpBody>;
-
-/// One kept connection.
-struct Kept<S> {
-    sender: S,
-    task: AbortHandle,
-    since: Instant,
-}
-
-#[derive(Default)]
-struct Slot {
-    http1: Vec<Kept<Http1>>,
-    http2: Option<Kept<Http2>>,
-}
-
 /// Which protocols an upstream speaks, as it was seen last.
 type Spoken = HashMap<(Target, Arc<str>, String), (Version, Instant)>;
 
@@ -132,7 +94,7 @@ type Spoken = HashMap<(Target, Arc<str>, String), (Version, Instant)>;
 pub struct Pool {
     dialer: Arc<Dialer>,
     connectors: Arc<Connectors>,
-    slots: Mutex<HashMap<Key, Slot>>,
+    keep: Keep,
     spoken: Mutex<Spoken>,
 }
 
@@ -162,7 +124,7 @@ impl Pool {
         Arc::new(Pool {
             dialer,
             connectors,
-            slots: Mutex::default(),
+            keep: Keep::default(),
             spoken: Mutex::default(),
         })
     }
@@ -180,17 +142,20 @@ impl Pool {
         to: &To<'_>,
         mut request: Request<UpBody>,
     ) -> Result<Sent, SendError> {
+        // A kept connection needs leave as much as a new one.
+        if *permit.endpoint() != to.endpoint.key {
+            return Err(DialError::NotPermitted(permit.endpoint().to_string()).into());
+        }
         let key = Key::of(to);
         if to.version == Version::Http2
-            && let Some(sender) = self.http2(&key)
+            && let Some(sender) = self.keep.http2(&key)
         {
             request = match exchange2(sender, request, to).await? {
                 Ok(sent) => return Ok(sent),
                 Err(unsent) => unsent,
             };
-            self.forget_http2(&key);
         }
-        while let Some(kept) = self.take_http1(&key) {
+        while let Some(kept) = self.keep.take_http1(&key) {
             request = match self.exchange1(&key, kept, request, to.answer).await? {
                 Ok(sent) => return Ok(sent),
                 Err(unsent) => unsent,
@@ -221,11 +186,7 @@ impl Pool {
         Ok(match self.open(permit, to, &key).await? {
             Fresh::Http1(kept) => {
                 // The agent will be offered HTTP/1.1, and ask for that.
-                let key = Key {
-                    version: Version::Http1,
-                    ..key
-                };
-                self.keep_http1(&key, kept);
+                self.keep.keep_http1(key.over(Version::Http1), kept);
                 Version::Http1
             }
             Fresh::Http2(_) => Version::Http2,
@@ -234,31 +195,21 @@ impl Pool {
 
     /// Idle connections that are kept now.
     pub fn kept(&self) -> usize {
-        let slots = lock(&self.slots);
-        slots
-            .values()
-            .map(|slot| slot.http1.len() + usize::from(slot.http2.is_some()))
-            .sum()
+        self.keep.count()
     }
 
     /// Closes what has been idle too long. The owner of the pool calls it now and then.
     pub fn sweep(&self) {
-        lock(&self.slots).retain(|_, slot| {
-            slot.http1
-                .retain(|kept| kept.since.elapsed() < IDLE_MAX && !kept.sender.is_closed());
-            // HTTP/2 streams in flight hold senders of their own; the connection ends with the last.
-            slot.http2 = slot
-                .http2
-                .take()
-                .filter(|kept| kept.since.elapsed() < IDLE_MAX && !kept.sender.is_closed());
-            !slot.http1.is_empty() || slot.http2.is_some()
-        });
+        self.keep.sweep();
         lock(&self.spoken).retain(|_, (_, at)| at.elapsed() < ALPN_MAX_AGE);
     }
 
     async fn open(self: &Arc<Self>, permit: &Permit, to: &To<'_>, key: &Key) -> Result<Fresh, SendError> {
         let deadline = tokio::time::Instant::now() + self.dialer.connect_limit();
-        let stream = self.dialer.dial(permit, to.endpoint, &key.target).await?;
+        let stream = self
+            .dialer
+            .dial(permit, to.endpoint, &Target::of(to.endpoint, to.dial, to.port))
+            .await?;
         if !to.endpoint.tls {
             return self.greet(TokioIo::new(stream), to.version, key).await;
         }
@@ -316,7 +267,7 @@ impl Pool {
                     let _ = connection.await;
                 });
                 let kept = Kept::new(sender.clone(), task.abort_handle());
-                self.keep_http2(key, kept);
+                self.keep.keep_http2(key.clone(), kept);
                 Ok(Fresh::Http2(Kept::new(sender, task.abort_handle())))
             }
         }
@@ -352,51 +303,6 @@ impl Pool {
                 Some(unsent) => Ok(Err(unsent)),
                 None => Err(error.into_error().into()),
             },
-        }
-    }
-
-    fn take_http1(&self, key: &Key) -> Option<Kept<Http1>> {
-        let mut slots = lock(&self.slots);
-        let slot = slots.get_mut(key)?;
-        // The youngest first: it is the least likely to have been closed.
-        while let Some(kept) = slot.http1.pop() {
-            if kept.since.elapsed() < IDLE_MAX && !kept.sender.is_closed() {
-                return Some(kept);
-            }
-        }
-        None
-    }
-
-    fn keep_http1(&self, key: &Key, mut kept: Kept<Http1>) {
-        kept.since = Instant::now();
-        let mut slots = lock(&self.slots);
-        if let Some(slot) = slot_of(&mut slots, key)
-            && slot.http1.len() < IDLE_PER_KEY_MAX
-        {
-            slot.http1.push(kept);
-        }
-    }
-
-    fn http2(&self, key: &Key) -> Option<Http2> {
-        let mut slots = lock(&self.slots);
-        let slot = slots.get_mut(key)?;
-        let kept = slot.http2.as_mut().filter(|kept| !kept.sender.is_closed())?;
-        kept.since = Instant::now();
-        Some(kept.sender.clone())
-    }
-
-    fn keep_http2(&self, key: &Key, kept: Kept<Http2>) {
-        let mut slots = lock(&self.slots);
-        if let Some(slot) = slot_of(&mut slots, key) {
-            slot.http2 = Some(kept);
-        }
-    }
-
-    fn forget_http2(&self, key: &Key) {
-        if let Some(slot) = lock(&self.slots).get_mut(key)
-            && slot.http2.as_ref().is_some_and(|kept| kept.sender.is_closed())
-        {
-            slot.http2 = None;
         }
     }
 
@@ -452,37 +358,12 @@ async fn exchange2(
     }
 }
 
-impl Key {
-    fn of(to: &To<'_>) -> Key {
-        let tls = to.endpoint.tls.then(|| to.endpoint.ca_cert.clone());
-        Key {
-            agent: to.agent,
-            endpoint: to.endpoint.key.clone(),
-            host: to.host.to_owned(),
-            target: Target::of(to.endpoint, to.dial, to.port),
-            tls,
-            identity: to.identity.map(|identity| *identity.tag()),
-            version: to.version,
-        }
-    }
-}
-
-impl<S> Kept<S> {
-    fn new(sender: S, task: AbortHandle) -> Self {
-        Kept {
-            sender,
-            task,
-            since: Instant::now(),
-        }
-    }
-}
-
 impl Lease {
     /// The response was read to its end and the request was sent to its end: the connection can
     /// carry the next one.
     pub fn done(mut self) {
         if let Some(held) = self.0.take() {
-            held.pool.keep_http1(&held.key, held.kept);
+            held.pool.keep.keep_http1(held.key, held.kept);
         }
     }
 
@@ -503,13 +384,6 @@ impl Drop for Lease {
 fn spoken_key(to: &To<'_>) -> (Target, Arc<str>, String) {
     let target = Target::of(to.endpoint, to.dial, to.port);
     (target, to.endpoint.key.clone(), to.host.to_owned())
-}
-
-fn slot_of<'a>(slots: &'a mut HashMap<Key, Slot>, key: &Key) -> Option<&'a mut Slot> {
-    if slots.len() >= KEYS_MAX && !slots.contains_key(key) {
-        return None;
-    }
-    Some(slots.entry(key.clone()).or_default())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -62,3 +62,32 @@ rule "rest" {
         "{story:#?}"
     );
 }
+
+#[tokio::test]
+async fn a_denial_is_put_as_the_client_reads_it() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.policy(""));
+    let gateway = world.listen(API).await;
+    for flag in ["--http2", "--http1.1"] {
+        let url = "https://api.test/1k";
+        let both = curls(&world, gateway, &[&[flag, "-I", url], &[flag, "-I", url]]).await;
+        let seen: Vec<_> = both.iter().map(|got| (got.status, got.connects)).collect();
+        assert_eq!(seen, [(403, 1), (403, 0)], "{flag}: {}", both[0].errors);
+    }
+    let grpc = [
+        "--http2",
+        "-i",
+        "-H",
+        "Content-Type: application/grpc",
+        "-d",
+        "x",
+        "https://grpc.test/a.B/C",
+    ];
+    let mut dialled = API;
+    dialled.name = Some("grpc.test");
+    let gateway = world.listen(dialled).await;
+    let got = curl(&world, gateway, &grpc).await;
+    assert_eq!(got.status, 200, "{}", got.errors);
+    assert!(got.text().contains("grpc-status: 7"), "{}", got.text());
+    assert!(got.text().contains("grpc-message: no rule"), "{}", got.text());
+}

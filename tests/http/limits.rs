@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use tailkeep::proxy::http::answer::DRAIN_BYTES_MAX;
+use tailkeep::proxy::http::budget::HELD_BYTES_MAX;
 use tailkeep::proxy::http::{HEAD_BYTES_MAX, HEADERS_MAX, STREAMS_MAX};
 
 use crate::agent::{Raw, ask, http2};
@@ -186,4 +187,38 @@ async fn rapid_resets_end_the_connection_and_harm_no_other() {
             .status,
         200
     );
+}
+
+#[tokio::test]
+async fn what_is_held_of_one_agents_bodies_is_bounded() {
+    let service = Service::start(BOTH).await;
+    let rules = r#"
+rule "read" {
+  endpoint  = https.api
+  condition = "http.body.contains('x')"
+  verdict   = "allow"
+}"#;
+    let most = HELD_BYTES_MAX / 2 + 1;
+    let limits =
+        format!("gateway {{\n limits {{\n body_bytes_max = {most}\n decoded_bytes_max = {most}\n }}\n");
+    let world = World::new(&service.policy(rules).replacen("gateway {\n", &limits, 1));
+    let gateway = world.listen(API).await;
+    let head =
+        |more: &str| format!("POST / HTTP/1.1\r\nHost: api.test\r\n{more}Content-Length: {most}\r\n\r\n");
+    let mut first = Raw::connect(gateway).await;
+    first.say(head("Expect: 100-continue\r\n")).await;
+    assert_eq!(first.hear().await.unwrap().status, 100);
+    // Its room is taken. There is none for a second: its body is unknown, and the rule hangs on it.
+    let mut request = head("").into_bytes();
+    request.resize(request.len() + most, b'x');
+    let mut second = Raw::connect(gateway).await;
+    second.say(&request).await;
+    let answer = second.hear().await.unwrap();
+    assert_eq!(answer.status, 403, "{}", answer.text());
+    assert!(answer.text().contains("unevaluable"), "{}", answer.text());
+    drop((first, second));
+    until("the room is given back", || world.open() == 0).await;
+    let mut third = Raw::connect(gateway).await;
+    third.say(&request).await;
+    assert_eq!(third.hear().await.unwrap().status, 200);
 }

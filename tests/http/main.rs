@@ -11,6 +11,7 @@
 
 mod agent;
 mod basics;
+mod bench;
 mod credentials;
 mod limits;
 mod names;

@@ -42,6 +42,14 @@ async fn a_reload_applies_to_open_connections() {
     world.reload(&other);
     raw.say(GET).await;
     assert_eq!(raw.hear().await.unwrap().status, 403);
+    // An endpoint that is still there and no longer claims what was dialled.
+    world.reload(
+        &service
+            .open_policy()
+            .replace("\"api.test\"", "\"elsewhere.test\""),
+    );
+    raw.say(GET).await;
+    assert_eq!(raw.hear().await.unwrap().status, 421);
     // An upstream that moved: the kept connection is not used.
     let moved = Service::start(BOTH).await;
     world.reload(&moved.open_policy());

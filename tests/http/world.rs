@@ -13,6 +13,7 @@ use tailkeep::audit::read::{Filter, Reader};
 use tailkeep::credential::Secret;
 use tailkeep::identity::{Agent, Identity, Transport};
 use tailkeep::policy::{Policy, Source};
+use tailkeep::proxy::http::budget::Budget;
 use tailkeep::proxy::http::{Claimed, Shared, serve};
 use tailkeep::state::State;
 use tailkeep::tls::{Authority, Connectors, Leaves};
@@ -39,6 +40,9 @@ pub const API: Dialled = Dialled {
     destination: "10.78.0.9:443",
 };
 
+/// Secrets by credential name and slot.
+pub type Values = HashMap<(String, String), Vec<u8>>;
+
 pub struct World {
     pub folder: tempfile::TempDir,
     pub gate: Arc<Gate>,
@@ -46,7 +50,7 @@ pub struct World {
     pub authority: Arc<Authority>,
     pub queue: Queue,
     /// Values by credential name and slot, before the default of [`World::new`].
-    pub secrets: Arc<Mutex<HashMap<(String, String), Vec<u8>>>>,
+    pub secrets: Arc<Mutex<Values>>,
     log: Log,
     pub ended: Arc<Mutex<Vec<String>>>,
     open: Arc<AtomicUsize>,
@@ -69,12 +73,13 @@ impl World {
         );
         let queue = Queue::new(State::open(&folder.path().join("state")).unwrap());
         let gate = Arc::new(Gate::new(policy.clone(), queue.clone(), log.clone()));
-        let secrets: Arc<Mutex<HashMap<(String, String), Vec<u8>>>> = Arc::default();
+        let secrets: Arc<Mutex<Values>> = Arc::default();
         let stored = secrets.clone();
         let shared = Arc::new(Shared {
             judge: gate.clone(),
             leaves: Arc::new(Leaves::new(authority.clone()).unwrap()),
             pool: Pool::new(Arc::new(dialer), Arc::new(Connectors::default())),
+            held: Budget::default(),
             secrets: Arc::new(move |credential, slot| {
                 let kept = stored.lock().unwrap();
                 let own = kept.get(&(credential.name.clone(), slot.to_owned())).cloned();

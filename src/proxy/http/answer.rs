@@ -1,9 +1,11 @@
 //! Answers that the gateway gives in the upstream's place.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
-use http::{Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::download::Download;
 use crate::facts::k8s::K8sFacts;
@@ -16,34 +18,45 @@ use crate::verdict::Refusal;
 /// on. The body of a longer one is cut off with its connection.
 pub const DRAIN_BYTES_MAX: u64 = 256 << 10;
 
+/// An answer of the gateway's own, before it is put as the agent's client expects it.
+pub struct Own {
+    response: Response<Bytes>,
+    reason: String,
+}
+
 /// A denial, in the words of the endpoint's protocol.
-pub fn denial(endpoint: &Endpoint, refusal: &Refusal, facts: Option<&K8sFacts>) -> Response<Download> {
+pub fn denial(endpoint: &Endpoint, refusal: &Refusal, facts: Option<&K8sFacts>) -> Own {
     let response = match endpoint.protocol {
         Protocol::Kubernetes => kubernetes::deny(refusal, facts),
         _ => plain::deny(refusal),
     };
-    response.map(Download::full)
+    Own {
+        response,
+        reason: refusal.reason.clone(),
+    }
 }
 
 /// A request that was refused before any rule: 400, or 421 for another host.
-pub fn malformed(endpoint: &Endpoint, error: plain::Malformed) -> Response<Download> {
+pub fn malformed(endpoint: &Endpoint, error: plain::Malformed) -> Own {
     let response = match endpoint.protocol {
         Protocol::Kubernetes => kubernetes::malformed(error),
         _ => plain::malformed(error),
     };
-    response.map(Download::full)
+    Own {
+        response,
+        reason: error.to_string(),
+    }
 }
 
 /// An upstream that could not be reached (502) or was too slow (504). What went wrong goes to
 /// the log: names, addresses and certificates behind the gateway are not the agent's business.
-pub fn unreachable(endpoint: &Endpoint, error: &SendError) -> Response<Download> {
+pub fn unreachable(endpoint: &Endpoint, error: &SendError) -> Own {
     tracing::warn!(endpoint = %endpoint.key, %error, "the upstream failed");
     match error {
-        SendError::Late(_) | SendError::Dial(DialError::Late(_)) => plain_error(
-            endpoint,
-            StatusCode::GATEWAY_TIMEOUT,
-            "the service behind the gateway is too slow",
-        ),
+        SendError::Late(_) | SendError::Dial(DialError::Late(_)) => {
+            let reason = "the service behind the gateway is too slow";
+            plain_error(endpoint, StatusCode::GATEWAY_TIMEOUT, reason)
+        }
         _ => plain_error(
             endpoint,
             StatusCode::BAD_GATEWAY,
@@ -53,15 +66,15 @@ pub fn unreachable(endpoint: &Endpoint, error: &SendError) -> Response<Download>
 }
 
 /// A body that broke off before it could be judged.
-pub fn broken_body(endpoint: &Endpoint) -> Response<Download> {
-    let mut response = plain_error(endpoint, StatusCode::BAD_REQUEST, "the request's body broke off");
-    response
-        .headers_mut()
-        .insert(CONNECTION, HeaderValue::from_static("close"));
-    response
+pub fn broken_body(endpoint: &Endpoint) -> Own {
+    let reason = "the request's body broke off";
+    let mut own = plain_error(endpoint, StatusCode::BAD_REQUEST, reason);
+    let close = HeaderValue::from_static("close");
+    own.response.headers_mut().insert(CONNECTION, close);
+    own
 }
 
-fn plain_error(endpoint: &Endpoint, status: StatusCode, reason: &str) -> Response<Download> {
+fn plain_error(endpoint: &Endpoint, status: StatusCode, reason: &str) -> Own {
     let body = match endpoint.protocol {
         Protocol::Kubernetes => serde_json::json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -69,14 +82,70 @@ fn plain_error(endpoint: &Endpoint, status: StatusCode, reason: &str) -> Respons
         }),
         _ => serde_json::json!({ "error": { "code": "upstream", "reason": reason } }),
     };
-    let mut response = Response::new(Download::full(Bytes::from(format!("{body}\n"))));
+    let body = Bytes::from(format!("{body}\n"));
+    let length = HeaderValue::from(body.len());
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_LENGTH, length);
+    Own {
+        response,
+        reason: reason.to_owned(),
+    }
+}
+
+/// How the client of a request reads an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voice {
+    Plain,
+    /// `HEAD`: headers alone (RFC 9110 §9.3.2).
+    Head,
+    /// gRPC: a status in trailers, in a response that is nothing else.
+    Grpc,
+}
+
+/// Bytes of a reason in a `grpc-message`.
+const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
+
+impl Voice {
+    pub fn of(request: &Parts) -> Voice {
+        let grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+        if request.method == Method::HEAD {
+            Voice::Head
+        } else if request.headers.get(CONTENT_TYPE).is_some_and(grpc) {
+            Voice::Grpc
+        } else {
+            Voice::Plain
+        }
+    }
+
+    /// The answer as that client reads it.
+    pub fn say(self, own: Own) -> Response<Download> {
+        match self {
+            Voice::Plain => own.response.map(Download::full),
+            Voice::Head => own.response.map(|_| Download::full(Bytes::new())),
+            Voice::Grpc => grpc(&own),
+        }
+    }
+}
+
+/// "Trailers-Only" of gRPC over HTTP/2, with the codes of its status table.
+fn grpc(own: &Own) -> Response<Download> {
+    let code = match own.response.status() {
+        StatusCode::FORBIDDEN => 7,
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => 14,
+        _ => 3,
+    };
+    let message = utf8_percent_encode(&own.reason, GRPC_MESSAGE).to_string();
+    let mut response = Response::new(Download::full(Bytes::new()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from(code));
+    if let Ok(message) = HeaderValue::try_from(message) {
+        headers.insert("grpc-message", message);
+    }
     response
 }
 

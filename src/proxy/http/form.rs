@@ -1,12 +1,17 @@
 //! The same request in the form of either HTTP version.
 
-use http::header::{HOST, HeaderValue};
+use http::header::{COOKIE, HOST, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri, Version};
 
 /// Origin form with a `Host` header (RFC 9112 §3.2.1). An absolute form becomes it, which an
 /// origin server must take as the same (§3.2.2).
+///
+/// Cookies that HTTP/2 may send apart are joined again (RFC 9113 §8.2.3).
 pub fn as_http1<B>(mut request: Request<B>) -> Request<B> {
+    if request.version() == Version::HTTP_2 {
+        join_cookies(request.headers_mut());
+    }
     *request.version_mut() = Version::HTTP_11;
     if let Some(authority) = request.uri().authority() {
         let host = HeaderValue::from_str(authority.as_str());
@@ -40,6 +45,23 @@ pub fn as_http2<B>(mut request: Request<B>, tls: bool) -> Request<B> {
         *request.uri_mut() = uri;
     }
     request
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let sensitive = first.is_sensitive();
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(mut joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        joined.set_sensitive(sensitive);
+        headers.insert(COOKIE, joined);
+    }
 }
 
 fn path_of<B>(request: &Request<B>) -> PathAndQuery {
@@ -82,5 +104,16 @@ mod tests {
             assert!(!two.headers().contains_key(HOST));
             assert_eq!(as_http1(two).uri().to_string(), origin);
         }
+    }
+
+    #[test]
+    fn crumbs_of_a_cookie_are_joined() {
+        let mut request = Request::new(());
+        *request.version_mut() = Version::HTTP_2;
+        request.headers_mut().append(COOKIE, "a=b".parse().unwrap());
+        request.headers_mut().append(COOKIE, "c=d".parse().unwrap());
+        let one = as_http1(request);
+        let cookies: Vec<_> = one.headers().get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=b; c=d"]);
     }
 }

@@ -1,47 +1,42 @@
 //! The path of one request.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::header::{ALT_SVC, EXPECT, HOST, UPGRADE};
+use http::header::{EXPECT, HOST, UPGRADE};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version as HttpVersion};
+use http::{Method, Request, Response, Version as HttpVersion};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::sync::watch;
 
-use super::answer;
-use super::body::{Begun, Held, Read, UpBody, hold};
-use super::download::{Download, Ending};
+use super::Connection;
+use super::answer::{self, Own, Voice};
+use super::body::{Begun, Held, Read, hold};
+use super::budget::Room;
+use super::download::Download;
 use super::judge::Judge;
-use super::upgrade::splice;
-use super::{Claimed, Connection, Shared};
-use crate::credential::{Known, Scrub, inject, select};
+use crate::credential::select;
 use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
 use crate::facts::{FactSet, Facts, Family};
-use crate::policy::{Credential, CredentialKind, Endpoint, HostPort, Limits, Protocol};
+use crate::policy::{Credential, Endpoint, HostPort, Limits, Protocol};
 use crate::protocol::http::{
     Malformed, Upgrade, check_head, detail, digest, strip_hop_by_hop, summary, upgrade,
 };
 use crate::protocol::kubernetes::check_kubernetes_head;
-use crate::tls::ClientIdentity;
-use crate::upstream::pool::Sent;
-use crate::upstream::{SendError, To, Version};
-use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
-
-/// How long an agent that waits for `100 Continue` is left waiting for the upstream's word; then
-/// its body is taken, as RFC 9110 §10.1.1 lets a client do by itself.
-pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+use crate::upstream::SendError;
+use crate::verdict::{Action, Cause, Refusal, Step};
 
 /// The fixed answer to a request for an endpoint that a reload took away.
 const GONE: &str = "this endpoint is not one of yours";
 
 /// Why a request goes no further.
-enum Stop {
+pub(super) enum Stop {
     Malformed(Malformed),
+    /// By the gate, which has recorded it.
+    Denied(Refusal),
+    /// On the way to or from the gate; yet to be recorded.
     Refused(Refusal),
     Upstream(SendError),
     Body,
@@ -50,24 +45,26 @@ enum Stop {
 }
 
 /// One request on its way, with what is asked anew for each.
-struct Exchange<'a, J> {
-    connection: &'a Arc<Connection<J>>,
-    endpoint: Arc<Endpoint>,
-    limits: Limits,
-    began: Instant,
+pub(super) struct Exchange<'a, J> {
+    pub(super) connection: &'a Arc<Connection<J>>,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) limits: Limits,
+    pub(super) began: Instant,
     /// The host that the request names and its upstream is called.
-    host: String,
-    upgrade: Option<Upgrade>,
-    on_upgrade: Option<OnUpgrade>,
+    pub(super) host: String,
+    pub(super) upgrade: Option<Upgrade>,
+    pub(super) on_upgrade: Option<OnUpgrade>,
     /// For a Kubernetes denial.
-    facts: Facts,
+    pub(super) facts: Facts,
     /// What of a body was not taken, to be read out after a denial.
-    rest: Option<Incoming>,
-    awaits_continue: bool,
+    pub(super) rest: Option<Incoming>,
+    pub(super) awaits_continue: bool,
+    /// What the held body takes of the agent's budget, until it was sent or refused.
+    pub(super) room: Option<Room>,
 }
 
 /// A request's body, before its verdict.
-enum Taken {
+pub(super) enum Taken {
     Whole(Held),
     Over(Begun),
     Streamed(Begun),
@@ -95,12 +92,14 @@ pub(crate) async fn serve<J: Judge>(
                 facts: Facts::None,
                 rest: None,
                 awaits_continue: false,
+                room: None,
             };
             let (parts, incoming) = request.into_parts();
             let line = summary(&parts);
+            let voice = Voice::of(&parts);
             match exchange.run(parts, incoming).await {
                 Ok(response) => response,
-                Err(stop) => exchange.stopped(stop, &line).await,
+                Err(stop) => voice.say(exchange.stopped(stop, &line).await),
             }
         }
     };
@@ -117,47 +116,6 @@ async fn gone<J: Judge>(connection: &Connection<J>, request: &Request<Incoming>)
         .refuse(&claimed.agent, &claimed.endpoint, &line, refusal)
         .await;
     crate::protocol::http::deny(&refusal).map(Download::full)
-}
-
-/// Learns which protocols an upstream speaks, with a permit to connect.
-pub(super) async fn probe<J: Judge>(shared: &Shared<J>, claimed: &Claimed, to: &To<'_>) -> Option<Version> {
-    let began = Instant::now();
-    let action = Action {
-        step: Step::Connect,
-        endpoint: claimed.endpoint.clone(),
-        credential: None,
-        facts: Facts::None,
-        digest: Digest::of(b""),
-        summary: format!("connect {}:{}", to.host, to.port),
-        detail: String::new(),
-    };
-    let permit = shared.judge.judge(&claimed.agent, &action).await.ok()?;
-    let mut ending = ending(shared, &permit, began, Arc::default());
-    match shared.pool.probe(&permit, to).await {
-        Ok(version) => {
-            ending.status(match version {
-                Version::Http1 => "HTTP/1.1",
-                Version::Http2 => "HTTP/2",
-            });
-            ending.whole();
-            Some(version)
-        }
-        Err(error) => {
-            tracing::warn!(endpoint = %claimed.endpoint, %error, "the upstream could not be asked for its protocols");
-            None
-        }
-    }
-}
-
-fn ending<J: Judge>(
-    shared: &Shared<J>,
-    permit: &Permit,
-    began: Instant,
-    tally: Arc<super::body::Tally>,
-) -> Ending {
-    let judge = shared.judge.clone();
-    let finish = Box::new(move |record, outcome| judge.finish(record, outcome));
-    Ending::new(permit.record(), began, tally, finish)
 }
 
 impl<J: Judge> Exchange<'_, J> {
@@ -196,8 +154,7 @@ impl<J: Judge> Exchange<'_, J> {
             Err(refusal) => {
                 self.facts = action.facts;
                 self.rest = taken.into_rest();
-                // The gate has recorded it.
-                return Ok(self.denied(&refusal));
+                return Err(Stop::Denied(refusal));
             }
         };
         self.send(permit, parts, taken, credential).await
@@ -207,6 +164,9 @@ impl<J: Judge> Exchange<'_, J> {
     fn check(&mut self, parts: &mut Parts) -> Result<(), Malformed> {
         if matches!(parts.method, Method::TRACE | Method::CONNECT) {
             return Err(Malformed::Method);
+        }
+        if !self.is_claimed() {
+            return Err(Malformed::Misdirected);
         }
         let claimed = HostPort {
             host: self.called(parts),
@@ -223,6 +183,20 @@ impl<J: Judge> Exchange<'_, J> {
         });
         strip_hop_by_hop(&mut parts.headers, self.upgrade);
         Ok(())
+    }
+
+    /// Whether the endpoint still claims what this connection dialled: a reload may have taken
+    /// the destination away and left the endpoint.
+    fn is_claimed(&self) -> bool {
+        let claimed = &self.connection.claimed;
+        let port = claimed.destination.port();
+        self.endpoint.claims.iter().any(|claim| {
+            claim.port == port
+                && match &claimed.name {
+                    Some(name) => claim.host.matches_name(name),
+                    None => claim.host.matches_address(claimed.destination.ip()),
+                }
+        })
     }
 
     /// The host that a request must name: what TLS settled, or the dialled name. Where only an
@@ -248,7 +222,7 @@ impl<J: Judge> Exchange<'_, J> {
             .unwrap_or_else(|| claimed.destination.ip().to_string())
     }
 
-    async fn take(&self, incoming: Incoming, needs: FactSet) -> Result<Taken, Stop> {
+    async fn take(&mut self, incoming: Incoming, needs: FactSet) -> Result<Taken, Stop> {
         if incoming.is_end_stream() {
             return Ok(Taken::Whole(Held::default()));
         }
@@ -263,7 +237,18 @@ impl<J: Judge> Exchange<'_, J> {
         if incoming.size_hint().lower() > self.limits.body_bytes_max as u64 {
             return Ok(Taken::Over(Begun::new(incoming)));
         }
-        match hold(incoming, self.limits.body_bytes_max).await {
+        let most = self.limits.body_bytes_max;
+        let upper = incoming
+            .size_hint()
+            .upper()
+            .and_then(|upper| usize::try_from(upper).ok());
+        let agent = self.connection.claimed.agent.identity.address;
+        let wanted = upper.map_or(most, |upper| upper.min(most));
+        let Some(room) = self.connection.shared.held.take(agent, wanted) else {
+            return Ok(Taken::Over(Begun::new(incoming)));
+        };
+        self.room = Some(room);
+        match hold(incoming, most).await {
             Ok(Read::Whole(held)) => {
                 self.connection.activity.body_ended();
                 Ok(Taken::Whole(held))
@@ -309,169 +294,8 @@ impl<J: Judge> Exchange<'_, J> {
         Ok((action, credential))
     }
 
-    /// Injects, sends, and begins the answer. From here on the permit is spent.
-    async fn send(
-        &mut self,
-        permit: Permit,
-        mut parts: Parts,
-        taken: Taken,
-        credential: Option<Arc<Credential>>,
-    ) -> Result<Response<Download>, Stop> {
-        let connection = self.connection;
-        let shared = &connection.shared;
-        // A person may have taken minutes: where it goes is what the configuration says now.
-        if let Some((endpoint, limits)) = shared.endpoint(&connection.claimed.endpoint) {
-            (self.endpoint, self.limits) = (endpoint, limits);
-        }
-        let (scrub, identity) = match inject_all(shared, &permit, &mut parts, credential.as_deref()) {
-            Ok(done) => done,
-            Err(refusal) => {
-                self.rest = taken.into_rest();
-                let mut ending = ending(shared, &permit, self.began, Arc::default());
-                ending.status("refused: no secret");
-                ending.whole();
-                return Err(Stop::Refused(refusal));
-            }
-        };
-        let version = match parts.version {
-            HttpVersion::HTTP_2 => Version::Http2,
-            _ => Version::Http1,
-        };
-        let (body, word) = self.body(&mut parts, taken, version);
-        let tally = body.tally();
-        let mut ending = ending(shared, &permit, self.began, tally.clone());
-        let dialled = connection.claimed.destination.ip().to_string();
-        let to = To {
-            agent: connection.claimed.agent.identity.address,
-            endpoint: &self.endpoint,
-            dial: match connection.claimed.name {
-                Some(_) => &self.host,
-                None => &dialled,
-            },
-            host: &self.host,
-            port: connection.claimed.destination.port(),
-            identity: identity.as_ref(),
-            version,
-            answer: Duration::from_secs(self.limits.idle_s),
-        };
-        let mut request = Request::new(body);
-        *request.method_mut() = parts.method;
-        *request.uri_mut() = parts.uri;
-        *request.headers_mut() = parts.headers;
-        if let Some(word) = &word {
-            let word = word.clone();
-            hyper::ext::on_informational(&mut request, move |response| {
-                if response.status() == StatusCode::CONTINUE {
-                    word.send_replace(Word::Go);
-                }
-            });
-        }
-        // The pool times the upstream; the agent's own silence is no fault meanwhile.
-        let waiting = connection.activity.hold();
-        let sent = shared.pool.send(&permit, &to, request).await;
-        drop(waiting);
-        if let Some(word) = word {
-            word.send_if_modified(|word| {
-                *word == Word::None && {
-                    *word = Word::Done;
-                    true
-                }
-            });
-        }
-        match sent {
-            Ok(sent) => self.answer(sent, scrub, ending).map_err(Stop::Upstream),
-            Err(_) if tally.refused.load(Ordering::Acquire) => {
-                ending.status("refused: a placeholder in the body");
-                ending.whole();
-                let reason = "a placeholder stands in the body";
-                Err(Stop::Refused(Refusal::new(Cause::Credential, reason)))
-            }
-            Err(error) => {
-                ending.status("no answer");
-                Err(Stop::Upstream(error))
-            }
-        }
-    }
-
-    /// The body as it goes up. What was held is sent as it was held.
-    fn body(
-        &self,
-        parts: &mut Parts,
-        taken: Taken,
-        version: Version,
-    ) -> (UpBody, Option<Arc<watch::Sender<Word>>>) {
-        let begun = match taken {
-            Taken::Whole(held) => {
-                parts.headers.remove(EXPECT);
-                return (UpBody::held(held), None);
-            }
-            Taken::Over(begun) | Taken::Streamed(begun) => begun,
-        };
-        let profile = &self.connection.claimed.agent.profile;
-        let scan = self.connection.shared.judge.with_model(|model| {
-            model
-                .profile(profile)
-                .map(|profile| Known::new(model, profile).scan())
-        });
-        let body = UpBody::stream(begun)
-            .scanned(scan)
-            .told(self.connection.activity.clone());
-        if !self.awaits_continue || version == Version::Http2 {
-            parts.headers.remove(EXPECT);
-            return (body, None);
-        }
-        let (word, mut heard) = watch::channel(Word::None);
-        let gate = async move {
-            let spoken = async { heard.wait_for(|word| *word != Word::None).await.map(|word| *word) };
-            let wanted = match tokio::time::timeout(CONTINUE_WAIT, spoken).await {
-                Ok(word) => matches!(word, Ok(Word::Go)),
-                // Nobody spoke in time.
-                Err(_) => true,
-            };
-            // Answered without the body, which now stays where it is.
-            if !wanted {
-                std::future::pending::<()>().await;
-            }
-        };
-        (body.behind(gate), Some(Arc::new(word)))
-    }
-
-    fn answer(
-        &mut self,
-        sent: Sent,
-        scrub: Option<Scrub>,
-        mut ending: Ending,
-    ) -> Result<Response<Download>, SendError> {
-        let Sent { mut response, lease } = sent;
-        let status = response.status();
-        ending.status(format!("HTTP {}", status.as_u16()));
-        let headers = response.headers_mut();
-        if status == StatusCode::SWITCHING_PROTOCOLS {
-            strip_hop_by_hop(headers, self.upgrade);
-            let upstream = hyper::upgrade::on(&mut response);
-            let (Some(agent), Some(_)) = (self.on_upgrade.take(), self.upgrade) else {
-                return Err(SendError::Unasked);
-            };
-            let idle = Duration::from_secs(self.limits.idle_s);
-            self.connection
-                .keep_splice(Box::pin(splice(agent, upstream, lease, ending, idle)));
-            return Ok(response.map(|_| Download::full(bytes::Bytes::new())));
-        }
-        strip_hop_by_hop(headers, None);
-        // Other ways to the service would lead round the gateway.
-        headers.remove(ALT_SVC);
-        let scrub = match scrub.map(Box::new) {
-            None => None,
-            Some(mut scrub) => match scrub.head(headers) {
-                true => Some(scrub),
-                false => return Err(SendError::Coded),
-            },
-        };
-        Ok(response.map(|incoming| Download::upstream(incoming, lease, scrub, ending)))
-    }
-
     /// The answer to a request that went nowhere. What the gate has not seen is recorded here.
-    async fn stopped(&mut self, stop: Stop, line: &str) -> Response<Download> {
+    async fn stopped(&mut self, stop: Stop, line: &str) -> Own {
         let claimed = &self.connection.claimed;
         let judge = &self.connection.shared.judge;
         match stop {
@@ -483,6 +307,7 @@ impl<J: Judge> Exchange<'_, J> {
                 self.drain();
                 answer::malformed(&self.endpoint, error)
             }
+            Stop::Denied(refusal) => self.denied(&refusal),
             Stop::Refused(refusal) => {
                 let refusal = judge
                     .refuse(&claimed.agent, &claimed.endpoint, line, refusal)
@@ -494,7 +319,7 @@ impl<J: Judge> Exchange<'_, J> {
         }
     }
 
-    fn denied(&mut self, refusal: &Refusal) -> Response<Download> {
+    fn denied(&mut self, refusal: &Refusal) -> Own {
         self.drain();
         let facts = match &self.facts {
             Facts::K8s(facts) => Some(&**facts),
@@ -513,14 +338,6 @@ impl<J: Judge> Exchange<'_, J> {
     }
 }
 
-/// What the upstream said about a body that waits.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Word {
-    None,
-    Go,
-    Done,
-}
-
 impl Taken {
     fn as_held(&self) -> HeldBody<'_> {
         match self {
@@ -531,7 +348,7 @@ impl Taken {
         }
     }
 
-    fn into_rest(self) -> Option<Incoming> {
+    pub(super) fn into_rest(self) -> Option<Incoming> {
         match self {
             Taken::Whole(_) => None,
             Taken::Over(begun) | Taken::Streamed(begun) => Some(begun.into_rest()),
@@ -548,32 +365,4 @@ impl Taken {
             _ => std::future::pending().await,
         }
     }
-}
-
-/// Puts the secret into the request, or makes the client certificate of it.
-fn inject_all<J>(
-    shared: &Shared<J>,
-    permit: &Permit,
-    parts: &mut Parts,
-    credential: Option<&Credential>,
-) -> Result<(Option<Scrub>, Option<ClientIdentity>), Refusal> {
-    let Some(credential) = credential else {
-        return Ok((None, None));
-    };
-    let scrub = inject(permit, parts, credential, &*shared.secrets)?;
-    if credential.kind != CredentialKind::Mtls {
-        return Ok((scrub, None));
-    }
-    let refusal =
-        |reason: &str| Refusal::new(Cause::Credential, reason).with_detail(credential.key.to_string());
-    let (Some(chain), Some(key)) = (
-        (shared.secrets)(credential, "cert"),
-        (shared.secrets)(credential, "key"),
-    ) else {
-        return Err(refusal("the credential has no secret set"));
-    };
-    let identity = ClientIdentity::from_pem(permit, &credential.key, chain.expose(), key.expose());
-    identity
-        .map(|identity| (scrub, Some(identity)))
-        .map_err(|error| refusal("the client certificate cannot be used").with_detail(error.to_string()))
 }

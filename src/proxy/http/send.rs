@@ -1,0 +1,265 @@
+//! The path of a permitted request: its secret, its upstream, its answer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use http::header::{ALT_SVC, EXPECT};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Version as HttpVersion};
+use tokio::sync::watch;
+
+use super::body::{Tally, UpBody};
+use super::download::{Download, Ending};
+use super::judge::Judge;
+use super::request::{Exchange, Stop, Taken};
+use super::upgrade::splice;
+use super::{Claimed, Shared};
+use crate::credential::{Known, Scrub, inject};
+use crate::facts::Facts;
+use crate::policy::{Credential, CredentialKind};
+use crate::protocol::http::strip_hop_by_hop;
+use crate::tls::ClientIdentity;
+use crate::upstream::pool::Sent;
+use crate::upstream::{SendError, To, Version};
+use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
+
+/// How long an agent that waits for `100 Continue` is left waiting for the upstream's word; then
+/// its body is taken, as RFC 9110 §10.1.1 lets a client do by itself.
+pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// What the upstream said about a body that waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    None,
+    Go,
+    Done,
+}
+
+/// Learns which protocols an upstream speaks, with a permit to connect.
+pub(super) async fn probe<J: Judge>(shared: &Shared<J>, claimed: &Claimed, to: &To<'_>) -> Option<Version> {
+    let began = Instant::now();
+    let action = Action {
+        step: Step::Connect,
+        endpoint: claimed.endpoint.clone(),
+        credential: None,
+        facts: Facts::None,
+        digest: Digest::of(b""),
+        summary: format!("connect {}:{}", to.host, to.port),
+        detail: String::new(),
+    };
+    let permit = shared.judge.judge(&claimed.agent, &action).await.ok()?;
+    let mut ending = ending(shared, &permit, began, Arc::default());
+    match shared.pool.probe(&permit, to).await {
+        Ok(version) => {
+            ending.status(match version {
+                Version::Http1 => "HTTP/1.1",
+                Version::Http2 => "HTTP/2",
+            });
+            ending.whole();
+            Some(version)
+        }
+        Err(error) => {
+            tracing::warn!(endpoint = %claimed.endpoint, %error, "the upstream could not be asked for its protocols");
+            None
+        }
+    }
+}
+
+fn ending<J: Judge>(shared: &Shared<J>, permit: &Permit, began: Instant, tally: Arc<Tally>) -> Ending {
+    let judge = shared.judge.clone();
+    let finish = Box::new(move |record, outcome| judge.finish(record, outcome));
+    Ending::new(permit.record(), began, tally, finish)
+}
+
+impl<J: Judge> Exchange<'_, J> {
+    /// Injects, sends, and begins the answer. From here on the permit is spent.
+    pub(super) async fn send(
+        &mut self,
+        permit: Permit,
+        mut parts: Parts,
+        taken: Taken,
+        credential: Option<Arc<Credential>>,
+    ) -> Result<Response<Download>, Stop> {
+        let connection = self.connection;
+        let shared = &connection.shared;
+        // A person may have taken minutes: where it goes is what the configuration says now.
+        if let Some((endpoint, limits)) = shared.endpoint(&connection.claimed.endpoint) {
+            (self.endpoint, self.limits) = (endpoint, limits);
+        }
+        let (scrub, identity) = match inject_all(shared, &permit, &mut parts, credential.as_deref()) {
+            Ok(done) => done,
+            Err(refusal) => {
+                self.rest = taken.into_rest();
+                let mut ending = ending(shared, &permit, self.began, Arc::default());
+                ending.status("refused: no secret");
+                ending.whole();
+                return Err(Stop::Refused(refusal));
+            }
+        };
+        let version = match parts.version {
+            HttpVersion::HTTP_2 => Version::Http2,
+            _ => Version::Http1,
+        };
+        let (body, word) = self.body(&mut parts, taken, version);
+        let tally = body.tally();
+        let mut ending = ending(shared, &permit, self.began, tally.clone());
+        let dialled = connection.claimed.destination.ip().to_string();
+        let to = To {
+            agent: connection.claimed.agent.identity.address,
+            endpoint: &self.endpoint,
+            dial: match connection.claimed.name {
+                Some(_) => &self.host,
+                None => &dialled,
+            },
+            host: &self.host,
+            port: connection.claimed.destination.port(),
+            identity: identity.as_ref(),
+            version,
+            answer: Duration::from_secs(self.limits.idle_s),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = parts.method;
+        *request.version_mut() = parts.version;
+        *request.uri_mut() = parts.uri;
+        *request.headers_mut() = parts.headers;
+        if let Some(word) = &word {
+            let word = word.clone();
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == StatusCode::CONTINUE {
+                    word.send_replace(Word::Go);
+                }
+            });
+        }
+        // The pool times the upstream; the agent's own silence is no fault meanwhile.
+        let waiting = connection.activity.hold();
+        let sent = shared.pool.send(&permit, &to, request).await;
+        drop(waiting);
+        if let Some(word) = word {
+            word.send_if_modified(|word| {
+                *word == Word::None && {
+                    *word = Word::Done;
+                    true
+                }
+            });
+        }
+        match sent {
+            Ok(sent) => self.answer(sent, scrub, ending).map_err(Stop::Upstream),
+            Err(_) if tally.refused.load(Ordering::Acquire) => {
+                ending.status("refused: a placeholder in the body");
+                ending.whole();
+                let reason = "a placeholder stands in the body";
+                Err(Stop::Refused(Refusal::new(Cause::Credential, reason)))
+            }
+            Err(error) => {
+                ending.status("no answer");
+                Err(Stop::Upstream(error))
+            }
+        }
+    }
+
+    /// The body as it goes up. What was held is sent as it was held.
+    fn body(
+        &self,
+        parts: &mut Parts,
+        taken: Taken,
+        version: Version,
+    ) -> (UpBody, Option<Arc<watch::Sender<Word>>>) {
+        let begun = match taken {
+            Taken::Whole(held) => {
+                parts.headers.remove(EXPECT);
+                return (UpBody::held(held), None);
+            }
+            Taken::Over(begun) | Taken::Streamed(begun) => begun,
+        };
+        let profile = &self.connection.claimed.agent.profile;
+        let scan = self.connection.shared.judge.with_model(|model| {
+            model
+                .profile(profile)
+                .map(|profile| Known::new(model, profile).scan())
+        });
+        let body = UpBody::stream(begun)
+            .scanned(scan)
+            .told(self.connection.activity.clone());
+        if !self.awaits_continue || version == Version::Http2 {
+            parts.headers.remove(EXPECT);
+            return (body, None);
+        }
+        let (word, mut heard) = watch::channel(Word::None);
+        let gate = async move {
+            let spoken = async { heard.wait_for(|word| *word != Word::None).await.map(|word| *word) };
+            let wanted = match tokio::time::timeout(CONTINUE_WAIT, spoken).await {
+                Ok(word) => matches!(word, Ok(Word::Go)),
+                // Nobody spoke in time.
+                Err(_) => true,
+            };
+            // Answered without the body, which now stays where it is.
+            if !wanted {
+                std::future::pending::<()>().await;
+            }
+        };
+        (body.behind(gate), Some(Arc::new(word)))
+    }
+
+    fn answer(
+        &mut self,
+        sent: Sent,
+        scrub: Option<Scrub>,
+        mut ending: Ending,
+    ) -> Result<Response<Download>, SendError> {
+        let Sent { mut response, lease } = sent;
+        let status = response.status();
+        ending.status(format!("HTTP {}", status.as_u16()));
+        let switched = status == StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        strip_hop_by_hop(headers, self.upgrade.filter(|_| switched));
+        // Other ways to the service would lead round the gateway.
+        headers.remove(ALT_SVC);
+        let scrub = match scrub.map(Box::new) {
+            None => None,
+            Some(mut scrub) => match scrub.head(headers) {
+                true => Some(scrub),
+                false => return Err(SendError::Coded),
+            },
+        };
+        if switched {
+            let upstream = hyper::upgrade::on(&mut response);
+            let (Some(agent), Some(_)) = (self.on_upgrade.take(), self.upgrade) else {
+                return Err(SendError::Unasked);
+            };
+            let idle = Duration::from_secs(self.limits.idle_s);
+            self.connection
+                .keep_splice(Box::pin(splice(agent, upstream, lease, ending, idle)));
+            return Ok(response.map(|_| Download::full(bytes::Bytes::new())));
+        }
+        Ok(response.map(|incoming| Download::upstream(incoming, lease, scrub, ending)))
+    }
+}
+
+/// Puts the secret into the request, or makes the client certificate of it.
+fn inject_all<J>(
+    shared: &Shared<J>,
+    permit: &Permit,
+    parts: &mut Parts,
+    credential: Option<&Credential>,
+) -> Result<(Option<Scrub>, Option<ClientIdentity>), Refusal> {
+    let Some(credential) = credential else {
+        return Ok((None, None));
+    };
+    let scrub = inject(permit, parts, credential, &*shared.secrets)?;
+    if credential.kind != CredentialKind::Mtls {
+        return Ok((scrub, None));
+    }
+    let refusal =
+        |reason: &str| Refusal::new(Cause::Credential, reason).with_detail(credential.key.to_string());
+    let (Some(chain), Some(key)) = (
+        (shared.secrets)(credential, "cert"),
+        (shared.secrets)(credential, "key"),
+    ) else {
+        return Err(refusal("the credential has no secret set"));
+    };
+    let identity = ClientIdentity::from_pem(permit, &credential.key, chain.expose(), key.expose());
+    identity
+        .map(|identity| (scrub, Some(identity)))
+        .map_err(|error| refusal("the client certificate cannot be used").with_detail(error.to_string()))
+}

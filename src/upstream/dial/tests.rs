@@ -1,0 +1,215 @@
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::facts::{Facts, Family};
+use crate::policy::{Claim, HostPort, Protocol, SslMode};
+use crate::verdict::{Action, Digest, Step};
+
+fn endpoint(key: &str, claims: Vec<HostPattern>, port: u16) -> Endpoint {
+    Endpoint {
+        key: key.into(),
+        protocol: Protocol::Https,
+        family: Family::Http,
+        claims: claims.into_iter().map(|host| Claim { host, port }).collect(),
+        upstream: None,
+        tls: true,
+        ca_cert: None,
+        sslmode: SslMode::Prefer,
+        database: None,
+        description: None,
+    }
+}
+
+fn permit(key: &str) -> Permit {
+    Permit::for_test(&Action {
+        step: Step::Connect,
+        endpoint: key.into(),
+        credential: None,
+        facts: Facts::None,
+        digest: Digest::of(b""),
+        summary: String::new(),
+        detail: String::new(),
+    })
+}
+
+fn dialer() -> Dialer {
+    Dialer::new(None, Closed::default(), 300)
+}
+
+fn name(text: &str) -> HostPattern {
+    HostPattern::Name(text.to_owned())
+}
+
+#[test]
+fn only_what_the_operator_names_is_unguarded() {
+    let claims = vec![
+        name("db.test"),
+        HostPattern::Suffix("wild.test".to_owned()),
+        HostPattern::Net("10.0.0.0/8".parse().unwrap()),
+        HostPattern::Net("192.0.2.7/32".parse().unwrap()),
+    ];
+    let mut endpoint = endpoint("https.a", claims, 443);
+    for (host, guarded) in [
+        ("db.test", false),
+        ("a.wild.test", true),
+        ("10.1.2.3", true),
+        ("192.0.2.7", false),
+    ] {
+        let target = Target::of(&endpoint, host, 443);
+        assert_eq!(
+            (target.host.as_str(), target.port, target.guarded),
+            (host, 443, guarded)
+        );
+        assert!(
+            Target::of(&endpoint, host, 80).guarded,
+            "another port is another claim"
+        );
+    }
+    endpoint.upstream = Some(HostPort {
+        host: "127.0.0.1".to_owned(),
+        port: 9,
+    });
+    let target = Target::of(&endpoint, "a.wild.test", 443);
+    assert_eq!(
+        (target.host.as_str(), target.port, target.guarded),
+        ("127.0.0.1", 9, false)
+    );
+}
+
+#[tokio::test]
+async fn a_permit_for_another_endpoint_dials_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let endpoint = endpoint("https.a", vec![name("127.0.0.1")], port);
+    let target = Target {
+        host: "127.0.0.1".to_owned(),
+        port,
+        guarded: false,
+    };
+    let other = dialer().dial(&permit("https.b"), &endpoint, &target).await;
+    assert!(matches!(other, Err(DialError::NotPermitted(_))));
+    assert!(
+        dialer()
+            .dial(&permit("https.a"), &endpoint, &target)
+            .await
+            .is_ok()
+    );
+}
+
+/// A resolver on loopback that has one address for every name.
+async fn resolver(address: [u8; 4]) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let own = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            let mut answer = buffer[..length].to_vec();
+            answer[2] = 0x80;
+            if answer[length - 3] == 1 {
+                answer[7] = 1;
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+                answer.extend(address);
+            }
+            let _ = socket.send_to(&answer, from).await;
+        }
+    });
+    own
+}
+
+#[tokio::test]
+async fn a_wildcard_name_that_resolves_to_a_closed_address_is_not_dialled() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let claims = vec![name("own.test"), HostPattern::Suffix("wild.test".to_owned())];
+    let endpoint = endpoint("https.a", claims, port);
+    let dialer = Dialer::new(Some(resolver([127, 0, 0, 1]).await), Closed::default(), 1000);
+    let dial = async |host: &str| {
+        let target = Target::of(&endpoint, host, port);
+        dialer.dial(&permit("https.a"), &endpoint, &target).await
+    };
+    assert!(dial("own.test").await.is_ok(), "the operator named it");
+    let bent = dial("evil.wild.test").await;
+    assert!(matches!(bent, Err(DialError::Closed { .. })), "{bent:?}");
+    let metadata = Dialer::new(
+        Some(resolver([169, 254, 169, 254]).await),
+        Closed::default(),
+        1000,
+    );
+    let target = Target::of(&endpoint, "evil.wild.test", port);
+    let refused = metadata.dial(&permit("https.a"), &endpoint, &target).await;
+    assert!(matches!(refused, Err(DialError::Closed { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_passthrough_reaches_neither_closed_addresses_nor_this_machine() {
+    let nets = vec!["203.0.113.0/24".parse().unwrap()];
+    let dialer = Dialer::new(None, Closed::new(nets, Vec::new()), 100);
+    let mut shut = vec!["127.0.0.1:1", "169.254.169.254:80", "[::1]:1", "203.0.113.5:80"];
+    let own = own_address().await;
+    shut.extend(own.as_deref());
+    for address in shut {
+        let result = dialer.pass(&permit("unknown"), address.parse().unwrap()).await;
+        assert!(
+            matches!(result, Err(DialError::Closed { .. })),
+            "{address}: {result:?}"
+        );
+    }
+}
+
+/// An address of this machine that is not loopback, where it has one.
+async fn own_address() -> Option<String> {
+    let socket = UdpSocket::bind("0.0.0.0:0").await.ok()?;
+    socket.connect("192.0.2.1:9").await.ok()?;
+    let own = socket.local_addr().ok()?.ip();
+    (!own.is_unspecified()).then(|| format!("{own}:1"))
+}
+
+#[tokio::test]
+async fn a_connect_is_given_up_in_time() {
+    // A listener whose queue is full answers no more.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        queued.push(stream);
+        assert!(queued.len() < 100, "the queue never fills");
+    }
+    let endpoint = endpoint("https.a", vec![name("127.0.0.1")], address.port());
+    let target = Target {
+        host: "127.0.0.1".to_owned(),
+        port: address.port(),
+        guarded: false,
+    };
+    let began = std::time::Instant::now();
+    let late = dialer().dial(&permit("https.a"), &endpoint, &target).await;
+    assert!(
+        matches!(late, Err(DialError::Late(limit)) if limit == Duration::from_millis(300)),
+        "{late:?}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn the_next_address_is_tried_when_one_does_not_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Nothing listens on the first.
+    let addresses = vec![
+        SocketAddr::from(([127, 9, 9, 9], port)),
+        SocketAddr::from(([127, 0, 0, 1], port)),
+    ];
+    assert!(first_of(addresses).await.is_ok());
+    assert!(first_of(Vec::new()).await.is_err());
+}
+
+#[test]
+fn families_take_turns_up_to_a_limit() {
+    let v4 = |last| SocketAddr::from(([192, 0, 2, last], 1));
+    let v6: SocketAddr = "[2001:db8::1]:1".parse().unwrap();
+    assert_eq!(in_turns(vec![v6, v4(1), v4(2)]), [v6, v4(1), v4(2)]);
+    assert_eq!(in_turns(vec![v4(1), v4(2), v6]), [v4(1), v6, v4(2)]);
+    let many = (0..20).map(v4).collect();
+    assert_eq!(in_turns(many).len(), ADDRESSES_MAX);
+}

@@ -1,0 +1,185 @@
+//! Where idle connections wait, each under everything that shaped it. No I/O.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::task::AbortHandle;
+
+use super::pool::{To, Version};
+use crate::policy::Endpoint;
+use crate::proxy::http::UpBody;
+
+/// Idle HTTP/1.1 connections that are kept for one key.
+pub const IDLE_PER_KEY_MAX: usize = 16;
+
+/// Keys with kept connections; at the limit no other is taken in until a sweep.
+pub const KEYS_MAX: usize = 4096;
+
+/// How long an idle connection is kept. Most servers close theirs after 60 s or more.
+pub const IDLE_MAX: Duration = Duration::from_secs(50);
+
+pub(super) type Http1 = hyper::client::conn::http1::SendRequest<UpBody>;
+pub(super) type Http2 = hyper::client::conn::http2::SendRequest<UpBody>;
+
+/// What a connection is kept under: one agent, one configuration of one endpoint, one name, one
+/// client certificate.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    agent: IpAddr,
+    endpoint: Configured,
+    dial: String,
+    host: String,
+    port: u16,
+    identity: Option<[u8; 32]>,
+    version: Version,
+}
+
+/// An endpoint as one policy configures it. Another policy's is another, even if it reads the
+/// same: comparing addresses costs nothing, and what is held here cannot be freed and reused.
+#[derive(Clone)]
+struct Configured(Arc<Endpoint>);
+
+impl PartialEq for Configured {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Configured {}
+
+impl Hash for Configured {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+impl Key {
+    pub(super) fn of(to: &To<'_>) -> Key {
+        Key {
+            agent: to.agent,
+            endpoint: Configured(to.endpoint.clone()),
+            dial: to.dial.to_owned(),
+            host: to.host.to_owned(),
+            port: to.port,
+            identity: to.identity.map(|identity| *identity.tag()),
+            version: to.version,
+        }
+    }
+
+    /// The same for requests over another version.
+    pub(super) fn over(self, version: Version) -> Key {
+        Key { version, ..self }
+    }
+}
+
+/// One connection.
+pub(super) struct Kept<S> {
+    pub(super) sender: S,
+    pub(super) task: AbortHandle,
+    since: Instant,
+}
+
+impl<S> Kept<S> {
+    pub(super) fn new(sender: S, task: AbortHandle) -> Self {
+        Kept {
+            sender,
+            task,
+            since: Instant::now(),
+        }
+    }
+
+    fn is_young(&self) -> bool {
+        self.since.elapsed() < IDLE_MAX
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    http1: Vec<Kept<Http1>>,
+    http2: Option<Kept<Http2>>,
+}
+
+/// The connections that wait.
+#[derive(Default)]
+pub(super) struct Keep {
+    slots: Mutex<HashMap<Key, Slot>>,
+}
+
+impl Keep {
+    /// Takes an HTTP/1.1 connection out, the youngest first: it is the least likely to be closed.
+    pub(super) fn take_http1(&self, key: &Key) -> Option<Kept<Http1>> {
+        let mut slots = self.lock();
+        let slot = slots.get_mut(key)?;
+        while let Some(kept) = slot.http1.pop() {
+            if kept.is_young() && !kept.sender.is_closed() {
+                return Some(kept);
+            }
+        }
+        None
+    }
+
+    pub(super) fn keep_http1(&self, key: Key, mut kept: Kept<Http1>) {
+        kept.since = Instant::now();
+        if let Some(slot) = room(&mut self.lock(), key)
+            && slot.http1.len() < IDLE_PER_KEY_MAX
+        {
+            slot.http1.push(kept);
+        }
+    }
+
+    /// A handle to the HTTP/2 connection, which stays for others.
+    pub(super) fn http2(&self, key: &Key) -> Option<Http2> {
+        let mut slots = self.lock();
+        let kept = slots.get_mut(key)?.http2.as_mut()?;
+        if kept.sender.is_closed() {
+            return None;
+        }
+        kept.since = Instant::now();
+        Some(kept.sender.clone())
+    }
+
+    pub(super) fn keep_http2(&self, key: Key, kept: Kept<Http2>) {
+        if let Some(slot) = room(&mut self.lock(), key) {
+            slot.http2 = Some(kept);
+        }
+    }
+
+    /// How many wait.
+    pub(super) fn count(&self) -> usize {
+        let slots = self.lock();
+        let of = |slot: &Slot| slot.http1.len() + usize::from(slot.http2.is_some());
+        slots.values().map(of).sum()
+    }
+
+    /// Lets go of what is closed or old. HTTP/2 streams in flight hold handles of their own, so
+    /// that their connection ends with the last of them.
+    pub(super) fn sweep(&self) {
+        self.lock().retain(|_, slot| {
+            slot.http1
+                .retain(|kept| kept.is_young() && !kept.sender.is_closed());
+            if slot
+                .http2
+                .as_ref()
+                .is_some_and(|kept| !kept.is_young() || kept.sender.is_closed())
+            {
+                slot.http2 = None;
+            }
+            !slot.http1.is_empty() || slot.http2.is_some()
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Slot>> {
+        // Nothing that holds this lock can panic half way through a change.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn room(slots: &mut HashMap<Key, Slot>, key: Key) -> Option<&mut Slot> {
+    if slots.len() >= KEYS_MAX && !slots.contains_key(&key) {
+        return None;
+    }
+    Some(slots.entry(key).or_default())
+}
