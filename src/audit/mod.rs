@@ -10,6 +10,8 @@
 #[cfg(feature = "daemon")]
 pub mod log;
 #[cfg(feature = "daemon")]
+mod note;
+#[cfg(feature = "daemon")]
 pub mod read;
 #[cfg(feature = "daemon")]
 mod retention;

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
+use super::Outcome;
+use super::note::{self, Noted};
 use super::retention::{self, Anchor};
 use super::row::{Hash, Row, chain_outcome, hex};
-use super::{Outcome, writer};
 
 /// Records that one read returns at most.
 pub const PAGE_RECORDS_MAX: u32 = 1000;
@@ -135,7 +136,7 @@ impl Reader {
     /// # Errors
     /// The database cannot be read.
     pub fn verify_with(&self, elsewhere: Option<&str>) -> Result<Verified, ReadError> {
-        let noted = std::fs::read_to_string(writer::head_path(&self.path));
+        let noted = std::fs::read_to_string(note::path(&self.path));
         let transaction = self.connection.unchecked_transaction()?;
         let mut found = Verified {
             records: 0,
@@ -145,7 +146,7 @@ impl Reader {
             head: String::new(),
             fault: None,
         };
-        let noted = match noted.ok().as_deref().and_then(parse_head) {
+        let noted = match noted.ok().as_deref().and_then(note::parse) {
             Some(noted) => noted,
             None => {
                 found.fault = Some("the note of the log's head is missing or unreadable".to_owned());
@@ -164,13 +165,6 @@ impl Reader {
         found.fault = found.fault.take().or_else(|| faults.flatten().next());
         Ok(found)
     }
-}
-
-/// The ends of both chains, as the note beside the database has them.
-#[derive(Default)]
-pub(super) struct Noted {
-    pub(super) record: (u64, String),
-    pub(super) outcome: (u64, String),
 }
 
 /// What is wrong with a record that was noted elsewhere.
@@ -301,12 +295,4 @@ fn start(hash: &str) -> Option<Hash> {
         *byte = u8::from_str_radix(hash.get(index * 2..index * 2 + 2)?, 16).ok()?;
     }
     Some(start)
-}
-
-pub(super) fn parse_head(text: &str) -> Option<Noted> {
-    let mut words = text.split_whitespace();
-    Some(Noted {
-        record: (words.next()?.parse().ok()?, words.next()?.to_owned()),
-        outcome: (words.next()?.parse().ok()?, words.next()?.to_owned()),
-    })
 }

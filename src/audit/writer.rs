@@ -1,6 +1,5 @@
 //! The audit log's writer: groups, the chain, recovery.
 
-use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -10,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::watch;
 
 use super::log::{AuditDown, Waiter};
+use super::note::{self, Heads};
 use super::retention;
 use super::row::{Hash, Row, chain_outcome};
 use super::{Outcome, Record, RecordId, Retention};
@@ -47,13 +47,6 @@ pub(super) enum Job {
     Retain(Retention),
 }
 
-/// The ends of both chains.
-#[derive(Clone, Copy)]
-struct Heads {
-    record: (u64, Hash),
-    outcome: (u64, Hash),
-}
-
 /// The open database with the chains' ends as committed.
 struct Open {
     connection: Connection,
@@ -77,7 +70,7 @@ impl Writer {
     pub(super) fn open(path: &Path) -> rusqlite::Result<Writer> {
         let mut open = Open::new(path)?;
         open.compare_with_note(path)?;
-        write_head(path, &open.heads);
+        note::write(path, &open.heads);
         Ok(Writer {
             path: path.to_owned(),
             changes: watch::channel(open.heads.count()).0,
@@ -184,7 +177,7 @@ impl Writer {
     }
 
     fn keep(&mut self, open: Open) {
-        write_head(&self.path, &open.heads);
+        note::write(&self.path, &open.heads);
         self.changes.send_replace(open.heads.count());
         self.open = Some(open);
     }
@@ -213,12 +206,6 @@ fn abandon(record: &mut Record) {
         record.verdict = "deny";
         record.cause = "abandoned";
         record.reason = "nobody waited for the permit any more".to_owned();
-    }
-}
-
-impl Heads {
-    fn count(&self) -> u64 {
-        self.record.0 + self.outcome.0
     }
 }
 
@@ -271,8 +258,8 @@ impl Open {
     /// At the start: whether the database still ends where the note beside it says. What is
     /// missing cannot be brought back, but that it is missing goes into the chain.
     fn compare_with_note(&mut self, path: &Path) -> rusqlite::Result<()> {
-        let note = std::fs::read_to_string(head_path(path)).ok();
-        let Some(noted) = note.as_deref().and_then(super::read::parse_head) else {
+        let note = std::fs::read_to_string(note::path(path)).ok();
+        let Some(noted) = note.as_deref().and_then(note::parse) else {
             return Ok(());
         };
         let (last, _) = self.heads.record;
@@ -369,35 +356,5 @@ fn head(connection: &Connection, query: &str) -> rusqlite::Result<(u64, Hash)> {
     match found {
         Err(rusqlite::Error::QueryReturnedNoRows) => Ok((0, [0; 32])),
         other => other,
-    }
-}
-
-/// Where the ends of the chains are noted, beside the database.
-pub(super) fn head_path(path: &Path) -> PathBuf {
-    path.with_extension("head")
-}
-
-/// Notes the ends beside the database, so that a cut-off tail shows. It is written after every
-/// group but not synced on its own: after a power failure it may be behind, never ahead.
-fn write_head(path: &Path, heads: &Heads) {
-    let line = format!(
-        "{:020} {} {:020} {}\n",
-        heads.record.0,
-        super::row::hex(&heads.record.1),
-        heads.outcome.0,
-        super::row::hex(&heads.outcome.1)
-    );
-    let written = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(head_path(path))
-        .and_then(|mut file| {
-            file.seek(SeekFrom::Start(0))?;
-            file.write_all(line.as_bytes())
-        });
-    if let Err(error) = written {
-        tracing::warn!(%error, "the audit log's head could not be noted");
     }
 }

@@ -13,7 +13,7 @@ use crate::streams::Going;
 use crate::world::{SOON, mode, pending, question};
 
 /// A running `tailkeep gateway`; killed when dropped.
-struct Gateway {
+pub struct Gateway {
     child: Child,
 }
 
@@ -29,7 +29,7 @@ impl Gateway {
     }
 
     /// Starts it, and waits until its API answers.
-    fn start(folder: &Path) -> Gateway {
+    pub fn start(folder: &Path) -> Gateway {
         let mut child = Self::command(folder).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap());
         let (sender, told) = std::sync::mpsc::channel();
@@ -62,7 +62,8 @@ impl Drop for Gateway {
     }
 }
 
-fn folder(gateway: &str) -> tempfile::TempDir {
+/// A folder with a `gateway` block of these lines.
+pub fn folder(gateway: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("policies")).unwrap();
     let text = format!(

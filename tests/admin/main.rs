@@ -11,4 +11,5 @@ mod commands;
 mod gateway;
 mod http;
 mod streams;
+mod tunnel;
 mod world;

@@ -35,6 +35,11 @@ impl Going {
         serde_json::from_str(&line).unwrap()
     }
 
+    /// Whether no line comes for as long.
+    pub fn is_silent(&self, time: std::time::Duration) -> bool {
+        self.lines.recv_timeout(time).is_err()
+    }
+
     #[track_caller]
     pub fn line(&self) -> String {
         self.lines.recv_timeout(SOON).expect("no line came")
