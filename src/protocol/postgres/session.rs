@@ -1,24 +1,35 @@
 //! The session after start-up: what the agent may send, and in which order answers stand.
 //!
 //! [`super::mod`](super) lists the invariants. The agent's messages are worked off one by one in
-//! [`agent`]; what the server says is followed in [`server`], so that each answer finds the
-//! message it belongs to in `awaited`.
+//! [`agent`], which leaves Query to [`query`] and the extended protocol to [`extended`]; what names
+//! mean is kept in [`names`]; what the server says is followed in [`server`], so that each answer
+//! finds the message it belongs to in `awaited`.
+//!
+//! A portal is judged once: where its Bind stands alone, then, else at its first Execute. To read
+//! on after PortalSuspended is the same action, under the same permit and in the same record, which
+//! is finished when the portal is. The digest is over the text and the Bind; how many rows are
+//! fetched at a time is not judged.
 
 mod agent;
+mod extended;
+mod names;
+mod query;
 mod server;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::statement::{Effect, Grammar, Statement};
+use super::statement::{Grammar, Statement};
 use super::wire::{self, WireError};
 use crate::audit::{Outcome, RecordId};
 use crate::facts::Facts;
 use crate::protocol::{Output, Side};
 use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
+
+use names::{Kept, Portal, Prepared};
 
 /// What a session is handed at its start.
 #[derive(Clone)]
@@ -31,37 +42,17 @@ pub struct Config {
     pub message_bytes_max: usize,
     /// Bytes of one text of SQL.
     pub statement_bytes_max: usize,
-    /// Prepared statements that are kept in mind, named and unnamed.
+    /// Prepared statements that are kept in mind, named and unnamed; as many portals.
     pub statements_max: usize,
-}
-
-/// A prepared statement, as its Parse or PREPARE defined it.
-struct Prepared {
-    id: u64,
-    segment: u64,
-    confirmed: bool,
-    /// `None` for an empty text.
-    statement: Option<Arc<Statement>>,
-    types: Arc<[u32]>,
-}
-
-/// A portal that was bound, or is held until it may be.
-#[derive(Clone)]
-struct Portal {
-    id: u64,
-    segment: u64,
-    confirmed: bool,
-    text: Arc<str>,
-    facts: Facts,
-    effect: Effect,
-    /// The Bind message.
-    bind: Bytes,
+    /// Bytes of prepared statements that are kept in mind; as many of portals' parameters.
+    pub prepared_bytes_max: usize,
 }
 
 /// A Bind that waits for its Execute, with the Describes between.
 struct Held {
     name: String,
     portal: Portal,
+    bind: Bytes,
     describes: Vec<Bytes>,
 }
 
@@ -79,15 +70,39 @@ enum Kind {
     Function,
 }
 
+/// Permits whose outcome is still to come, and what went over the wire for them.
+struct Open {
+    permits: VecDeque<RecordId>,
+    up: u64,
+    down: u64,
+    since: Instant,
+    /// Whether the server has begun to run it.
+    begun: bool,
+}
+
+impl Open {
+    fn new(permits: Vec<RecordId>, since: Instant) -> Open {
+        Open {
+            permits: permits.into(),
+            up: 0,
+            down: 0,
+            since,
+            begun: false,
+        }
+    }
+}
+
 /// A message that went up and was not answered in full.
 struct Awaited {
     kind: Kind,
     id: u64,
     segment: u64,
-    permits: Vec<RecordId>,
+    open: Open,
+    /// The portal of an Execute.
+    portal: Option<String>,
+    /// What a PREPARE defines once it is done.
     prepares: Vec<(String, Arc<Statement>)>,
-    sent: Instant,
-    /// The last tag or error.
+    /// The last error.
     status: String,
     failed: bool,
     /// What the agent is told in place of the server's error.
@@ -105,15 +120,16 @@ enum What {
     /// The statements of a Query, and which of them is asked for.
     Query {
         message: Bytes,
-        statements: Vec<Statement>,
+        statements: Arc<[Statement]>,
         at: usize,
     },
     /// The held Bind alone.
     Bind,
-    /// An Execute, and its portal if that is not the held one.
+    /// An Execute of a portal, which may be the held one.
     Execute {
         message: Bytes,
-        portal: Option<Portal>,
+        name: String,
+        statement: Option<Arc<Statement>>,
     },
     Function {
         message: Bytes,
@@ -142,8 +158,8 @@ pub struct PgSession {
     flushed: bool,
     skipping: bool,
     copy_in: bool,
-    statements: HashMap<String, Prepared>,
-    portals: HashMap<String, Portal>,
+    statements: Kept<Prepared>,
+    portals: Kept<Portal>,
     held: Option<Held>,
     judging: Option<Judging>,
     next_id: u64,
@@ -171,8 +187,8 @@ impl PgSession {
             flushed: false,
             skipping: false,
             copy_in: false,
-            statements: HashMap::new(),
-            portals: HashMap::new(),
+            statements: Kept::default(),
+            portals: Kept::default(),
             held: None,
             judging: None,
             next_id: 0,
@@ -206,7 +222,7 @@ impl PgSession {
             Ok(permit) => {
                 judging.permits.push(permit.record());
                 if self.skipping || self.closed {
-                    self.finish_all(judging.permits, "SKIPPED", now);
+                    self.finish(Open::new(judging.permits, now), "SKIPPED");
                     self.held = None;
                 } else if permit.covers(&judging.digest) {
                     self.permitted(judging);
@@ -229,6 +245,19 @@ impl PgSession {
             self.refused(judging, "57014", "canceling statement due to user request");
         }
         self.pump()
+    }
+
+    /// The connection has ended: what is still open gets its outcome. Nothing may follow.
+    pub fn end(&mut self, now: Instant) {
+        self.now = now;
+        self.closed = true;
+        if let Some(judging) = self.judging.take() {
+            self.finish(Open::new(judging.permits, now), "NOT SENT");
+        }
+        while let Some(awaited) = self.awaited.pop_front() {
+            self.finish(awaited.open, "LOST");
+        }
+        self.drop_portals(|_, _| true);
     }
 
     /// The next thing to do.
@@ -278,9 +307,9 @@ impl PgSession {
             kind,
             id,
             segment: self.segment,
-            permits: Vec::new(),
+            open: Open::new(Vec::new(), self.now),
+            portal: None,
             prepares: Vec::new(),
-            sent: self.now,
             status: String::new(),
             failed: false,
             error: None,
@@ -301,16 +330,25 @@ impl PgSession {
         &mut self.awaited[last]
     }
 
-    fn finish_all(&mut self, permits: Vec<RecordId>, status: &str, sent: Instant) {
-        let took = self.now.saturating_duration_since(sent);
-        for record in permits {
-            let outcome = Outcome {
-                status: status.to_owned(),
-                took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-                ..Outcome::default()
-            };
-            self.out.push_back(Output::Finish(record, outcome));
+    /// The outcome of everything that is open. The bytes are the first one's.
+    fn finish(&mut self, mut open: Open, status: &str) {
+        while !open.permits.is_empty() {
+            self.finish_first(&mut open, status);
         }
+    }
+
+    fn finish_first(&mut self, open: &mut Open, status: &str) {
+        let Some(record) = open.permits.pop_front() else {
+            return;
+        };
+        let took = self.now.saturating_duration_since(open.since);
+        let outcome = Outcome {
+            status: status.to_owned(),
+            bytes_up: std::mem::take(&mut open.up),
+            bytes_down: std::mem::take(&mut open.down),
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        };
+        self.out.push_back(Output::Finish(record, outcome));
     }
 
     /// Asks the gate about one statement. The digest is over the messages that will be sent.
@@ -342,7 +380,7 @@ impl PgSession {
     /// Makes the server fail here, with our error in the place of its own.
     fn fail_segment(&mut self, error: Bytes) {
         self.held = None;
-        self.send_up(wire::failing_bind());
+        self.send_up(wire::failing_parse());
         self.await_answer(Kind::Refused).error = Some(error);
         self.skipping = true;
     }

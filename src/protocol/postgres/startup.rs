@@ -52,6 +52,7 @@ pub enum Opening {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Startup {
     pub user: String,
+    /// Empty if none was named.
     pub database: String,
     /// Settings for the server, in order; `options` is taken apart into them.
     pub settings: Vec<(String, String)>,
@@ -100,9 +101,6 @@ pub fn read(mut packet: Bytes) -> Result<Opening, StartupError> {
         return Err(StartupError::NoUser);
     }
     check_settings(&mut startup.settings)?;
-    if startup.database.is_empty() {
-        startup.database.clone_from(&startup.user);
-    }
     if version & 0xffff != 0 || !unknown.is_empty() {
         startup.negotiate = Some(negotiate(&unknown));
     }
@@ -217,6 +215,8 @@ pub struct Candidate {
     pub key: std::sync::Arc<str>,
     /// The role it logs in as; the agent's own where `None`.
     pub user: Option<String>,
+    /// The only database it is for; any where `None`.
+    pub database: Option<String>,
     pub placeholders: Vec<String>,
     pub fallback: bool,
 }
@@ -270,6 +270,29 @@ pub fn select(held: &[Candidate], user: &str, password: Option<&str>) -> Result<
         .position(|one| one.fallback)
         .map(Selected::One)
         .ok_or(StartupError::Ambiguous)
+}
+
+/// The database that is meant: what the agent named, within what the endpoint and the credential
+/// allow. To name the user again is to name none: libpq does that on its own.
+///
+/// # Errors
+/// The database that was named, and is not allowed.
+pub fn database(startup: &Startup, user: &str, allowed: &[Option<&str>]) -> Result<String, String> {
+    let named = Some(startup.database.as_str()).filter(|name| !name.is_empty() && *name != startup.user);
+    let mut allowed = allowed.iter().flatten();
+    let Some(only) = allowed.next() else {
+        // A user that is a placeholder is no database.
+        let default = || match startup.database.is_empty() || startup.user.contains("{{") {
+            true => user.to_owned(),
+            false => startup.database.clone(),
+        };
+        return Ok(named.map_or_else(default, str::to_owned));
+    };
+    let wanted = named.unwrap_or(only);
+    match wanted == *only && allowed.all(|also| also == only) {
+        true => Ok(wanted.to_owned()),
+        false => Err(wanted.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -346,6 +369,7 @@ mod tests {
         let one = |name: &str, fallback| Candidate {
             key: name.into(),
             user: Some(name.to_owned()),
+            database: None,
             placeholders: vec![format!("{{{{{name}}}}}")],
             fallback,
         };
@@ -363,5 +387,31 @@ mod tests {
         }
         assert_eq!(select(&held[1..], "x", None), Ok(Selected::One(0)));
         assert_eq!(select(&[], "x", None), Err(StartupError::Ambiguous));
+    }
+
+    #[test]
+    fn the_database_is_the_one_that_is_allowed() {
+        let check = |named: &str, allowed: &[Option<&str>], want: Result<&str, &str>| {
+            let startup = Startup {
+                user: "agent".to_owned(),
+                database: named.to_owned(),
+                ..Startup::default()
+            };
+            let got = database(&startup, "app", allowed);
+            assert_eq!(
+                got.as_deref().map_err(String::as_str),
+                want,
+                "{named} {allowed:?}"
+            );
+        };
+        check("", &[None, None], Ok("app"));
+        check("agent", &[None, None], Ok("agent"));
+        check("{{orders}}", &[], Ok("{{orders}}"));
+        check("x", &[None], Ok("x"));
+        check("", &[Some("orders"), None], Ok("orders"));
+        check("agent", &[None, Some("orders")], Ok("orders"));
+        check("orders", &[Some("orders"), Some("orders")], Ok("orders"));
+        check("x", &[Some("orders")], Err("x"));
+        check("orders", &[Some("orders"), Some("other")], Err("orders"));
     }
 }

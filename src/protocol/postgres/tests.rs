@@ -1,6 +1,6 @@
 //! The session without I/O: any cut of the bytes, any bytes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,38 +9,24 @@ use proptest::prelude::*;
 use super::session::Config;
 use super::wire::{self, WireError, message};
 use super::*;
-use crate::facts::{Fact, Facts};
+use crate::facts::sql::cache::Cache;
 use crate::protocol::{Output, Side};
 use crate::verdict::{Cause, Permit, Refusal};
 
-struct Whole;
-
-impl Grammar for Whole {
-    fn read(&self, text: &str) -> Vec<Statement> {
-        vec![Statement {
-            text: text.to_owned(),
-            facts: Facts::None,
-            effect: statement::effect(text),
-        }]
-    }
-
-    fn bound(&self, facts: &Facts, _: Fact<serde_json::Value>) -> Facts {
-        facts.clone()
-    }
-
-    fn opaque(&self, _: &str) -> Facts {
-        Facts::None
-    }
-}
-
 fn session(message_bytes_max: usize) -> PgSession {
     let config = Config {
-        grammar: Arc::new(Whole),
+        grammar: Arc::new(grammar::Reader {
+            cache: Arc::new(Mutex::new(Cache::new(64))),
+            bytes_max: 4096,
+            database: "orders".to_owned(),
+            user: "app".to_owned(),
+        }),
         endpoint: Arc::from("postgres.orders"),
         credential: None,
         message_bytes_max,
         statement_bytes_max: 64,
         statements_max: 4,
+        prepared_bytes_max: 4096,
     };
     PgSession::new(config, b'I', Instant::now())
 }

@@ -11,9 +11,6 @@ mod cancel;
 mod relay;
 mod start;
 
-#[cfg(test)]
-mod tests;
-
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -73,6 +70,8 @@ pub struct Context<'a> {
 
 /// Prepared statements and portals that one session may have.
 pub const STATEMENTS_MAX: usize = 4096;
+/// Bytes that one session's prepared statements may have together; as many its portals' parameters.
+pub const PREPARED_BYTES_MAX: usize = 16 << 20;
 
 /// A connection that ended otherwise than by its agent's or its server's leave.
 #[derive(Debug, thiserror::Error)]
