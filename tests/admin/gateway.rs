@@ -167,3 +167,90 @@ async fn held_actions_survive_a_restart() {
     assert!(matches!(answer, Answer::Allowed { by } if by.len() == 1));
     assert_eq!(queue.show(id).await.unwrap().unwrap().state, QuestionState::Used);
 }
+
+#[test]
+fn the_stack_is_the_one_that_is_asked_for() {
+    // Which of both serves is said at the start; `kernel` is never silently something else.
+    for (stack, want) in [
+        ("userspace", &["WireGuard peers are served"][..]),
+        ("kernel", &["kernel", "user space alone"]),
+    ] {
+        let folder = folder(&format!(
+            "{LOOPBACK}\n  wireguard {{\n listen = \"127.0.0.1\"\n listen_port = 0\n stack = \"{stack}\"\n }}"
+        ));
+        let mut child = Gateway::command(folder.path()).spawn().unwrap();
+        let (sender, lines) = std::sync::mpsc::channel();
+        let reader = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            reader
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        let began = Instant::now();
+        let mut all = String::new();
+        while !want.iter().any(|want| all.contains(want)) {
+            let left = SOON.saturating_sub(began.elapsed());
+            let line = lines
+                .recv_timeout(left)
+                .unwrap_or_else(|_| panic!("{stack}: {all}"));
+            all.push_str(&line);
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_retention_is_that_of_the_policy_in_force() {
+    use tailkeep::audit::log::Log;
+    use tailkeep::audit::read::Reader;
+    let folder = folder(&format!(
+        "{LOOPBACK}\n  audit {{\n keep_days = 0\n bytes_max = 0\n }}"
+    ));
+    let dir = folder.path().join("state");
+    State::open(&dir).unwrap();
+    let path = dir.join("audit.db");
+    let log = Log::open(&path).unwrap();
+    let fill = async |count: usize, at_us: i64| {
+        for _ in 0..count {
+            let mut record = crate::world::record(&"x".repeat(3000));
+            record.at_us = at_us;
+            log.append(record).await.unwrap();
+        }
+    };
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    fill(20, 1).await;
+    fill(600, i64::try_from(now.as_micros()).unwrap()).await;
+    drop(log);
+    let _gateway = Gateway::start(folder.path());
+    let removed = || {
+        let verified = Reader::open(&path).unwrap().verify().unwrap();
+        assert_eq!(verified.fault, None);
+        verified.removed
+    };
+    // Kept for ever, then by age, then by size: each reload is applied to what is there.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(removed(), 0);
+    for (audit, enough) in [
+        ("keep_days = 1\n bytes_max = 0", 20..=20),
+        ("keep_days = 0\n bytes_max = 1000000", 300..=370),
+    ] {
+        let file = folder.path().join("policies/gateway.hcl");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let start = text.find("audit {").unwrap();
+        let end = start + text[start..].find('}').unwrap();
+        std::fs::write(
+            &file,
+            format!("{}audit {{\n {audit}\n {}", &text[..start], &text[end..]),
+        )
+        .unwrap();
+        let began = Instant::now();
+        while !enough.contains(&removed()) {
+            assert!(began.elapsed() < SOON, "{audit}: {} removed", removed());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}

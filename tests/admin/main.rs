@@ -8,6 +8,7 @@
 )]
 
 mod commands;
+mod fields;
 mod gateway;
 mod http;
 mod streams;

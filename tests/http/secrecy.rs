@@ -74,3 +74,59 @@ async fn an_agents_own_credentials_are_masked_everywhere() {
         }
     }
 }
+
+/// Everything that any crate traces, as text.
+#[derive(Clone, Default)]
+struct Traced(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Traced {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_in_the_logs_at_any_level() {
+    let traced = Traced::default();
+    let writer = traced.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    // One thread serves this test, so its own subscriber sees everything.
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let service = Service::start(BOTH).await;
+    let credential = "credential \"bearer_token\" \"pat\" { endpoint = https.api }\n";
+    let policy = format!("{}{credential}", service.open_policy()).replace(
+        "endpoints = [https.api]",
+        "endpoints = [https.api]\n  credentials = [bearer_token.pat]",
+    );
+    let world = World::new(&policy);
+    let gateway = world.listen(API).await;
+    let requests = [
+        "GET /1k HTTP/1.1\r\nHost: api.test\r\nAuthorization: Bearer {{pat}}\r\nX-Api-Key: own-R1\r\n\r\n",
+        "GET /1k?token=own-R2 HTTP/1.1\r\nHost: api.test\r\nCookie: sid=own-R3\r\n\r\n",
+    ];
+    for request in requests {
+        let answer = crate::agent::ask(gateway, request).await;
+        assert_eq!(answer.unwrap().status, 200, "{request}");
+    }
+    let mut sender = crate::agent::http2::<http_body_util::Empty<bytes::Bytes>>(gateway).await;
+    let request = http::Request::get("https://api.test/1k")
+        .header("authorization", "Bearer {{pat}}")
+        .header("x-api-key", "own-R4")
+        .body(http_body_util::Empty::new())
+        .unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    let text = String::from_utf8_lossy(&traced.0.lock().unwrap()).into_owned();
+    assert!(text.contains("TRACE"), "nothing was traced");
+    for secret in ["s3cr3t-of-pat", "own-R"] {
+        let line = text.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{secret} in the logs: {line:?}");
+    }
+}

@@ -137,3 +137,36 @@ async fn no_known_secret_is_in_a_record_or_a_question() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn defaults_decide_where_nothing_else_does() {
+    let judge = async |defaults: &str, rules: &str, action: &Action| {
+        let (dir, _state, queue) = open();
+        let log = Log::open(&dir.path().join("audit.db")).unwrap();
+        let text = POLICY.replace(
+            "defaults { unmatched = \"allow\" }",
+            &format!("defaults {{\n{defaults}\n}}"),
+        );
+        let gate = Gate::new(policy(&format!("{text}{rules}")), queue, log);
+        let agent = agent();
+        let judged = tokio::time::timeout(std::time::Duration::from_secs(10), gate.judge(&agent, action));
+        match judged.await.expect("it waits too long") {
+            Ok(_) => "allow".to_owned(),
+            Err(refusal) => refusal.cause.name().to_owned(),
+        }
+    };
+    let request = action("x");
+    let mut elsewhere = action("x");
+    (elsewhere.step, elsewhere.endpoint) = (Step::Passthrough, "unknown".into());
+    for (defaults, rules, action, want) in [
+        ("", "", &request, "no_rule"),
+        ("unmatched = \"deny\"", "", &request, "no_rule"),
+        ("unmatched = \"allow\"", "", &request, "allow"),
+        ("", "", &elsewhere, "no_endpoint"),
+        ("unknown_host = \"deny\"", "", &elsewhere, "no_endpoint"),
+        ("unknown_host = \"passthrough\"", "", &elsewhere, "allow"),
+        ("human_timeout = 1", ASK, &request, "timed_out"),
+    ] {
+        assert_eq!(judge(defaults, rules, action).await, want, "{defaults}");
+    }
+}
