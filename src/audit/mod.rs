@@ -28,6 +28,10 @@ use crate::verdict::{Digest, Step};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct RecordId(pub u64);
 
+/// Bytes of one fact in a record, as JSON; a longer one stands as unknown, with its size. Without
+/// a limit an agent could push the records of what it did out of the log by its size.
+pub const FACT_BYTES_MAX: usize = 64 << 10;
+
 /// One judged action.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -94,6 +98,41 @@ pub struct Outcome {
     pub bytes_down: u64,
     /// Microseconds from the permit to the end.
     pub took_us: u64,
+}
+
+impl Record {
+    /// Replaces what is over [`FACT_BYTES_MAX`].
+    pub fn bound_facts(&mut self) {
+        for fact in self
+            .facts
+            .as_object_mut()
+            .into_iter()
+            .flat_map(|facts| facts.values_mut())
+        {
+            let bytes = size(fact);
+            if bytes > FACT_BYTES_MAX {
+                *fact = serde_json::json!({ "unknown": "truncated", "bytes": bytes });
+            }
+        }
+    }
+}
+
+/// About how many bytes a value takes as JSON.
+fn size(value: &serde_json::Value) -> usize {
+    use serde_json::Value;
+    match value {
+        Value::Null | Value::Bool(_) => 5,
+        Value::Number(_) => 20,
+        Value::String(text) => text.len() + 2,
+        Value::Array(values) => values.iter().map(|value| size(value) + 1).sum::<usize>() + 2,
+        Value::Object(members) => {
+            let members = members.iter();
+            members
+                .map(|(name, value)| name.len() + size(value) + 4)
+                .sum::<usize>()
+                + 2
+        }
+    }
 }
 
 #[cfg(feature = "daemon")]

@@ -12,6 +12,8 @@ use super::row::{Hash, Row, chain_outcome, hex};
 
 /// Records that one read returns at most.
 pub const PAGE_RECORDS_MAX: u32 = 1000;
+/// Bytes of facts after which a read returns what it has; the next one goes on.
+pub const PAGE_BYTES_MAX: usize = 8 << 20;
 
 /// The log cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +72,8 @@ impl Reader {
         })
     }
 
-    /// The records that a filter wants, in order, each with its outcome where there is one.
+    /// The records that a filter wants, in order, each with its outcome where there is one. A page
+    /// may be short ([`PAGE_BYTES_MAX`]): the last one is that which is empty.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -86,32 +89,33 @@ impl Reader {
         .replace("WHERE record = record.id", "WHERE outcome.record = record.id");
         let limit = filter.limit.unwrap_or(PAGE_RECORDS_MAX).min(PAGE_RECORDS_MAX);
         let mut statement = self.connection.prepare_cached(&query)?;
-        let rows = statement.query_map(
-            params![
-                i64::try_from(filter.after).unwrap_or(i64::MAX),
-                filter.since_us,
-                filter.node,
-                filter.endpoint,
-                filter.verdict,
-                filter.rule,
-                limit
-            ],
-            |row| {
-                let (record, hash) = Row::read(row)?;
-                let mut value = record.to_json();
-                value["hash"] = hex(&hash).into();
-                if let Some(status) = row.get::<_, Option<String>>(24)? {
-                    value["outcome"] = serde_json::json!({
-                        "status": status,
-                        "bytes_up": row.get::<_, i64>(25)?,
-                        "bytes_down": row.get::<_, i64>(26)?,
-                        "took_us": row.get::<_, i64>(27)?,
-                    });
-                }
-                Ok(value)
-            },
-        )?;
-        let mut values = rows.collect::<Result<Vec<_>, _>>()?;
+        let mut rows = statement.query(params![
+            i64::try_from(filter.after).unwrap_or(i64::MAX),
+            filter.since_us,
+            filter.node,
+            filter.endpoint,
+            filter.verdict,
+            filter.rule,
+            limit
+        ])?;
+        let (mut values, mut bytes) = (Vec::new(), 0);
+        while bytes < PAGE_BYTES_MAX
+            && let Some(row) = rows.next()?
+        {
+            let (record, hash) = Row::read(row)?;
+            bytes += record.facts.len();
+            let mut value = record.to_json();
+            value["hash"] = hex(&hash).into();
+            if let Some(status) = row.get::<_, Option<String>>(24)? {
+                value["outcome"] = serde_json::json!({
+                    "status": status,
+                    "bytes_up": row.get::<_, i64>(25)?,
+                    "bytes_down": row.get::<_, i64>(26)?,
+                    "took_us": row.get::<_, i64>(27)?,
+                });
+            }
+            values.push(value);
+        }
         if filter.newest {
             values.reverse();
         }

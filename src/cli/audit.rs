@@ -224,7 +224,8 @@ fn export(reach: &Reach, query: &str, format: ExportFormat) -> anyhow::Result<Ex
                 ExportFormat::Csv => write!(out, "{}\r\n", csv(row))?,
             }
         }
-        if rows.len() < PAGE {
+        // A page of large records is short; only an empty one is the last.
+        if rows.is_empty() {
             break;
         }
     }

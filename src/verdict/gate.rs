@@ -300,8 +300,10 @@ impl Gate {
         self.record_refusal(record).await;
     }
 
-    /// The last line before a record is written: no known secret is in it, whoever put it there.
+    /// The last line before a record is written: no known secret is in it, whoever put it there, and
+    /// it is not larger than it may be.
     fn hide(&self, record: &mut Record) {
+        record.bound_facts();
         self.known.scrub_json(&mut record.facts);
         let texts = [&mut record.summary, &mut record.reason];
         for text in texts.into_iter().chain(&mut record.detail) {

@@ -485,3 +485,89 @@ async fn nothing_is_dropped_under_load() {
     let verified = verify(&path);
     assert_eq!((verified.records, verified.fault), ((TASKS * EACH) as u64, None));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_and_pages_are_bounded() {
+    use tailkeep::audit::FACT_BYTES_MAX;
+    use tailkeep::audit::read::PAGE_BYTES_MAX;
+    let mut large = record("large");
+    let text = |bytes: usize| "x".repeat(bytes);
+    large.facts = serde_json::json!({
+        "method": "post", "body": text(FACT_BYTES_MAX - 2), "raw_path": text(FACT_BYTES_MAX - 1),
+        "headers": { "a": [text(FACT_BYTES_MAX)] },
+    });
+    large.bound_facts();
+    assert_eq!(large.facts["method"], "post");
+    assert_eq!(large.facts["body"].as_str().unwrap().len(), FACT_BYTES_MAX - 2);
+    for cut in ["raw_path", "headers"] {
+        assert_eq!(large.facts[cut]["unknown"], "truncated", "{cut}");
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.db");
+    let log = Log::open(&path).unwrap();
+    let count = PAGE_BYTES_MAX / FACT_BYTES_MAX + 20;
+    for n in 0..count {
+        let mut record = record(&n.to_string());
+        record.facts = serde_json::json!({ "body": text(FACT_BYTES_MAX - 2) });
+        log.append(record).await.unwrap();
+    }
+    let reader = Reader::open(&path).unwrap();
+    let first = reader.select(&Filter::default()).unwrap();
+    assert!(
+        first.len() < count && first.len() >= count - 21,
+        "{}",
+        first.len()
+    );
+    let after = first.last().unwrap()["id"].as_u64().unwrap();
+    let rest = reader
+        .select(&Filter {
+            after,
+            ..Filter::default()
+        })
+        .unwrap();
+    assert_eq!(first.len() + rest.len(), count);
+    let newest = reader
+        .select(&Filter {
+            newest: true,
+            ..Filter::default()
+        })
+        .unwrap();
+    assert_eq!(newest.last().unwrap()["id"], count);
+}
+
+#[test]
+#[ignore = "run by the test below as a process of its own"]
+fn child_without_rights() {
+    let error = Log::open(&child_path()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("not writable"), "{error}");
+}
+
+#[test]
+fn a_read_only_log_is_refused_at_the_start() {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can become another account");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    drop(Log::open(&dir.path().join("audit.db")).unwrap());
+    // The test's program is copied: others may not read the folder that it is in.
+    let own = dir.path().join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &own).unwrap();
+    for (path, mode) in [
+        (dir.path(), 0o755),
+        (&dir.path().join("audit.db"), 0o644),
+        (&own, 0o755),
+    ] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(&own)
+        .args(["--ignored", "--exact", "audit::child_without_rights"])
+        .env("TAILKEEP_TEST_STATE", dir.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tailkeep::verdict::approval::{
-    Answer, CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DecideError, Decision, QuestionState, Queue,
+    Answer, CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DecideError, Decision, LISTED_BYTES_MAX,
+    QuestionState, Queue,
 };
 
 use crate::{LONG, ask, open, pending, question, say};
@@ -167,4 +168,26 @@ async fn closed_questions_are_kept_within_limits() {
         (kept, 5)
     );
     held.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_questions_are_listed_without_their_detail() {
+    let (_dir, _state, queue) = open();
+    let mut large = question("large", LONG);
+    large.detail = "x".repeat(usize::try_from(LISTED_BYTES_MAX).unwrap());
+    let asked = [ask(&queue, large.clone()), ask(&queue, question("small", LONG))];
+    let ids = pending(&queue, 2).await;
+    for held in queue.list(false).await.unwrap() {
+        let is_large = held.question["summary"] == "large";
+        assert_eq!(held.question["cut"] == true, is_large);
+        assert_eq!(held.question["detail"].is_null(), is_large);
+        assert!(!held.question["rule"].is_null());
+    }
+    for id in ids {
+        assert!(!queue.show(id).await.unwrap().unwrap().question["detail"].is_null());
+    }
+    asked.iter().for_each(|task| task.abort());
+    // What is too large to be shown at all is not asked.
+    large.detail = "x".repeat(4 << 20);
+    assert!(queue.ask(large).await.is_err());
 }

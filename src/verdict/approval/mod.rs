@@ -16,7 +16,7 @@ mod row;
 mod store;
 
 pub use queue::Queue;
-pub use row::{Held, State as QuestionState};
+pub use row::{Held, LISTED_BYTES_MAX, State as QuestionState};
 pub use store::{CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX};
 pub use store::{Decide, DecideError, Decision};
 

@@ -107,7 +107,8 @@ impl Queue {
         task.await.map_err(|_| StateError::Cancelled)?
     }
 
-    /// The pending questions, oldest first; with `all`, the newest of every state.
+    /// The pending questions, oldest first; with `all`, the newest of every state. Large ones are
+    /// without their detail and facts ([`super::LISTED_BYTES_MAX`]).
     ///
     /// # Errors
     /// The database cannot be read.

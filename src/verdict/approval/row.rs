@@ -1,6 +1,6 @@
 //! A held action as it is stored and shown.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use crate::state::StateError;
@@ -45,6 +45,10 @@ impl State {
     }
 }
 
+/// Bytes of a question, above which a listing leaves out its detail and its facts: `cut` is true
+/// then, and the whole is had one by one.
+pub const LISTED_BYTES_MAX: i64 = 64 << 10;
+
 /// A held action as an operator sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Held {
@@ -61,12 +65,11 @@ pub struct Held {
     pub reason: Option<String>,
 }
 
-const COLUMNS: &str = "id, state, question, asked_us, expires_us, closed_us, decided_by, reason";
-
 /// One row, whatever its state.
 pub(super) fn one(connection: &Connection, id: i64) -> Result<Option<Held>, StateError> {
-    let query = format!("SELECT {COLUMNS} FROM approval WHERE id = ?");
-    let row = connection.query_row(&query, [id], read).optional()?;
+    let query = "SELECT id, state, question, asked_us, expires_us, closed_us, decided_by, reason
+                 FROM approval WHERE id = ?";
+    let row = connection.query_row(query, [id], read).optional()?;
     row.map(|row| complete(connection, row)).transpose()
 }
 
@@ -77,9 +80,15 @@ pub(super) fn list(connection: &Connection, pending_only: bool, limit: u32) -> R
     } else {
         "ORDER BY id DESC"
     };
-    let query = format!("SELECT {COLUMNS} FROM approval {clause} LIMIT ?");
+    let query = format!(
+        "SELECT id, state, CASE WHEN octet_length(question) <= ?1 THEN question ELSE
+           json_set(question, '$.detail', NULL, '$.facts', NULL, '$.cut', json('true')) END,
+           asked_us, expires_us, closed_us, decided_by, reason FROM approval {clause} LIMIT ?2"
+    );
     let mut statement = connection.prepare_cached(&query)?;
-    let rows: Vec<Raw> = statement.query_map([limit], read)?.collect::<Result<_, _>>()?;
+    let rows: Vec<Raw> = statement
+        .query_map(params![LISTED_BYTES_MAX, limit], read)?
+        .collect::<Result<_, _>>()?;
     rows.into_iter().map(|row| complete(connection, row)).collect()
 }
 
