@@ -249,6 +249,13 @@ async fn decide(
     {
         return Err(bad(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
     }
+    // The agent's protocol carries it: no byte of it may end a field or a line there.
+    if reason
+        .as_ref()
+        .is_some_and(|reason| reason.chars().any(char::is_control))
+    {
+        return Err(bad("a reason has no control characters"));
+    }
     let decide = Decide {
         id,
         person,

@@ -16,10 +16,11 @@ pub mod listen;
 pub mod stream;
 pub mod token;
 
+use std::fs::{File, OpenOptions, TryLockError};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -35,6 +36,8 @@ use token::OperatorToken;
 
 /// The socket's name in the state folder.
 pub const SOCKET: &str = "admin.sock";
+/// The file that a running gateway locks in its state folder.
+const LOCK: &str = "gateway.lock";
 /// The audit log's name in the state folder.
 pub const AUDIT: &str = "audit.db";
 
@@ -47,6 +50,8 @@ pub struct Operator {
     secrets: SecretStore,
     authority: Arc<Authority>,
     watchers: Arc<Semaphore>,
+    /// Held for as long as anything is served.
+    lock: Arc<OnceLock<File>>,
 }
 
 /// The API cannot be served.
@@ -56,6 +61,8 @@ pub enum AdminError {
     Listen(String, std::io::Error),
     #[error("dashboard_listen = \"{0}\" is not a loopback address; the admin API is for this machine alone")]
     NotLoopback(SocketAddr),
+    #[error("another gateway uses the state folder {0}")]
+    InUse(String),
     #[error("the operator's token in {0} is not used: {1}")]
     Token(String, &'static str),
     #[error("no randomness from the system: {0}")]
@@ -81,6 +88,27 @@ impl Operator {
             secrets,
             authority,
             watchers: Arc::new(Semaphore::new(stream::WATCHERS_MAX)),
+            lock: Arc::default(),
+        }
+    }
+
+    /// Two gateways over one state folder would take each other's sockets away.
+    fn lock(&self) -> Result<(), AdminError> {
+        let path = self.state.dir().join(LOCK);
+        let shown = path.display().to_string();
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path);
+        let file = file.map_err(|error| AdminError::Listen(shown.clone(), error))?;
+        match file.try_lock() {
+            Ok(()) => {
+                let _ = self.lock.set(file);
+                Ok(())
+            }
+            Err(TryLockError::WouldBlock) => Err(AdminError::InUse(self.state.dir().display().to_string())),
+            Err(TryLockError::Error(error)) => Err(AdminError::Listen(shown, error)),
         }
     }
 
@@ -102,6 +130,7 @@ pub async fn serve(
     if !gateway.admin_listen.ip().is_loopback() {
         return Err(AdminError::NotLoopback(gateway.admin_listen));
     }
+    operator.lock()?;
     let path = operator.state.dir().join(SOCKET);
     let failed = |what: String| move |error| AdminError::Listen(what, error);
     let token = Arc::new(OperatorToken::open(operator.state.dir())?);

@@ -70,8 +70,9 @@ struct Approvals {
     _place: OwnedSemaphorePermit,
     queue: Queue,
     changes: watch::Receiver<u64>,
-    /// Open questions that the client knows, with the number of votes it knows of.
-    shown: HashMap<i64, usize>,
+    /// Open questions that the client knows, with the number of votes it knows of, and whether
+    /// the agent waits.
+    shown: HashMap<i64, (usize, bool)>,
     ready: VecDeque<Value>,
     broken: bool,
     started: bool,
@@ -112,7 +113,8 @@ impl Approvals {
             }
         }
         for held in open {
-            if self.shown.insert(held.id, held.by.len()) != Some(held.by.len()) {
+            let now = (held.by.len(), held.waiting);
+            if self.shown.insert(held.id, now) != Some(now) {
                 self.ready.push_back(json!(held));
             }
         }

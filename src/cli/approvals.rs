@@ -132,8 +132,9 @@ fn line(held: &Value) -> String {
         .flatten()
         .filter_map(Value::as_str)
         .collect();
+    let away = held["state"] == "pending" && held["waiting"] == false;
     format!(
-        "{} {:<9} {} → {}  {}  ({})  {}",
+        "{} {:<9} {} → {}  {}  ({})  {}{}",
         held["id"],
         held["state"].as_str().unwrap_or("-"),
         text("node"),
@@ -141,6 +142,7 @@ fn line(held: &Value) -> String {
         text("summary"),
         text("rule"),
         by.join(", "),
+        if away { "its agent is away" } else { "" },
     )
     .trim_end()
     .to_owned()

@@ -56,16 +56,16 @@ struct Patterns {
 
 static PLAIN: LazyLock<Mask> = LazyLock::new(|| Mask(Arc::new(Patterns::new(&[], &[]))));
 static BEARER: LazyLock<Regex> =
-    LazyLock::new(|| fixed(r"(?i)\b((?:bearer|basic)(?: |\+|%20))([A-Za-z0-9._~+/=%-]{8,})"));
+    LazyLock::new(|| fixed(r"(?i)(?-u:\b)((?:bearer|basic)(?: |\+|%20))([A-Za-z0-9._~+/=%-]{8,})"));
 static PROTOCOL: LazyLock<Regex> =
     LazyLock::new(|| fixed(r"(base64url\.bearer\.authorization\.k8s\.io\.)([A-Za-z0-9_=-]+)"));
 static USERINFO: LazyLock<Regex> = LazyLock::new(|| fixed(r#"(://[^/\s:@'"]*:)([^@\s/'"]+)@"#));
 static PEM: LazyLock<Regex> =
     LazyLock::new(|| fixed(r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----)(.*?)(-----END|$)"));
 static ROLE: LazyLock<Regex> = LazyLock::new(|| {
-    fixed(r"(?is)\b(password\s*)((?:E|U&)?'(?:[^'\\]|''|\\.)*(?:'|$)|\$\w*\$.*?(?:\$\w*\$|$))")
+    fixed(r"(?is)(?-u:\b)(password\s*)((?:E|U&)?'(?:[^'\\]|''|\\.)*(?:'|$)|\$\w*\$.*?(?:\$\w*\$|$))")
 });
-static CONNINFO: LazyLock<Regex> = LazyLock::new(|| fixed(r"(?i)\b(password=)([^\s'&]+)"));
+static CONNINFO: LazyLock<Regex> = LazyLock::new(|| fixed(r"(?i)(?-u:\b)(password=)([^\s'&]+)"));
 static SECRET: LazyLock<Regex> = LazyLock::new(|| fixed(r#"kind\\?"?\s*:\s*\\?"?Secret(?:List)?\b"#));
 
 impl Default for Mask {
@@ -206,7 +206,7 @@ impl Patterns {
         let quoted = format!("(?:{name}{parameters})");
         Patterns {
             any: fixed(&format!(
-                "(?i){NAME}|(?:{PARAMETER}{parameters})=|\\b(?:{PARAMETER}{headers}):|bearer|basic|://|-----BEGIN|Secret"
+                "(?i){NAME}|(?:{PARAMETER}{parameters})=|(?-u:\\b)(?:{PARAMETER}{headers}):|bearer|basic|://|-----BEGIN|Secret"
             )),
             header: fixed(&format!(
                 "(?i)^(?:{name}|[A-Za-z0-9_.-]*-key|.*secret.*{headers})$"

@@ -110,6 +110,22 @@ fn an_unsafe_start_is_refused() {
     refuses(state.path(), "mode 0600");
 }
 
+#[test]
+fn a_state_folder_has_one_gateway() {
+    let folder = folder(LOOPBACK);
+    let first = Gateway::start(folder.path());
+    refuses(folder.path(), "another gateway uses the state folder");
+    // The first one is not harmed, and a killed one leaves no lock.
+    let health = Command::new(env!("CARGO_BIN_EXE_tailkeep"))
+        .args(["peers", "list", "--socket"])
+        .arg(folder.path().join("state/admin.sock"))
+        .output()
+        .unwrap();
+    assert!(health.status.success(), "{health:?}");
+    drop(first);
+    Gateway::start(folder.path()).terminate();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn held_actions_survive_a_restart() {
     let folder = folder(LOOPBACK);

@@ -91,6 +91,7 @@ async fn what_is_wrong_is_said_in_json() {
         ("POST /v1/approvals/7/maybe", "", 404, "no such path"),
         ("POST /v1/approvals/7/deny?person=bob", "", 400, "person"),
         (&long_reason, "", 400, "at most 1024"),
+        ("POST /v1/approvals/1/deny?reason=a%00b", "", 400, "control"),
         ("GET /v1/approvals?all=perhaps", "", 400, "all"),
         ("DELETE /v1/peers/none", "", 404, "no peer none"),
         ("POST /v1/peers/none/approve", "", 404, "no peer none"),

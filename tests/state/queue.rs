@@ -97,11 +97,16 @@ async fn the_end_of_the_gateway_withdraws_nothing_and_an_agent_that_leaves_does(
     pending(&queue, 0).await;
     let stays = ask(&queue, question("stays", LONG));
     let ids = pending(&queue, 1).await;
+    assert!(queue.list(false).await.unwrap()[0].waiting);
     queue.close();
     stays.abort();
     let _ = stays.await;
     assert_eq!(pending(&queue, 1).await, ids);
-    assert_eq!(pending(&Queue::new(state), 1).await, ids);
+    let next = Queue::new(state);
+    assert_eq!(pending(&next, 1).await, ids);
+    assert!(
+        !next.list(false).await.unwrap()[0].waiting && !next.show(ids[0]).await.unwrap().unwrap().waiting
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

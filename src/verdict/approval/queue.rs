@@ -119,7 +119,12 @@ impl Queue {
                 row::list(connection, !all, LIST_MAX)
             })
         };
-        self.shared.state.run(list).await
+        let mut listed = self.shared.state.run(list).await?;
+        let waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for held in &mut listed {
+            held.waiting = waiting.contains_key(&held.id);
+        }
+        Ok(listed)
     }
 
     /// One question, whatever its state.
@@ -133,7 +138,12 @@ impl Queue {
                 row::one(connection, id)
             })
         };
-        self.shared.state.run(show).await
+        let held = self.shared.state.run(show).await?;
+        let waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(held.map(|held| Held {
+            waiting: waiting.contains_key(&held.id),
+            ..held
+        }))
     }
 
     /// A number that changes whenever the list may have changed.

@@ -63,6 +63,9 @@ pub struct Held {
     /// Who has allowed it so far, or who refused it.
     pub by: Vec<String>,
     pub reason: Option<String>,
+    /// Whether its agent is there and waits; one that lost its gateway may come back.
+    #[serde(default)]
+    pub waiting: bool,
 }
 
 /// One row, whatever its state.
@@ -114,6 +117,7 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Raw> {
             closed_us: row.get(5)?,
             by: Vec::new(),
             reason: row.get(7)?,
+            waiting: false,
         },
     })
 }
