@@ -85,3 +85,47 @@ async fn a_function_call_message_is_opaque() {
     assert_eq!(came.tags, "VZ", "{came:?}");
     assert!(came.text().contains('7'), "{came:?}");
 }
+
+/// Bytes that the sockets and queues between the two ends may take up, and no more.
+const UNDER_WAY_MAX: usize = 48 << 20;
+
+#[tokio::test]
+async fn a_side_that_does_not_read_stops_the_other() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let (server, world) = both().await;
+    assert!(server.sql("create table t (x text); grant all on t to app"));
+    // The server does not read: the table is locked.
+    let mut locker = Raw::enter(world.address).await;
+    assert_eq!(
+        locker.ask(&[query("begin"), query("lock table t")]).await.tags,
+        "CZCZ"
+    );
+    let mut raw = Raw::enter(world.address).await;
+    raw.send(&query("insert into t select 'x'")).await;
+    let piece = query(&format!("insert into t values ('{}')", "y".repeat(100_000)));
+    let mut sent = 0;
+    let full = async {
+        while sent < 2 * UNDER_WAY_MAX {
+            raw.io.write_all(&piece).await.unwrap();
+            sent += piece.len();
+        }
+    };
+    assert!(
+        tokio::time::timeout(std::time::Duration::from_secs(3), full)
+            .await
+            .is_err()
+    );
+    assert!((1 << 20..UNDER_WAY_MAX).contains(&sent), "{sent}");
+    drop((raw, locker));
+    // The agent does not read: the server stops sending.
+    let mut raw = Raw::enter(world.address).await;
+    raw.send(&query("select repeat('z', 1000000) from generate_series(1, 200)"))
+        .await;
+    let blocked = || {
+        server.says("select count(*) from pg_stat_activity where wait_event = 'ClientWrite' and query like '%repeat(''z''%'") == "1"
+    };
+    crate::world::until("the server waits", blocked).await;
+    let came = raw.until_ready(1).await;
+    assert_eq!(came.tags, format!("T{}CZ", "D".repeat(200)));
+}

@@ -280,3 +280,58 @@ async fn users_databases_and_passwords() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn a_placeholder_in_the_user_or_the_password_selects_the_credential() {
+    let own = made("orders.test");
+    let server = own.server(false).await;
+    assert!(server.sql(&format!("create role reports login password '{PASSWORD}'")));
+    let rules = format!(
+        "credential \"postgres_credential\" \"reports\" {{\n  endpoint = postgres.orders\n  user = \"reports\"\n}}\n{}",
+        crate::world::RULES
+    );
+    let setup = Setup {
+        held: ", { placeholder = \"PH_reports\", credential = postgres_credential.reports }",
+        rules: &rules,
+        limits: "handshake_ms = 1000",
+        ..SETUP
+    };
+    let world = World::new(server.port, setup).await;
+    let check = async |user: &str, password: &str, want: &str| {
+        let url = world
+            .url("sslmode=disable")
+            .replace("agent@", &format!("{user}@"));
+        let mut command = tokio::process::Command::new("psql");
+        command
+            .args(["-XAtq", &url, "-c", "select current_user"])
+            .env("PGPASSWORD", password);
+        let said = said(&crate::world::run(&mut command).await);
+        assert!(said.contains(want), "{user} {password}: {said}");
+    };
+    check("%7B%7Breports%7D%7D", "", "reports | ").await;
+    check("%7B%7Borders%7D%7D", "", "app | ").await;
+    check("agent", "{{reports}}", "reports | ").await;
+    check("agent", "PH_reports", "reports | ").await;
+    check("agent", "{{orders}}", "app | ").await;
+    check("reports", "anything", "reports | ").await;
+    // None is named: the one without a placeholder.
+    check("agent", "anything", "app | ").await;
+    check(
+        "agent",
+        "{{github}}",
+        "the placeholder names no credential that you hold",
+    )
+    .await;
+    check("%7B%7Borders%7D%7D", "{{reports}}", "app | ").await;
+    check("agent", &"x".repeat(1025), "malformed").await;
+    // Who is asked for a password and sends none is not waited for.
+    let mut raw = crate::raw::Raw::new(Box::new(TcpStream::connect(world.address).await.unwrap()));
+    raw.send(&tailkeep::protocol::postgres::startup::to_server(
+        "agent",
+        "postgres",
+        &[],
+    ))
+    .await;
+    let came = raw.until_ready(1).await;
+    assert_eq!(came.tags, "RE", "{came:?}");
+}

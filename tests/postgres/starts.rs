@@ -181,3 +181,25 @@ async fn an_idle_connection_is_closed_and_a_held_one_is_not() {
     assert_eq!(world.held().await, 1);
     assert_eq!(world.open(), 1);
 }
+
+#[tokio::test]
+async fn a_newer_libpq_with_a_newer_protocol_and_tls_at_once() {
+    let (_server, world) = both().await;
+    let script = "
+import os, psycopg
+for options in ('max_protocol_version=latest', 'max_protocol_version=3.2', 'sslnegotiation=direct sslmode=verify-full host=orders.test hostaddr=127.0.0.1'):
+    conn = psycopg.connect(os.environ['DSN'] + ' ' + options, autocommit=True)
+    print(conn.execute('select %s::int', (1,)).fetchone()[0], conn.pgconn.ssl_in_use)
+    conn.cancel_safe()
+";
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
+    let mut command = tokio::process::Command::new(python);
+    let dsn = format!(
+        "host=127.0.0.1 port={} user=agent dbname=postgres sslmode=disable sslrootcert={}",
+        world.address.port(),
+        world.ca
+    );
+    command.args(["-c", script]).env("DSN", dsn);
+    let ran = crate::world::run(&mut command).await;
+    assert_eq!(said(&ran), "1 False 1 False 1 True | ");
+}

@@ -57,6 +57,8 @@ pub struct Setup<'a> {
     pub credential: &'a str,
     pub rules: &'a str,
     pub password: &'a str,
+    /// More of the profile's credentials.
+    pub held: &'a str,
 }
 
 pub const SETUP: Setup<'static> = Setup {
@@ -65,6 +67,7 @@ pub const SETUP: Setup<'static> = Setup {
     credential: "user = \"app\"",
     rules: RULES,
     password: PASSWORD,
+    held: "",
 };
 
 pub struct World {
@@ -95,7 +98,9 @@ impl World {
         let destination = SocketAddr::new(names.address(index, true).unwrap(), 5432);
         let secrets = SecretStore::new(folder.path());
         if !setup.password.is_empty() {
-            secrets.set("orders", "", setup.password.as_bytes()).unwrap();
+            for name in ["orders", "reports"] {
+                secrets.set(name, "", setup.password.as_bytes()).unwrap();
+            }
         }
         let dialer = Dialer::new(None, Closed::default(), model.gateway.limits.connect_ms);
         let proxy = Proxy::new(Parts {
@@ -281,10 +286,10 @@ credential "postgres_credential" "orders" {{
 approver "human_approver" "ops" {{}}
 profile "dev" {{
   peers       = ["laptop"]
-  credentials = [postgres_credential.orders]
+  credentials = [postgres_credential.orders{}]
 }}
 {}"#,
-        setup.limits, setup.endpoint, setup.credential, setup.rules
+        setup.limits, setup.endpoint, setup.credential, setup.held, setup.rules
     );
     let source = Source {
         path: "policy.hcl".into(),

@@ -29,6 +29,7 @@ use crate::facts::Facts;
 use crate::protocol::{Output, Side};
 use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 
+pub use extended::DESCRIBES_MAX;
 use names::{Kept, Portal, Prepared};
 
 /// What a session is handed at its start.
@@ -196,7 +197,7 @@ impl PgSession {
         }
     }
 
-    /// Takes bytes that a side sent.
+    /// Takes bytes that a side sent. What the agent sent waits for [`PgSession::advance`].
     ///
     /// # Errors
     /// They break the protocol or a limit; the connection must be closed.
@@ -206,17 +207,25 @@ impl PgSession {
             Side::Agent => self.up.extend_from_slice(&bytes),
             Side::Upstream => self.read_server(bytes)?,
         }
+        Ok(())
+    }
+
+    /// Works off what the agent has sent, as far as may be now. Says whether more is left only
+    /// because there is much to do already: the driver carries that out and calls again, once
+    /// there is room for more.
+    ///
+    /// # Errors
+    /// As [`PgSession::handle_input`].
+    pub fn advance(&mut self, now: Instant) -> Result<bool, WireError> {
+        self.now = now;
         self.pump()
     }
 
     /// Takes the gate's answer to the last [`Output::Decide`].
-    ///
-    /// # Errors
-    /// As [`PgSession::handle_input`].
-    pub fn handle_ruling(&mut self, ruling: Result<Permit, Refusal>, now: Instant) -> Result<(), WireError> {
+    pub fn handle_ruling(&mut self, ruling: Result<Permit, Refusal>, now: Instant) {
         self.now = now;
         let Some(mut judging) = self.judging.take() else {
-            return Ok(());
+            return;
         };
         match ruling {
             Ok(permit) => {
@@ -232,19 +241,14 @@ impl PgSession {
             }
             Err(refusal) => self.refused(judging, "42501", &refusal.reason),
         }
-        self.pump()
     }
 
     /// The agent cancelled what is being judged. Nothing happens if nothing is.
-    ///
-    /// # Errors
-    /// As [`PgSession::handle_input`].
-    pub fn cancel_judging(&mut self, now: Instant) -> Result<(), WireError> {
+    pub fn cancel_judging(&mut self, now: Instant) {
         self.now = now;
         if let Some(judging) = self.judging.take() {
             self.refused(judging, "57014", "canceling statement due to user request");
         }
-        self.pump()
     }
 
     /// The connection has ended: what is still open gets its outcome. Nothing may follow.
@@ -400,6 +404,12 @@ impl PgSession {
         self.await_answer(Kind::Sync);
     }
 }
+
+/// Messages that may be sent ahead of the server's answers; then the agent has to wait.
+pub const AWAITED_MAX: usize = 4096;
+
+/// Things to do at a time, before the driver does them.
+pub const OUTPUTS_MAX: usize = 1024;
 
 /// Characters of a statement in the one-line summary.
 pub const SUMMARY_CHARS_MAX: usize = 200;

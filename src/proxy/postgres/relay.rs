@@ -194,16 +194,18 @@ impl Relay<'_> {
             from_server.reserve(READ_BYTES);
             let (hears_server, hears_agent) = self.hears();
             let asking = self.ruling.is_some();
+            let mut news = !asking;
             tokio::select! {
                 biased;
-                written = self.to_agent.carry(agent.1) => { written?; continue; }
-                written = self.to_server.carry(server.1), if !self.server_gone => { written?; continue; }
+                written = self.to_agent.carry(agent.1) => written?,
+                written = self.to_server.carry(server.1), if !self.server_gone => written?,
                 decided = answer(&mut self.ruling) => {
                     self.ruling = None;
-                    self.session.handle_ruling(decided, now())?;
+                    news = true;
+                    self.session.handle_ruling(decided, now());
                 }
                 () = answer(&mut self.cancelling) => self.cancelling = None,
-                () = self.connected.ticket.wake.notified() => self.cancel()?,
+                () = self.connected.ticket.wake.notified() => self.cancel(),
                 count = server.0.read_buf(&mut from_server), if hears_server => {
                     if count? == 0 { self.server_gone = true; }
                     else { self.session.handle_input(Side::Upstream, from_server.split().freeze(), now())?; }
@@ -211,26 +213,41 @@ impl Relay<'_> {
                 count = agent.0.read_buf(&mut from_agent), if hears_agent => {
                     // Gone, or leaving: what is being asked for is withdrawn by dropping the future.
                     if count? == 0 { return Ok(()); }
+                    news = true;
                     self.session.handle_input(Side::Agent, from_agent.split().freeze(), now())?;
-                    if self.session.is_judging() && self.session.is_abandoned() { return Ok(()); }
                 }
                 () = tokio::time::sleep(idle), if !asking => return Err(ServeError::Late),
             }
             self.carry_out().await;
+            while self.has_room() && self.session.advance(now())? {
+                self.carry_out().await;
+            }
+            self.carry_out().await;
+            if news && self.session.is_judging() && self.session.is_abandoned() {
+                return Ok(());
+            }
         }
     }
 
-    /// Which sides are read. What an agent sends can fill both queues: refusals go back to it.
-    fn hears(&self) -> (bool, bool) {
-        let server = !self.server_gone && !self.to_agent.is_full();
-        let room = !self.to_server.is_full() && !self.to_agent.is_full();
-        (server, room && !self.closing && self.session.wants_agent())
+    /// What an agent sends can fill both queues: refusals go back to it.
+    fn has_room(&self) -> bool {
+        !self.to_server.is_full() && !self.to_agent.is_full()
     }
 
-    fn cancel(&mut self) -> Result<(), WireError> {
+    /// Whether the server is read, and whether the agent is.
+    fn hears(&self) -> (bool, bool) {
+        let server = !self.server_gone && !self.to_agent.is_full();
+        (
+            server,
+            self.has_room() && !self.closing && self.session.wants_agent(),
+        )
+    }
+
+    fn cancel(&mut self) {
         if self.session.is_judging() {
             self.ruling = None;
-            return self.session.cancel_judging(Instant::now());
+            self.session.cancel_judging(Instant::now());
+            return;
         }
         let (context, ends) = (self.context, self.connected);
         let time = Duration::from_millis(context.limits.connect_ms);
@@ -239,7 +256,6 @@ impl Relay<'_> {
             // A cancel is a wish: that it could not be sent is no reason to end the session.
             let _ = tokio::time::timeout(time, send).await;
         }));
-        Ok(())
     }
 
     async fn carry_out(&mut self) {

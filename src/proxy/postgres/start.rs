@@ -74,6 +74,8 @@ pub(super) async fn open(
                 context
                     .cancels
                     .cancel(context.agent, &context.endpoint.key, process, &key);
+                // libpq takes an end of TLS without its word for an error. It may be gone already.
+                let _ = io.shutdown().await;
                 return Ok(None);
             }
             Ok(Opening::Gssenc) => io.write_all(b"N").await?,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Judging, Kind, Open, PgSession, What};
+use super::{AWAITED_MAX, Judging, Kind, OUTPUTS_MAX, Open, PgSession, What};
 use crate::protocol::Output;
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError};
 
@@ -10,27 +10,40 @@ use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError};
 pub(super) type Again = Option<Bytes>;
 
 impl PgSession {
-    /// Works off the agent's messages until one has to wait.
-    pub(super) fn pump(&mut self) -> Result<(), WireError> {
+    /// Works off the agent's messages until one has to wait, or there is much to do: then true.
+    pub(super) fn pump(&mut self) -> Result<bool, WireError> {
         while self.judging.is_none() && !self.closed {
+            if self.out.len() >= OUTPUTS_MAX {
+                return Ok(true);
+            }
+            if self.awaited.len() >= AWAITED_MAX {
+                self.flush();
+                return Ok(false);
+            }
             let Some(message) = self
                 .front
                 .take()
                 .map_or_else(|| self.cut(), |front| Ok(Some(front)))?
             else {
-                return Ok(());
+                return Ok(false);
             };
             if let Some(again) = self.agent_message(message)? {
-                if self.judging.is_none() && self.unsynced && !self.flushed {
-                    // What is waited for would stay in the server's buffer.
-                    self.send_up(wire::message(b'H', &[]));
-                    self.flushed = true;
+                if self.judging.is_none() {
+                    self.flush();
                 }
                 self.front = Some(again);
-                return Ok(());
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// What is waited for would stay in the server's buffer.
+    fn flush(&mut self) {
+        if self.unsynced && !self.flushed {
+            self.send_up(wire::message(b'H', &[]));
+            self.flushed = true;
+        }
     }
 
     /// Cuts the next whole message off; COPY data is passed on in pieces.
