@@ -63,8 +63,11 @@ impl Reader {
     /// # Errors
     /// There is no log at `path`.
     pub fn open(path: &Path) -> Result<Reader, ReadError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
+        // A log in use is read through files beside it, which may have to be made; a copy that
+        // cannot be written needs none.
+        let open = |access| Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX);
+        let connection =
+            open(OpenFlags::SQLITE_OPEN_READ_WRITE).or_else(|_| open(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
         connection.pragma_update(None, "query_only", "ON")?;
         Ok(Reader {
             path: path.to_owned(),

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Format;
 use crate::admin::client::Reach;
-use crate::audit::read::Reader;
+use crate::audit::read::{self, Reader};
 
 /// Records of one page of `export`.
 const PAGE: usize = 500;
@@ -82,6 +82,9 @@ enum Command {
     Export {
         #[command(flatten)]
         filter: Filter,
+        /// A log's file, instead of the running gateway's.
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
         /// How to print.
         #[arg(long, value_enum, default_value_t)]
         format: ExportFormat,
@@ -117,6 +120,17 @@ struct Filter {
 }
 
 impl Filter {
+    /// The same, for a log that is read here.
+    fn read(self) -> read::Filter {
+        read::Filter {
+            node: self.node,
+            endpoint: self.endpoint,
+            verdict: self.verdict,
+            rule: self.rule,
+            ..read::Filter::default()
+        }
+    }
+
     fn query(&self) -> String {
         let fields = [
             ("node", &self.node),
@@ -140,7 +154,29 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             filter,
             format,
         } => tail(&args.reach, follow, lines, &filter.query(), format),
-        Command::Export { filter, format } => export(&args.reach, &filter.query(), format),
+        Command::Export {
+            filter,
+            file: None,
+            format,
+        } => export(format, |after| {
+            let query = filter.query();
+            let rows = args
+                .reach
+                .get(&format!("/v1/audit?after={after}&limit={PAGE}{query}"))?;
+            Ok(rows.as_array().cloned().unwrap_or_default())
+        }),
+        Command::Export {
+            filter,
+            file: Some(file),
+            format,
+        } => {
+            let reader = Reader::open(&file)?;
+            let mut filter = filter.read();
+            export(format, |after| {
+                filter.after = after;
+                Ok(reader.select(&filter)?)
+            })
+        }
         Command::Verify { file, noted, format } => {
             let query = noted
                 .as_deref()
@@ -207,7 +243,11 @@ fn tail(reach: &Reach, follow: bool, lines: u32, query: &str, format: Format) ->
     }
 }
 
-fn export(reach: &Reach, query: &str, format: ExportFormat) -> anyhow::Result<ExitCode> {
+/// Prints every page that `next` gives, from the record after the one it is told.
+fn export(
+    format: ExportFormat,
+    mut next: impl FnMut(u64) -> anyhow::Result<Vec<Value>>,
+) -> anyhow::Result<ExitCode> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if format == ExportFormat::Csv {
         let names: Vec<&str> = COLUMNS.iter().chain(OUTCOME).copied().collect();
@@ -215,18 +255,17 @@ fn export(reach: &Reach, query: &str, format: ExportFormat) -> anyhow::Result<Ex
     }
     let mut after = 0;
     loop {
-        let rows = reach.get(&format!("/v1/audit?after={after}&limit={PAGE}{query}"))?;
-        let rows = rows.as_array().map(Vec::as_slice).unwrap_or_default();
-        for row in rows {
+        let rows = next(after)?;
+        // A page of large records is short; only an empty one is the last.
+        if rows.is_empty() {
+            break;
+        }
+        for row in &rows {
             after = row["id"].as_u64().unwrap_or(after);
             match format {
                 ExportFormat::Jsonl => writeln!(out, "{row}")?,
                 ExportFormat::Csv => write!(out, "{}\r\n", csv(row))?,
             }
-        }
-        // A page of large records is short; only an empty one is the last.
-        if rows.is_empty() {
-            break;
         }
     }
     out.flush()?;

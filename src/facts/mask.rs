@@ -50,6 +50,8 @@ struct Patterns {
     form: Regex,
     /// `"name": "value"`, as JSON and as JSON within a JSON string.
     members: [Regex; 2],
+    /// A part of a form in several parts (RFC 7578).
+    part: Regex,
     /// `name: value` on a line of its own, as YAML and as headers.
     line: Regex,
 }
@@ -121,7 +123,11 @@ impl Mask {
             out = Cow::Owned(head + &self.secret_object(body));
         }
         let patterns = &*self.0;
-        for pattern in patterns.members.iter().chain([&patterns.line, &patterns.form]) {
+        for pattern in patterns
+            .members
+            .iter()
+            .chain([&patterns.line, &patterns.form, &patterns.part])
+        {
             out = replace(pattern, out);
         }
         for pattern in [&*BEARER, &PROTOCOL, &USERINFO, &PEM] {
@@ -206,7 +212,7 @@ impl Patterns {
         let quoted = format!("(?:{name}{parameters})");
         Patterns {
             any: fixed(&format!(
-                "(?i){NAME}|(?:{PARAMETER}{parameters})=|(?-u:\\b)(?:{PARAMETER}{headers}):|bearer|basic|://|-----BEGIN|Secret"
+                "(?i){NAME}|(?:{PARAMETER}{parameters})[=\\x22]|(?-u:\\b)(?:{PARAMETER}{headers}):|bearer|basic|://|-----BEGIN|Secret"
             )),
             header: fixed(&format!(
                 "(?i)^(?:{name}|[A-Za-z0-9_.-]*-key|.*secret.*{headers})$"
@@ -222,6 +228,9 @@ impl Patterns {
                     r"(?is)(\\\x22{quoted}\\\x22\s*:\s*\\\x22)({within})(\\\x22|$)"
                 )),
             ],
+            part: fixed(&format!(
+                r"(?is)(\bname=\x22(?:{name}|{PARAMETER}{parameters})\x22[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n)(.*?)(\r?\n--|$)"
+            )),
             line: fixed(&format!(
                 r"(?im)(^[ \t-]*(?:{name}{headers})[ \t]*:[ \t]+)([^\s\x22{{\[|>].*)$"
             )),
@@ -316,6 +325,12 @@ mod tests {
         check(
             r#"{"inner":"{\"client_secret\":\"a\\\"b\",\"a\":1}"}"#,
             r#"{"inner":"{\"client_secret\":\"(masked)\",\"a\":1}"}"#,
+        );
+        check(
+            "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nhunter2\r\n--b\r\n\
+             Content-Disposition: form-data; name=\"a\"\r\n\r\nx\r\n--b--",
+            "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\n(masked)\r\n--b\r\n\
+             Content-Disposition: form-data; name=\"a\"\r\n\r\nx\r\n--b--",
         );
         check("a: 1\npassword: hunter2\nb: 2", "a: 1\npassword: (masked)\nb: 2");
         check("x-mine: abc\nb: 2", "x-mine: (masked)\nb: 2");

@@ -304,6 +304,12 @@ impl Gate {
     /// it is not larger than it may be.
     fn hide(&self, record: &mut Record) {
         record.bound_facts();
+        // An evaluator's word may repeat the value that it failed on.
+        if let Some(detail) = &mut record.detail
+            && let Cow::Owned(clean) = self.policy().mask().text(detail)
+        {
+            *detail = clean;
+        }
         self.known.scrub_json(&mut record.facts);
         let texts = [&mut record.summary, &mut record.reason];
         for text in texts.into_iter().chain(&mut record.detail) {

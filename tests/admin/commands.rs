@@ -236,6 +236,8 @@ async fn audit() {
         .unwrap();
     let path = copy.to_str().unwrap();
     world.run(&["audit", "verify", "--file", path]);
+    let from_file = world.run(&["audit", "export", "--file", path, "--verdict", "deny"]);
+    assert_eq!(from_file, world.run(&["audit", "export", "--verdict", "deny"]));
     let connection = rusqlite::Connection::open(&copy).unwrap();
     connection
         .execute("UPDATE record SET verdict = 'allow' WHERE id = 601", [])

@@ -12,6 +12,9 @@ use tailkeep::verdict::approval::{Answer, QuestionState, Queue};
 use crate::streams::Going;
 use crate::world::{SOON, mode, pending, question};
 
+/// What `env("TAILKEEP_TEST_SECRET")` is for the gateway.
+pub const SECRET: &str = "the-gateways-own-5ecret";
+
 /// A running `tailkeep gateway`; killed when dropped.
 pub struct Gateway {
     child: Child,
@@ -21,6 +24,7 @@ impl Gateway {
     fn command(folder: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tailkeep"));
         command.arg("gateway").arg("-c").arg(folder.join("policies"));
+        command.env("TAILKEEP_TEST_SECRET", SECRET);
         command
             .current_dir(folder)
             .stderr(Stdio::piped())
@@ -44,7 +48,7 @@ impl Gateway {
         Gateway { child }
     }
 
-    fn terminate(mut self) {
+    pub fn terminate(mut self) {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         let began = Instant::now();

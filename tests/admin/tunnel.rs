@@ -57,12 +57,12 @@ print(json.dumps({
 
 struct Machine {
     folder: tempfile::TempDir,
-    _gateway: Gateway,
+    gateway: Option<Gateway>,
     admin: u16,
 }
 
 impl Machine {
-    fn start(passthrough: bool) -> Machine {
+    fn start(passthrough: bool, upstream: u16) -> Machine {
         let free = || {
             TcpListener::bind("127.0.0.1:0")
                 .unwrap()
@@ -97,7 +97,12 @@ impl Machine {
         ));
         let rest = format!(
             "endpoint \"https\" \"api\" {{ hosts = [\"api.test\"] }}\n\
-             profile \"dev\" {{\n  peers = [\"laptop\"]\n  endpoints = [https.api]\n}}\n\
+             endpoint \"http\" \"plain\" {{\n  hosts = [\"plain.test\"]\n  upstream = \"127.0.0.1:{upstream}\"\n}}\n\
+             credential \"bearer_token\" \"pat\" {{\n  endpoint = https.api\n  secret = env(\"TAILKEEP_TEST_SECRET\")\n}}\n\
+             approver \"human_approver\" \"ops\" {{}}\n\
+             profile \"dev\" {{\n  peers = [\"laptop\"]\n  endpoints = [https.api, http.plain]\n  \
+             rule \"held\" {{\n  endpoint = http.plain\n  condition = \"http.path == '/held'\"\n  \
+             approve = [human_approver.ops]\n}}\n}}\n\
              defaults {{ unknown_host = \"{}\" }}\n",
             if passthrough { "passthrough" } else { "deny" }
         );
@@ -111,7 +116,7 @@ impl Machine {
         }
         Machine {
             folder,
-            _gateway: gateway,
+            gateway: Some(gateway),
             admin,
         }
     }
@@ -158,7 +163,7 @@ fn the_tunnel_is_as_the_configuration_says() {
     if !can_run() {
         return;
     }
-    let machine = Machine::start(true);
+    let machine = Machine::start(true, 1);
     machine.enrol(&[]);
     let looks = machine.folder.path().join("looks.py");
     std::fs::write(&looks, LOOKS).unwrap();
@@ -190,7 +195,7 @@ fn a_peer_is_held_approved_and_removed_in_the_tunnel_itself() {
     if !can_run() {
         return;
     }
-    let machine = Machine::start(false);
+    let machine = Machine::start(false, 1);
     machine.enrol(&["--hold"]);
     let asks = machine.folder.path().join("asks.py");
     std::fs::write(&asks, ASKS).unwrap();
@@ -209,4 +214,62 @@ fn a_peer_is_held_approved_and_removed_in_the_tunnel_itself() {
     for _ in 0..4 {
         assert_eq!(agent.line(), "dead", "a removed peer is answered");
     }
+}
+
+/// Answers every request with `reached`, one a connection, and counts them.
+fn upstream() -> (u16, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    use std::io::{Read as _, Write as _};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = count.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let read = stream.read(&mut [0; 4096]).unwrap_or(0);
+            if read > 0 {
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\nreached\n");
+        }
+    });
+    (port, count)
+}
+
+#[test]
+fn a_held_request_outlives_the_gateway_and_its_retry_passes_once() {
+    if !can_run() {
+        return;
+    }
+    let (port, reached) = upstream();
+    let reached = || reached.load(std::sync::atomic::Ordering::SeqCst);
+    let mut machine = Machine::start(false, port);
+    machine.enrol(&[]);
+    let request = ["run", "--", "curl", "-sS", "-m", "60", "http://plain.test/held"];
+    let first = Going::start(machine.command(&request));
+    let began = std::time::Instant::now();
+    while machine.run(&["approvals"]).is_empty() {
+        assert!(began.elapsed() < SOON, "nothing is held");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    machine.gateway.take().unwrap().terminate();
+    drop(first);
+    machine.gateway = Some(Gateway::start(machine.folder.path()));
+    let held = machine.run(&["approvals"]);
+    assert!(
+        held.contains("pending") && held.contains("its agent is away"),
+        "{held}"
+    );
+    machine.run(&["approvals", "approve", "1"]);
+    assert_eq!(reached(), 0, "upstream saw something before its agent came back");
+    assert_eq!(machine.run(&request), "reached\n");
+    assert_eq!(reached(), 1);
+
+    // What the gateway was started with is in no record, wherever an agent has it from.
+    let url = format!("http://plain.test/{}", crate::gateway::SECRET);
+    machine.run(&["run", "--", "curl", "-sS", &url]);
+    let records = machine.run(&["audit", "export"]);
+    assert!(records.contains("(secret of bearer_token.pat)"), "{records}");
+    assert!(!records.contains(crate::gateway::SECRET), "{records}");
+    machine.run(&["audit", "verify"]);
 }
