@@ -60,7 +60,8 @@ impl Reach {
         self.ask(reqwest::Method::GET, path, None)
     }
 
-    /// Hands every event of a stream to `each`, until it breaks or the gateway ends.
+    /// Hands every event of a stream to `each`, until it breaks or the gateway ends; first an event
+    /// `open`, once the gateway serves it.
     ///
     /// # Errors
     /// No gateway is there any more, or it refused.
@@ -71,6 +72,9 @@ impl Reach {
     ) -> Result<(), ApiError> {
         self.run(async {
             let mut answer = self.send(reqwest::Method::GET, path, None).await?;
+            if each("open", Value::Null).is_break() {
+                return Ok(());
+            }
             let mut held: Vec<u8> = Vec::new();
             loop {
                 let silence = Duration::from_secs(SILENCE_S);

@@ -19,8 +19,8 @@ pub mod token;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -50,8 +50,6 @@ pub struct Operator {
     secrets: SecretStore,
     authority: Arc<Authority>,
     watchers: Arc<Semaphore>,
-    /// Held for as long as anything is served.
-    lock: Arc<OnceLock<File>>,
 }
 
 /// The API cannot be served.
@@ -88,13 +86,26 @@ impl Operator {
             secrets,
             authority,
             watchers: Arc::new(Semaphore::new(stream::WATCHERS_MAX)),
-            lock: Arc::default(),
         }
     }
 
-    /// Two gateways over one state folder would take each other's sockets away.
-    fn lock(&self) -> Result<(), AdminError> {
-        let path = self.state.dir().join(LOCK);
+    fn audit(&self) -> PathBuf {
+        self.state.dir().join(AUDIT)
+    }
+}
+
+/// A state folder taken for one gateway, for as long as the value lives. Two gateways over one folder
+/// would take each other's sockets away.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code, reason = "held, not read")] File);
+
+impl Lock {
+    /// To be taken before anything in the folder is opened.
+    ///
+    /// # Errors
+    /// Another gateway has it, or the folder cannot be written.
+    pub fn take(dir: &Path) -> Result<Lock, AdminError> {
+        let path = dir.join(LOCK);
         let shown = path.display().to_string();
         let file = OpenOptions::new()
             .create(true)
@@ -103,17 +114,10 @@ impl Operator {
             .open(&path);
         let file = file.map_err(|error| AdminError::Listen(shown.clone(), error))?;
         match file.try_lock() {
-            Ok(()) => {
-                let _ = self.lock.set(file);
-                Ok(())
-            }
-            Err(TryLockError::WouldBlock) => Err(AdminError::InUse(self.state.dir().display().to_string())),
+            Ok(()) => Ok(Lock(file)),
+            Err(TryLockError::WouldBlock) => Err(AdminError::InUse(dir.display().to_string())),
             Err(TryLockError::Error(error)) => Err(AdminError::Listen(shown, error)),
         }
-    }
-
-    fn audit(&self) -> PathBuf {
-        self.state.dir().join(AUDIT)
     }
 }
 
@@ -130,7 +134,6 @@ pub async fn serve(
     if !gateway.admin_listen.ip().is_loopback() {
         return Err(AdminError::NotLoopback(gateway.admin_listen));
     }
-    operator.lock()?;
     let path = operator.state.dir().join(SOCKET);
     let failed = |what: String| move |error| AdminError::Listen(what, error);
     let token = Arc::new(OperatorToken::open(operator.state.dir())?);

@@ -74,7 +74,8 @@ pub struct Record {
 pub struct Retention {
     /// Days (of 24 hours) that a record is kept.
     pub keep_days: u64,
-    /// Bytes that the log takes on disk before the oldest records go.
+    /// Bytes that the log takes on disk before the oldest records go. An agent that asks for much can
+    /// push older records out: where that matters, `tailkeep audit tail -f` copies them elsewhere.
     pub bytes_max: u64,
 }
 

@@ -17,6 +17,9 @@ pub(super) const STEP_RECORDS_MAX: u64 = 2048;
 pub(super) const KEPT_RECORDS_MIN: u64 = 256;
 /// `cause` of an anchor's record.
 pub(super) const PRUNED: &str = "pruned";
+/// Why records go, in an anchor's summary.
+pub(super) const BY_SIZE: &str = "bytes_max";
+const BY_AGE: &str = "keep_days";
 /// `step` of a record of the gateway itself.
 pub(super) const GATEWAY: &str = "gateway";
 
@@ -136,7 +139,7 @@ fn by_age(connection: &Connection, retention: Retention, now_us: i64) -> rusqlit
     }
     Ok(last.map(|record| Cut {
         record,
-        why: "keep_days",
+        why: BY_AGE,
         more: count == STEP_RECORDS_MAX,
     }))
 }
@@ -161,7 +164,7 @@ fn by_size(connection: &Connection, retention: Retention) -> rusqlite::Result<Op
     let share = u64::try_from(share).unwrap_or(u64::MAX).max(1);
     Ok(Some(Cut {
         record: first as u64 + share.min(STEP_RECORDS_MAX) - 1,
-        why: "bytes_max",
+        why: BY_SIZE,
         more: share > STEP_RECORDS_MAX,
     }))
 }

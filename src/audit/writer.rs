@@ -247,6 +247,12 @@ impl Open {
         let Some(cut) = retention::next(&transaction, retention, heads.record.0, now)? else {
             return Ok(None);
         };
+        if cut.why == retention::BY_SIZE {
+            tracing::warn!(
+                to = cut.record,
+                "the audit log is over bytes_max: its oldest records are removed"
+            );
+        }
         let anchor = retention::remove(&transaction, &cut)?;
         let row = retention::anchor_row(heads.record.0 + 1, now, &cut, &anchor);
         heads.record = append(&transaction, &row, &heads)?;

@@ -81,7 +81,10 @@ fn watch(reach: &Reach, json: bool) -> anyhow::Result<()> {
     loop {
         let mut out = std::io::stdout().lock();
         let ended = reach.follow("/v1/approvals/watch", |name, held| {
-            connected = true;
+            if name == "open" {
+                connected = true;
+                return ControlFlow::Continue(());
+            }
             if name == "error" {
                 wrong = held["error"].as_str().map(str::to_owned);
                 return ControlFlow::Break(());
@@ -101,7 +104,7 @@ fn watch(reach: &Reach, json: bool) -> anyhow::Result<()> {
             anyhow::bail!(text);
         }
         match ended {
-            Ok(()) => connected = true,
+            Ok(()) => {}
             Err(ApiError::Unreachable(..)) if connected => {}
             Err(error) => return Err(error.into()),
         }

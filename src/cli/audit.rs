@@ -4,13 +4,16 @@ use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::Format;
-use crate::admin::client::Reach;
+use crate::admin::client::{ApiError, Reach};
 use crate::audit::read::{self, Reader};
 
+/// How long `tail -f` waits before it looks for a gateway that went away.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Records of one page of `export`.
 const PAGE: usize = 500;
 /// Columns of an export as CSV; `facts`, `approvers` and `shadow` are JSON texts.
@@ -117,6 +120,26 @@ struct Filter {
     /// Only this rule.
     #[arg(long)]
     rule: Option<String>,
+    /// Only records of the last time: 90s, 15m, 2h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = ago)]
+    since: Option<i64>,
+}
+
+/// Unix time, microseconds, of as long ago as the text says.
+fn ago(text: &str) -> Result<i64, String> {
+    let wrong = || "a number with s, m, h or d, such as 15m".to_owned();
+    let (number, unit) = text
+        .split_at_checked(text.len().saturating_sub(1))
+        .ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    Ok(crate::state::now_us().saturating_sub(i64::from(number) * seconds * 1_000_000))
 }
 
 impl Filter {
@@ -127,16 +150,19 @@ impl Filter {
             endpoint: self.endpoint,
             verdict: self.verdict,
             rule: self.rule,
+            since_us: self.since,
             ..read::Filter::default()
         }
     }
 
     fn query(&self) -> String {
+        let since = self.since.map(|since| since.to_string());
         let fields = [
             ("node", &self.node),
             ("endpoint", &self.endpoint),
             ("verdict", &self.verdict),
             ("rule", &self.rule),
+            ("since_us", &since),
         ];
         let set = fields
             .iter()
@@ -226,20 +252,39 @@ fn tail(reach: &Reach, follow: bool, lines: u32, query: &str, format: Format) ->
     if !follow {
         return Ok(ExitCode::SUCCESS);
     }
-    let mut wrong = None;
-    reach.follow(&format!("/v1/audit/follow?after={after}{query}"), |name, row| {
-        if name == "error" {
-            wrong = row["error"].as_str().map(str::to_owned);
-            return ControlFlow::Break(());
+    let mut connected = false;
+    loop {
+        let mut wrong = None;
+        let path = format!("/v1/audit/follow?after={after}{query}");
+        let ended = reach.follow(&path, |name, row| {
+            if name == "open" {
+                connected = true;
+                return ControlFlow::Continue(());
+            }
+            if name == "error" {
+                wrong = row["error"].as_str().map(str::to_owned);
+                return ControlFlow::Break(());
+            }
+            after = row["id"].as_u64().unwrap_or(after);
+            let written = writeln!(out, "{}", show(&row)).and_then(|()| out.flush());
+            written.map_or_else(
+                |error| {
+                    wrong = Some(error.to_string());
+                    ControlFlow::Break(())
+                },
+                ControlFlow::Continue,
+            )
+        });
+        if let Some(text) = wrong {
+            anyhow::bail!(text);
         }
-        match writeln!(out, "{}", show(&row)).and_then(|()| out.flush()) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+        // A gateway that starts anew goes on with the same log.
+        match ended {
+            Ok(()) => {}
+            Err(ApiError::Unreachable(..)) if connected => {}
+            Err(error) => return Err(error.into()),
         }
-    })?;
-    match wrong {
-        Some(text) => anyhow::bail!(text),
-        None => Ok(ExitCode::SUCCESS),
+        std::thread::sleep(AGAIN_AFTER);
     }
 }
 
@@ -311,6 +356,18 @@ fn line(row: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times() {
+        let now = crate::state::now_us();
+        for (text, seconds) in [("90s", 90), ("15m", 900), ("2h", 7200), ("7d", 604_800)] {
+            let off = now - ago(text).unwrap() - seconds * 1_000_000;
+            assert!(off.abs() < 5_000_000, "{text}: {off}");
+        }
+        for wrong in ["", "m", "15", "15 m", "-1h", "1w", "é", "99999999999d"] {
+            assert!(ago(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn cells() {

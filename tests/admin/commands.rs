@@ -207,6 +207,17 @@ async fn audit() {
             .count(),
         401
     );
+    assert_eq!(
+        world.run(&["audit", "export", "--since", "1d"]),
+        "",
+        "they are of 1970"
+    );
+    let (_, page) = world.unix("GET /v1/audit?limit=5000", "").await;
+    let page = page.as_array().unwrap().len();
+    assert_eq!(
+        page,
+        usize::try_from(tailkeep::audit::read::PAGE_RECORDS_MAX).unwrap()
+    );
     let csv = world.run(&["audit", "export", "--format", "csv"]);
     assert_eq!(csv.lines().count(), 1204);
     assert!(csv.starts_with("id,at_us,") && csv.contains("\r\n1203,"));

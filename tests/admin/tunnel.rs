@@ -246,6 +246,8 @@ fn a_held_request_outlives_the_gateway_and_its_retry_passes_once() {
     let mut machine = Machine::start(false, port);
     machine.enrol(&[]);
     let request = ["run", "--", "curl", "-sS", "-m", "60", "http://plain.test/held"];
+    let tail =
+        Going::start(machine.command(&["audit", "tail", "-f", "--verdict", "allow", "--format", "json"]));
     let first = Going::start(machine.command(&request));
     let began = std::time::Instant::now();
     while machine.run(&["approvals"]).is_empty() {
@@ -264,6 +266,15 @@ fn a_held_request_outlives_the_gateway_and_its_retry_passes_once() {
     assert_eq!(reached(), 0, "upstream saw something before its agent came back");
     assert_eq!(machine.run(&request), "reached\n");
     assert_eq!(reached(), 1);
+    // Whoever follows the log is told by the new gateway.
+    let mut row = tail.json();
+    while row["step"] == "connect" {
+        row = tail.json();
+    }
+    assert_eq!(
+        (row["cause"].as_str(), row["summary"].as_str()),
+        (Some("approved"), Some("GET /held"))
+    );
 
     // What the gateway was started with is in no record, wherever an agent has it from.
     let url = format!("http://plain.test/{}", crate::gateway::SECRET);

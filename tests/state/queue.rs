@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tailkeep::verdict::approval::{
-    Answer, CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DecideError, Decision, LISTED_BYTES_MAX,
-    QuestionState, Queue,
+    Answer, CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, DecideError, Decision, LIST_MAX,
+    LISTED_BYTES_MAX, PENDING_MAX, QuestionState, Queue,
 };
 
 use crate::{LONG, ask, open, pending, question, say};
@@ -195,4 +195,84 @@ async fn large_questions_are_listed_without_their_detail() {
     // What is too large to be shown at all is not asked.
     large.detail = "x".repeat(4 << 20);
     assert!(queue.ask(large).await.is_err());
+}
+
+/// Rows of another agent, straight into the database.
+fn insert(connection: &rusqlite::Connection, count: i64, state: &str, expires_us: i64) {
+    let insert = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+        INSERT INTO approval (identity, node, question, required, eligible, state, asked_us, expires_us, closed_us)
+        SELECT x'', 'other', '{}', 1, '[]', ?2, 1, ?3, 9e15 FROM n";
+    connection
+        .execute(insert, rusqlite::params![count, state, expires_us])
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_and_its_listing_are_bounded() {
+    let (dir, _state, queue) = open();
+    let connection = rusqlite::Connection::open(dir.path().join("state/state.db")).unwrap();
+    insert(&connection, PENDING_MAX - 1, "pending", i64::MAX);
+    let last = ask(&queue, question("last", LONG));
+    pending(&queue, usize::try_from(PENDING_MAX).unwrap()).await;
+    let over = queue.ask(question("over", LONG)).await.unwrap_err().to_string();
+    assert!(over.contains("held already"), "{over}");
+    last.abort();
+    insert(&connection, i64::from(LIST_MAX) + 5, "denied", 1);
+    let listed = queue.list(true).await.unwrap().len();
+    assert_eq!(listed, usize::try_from(LIST_MAX).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_is_good_for_a_while_only() {
+    for (age, is_good) in [(DECISION_S - 60, true), (DECISION_S + 60, false)] {
+        let (dir, state, queue) = open();
+        let asked = ask(&queue, question("a", LONG));
+        let id = pending(&queue, 1).await[0];
+        queue.close();
+        asked.abort();
+        let _ = asked.await;
+        let queue = Queue::new(state);
+        queue.decide(say(id, "alice", Decision::Allow)).await.unwrap();
+        let connection = rusqlite::Connection::open(dir.path().join("state/state.db")).unwrap();
+        let age = i64::try_from(age).unwrap() * 1_000_000;
+        connection
+            .execute("UPDATE approval SET closed_us = closed_us - ?", [age])
+            .unwrap();
+        let retry = ask(&queue, question("a", LONG));
+        if is_good {
+            assert!(matches!(retry.await.unwrap(), Answer::Allowed { .. }));
+        } else {
+            assert_ne!(pending(&queue, 1).await, [id]);
+            retry.abort();
+        }
+    }
+}
+
+#[test]
+fn peers_names_and_keys_are_bounded() {
+    use tailkeep::state::peer::{KEYS_PER_PEER_MAX, NAME_BYTES_MAX};
+    let (_dir, state, _queue) = open();
+    let subnets = tailkeep::state::Subnets {
+        v4: "10.77.0.0/16".parse().unwrap(),
+        v6: "fd00::/64".parse().unwrap(),
+    };
+    let long = "a".repeat(NAME_BYTES_MAX);
+    assert!(state.add_enrolment(&format!("{long}a"), LONG, false).is_err());
+    let token = state.add_enrolment(&long, LONG, false).unwrap();
+    let key = |n: i64| {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&n.to_be_bytes());
+        key
+    };
+    state.enrol(&token, &key(0), &subnets).unwrap();
+    for n in 1..KEYS_PER_PEER_MAX {
+        state.add_key(&long, &key(n), &subnets).unwrap();
+    }
+    let over = state
+        .add_key(&long, &key(KEYS_PER_PEER_MAX), &subnets)
+        .unwrap_err();
+    assert!(over.to_string().contains("too many keys"), "{over}");
+    assert!(state.add_key(&long, &key(1), &subnets).is_err(), "enrolled twice");
+    assert!(state.remove_key(&key(1)).unwrap());
+    state.add_key(&long, &key(KEYS_PER_PEER_MAX), &subnets).unwrap();
 }

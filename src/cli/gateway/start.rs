@@ -33,6 +33,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let gateway = policy.model().gateway.clone();
     let first_version = policy.version();
     let state = State::open(&gateway.state_dir)?;
+    let _lock = admin::Lock::take(&gateway.state_dir)?;
     let log = Log::open(&gateway.state_dir.join("audit.db"))?;
     log.retain(gateway.audit);
     let queue = Queue::new(state.clone());

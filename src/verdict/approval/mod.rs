@@ -15,9 +15,12 @@ mod queue;
 mod row;
 mod store;
 
+pub use queue::LIST_MAX;
 pub use queue::Queue;
 pub use row::{Held, LISTED_BYTES_MAX, State as QuestionState};
-pub use store::{CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX};
+pub use store::{
+    CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, PENDING_MAX, PENDING_PER_AGENT_MAX,
+};
 pub use store::{Decide, DecideError, Decision};
 
 use std::sync::Arc;

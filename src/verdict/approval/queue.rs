@@ -13,7 +13,7 @@ use super::{Answer, ApprovalDown, Held, Question};
 use crate::state::{State, StateError, now_us};
 
 /// Rows that one listing returns at most.
-const LIST_MAX: u32 = 2048;
+pub const LIST_MAX: u32 = 2048;
 
 /// The queue of held actions; cheap to clone.
 #[derive(Clone)]
