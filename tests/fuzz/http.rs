@@ -75,10 +75,10 @@ fn a_kubernetes_request() {
         ];
         let method = &methods[usize::from(*method) % methods.len()];
         let path = format!("/{}", spell(PATH, path));
-        if let Fact::Known(query) = query::read(&spell(PATH, rest)) {
-            if let Ok(resolved) = resolve::resolve(method, &path, &query) {
-                assert!(resolved.verb.known().is_none_or(|verb| !verb.is_empty()));
-            }
+        if let Fact::Known(query) = query::read(&spell(PATH, rest))
+            && let Ok(resolved) = resolve::resolve(method, &path, &query)
+        {
+            assert!(resolved.verb.known().is_none_or(|verb| !verb.is_empty()));
         }
     });
 }

@@ -3,6 +3,8 @@
 //! Under `cargo test` each runs a short smoke with random input; `cargo bolero test --engine libfuzzer
 //! <name>` runs one with coverage. A target states a property, not only that nothing panics.
 
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
+
 mod http;
 mod postgres;
 mod text;
