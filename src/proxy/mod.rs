@@ -17,6 +17,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
+
 use crate::credential::store::SecretStore;
 use crate::identity::Agent;
 use crate::ingress::Flow;
@@ -109,6 +111,7 @@ impl Proxy {
             Some(name) => format!("{name}:{}", address.port()),
             None => address.to_string(),
         };
+        let mut reloads = self.gate.reloads();
         let Ok(agent) = self.gate.admit(&identity, &dialled).await else {
             return;
         };
@@ -117,9 +120,45 @@ impl Proxy {
             name: name.as_deref(),
         };
         let route = route::route(self.gate.policy().model(), &agent.profile, destination);
+        let claimed = (agent.clone(), route.clone());
+        let served = self.serve_route(flow, agent, route, (&name, &dialled));
+        tokio::select! {
+            () = served => {}
+            () = self.lost(&mut reloads, claimed, destination) => {
+                tracing::info!(node = identity.node, %dialled, "a new policy ends a connection");
+            }
+        }
+    }
+
+    /// Waits until the policy in force leads the agent's destination elsewhere, or nowhere.
+    async fn lost(
+        &self,
+        reloads: &mut watch::Receiver<u64>,
+        (agent, route): (Agent, Route),
+        destination: Destination<'_>,
+    ) {
+        while reloads.changed().await.is_ok() {
+            let policy = self.gate.policy();
+            let same = policy
+                .profile_for(&agent.identity)
+                .is_ok_and(|own| own == agent.profile)
+                && route::route(policy.model(), &agent.profile, destination).is_as(&route);
+            if !same {
+                return;
+            }
+        }
+    }
+
+    async fn serve_route(
+        &self,
+        flow: Flow,
+        agent: Agent,
+        route: Route,
+        (name, dialled): (&Option<Arc<str>>, &str),
+    ) {
         match route {
-            Route::Endpoint(endpoint) => self.serve_endpoint(flow, agent, endpoint, name).await,
-            Route::Passthrough => self.pass(flow, agent, &dialled).await,
+            Route::Endpoint(endpoint) => self.serve_endpoint(flow, agent, endpoint, name.clone()).await,
+            Route::Passthrough => self.pass(flow, agent, dialled).await,
             Route::Closed(why) => {
                 let refusal =
                     Refusal::new(Cause::NoEndpoint, "no endpoint of yours is there").with_detail(why);

@@ -27,6 +27,18 @@ pub enum Route {
     Closed(&'static str),
 }
 
+impl Route {
+    /// Whether a connection on this route may stay where `other` would be taken now: the same
+    /// endpoint (whose fields may have changed), or passed through as before.
+    pub fn is_as(&self, other: &Route) -> bool {
+        match (self, other) {
+            (Route::Endpoint(one), Route::Endpoint(two)) => one.key == two.key,
+            (Route::Passthrough, Route::Passthrough) | (Route::Closed(_), Route::Closed(_)) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Finds the route of a destination for a profile.
 pub fn route(model: &Model, profile: &str, destination: Destination<'_>) -> Route {
     let held = |endpoint: &Endpoint| {

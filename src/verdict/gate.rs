@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::approval::{Answer, Question, Queue};
 use super::{Action, Cause, Permit, Refusal, Step, Verdict};
@@ -31,6 +32,8 @@ pub struct Gate {
     queue: Queue,
     log: Log,
     known: KnownSecrets,
+    /// How many policies came into force.
+    reloads: watch::Sender<u64>,
 }
 
 /// How an action came to be allowed, for its record.
@@ -47,6 +50,7 @@ impl Gate {
             queue,
             log,
             known: KnownSecrets::default(),
+            reloads: watch::Sender::new(0),
         }
     }
 
@@ -57,7 +61,7 @@ impl Gate {
     }
 
     /// A number that grows when the audit log has more to read.
-    pub fn audit_changes(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub fn audit_changes(&self) -> watch::Receiver<u64> {
         self.log.changes()
     }
 
@@ -66,9 +70,32 @@ impl Gate {
         self.policy.load_full()
     }
 
-    /// Puts a whole new policy in force: every later action is judged by it.
+    /// Puts a whole new policy in force: every later action is judged by it, and so is anew
+    /// whatever waits in [`Gate::revoked`] or has an eye on [`Gate::reloads`].
     pub fn swap(&self, policy: Arc<Policy>) {
         self.policy.store(policy);
+        self.reloads.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Changes with every policy that comes into force.
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
+    }
+
+    /// Waits until a policy is in force that would not let a permitted action pass any more: for
+    /// actions that last, such as an upgraded stream. `approved_by` is the permit's.
+    pub async fn revoked(&self, agent: &Agent, action: &Action, approved_by: Option<&Arc<str>>) {
+        let mut reloads = self.reloads();
+        loop {
+            let passes = match self.ask_policy(&self.policy(), agent, action).verdict {
+                Verdict::Allow { .. } => true,
+                Verdict::Ask { rule, .. } => Some(&rule) == approved_by,
+                Verdict::Deny(_) => false,
+            };
+            if !passes || reloads.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The agent behind an identity, by the policy in force.
@@ -153,8 +180,9 @@ impl Gate {
                 record.rule = allowed.rule;
                 record.approvers = allowed.approvers;
                 self.hide(&mut record);
+                let approved_by = record.rule.clone().filter(|_| !record.approvers.is_empty());
                 match self.log.append(record).await {
-                    Ok(id) => Ok(Permit::grant(id, action)),
+                    Ok(id) => Ok(Permit::grant(id, action, approved_by)),
                     Err(down) => {
                         tracing::error!(error = %down, "the audit log takes no record; the action is denied");
                         Err(Refusal::new(Cause::AuditDown, UNAVAILABLE_REASON).with_detail(down.to_string()))

@@ -55,14 +55,16 @@ pub struct Permit {
     endpoint: Arc<str>,
     credential: Option<Arc<str>>,
     digest: Digest,
+    approved_by: Option<Arc<str>>,
 }
 
 impl Permit {
     /// Only for [`super::gate`]. The audit record named by `record` is durable.
     #[cfg(feature = "daemon")]
-    pub(super) fn grant(record: RecordId, action: &super::Action) -> Self {
+    pub(super) fn grant(record: RecordId, action: &super::Action, approved_by: Option<Arc<str>>) -> Self {
         Permit {
             record,
+            approved_by,
             endpoint: action.endpoint.clone(),
             credential: action.credential.clone(),
             digest: action.digest,
@@ -74,6 +76,7 @@ impl Permit {
     pub(crate) fn for_test(action: &super::Action) -> Self {
         Permit {
             record: RecordId(0),
+            approved_by: None,
             endpoint: action.endpoint.clone(),
             credential: action.credential.clone(),
             digest: action.digest,
@@ -93,6 +96,11 @@ impl Permit {
     /// The credential that may be injected.
     pub fn credential(&self) -> Option<&Arc<str>> {
         self.credential.as_ref()
+    }
+
+    /// The rule whose approvers said yes, where it took people.
+    pub fn approved_by(&self) -> Option<&Arc<str>> {
+        self.approved_by.as_ref()
     }
 
     /// Whether `digest` is of the bytes that were judged.

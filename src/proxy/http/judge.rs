@@ -1,5 +1,7 @@
 //! Who decides, as the HTTP path sees it.
 
+use std::sync::Arc;
+
 use crate::audit::{Outcome, RecordId};
 use crate::facts::FactSet;
 use crate::identity::Agent;
@@ -30,6 +32,14 @@ pub trait Judge: Send + Sync + 'static {
 
     /// Adds what became of a permitted action to its record.
     fn finish(&self, record: RecordId, outcome: Outcome);
+
+    /// Waits until a permitted action that lasts would not pass any more; see [`Gate::revoked`].
+    fn revoked(
+        &self,
+        agent: &Agent,
+        action: &Action,
+        approved_by: Option<&Arc<str>>,
+    ) -> impl Future<Output = ()> + Send;
 }
 
 impl Judge for Gate {
@@ -51,5 +61,9 @@ impl Judge for Gate {
 
     fn finish(&self, record: RecordId, outcome: Outcome) {
         Gate::finish(self, record, outcome);
+    }
+
+    async fn revoked(&self, agent: &Agent, action: &Action, approved_by: Option<&Arc<str>>) {
+        Gate::revoked(self, agent, action, approved_by).await;
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Exchange<'a, J> {
     pub(super) awaits_continue: bool,
     /// What the held body takes of the agent's budget, until it was sent or refused.
     pub(super) room: Option<Room>,
+    /// What was permitted, of a request that becomes a stream: it is judged anew by each policy.
+    pub(super) granted: Option<Action>,
 }
 
 /// A request's body, before its verdict.
@@ -93,6 +95,7 @@ pub(crate) async fn serve<J: Judge>(
                 rest: None,
                 awaits_continue: false,
                 room: None,
+                granted: None,
             };
             let (parts, incoming) = request.into_parts();
             let line = summary(&parts);
@@ -157,6 +160,7 @@ impl<J: Judge> Exchange<'_, J> {
                 return Err(Stop::Denied(refusal));
             }
         };
+        self.granted = self.upgrade.is_some().then_some(action);
         self.send(permit, parts, taken, credential).await
     }
 

@@ -13,7 +13,7 @@ use super::body::{Tally, UpBody};
 use super::download::{Download, Ending};
 use super::judge::Judge;
 use super::request::{Exchange, Stop, Taken};
-use super::upgrade::splice;
+use super::upgrade::{Until, splice};
 use super::{Claimed, Shared};
 use crate::credential::{Known, Scrub, inject};
 use crate::facts::Facts;
@@ -144,7 +144,9 @@ impl<J: Judge> Exchange<'_, J> {
             });
         }
         match sent {
-            Ok(sent) => self.answer(sent, scrub, ending).map_err(Stop::Upstream),
+            Ok(sent) => self
+                .answer(sent, scrub, permit.approved_by().cloned(), ending)
+                .map_err(Stop::Upstream),
             Err(_) if tally.refused.load(Ordering::Acquire) => {
                 ending.status("refused: a placeholder in the body");
                 ending.whole();
@@ -205,6 +207,7 @@ impl<J: Judge> Exchange<'_, J> {
         &mut self,
         sent: Sent,
         scrub: Option<Scrub>,
+        approved_by: Option<Arc<str>>,
         mut ending: Ending,
     ) -> Result<Response<Download>, SendError> {
         let Sent { mut response, lease } = sent;
@@ -228,8 +231,16 @@ impl<J: Judge> Exchange<'_, J> {
                 return Err(SendError::Unasked);
             };
             let idle = Duration::from_secs(self.limits.idle_s);
-            self.connection
-                .keep_splice(Box::pin(splice(agent, upstream, lease, ending, idle)));
+            let Some(action) = self.granted.take() else {
+                return Err(SendError::Unasked);
+            };
+            let judge = self.connection.shared.judge.clone();
+            let peer = self.connection.claimed.agent.clone();
+            let revoked = async move { judge.revoked(&peer, &action, approved_by.as_ref()).await };
+            self.connection.keep_splice(Box::pin(async move {
+                let limits = Until { idle, revoked };
+                splice(agent, upstream, lease, ending, limits).await;
+            }));
             return Ok(response.map(|_| Download::full(bytes::Bytes::new())));
         }
         Ok(response.map(|incoming| Download::upstream(incoming, lease, scrub, ending)))

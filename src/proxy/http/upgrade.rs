@@ -19,9 +19,23 @@ pub const COPY_BYTES: usize = 64 << 10;
 /// A spliced stream, to be run once its HTTP connection has let go of it.
 pub type Splice = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Copies both ways until both sides have ended, one broke, or nothing moved for `idle`. A side
-/// that has no more to say is told to the other, which may go on (half-close).
-pub async fn splice(agent: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut ending: Ending, idle: Duration) {
+/// What ends a stream, other than its sides.
+pub struct Until<F> {
+    /// Nothing moved for so long.
+    pub idle: Duration,
+    /// Ready when the policy in force would not let the stream pass any more.
+    pub revoked: F,
+}
+
+/// Copies both ways until both sides have ended, one broke, or `until` ends it. A side that has no
+/// more to say is told to the other, which may go on (half-close).
+pub async fn splice<F: Future<Output = ()>>(
+    agent: OnUpgrade,
+    upstream: OnUpgrade,
+    lease: Lease,
+    mut ending: Ending,
+    until: Until<F>,
+) {
     let (Ok(agent), Ok(upstream)) = tokio::join!(agent, upstream) else {
         return;
     };
@@ -39,7 +53,8 @@ pub async fn splice(agent: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut end
     };
     tokio::select! {
         done = both => if done.is_ok() { ending.whole() },
-        () = clock.idle(idle) => {}
+        () = clock.idle(until.idle) => {}
+        () = until.revoked => ending.status("ended: a new policy does not allow it"),
     }
     ending.moved(up.load(Ordering::Relaxed), down.load(Ordering::Relaxed));
 }
