@@ -124,3 +124,38 @@ async fn a_cursor_of_sql_is_not_taken_for_a_portal() {
         .await;
     assert_eq!(came.tags, "CZCZTDCZCZ12CZ", "{came:?}");
 }
+
+#[tokio::test]
+async fn parameters_in_binary_form_are_read_by_the_types_that_the_server_says() {
+    use tailkeep::protocol::postgres::wire::message;
+
+    let (_server, world) = both().await;
+    let mut raw = Raw::enter(world.address).await;
+    let mut binary = b"\0s\0\0\x01\0\x01\0\x01\0\0\0\x04".to_vec();
+    binary.extend_from_slice(&7_u32.to_be_bytes());
+    binary.extend_from_slice(&[0, 0]);
+    let bind = message(b'B', &binary).to_vec();
+    // Not said by the client, and not asked of the server: unknown.
+    let came = raw
+        .ask(&[
+            parse("s", "select $1::int4"),
+            bind.clone(),
+            execute("", 0),
+            sync(),
+        ])
+        .await;
+    assert_eq!(came.tags, "12DCZ", "{came:?}");
+    // Described, as most drivers do before they send binary values.
+    let describe = message(b'D', b"Ss\0").to_vec();
+    assert_eq!(raw.ask(&[describe, sync()]).await.tags, "tTZ");
+    let came = raw.ask(&[bind, execute("", 0), sync()]).await;
+    assert_eq!(came.tags, "2DCZ", "{came:?}");
+    drop(raw);
+    let records = world.records().await;
+    let parameters: Vec<_> = records[1..]
+        .iter()
+        .map(|one| one["facts"]["parameters"].clone())
+        .collect();
+    assert_eq!(parameters[1], serde_json::json!(["7"]), "{records:#?}");
+    assert_ne!(parameters[0], parameters[1]);
+}

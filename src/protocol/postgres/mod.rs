@@ -1,7 +1,7 @@
 //! PostgreSQL's protocol 3.0, agent's side and server's side, without I/O. *Pure.*
 //!
-//! [`wire`] cuts and builds messages, [`startup`] reads what a connection begins with and selects
-//! the credential, [`session`] is the state machine of what follows. The driver is
+//! [`wire`] cuts and builds messages, [`startup`] reads what a connection begins with, [`choice`]
+//! which credential it means, [`session`] is the state machine of what follows. The driver is
 //! `proxy::postgres`; the login to the server is `upstream::postgres`.
 //!
 //! Invariants:
@@ -18,6 +18,7 @@
 //!   to names (a DO that runs PREPARE) is not seen: it could run the same without a name.
 
 pub mod bind;
+pub mod choice;
 pub mod grammar;
 pub mod session;
 pub mod startup;

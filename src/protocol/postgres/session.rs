@@ -3,7 +3,7 @@
 //! [`super::mod`](super) lists the invariants. The agent's messages are worked off one by one in
 //! [`agent`], which leaves Query to [`query`] and the extended protocol to [`extended`]; what names
 //! mean is kept in [`names`]; what the server says is followed in [`server`], so that each answer
-//! finds the message it belongs to in `awaited`.
+//! finds the message it belongs to in [`awaited`].
 //!
 //! A portal is judged once: where its Bind stands alone, then, else at its first Execute. To read
 //! on after PortalSuspended is the same action, under the same permit and in the same record, which
@@ -11,6 +11,7 @@
 //! fetched at a time is not judged.
 
 mod agent;
+mod awaited;
 mod extended;
 mod names;
 mod query;
@@ -24,11 +25,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::statement::{Grammar, Statement};
 use super::wire::{self, WireError};
-use crate::audit::{Outcome, RecordId};
+use crate::audit::RecordId;
 use crate::facts::Facts;
 use crate::protocol::{Output, Side};
 use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 
+use awaited::{Awaited, Kind, Open};
 pub use extended::DESCRIBES_MAX;
 use names::{Kept, Portal, Prepared};
 
@@ -55,59 +57,6 @@ struct Held {
     portal: Portal,
     bind: Bytes,
     describes: Vec<Bytes>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Parse,
-    Bind,
-    Describe,
-    Close,
-    Execute,
-    /// A message that must fail, in the place of what was refused.
-    Refused,
-    Sync,
-    Query,
-    Function,
-}
-
-/// Permits whose outcome is still to come, and what went over the wire for them.
-struct Open {
-    permits: VecDeque<RecordId>,
-    up: u64,
-    down: u64,
-    since: Instant,
-    /// Whether the server has begun to run it.
-    begun: bool,
-}
-
-impl Open {
-    fn new(permits: Vec<RecordId>, since: Instant) -> Open {
-        Open {
-            permits: permits.into(),
-            up: 0,
-            down: 0,
-            since,
-            begun: false,
-        }
-    }
-}
-
-/// A message that went up and was not answered in full.
-struct Awaited {
-    kind: Kind,
-    id: u64,
-    segment: u64,
-    open: Open,
-    /// The portal of an Execute.
-    portal: Option<String>,
-    /// What a PREPARE defines once it is done.
-    prepares: Vec<(String, Arc<Statement>)>,
-    /// The last error.
-    status: String,
-    failed: bool,
-    /// What the agent is told in place of the server's error.
-    error: Option<Bytes>,
 }
 
 /// What the gate is being asked.
@@ -269,6 +218,11 @@ impl PgSession {
         self.out.pop_front()
     }
 
+    /// Whether [`PgSession::poll_output`] has something.
+    pub fn has_output(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     /// Whether more of the agent is wanted now.
     pub fn wants_agent(&self) -> bool {
         !self.closed && self.up.len() <= self.config.message_bytes_max
@@ -302,57 +256,6 @@ impl PgSession {
     fn send_up(&mut self, bytes: Bytes) {
         self.flushed = false;
         self.out.push_back(Output::Write(Side::Upstream, bytes));
-    }
-
-    fn await_answer(&mut self, kind: Kind) -> &mut Awaited {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.awaited.push_back(Awaited {
-            kind,
-            id,
-            segment: self.segment,
-            open: Open::new(Vec::new(), self.now),
-            portal: None,
-            prepares: Vec::new(),
-            status: String::new(),
-            failed: false,
-            error: None,
-        });
-        match kind {
-            Kind::Sync | Kind::Query | Kind::Function => {
-                self.segment += 1;
-                self.unsynced = false;
-                self.executed = false;
-            }
-            Kind::Execute => {
-                self.unsynced = true;
-                self.executed = true;
-            }
-            _ => self.unsynced = true,
-        }
-        let last = self.awaited.len() - 1;
-        &mut self.awaited[last]
-    }
-
-    /// The outcome of everything that is open. The bytes are the first one's.
-    fn finish(&mut self, mut open: Open, status: &str) {
-        while !open.permits.is_empty() {
-            self.finish_first(&mut open, status);
-        }
-    }
-
-    fn finish_first(&mut self, open: &mut Open, status: &str) {
-        let Some(record) = open.permits.pop_front() else {
-            return;
-        };
-        let took = self.now.saturating_duration_since(open.since);
-        let outcome = Outcome {
-            status: status.to_owned(),
-            bytes_up: std::mem::take(&mut open.up),
-            bytes_down: std::mem::take(&mut open.down),
-            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        };
-        self.out.push_back(Output::Finish(record, outcome));
     }
 
     /// Asks the gate about one statement. The digest is over the messages that will be sent.

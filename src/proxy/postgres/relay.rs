@@ -146,7 +146,10 @@ pub(super) async fn relay(
         }
     }
     let outcome = Outcome {
-        status: if result.is_ok() { "closed" } else { "broken" }.to_owned(),
+        status: match &result {
+            Ok(()) => "closed".to_owned(),
+            Err(error) => format!("broken: {error}"),
+        },
         bytes_up: relay.to_server.written,
         bytes_down: relay.to_agent.written,
         took_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),

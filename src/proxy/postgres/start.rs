@@ -8,9 +8,8 @@ use super::cancel::Ticket;
 use super::{Context, ServeError, Wire};
 use crate::audit::Outcome;
 use crate::facts::Facts;
-use crate::protocol::postgres::startup::{
-    self, Candidate, Opening, STARTUP_BYTES_MAX, Selected, Startup, StartupError,
-};
+use crate::protocol::postgres::choice::{self, Candidate, Selected};
+use crate::protocol::postgres::startup::{self, Opening, STARTUP_BYTES_MAX, Startup, StartupError};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, message};
 use crate::tls::HANDSHAKE_RECORD;
 use crate::upstream::postgres::{Login, LoginError, Ready, Trust, login, secure};
@@ -136,12 +135,12 @@ async fn select<'a>(
     context: &'a Context<'_>,
 ) -> Result<&'a Candidate, ServeError> {
     let time = Duration::from_millis(context.limits.handshake_ms);
-    let mut selected = startup::select(&context.held, &startup.user, None)?;
+    let mut selected = choice::select(&context.held, &startup.user, None)?;
     if selected == Selected::AskPassword {
         let password = timeout(time, ask_password(agent))
             .await
             .map_err(|_| ServeError::Late)??;
-        selected = startup::select(&context.held, &startup.user, Some(&password))?;
+        selected = choice::select(&context.held, &startup.user, Some(&password))?;
     }
     match selected {
         Selected::One(index) => Ok(context.held.get(index).ok_or(StartupError::Ambiguous)?),
@@ -155,7 +154,7 @@ async fn ask(startup: Startup, candidate: &Candidate, context: &Context<'_>) -> 
         context.endpoint.database.as_deref(),
         candidate.database.as_deref(),
     ];
-    let database = match startup::database(&startup, &user, &allowed) {
+    let database = match choice::database(&startup, &user, &allowed) {
         Ok(database) => database,
         Err(named) => {
             let refusal = Refusal::new(Cause::NoEndpoint, "this database is not one of yours");

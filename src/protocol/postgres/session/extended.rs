@@ -58,6 +58,7 @@ impl PgSession {
             return Ok(None);
         }
         self.send_up(message);
+        self.forget_name(&name);
         let segment = self.segment;
         let id = self.await_answer(Kind::Parse).id;
         let prepared = Prepared {
@@ -117,8 +118,15 @@ impl PgSession {
             }
             return Ok(None);
         }
+        let payload = message.get(HEADER_BYTES..).unwrap_or_default();
+        let described = match payload.split_last() {
+            Some((0, [b'S', name @ ..])) => std::str::from_utf8(name).ok(),
+            _ => None,
+        };
+        let described = described.and_then(|name| self.statements.get(name));
+        let described = described.map(|prepared| prepared.id);
         self.send_up(message);
-        self.await_answer(Kind::Describe);
+        self.await_answer(Kind::Describe).describes = described;
         Ok(None)
     }
 
@@ -210,7 +218,7 @@ impl PgSession {
         let kind = payload.try_get_u8().map_err(|_| WireError::Agent("Close"))?;
         let name = take_name(&mut payload).ok_or(WireError::Agent("Close"))?;
         match kind {
-            b'S' => self.statements.remove(&name),
+            b'S' => self.forget_name(&name),
             b'P' => self.drop_portals(|known, _| known == name),
             _ => return Err(WireError::Agent("Close")),
         }
@@ -279,7 +287,8 @@ fn take_name(bytes: &mut Bytes) -> Option<String> {
     take_text(bytes).filter(|name| name.len() <= NAME_BYTES_MAX)
 }
 
-fn take_types(bytes: &mut Bytes) -> Option<Arc<[u32]>> {
+/// Takes a list of types off a payload that ends with it.
+pub(super) fn take_types(bytes: &mut Bytes) -> Option<Arc<[u32]>> {
     let count = bytes.try_get_u16().ok()?;
     let types = (0..count)
         .map(|_| bytes.try_get_u32().ok())

@@ -133,6 +133,13 @@ impl<V: Weighs> Kept<V> {
         taken
     }
 
+    /// Takes out the definition with this id.
+    fn take_one(&mut self, id: u64) -> Option<(String, V)> {
+        let taken = self.entries.extract_if(|_, entry| entry.id() == id).next();
+        self.bytes -= taken.as_ref().map_or(0, |(_, entry)| entry.bytes());
+        taken
+    }
+
     /// The server has confirmed the definition with this id.
     pub(super) fn confirm(&mut self, id: u64) {
         if let Some(entry) = self.entries.values_mut().find(|entry| entry.id() == id) {
@@ -216,16 +223,32 @@ impl PgSession {
     /// alone, and its use is refused.
     pub(super) fn forget(&mut self, effect: &Effect) {
         match effect {
-            Effect::Deallocate(Some(name)) => self.statements.remove(name),
-            Effect::Deallocate(None) => drop(self.statements.take(|_, _| true)),
+            Effect::Deallocate(Some(name)) => self.forget_name(name),
+            Effect::Deallocate(None) => self.forget_names(),
             Effect::Discard => {
-                self.statements.take(|_, _| true);
+                self.forget_names();
                 self.drop_portals(|_, _| true);
             }
             Effect::Cursor(name) => {
                 self.drop_portals(|known, _| name.as_ref().is_none_or(|name| name == known));
             }
             _ => {}
+        }
+    }
+
+    /// A name is being taken away or defined anew. A PREPARE of it that the server has yet to answer
+    /// would say what it meant before.
+    pub(super) fn forget_name(&mut self, name: &str) {
+        self.statements.remove(name);
+        for awaited in &mut self.awaited {
+            awaited.prepares.retain(|(made, _)| made != name);
+        }
+    }
+
+    fn forget_names(&mut self) {
+        self.statements.take(|_, _| true);
+        for awaited in &mut self.awaited {
+            awaited.prepares.clear();
         }
     }
 
@@ -256,6 +279,23 @@ impl PgSession {
         if let Some(old) = self.portals.insert(name, portal) {
             self.finish_portal(old);
         }
+    }
+
+    /// The server has said which types the parameters of a definition have. If there is no room
+    /// for that, parameters in binary form stay unknown.
+    pub(super) fn keep_types(&mut self, id: u64, types: Arc<[u32]>) {
+        let (count_max, bytes_max) = (self.config.statements_max, self.config.prepared_bytes_max);
+        let Some((name, mut prepared)) = self.statements.take_one(id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut prepared.types, types);
+        if !self
+            .statements
+            .fits(&name, prepared.bytes(), count_max, bytes_max)
+        {
+            prepared.types = before;
+        }
+        self.statements.insert(name, prepared);
     }
 
     /// Keeps what a PREPARE defined. What does not fit in is unknown, and refused.

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::extended::take_types;
 use super::names::Prepared;
 use super::{Kind, PgSession};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, SERVER_MESSAGE_BYTES_MAX, WireError};
@@ -89,7 +90,6 @@ impl PgSession {
             b'I' | b's' | b'T' if front == Some(Kind::Query) => return Ok(()),
             b'I' | b's' => Kind::Execute,
             b'T' | b'n' => Kind::Describe,
-            b't' if front == Some(Kind::Describe) => return Ok(()),
             b'V' if front == Some(Kind::Function) => return Ok(()),
             b'G' => return self.copy_begins(),
             _ => return Err(WireError::Upstream("unexpected message")),
@@ -128,6 +128,7 @@ impl PgSession {
             b'S' => self.setting(payload).map(|()| None),
             b'Z' => self.ready(payload).map(|()| None),
             b'E' => Ok(self.error(payload)),
+            b't' => self.described(payload).map(|()| None),
             _ => {
                 let text = payload.split(|byte| *byte == 0).next().unwrap_or_default();
                 let text = String::from_utf8_lossy(text).into_owned();
@@ -146,6 +147,17 @@ impl PgSession {
                 Ok(None)
             }
         }
+    }
+
+    /// ParameterDescription: the types of a statement that was parsed without saying them.
+    fn described(&mut self, payload: &Bytes) -> Result<(), WireError> {
+        let front = self.awaited.front().filter(|front| front.kind == Kind::Describe);
+        let front = front.ok_or(WireError::Upstream("an answer to nothing"))?;
+        let types = take_types(&mut payload.clone()).ok_or(WireError::Upstream("types"))?;
+        if let Some(id) = front.describes {
+            self.keep_types(id, types);
+        }
+        Ok(())
     }
 
     fn setting(&self, payload: &Bytes) -> Result<(), WireError> {
@@ -251,5 +263,5 @@ const SUSPENDED: &str = "SUSPENDED";
 
 /// Whether a message is read whole; of all others the header is enough.
 fn is_whole(tag: u8) -> bool {
-    matches!(tag, b'Z' | b'E' | b'S' | b'C')
+    matches!(tag, b'Z' | b'E' | b'S' | b'C' | b't')
 }
