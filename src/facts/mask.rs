@@ -6,6 +6,10 @@
 //! member of a body, the password of a role, a URL's userinfo, a Kubernetes Secret) is replaced
 //! by [`MASKED`]. Placeholders stay: they are what an approver wants to see.
 //!
+//! An approver must see all the rest: a mask ends where the value ends as its reader would see it, so
+//! that no agent can hide what it does behind something that looks like a credential, and what is
+//! long says so ([`LONG_BYTES`]).
+//!
 //! Names are matched generously: too much masked costs a look elsewhere, too little a leak. Real
 //! secrets that stand anywhere else are found by their value ([`crate::credential::KnownSecrets`]).
 //! The digest is over the bytes as they are, so masking changes nothing of what is approved.
@@ -16,11 +20,14 @@ use std::sync::{Arc, LazyLock};
 use regex::{Captures, Regex};
 use serde_json::Value;
 
+use super::Blind;
+use super::http::json;
+
 /// What stands in the place of a credential.
 pub const MASKED: &str = "(masked)";
 
-/// What stands in the place of a Kubernetes Secret that cannot be read member by member.
-const MASKED_SECRET: &str = "(a Secret, masked)";
+/// Bytes of a value above which its place says how many they were.
+pub const LONG_BYTES: usize = 256;
 
 /// The ends of names whose values are credentials, wherever they are text.
 const NAME: &str = "(?:password|passwd|passphrase|pwd|secret|token|jwt|api[_-]?key|private[_-]?key|\
@@ -62,13 +69,21 @@ static BEARER: LazyLock<Regex> =
 static PROTOCOL: LazyLock<Regex> =
     LazyLock::new(|| fixed(r"(base64url\.bearer\.authorization\.k8s\.io\.)([A-Za-z0-9_=-]+)"));
 static USERINFO: LazyLock<Regex> = LazyLock::new(|| fixed(r#"(://[^/\s:@'"]*:)([^@\s/'"]+)@"#));
-static PEM: LazyLock<Regex> =
-    LazyLock::new(|| fixed(r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----)(.*?)(-----END|$)"));
+static PEM: LazyLock<Regex> = LazyLock::new(|| {
+    fixed(
+        r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)((?:\s|\\[nr])*(?:[A-Za-z0-9+/=]{16,}(?:\s|\\[nr])*)+(?:[A-Za-z0-9+/=]{1,15}(?:\s|\\[nr])*)?)",
+    )
+});
+// A backslash escapes in an E string alone: `standard_conforming_strings` is pinned.
 static ROLE: LazyLock<Regex> = LazyLock::new(|| {
-    fixed(r"(?is)(?-u:\b)(password\s*)((?:E|U&)?'(?:[^'\\]|''|\\.)*(?:'|$)|\$\w*\$.*?(?:\$\w*\$|$))")
+    fixed(
+        r"(?is)(?-u:\b)(password\s+)(E'(?:[^'\\]|''|\\.)*(?:'|$)|(?:U&)?'(?:[^']|'')*(?:'|$)|\$\$.*?(?:\$\$|$))",
+    )
 });
 static CONNINFO: LazyLock<Regex> = LazyLock::new(|| fixed(r"(?i)(?-u:\b)(password=)([^\s'&]+)"));
-static SECRET: LazyLock<Regex> = LazyLock::new(|| fixed(r#"kind\\?"?\s*:\s*\\?"?Secret(?:List)?\b"#));
+static SECRET: LazyLock<Regex> = LazyLock::new(|| {
+    fixed(r#"(?m)\x22kind\x22\s*:\s*\x22Secret(?:List)?\x22|^kind:\s*[\x22']?Secret(?-u:\b)"#)
+});
 
 impl Default for Mask {
     fn default() -> Self {
@@ -189,12 +204,14 @@ impl Mask {
     }
 
     fn secret_object(&self, body: &str) -> String {
-        match serde_json::from_str(body) {
+        match json::parse(body.as_bytes()) {
             Ok(mut value) => {
                 self.json(&mut value);
                 value.to_string()
             }
-            Err(_) => MASKED_SECRET.to_owned(),
+            // A key that stands twice is something to be seen.
+            Err(Blind::Ambiguous) => body.to_owned(),
+            Err(_) => secret_yaml(body),
         }
     }
 }
@@ -207,8 +224,8 @@ impl Patterns {
         };
         let (headers, parameters) = (own(headers), own(parameters));
         let name = format!("[A-Za-z0-9_.-]*{NAME}");
-        let value = r"(?:[^\x22\\]|\\.)*";
-        let within = r"(?:[^\x22\\]|\\\\(?:\\\x22|[^\x22]))*";
+        let value = r"(?:[^\x22\\\x00-\x1f]|\\.)*";
+        let within = r"(?:[^\x22\\\x00-\x1f]|\\\\(?:\\\x22|[^\x22]))*";
         let quoted = format!("(?:{name}{parameters})");
         Patterns {
             any: fixed(&format!(
@@ -223,16 +240,16 @@ impl Patterns {
                 r"(?i)((?:^|[?&;\s])(?:{name}|{PARAMETER}{parameters})=)([^&\s\x22'<>]+)"
             )),
             members: [
-                fixed(&format!(r"(?is)(\x22{quoted}\x22\s*:\s*\x22)({value})(\x22|$)")),
+                fixed(&format!(r"(?i)(\x22{quoted}\x22\s*:\s*\x22)({value})(\x22|$)")),
                 fixed(&format!(
-                    r"(?is)(\\\x22{quoted}\\\x22\s*:\s*\\\x22)({within})(\\\x22|$)"
+                    r"(?i)(\\\x22{quoted}\\\x22\s*:\s*\\\x22)({within})(\\\x22|$)"
                 )),
             ],
             part: fixed(&format!(
                 r"(?is)(\bname=\x22(?:{name}|{PARAMETER}{parameters})\x22[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n)(.*?)(\r?\n--|$)"
             )),
             line: fixed(&format!(
-                r"(?im)(^[ \t-]*(?:{name}{headers})[ \t]*:[ \t]+)([^\s\x22{{\[|>].*)$"
+                r"(?im)(^[ \t-]*(?:{name}{headers})[ \t]*:[ \t]+)([^\s\x22{{\[|>;&`][^;&|`\r\n]*)"
             )),
         }
     }
@@ -260,15 +277,50 @@ fn replace<'a>(pattern: &Regex, text: Cow<'a, str>) -> Cow<'a, str> {
 /// A credential as it may be shown: whole if it is a placeholder, else masked, after its scheme.
 fn shown(value: &str) -> String {
     let trimmed = value.trim();
-    if trimmed.is_empty() || trimmed == MASKED || is_placeholder(trimmed) {
+    if trimmed.is_empty() || is_masked(trimmed) || is_placeholder(trimmed) {
         return value.to_owned();
     }
     match trimmed.split_once(' ') {
         Some((scheme, rest)) if SCHEMES.contains(&scheme.to_ascii_lowercase().as_str()) => {
             format!("{scheme} {}", shown(rest))
         }
+        _ if value.len() > LONG_BYTES => format!("(masked: {} bytes)", value.len()),
         _ => MASKED.to_owned(),
     }
+}
+
+/// What [`shown`] writes: nothing else is left as it is.
+fn is_masked(text: &str) -> bool {
+    let count = text
+        .strip_prefix("(masked: ")
+        .and_then(|text| text.strip_suffix(" bytes)"));
+    text == MASKED
+        || count.is_some_and(|count| count.len() < 20 && count.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// YAML of Secrets: the values under `data` and `stringData` of each document that is one.
+fn secret_yaml(body: &str) -> String {
+    let indent = |line: &str| line.len() - line.trim_start_matches(' ').len();
+    let mut out = Vec::new();
+    for document in body.split_inclusive("\n---") {
+        let is_secret = SECRET.is_match(document);
+        let mut within: Option<usize> = None;
+        for line in document.split_inclusive('\n') {
+            let text = line.trim();
+            within = within.filter(|start| text.is_empty() || indent(line) > *start);
+            let end = line.get(line.trim_end().len()..).unwrap_or_default();
+            match (within, line.split_once(':')) {
+                (Some(_), _) if text.is_empty() => out.push(line.to_owned()),
+                (Some(_), Some((name, _))) => out.push(format!("{name}: {MASKED}{end}")),
+                (Some(start), None) => out.push(format!("{}{MASKED}{end}", " ".repeat(start + 1))),
+                (None, _) => out.push(line.to_owned()),
+            }
+            if within.is_none() && is_secret && matches!(text, "data:" | "stringData:") {
+                within = Some(indent(line));
+            }
+        }
+    }
+    out.concat()
 }
 
 /// `{{name}}`, with nothing round it.

@@ -49,7 +49,7 @@ fn texts() {
     );
     check("postgres://app:hunter2@db/x", "postgres://app:(masked)@db/x");
     check(
-        "-----BEGIN EC PRIVATE KEY-----\nabc\n-----END EC PRIVATE KEY-----",
+        "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIIUKU2T0hXLnp7yDBEYFAQ\nshort=\n-----END EC PRIVATE KEY-----",
         "-----BEGIN EC PRIVATE KEY-----(masked)-----END EC PRIVATE KEY-----",
     );
 }
@@ -107,10 +107,7 @@ fn statements() {
             r"ALTER ROLE a ENCRYPTED password E'a\'b' LOGIN",
             "ALTER ROLE a ENCRYPTED password (masked) LOGIN",
         ),
-        (
-            "ALTER ROLE a PASSWORD $x$abc$x$",
-            "ALTER ROLE a PASSWORD (masked)",
-        ),
+        ("ALTER ROLE a PASSWORD $$abc$$", "ALTER ROLE a PASSWORD (masked)"),
         ("ALTER ROLE a PASSWORD 'cut of", "ALTER ROLE a PASSWORD (masked)"),
         (
             "SELECT dblink('host=h password=abc user=u', 'x')",
@@ -141,6 +138,63 @@ fn kubernetes_secrets() {
         mask.text(json),
         "POST /s\nhost: k\n\n{\"kind\":\"Secret\",\"data\":{\"x\":\"(masked)\"}}"
     );
-    let yaml = "POST /s\n\nkind: Secret\ndata:\n  x: c2VjcmV0\n";
-    assert_eq!(mask.text(yaml), "POST /s\n\n(a Secret, masked)");
+    let yaml = "POST /s\n\nkind: Secret\ndata:\n  x: c2VjcmV0\n  y: |\n    more\ntype: Opaque\n";
+    let shown = "POST /s\n\nkind: Secret\ndata:\n  x: (masked)\n  y: (masked)\n (masked)\ntype: Opaque\n";
+    assert_eq!(mask.text(yaml), shown);
+}
+
+/// What an agent would have an approver not see must be there, whatever it stands beside.
+#[test]
+fn nothing_else_can_be_hidden() {
+    let mask = Mask::default();
+    for text in [
+        r#"{"note":"-----BEGIN PRIVATE KEY-----","action":"EVIL it"}"#,
+        "-----BEGIN PRIVATE KEY-----\n; EVIL --all",
+        "POST /d\n\n# kind: Secret\nkind: Deployment\ndata:\n  run: EVIL\n",
+        "POST /d\n\nkind: Secret\ndata:\n  a: b\n---\nkind: ConfigMap\ndata:\n  run: EVIL\n",
+        "POST /d\n\nkind: Secret\nmetadata:\n  name: EVIL\n",
+        r#"{"kind":"Deployment","run":"EVIL","kind":"Secret"}"#,
+        "{\"kind\":\"Deployment\",\"spec\":\"EVIL\",\"spec\":\"x\",\"a\":{\"kind\":\"Secret\"}}",
+        "echo \"password\": \"\nEVIL\n\"",
+        "password: x\nEVIL",
+        "token=x EVIL",
+        "token=x&a=EVIL",
+        "Authorization: Bearer abcdefgh; EVIL",
+        "https://u:p@EVIL/",
+        r#"{"password":"a\\","b":"EVIL"}"#,
+        "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nx\r\n--b\r\n\r\nEVIL",
+    ] {
+        assert!(mask.text(text).contains("EVIL"), "{text}: {}", mask.text(text));
+    }
+    for text in [
+        r"ALTER ROLE a PASSWORD 'x\'; EVIL; SELECT 'y'",
+        "ALTER ROLE a PASSWORD 'x' EVIL 'y'",
+        "DELETE FROM password$$ WHERE EVIL",
+        "ALTER ROLE a PASSWORD $$x$$; EVIL",
+        "SELECT 'host=h password=x', EVIL",
+    ] {
+        assert!(mask.sql(text).contains("EVIL"), "{text}: {}", mask.sql(text));
+    }
+    // What is long says so.
+    let long = format!("password={}", "x".repeat(LONG_BYTES + 1));
+    assert_eq!(mask.text(&long), "password=(masked: 257 bytes)");
+    assert_eq!(mask.text("password=(masked:x)"), "password=(masked)");
+}
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_texts_are_no_panic_and_secrets_in_slots_do_not_pass(
+        before in "[ -~\\n]{0,40}", value in "[a-zA-Z0-9]{1,40}", text: String,
+    ) {
+        let mask = Mask::default();
+        let _ = (mask.text(&text), mask.sql(&text));
+        let marked = format!("zq{value}qz");
+        for slot in ["\npassword: ", "\n?api_key=", "{\"client_secret\":\""] {
+            let close = if slot.starts_with('{') { "\"}" } else { "\n" };
+            let full = format!("{before}\n{slot}{marked}{close}");
+            proptest::prop_assert!(!mask.text(&full).contains(&marked), "{}", mask.text(&full));
+        }
+        let role = format!("ALTER ROLE a PASSWORD '{marked}'");
+        proptest::prop_assert!(!mask.sql(&role).contains(&marked));
+    }
 }
