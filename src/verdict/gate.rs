@@ -7,22 +7,20 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::approval::{Answer, Question, Queue};
-use super::{Action, Cause, Permit, Refusal, Step, Verdict};
+use super::{Action, Cause, Permit, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
 use crate::credential::KnownSecrets;
-use crate::facts::{FactSet, Facts, Mask};
+use crate::facts::FactSet;
 use crate::identity::{Agent, Identity};
 use crate::policy::{ApproverKind, Judgement, Policy, UnknownHost};
 
-/// What an agent reads when the rule gives no reason of its own.
-const NO_RULE_REASON: &str = "no rule allows this";
 const UNAVAILABLE_REASON: &str = "this cannot be judged right now";
 const NOT_HELD_REASON: &str = "this endpoint is not one of yours";
 
@@ -159,14 +157,14 @@ impl Gate {
             decision => decision,
         };
 
-        let mut record = blank_record(
+        let mut record = record::blank(
             &agent.identity,
             Some(agent.profile.clone()),
             action.endpoint.clone(),
         );
         record.step = action.step;
         record.credential = action.credential.clone();
-        record.summary = masked(policy.mask(), &action.facts, &action.summary);
+        record.summary = record::masked(policy.mask(), &action.facts, &action.summary);
         record.facts = action.facts.to_json(policy.mask());
         record.digest = action.digest;
         record.shadow = judgement.shadow;
@@ -179,7 +177,7 @@ impl Gate {
                 record.cause = allowed.cause;
                 record.rule = allowed.rule;
                 record.approvers = allowed.approvers;
-                self.hide(&mut record);
+                record::clean(&self.known, &self.policy(), &mut record);
                 let approved_by = record.rule.clone().filter(|_| !record.approvers.is_empty());
                 match self.log.append(record).await {
                     Ok(id) => Ok(Permit::grant(id, action, approved_by)),
@@ -190,7 +188,7 @@ impl Gate {
                 }
             }
             Err(refusal) => {
-                fill_refusal(&mut record, &refusal);
+                record::fill_refusal(&mut record, &refusal);
                 self.record_refusal(record).await;
                 Err(refusal)
             }
@@ -200,11 +198,11 @@ impl Gate {
     /// Records a refusal that was found before an action could be read: a destination that no
     /// endpoint claims, a request that two servers would read differently.
     pub async fn refuse(&self, agent: &Agent, endpoint: &str, summary: &str, refusal: Refusal) -> Refusal {
-        let mut record = blank_record(&agent.identity, Some(agent.profile.clone()), Arc::from(endpoint));
+        let mut record = record::blank(&agent.identity, Some(agent.profile.clone()), Arc::from(endpoint));
         let policy = self.policy();
         record.summary = policy.mask().text(summary).into_owned();
         record.policy = policy.version();
-        fill_refusal(&mut record, &refusal);
+        record::fill_refusal(&mut record, &refusal);
         self.record_refusal(record).await;
         refusal
     }
@@ -265,7 +263,7 @@ impl Gate {
         let mut approvers = Vec::with_capacity(chain.len());
         for key in chain {
             let question = match question(policy, agent, action, &rule, &reason, key) {
-                Ok(question) => self.hide_question(question),
+                Ok(question) => record::clean_question(&self.known, question),
                 Err(detail) => {
                     let cause = Cause::ApprovalDown(rule.clone());
                     return Err(Refusal::new(cause, UNAVAILABLE_REASON).with_detail(detail));
@@ -320,46 +318,17 @@ impl Gate {
     }
 
     async fn turn_away(&self, identity: &Identity, profile: Option<Arc<str>>, to: &str, refusal: &Refusal) {
-        let mut record = blank_record(identity, profile, Arc::from("unknown"));
+        let mut record = record::blank(identity, profile, Arc::from("unknown"));
         record.step = Step::Connect;
         record.summary = format!("connect {to}");
         record.policy = self.policy().version();
-        fill_refusal(&mut record, refusal);
+        record::fill_refusal(&mut record, refusal);
         self.record_refusal(record).await;
-    }
-
-    /// The last line before a record is written: no known secret is in it, whoever put it there, and
-    /// it is not larger than it may be.
-    fn hide(&self, record: &mut Record) {
-        record.bound_facts();
-        // An evaluator's word may repeat the value that it failed on.
-        if let Some(detail) = &mut record.detail
-            && let Cow::Owned(clean) = self.policy().mask().text(detail)
-        {
-            *detail = clean;
-        }
-        self.known.scrub_json(&mut record.facts);
-        let texts = [&mut record.summary, &mut record.reason];
-        for text in texts.into_iter().chain(&mut record.detail) {
-            if let Cow::Owned(clean) = self.known.scrub(text) {
-                *text = clean;
-            }
-        }
-    }
-
-    fn hide_question(&self, mut question: Question) -> Question {
-        self.known.scrub_json(&mut question.facts);
-        for text in [&mut question.summary, &mut question.detail, &mut question.reason] {
-            if let Cow::Owned(clean) = self.known.scrub(text) {
-                *text = clean;
-            }
-        }
-        question
     }
 
     /// A refusal stands whether or not it can be recorded; a lost record is said aloud.
     async fn record_refusal(&self, mut record: Record) {
-        self.hide(&mut record);
+        record::clean(&self.known, &self.policy(), &mut record);
         if let Err(down) = self.log.append(record).await {
             tracing::error!(error = %down, "a refusal could not be recorded");
         }
@@ -400,8 +369,8 @@ fn question(
         profile: agent.profile.clone(),
         endpoint: action.endpoint.clone(),
         credential: action.credential.clone(),
-        summary: masked(policy.mask(), &action.facts, &action.summary),
-        detail: masked(policy.mask(), &action.facts, &action.detail),
+        summary: record::masked(policy.mask(), &action.facts, &action.summary),
+        detail: record::masked(policy.mask(), &action.facts, &action.detail),
         facts: action.facts.to_json(policy.mask()),
         digest: action.digest,
         required,
@@ -411,52 +380,7 @@ fn question(
     })
 }
 
-/// An action's text with its credentials masked, as its family writes them.
-fn masked(mask: &Mask, facts: &Facts, text: &str) -> String {
-    match facts {
-        Facts::Sql(_) => mask.sql(text).into_owned(),
-        _ => mask.text(text).into_owned(),
-    }
-}
-
-fn blank_record(identity: &Identity, profile: Option<Arc<str>>, endpoint: Arc<str>) -> Record {
-    Record {
-        at_us: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| micros(since) as i64),
-        step: Step::Request,
-        transport: identity.transport.name(),
-        node: identity.node.clone(),
-        login: identity.login.clone(),
-        address: identity.address.to_string(),
-        profile,
-        endpoint,
-        credential: None,
-        summary: String::new(),
-        facts: serde_json::Value::Null,
-        digest: super::Digest::of(&[]),
-        verdict: "deny",
-        cause: "no_rule",
-        rule: None,
-        reason: String::new(),
-        detail: None,
-        approvers: Vec::new(),
-        shadow: Vec::new(),
-        judge_us: 0,
-        wait_us: 0,
-        policy: 0,
-    }
-}
-
-fn fill_refusal(record: &mut Record, refusal: &Refusal) {
-    record.verdict = "deny";
-    record.cause = refusal.cause.name();
-    record.rule = refusal.rule().cloned();
-    record.reason = or_default(&refusal.reason, NO_RULE_REASON);
-    record.detail = refusal.detail.clone();
-}
-
-fn or_default(text: &str, default: &str) -> String {
+pub(super) fn or_default(text: &str, default: &str) -> String {
     if text.is_empty() {
         default.to_owned()
     } else {

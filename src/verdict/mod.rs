@@ -12,6 +12,8 @@ pub mod approval;
 #[cfg(feature = "daemon")]
 pub mod gate;
 pub mod permit;
+#[cfg(feature = "daemon")]
+mod record;
 
 use std::sync::Arc;
 

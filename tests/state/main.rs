@@ -10,6 +10,7 @@
 mod audit;
 mod hiding;
 mod queue;
+mod retention;
 
 use std::time::Duration;
 

@@ -1,0 +1,200 @@
+//! What is masked, and what is not.
+
+use super::*;
+
+#[track_caller]
+fn check(text: &str, want: &str) {
+    let mask = Mask::new(&["x-mine"], &["pin"]);
+    let once = mask.text(text).into_owned();
+    assert_eq!(once, want);
+    assert_eq!(mask.text(&once), want, "masked twice");
+}
+
+#[test]
+fn texts() {
+    for plain in [
+        "GET /repos/x?page=2&sort=key",
+        r#"{"title":"a token of thanks","key":"node","max_tokens":5}"#,
+        "monkey=1",
+        "https://api.test/a:b@c",
+    ] {
+        check(plain, plain);
+    }
+    check("GET /x?token=abc&page=2", "GET /x?token=(masked)&page=2");
+    check("GET /x?pin=1234", "GET /x?pin=(masked)");
+    check("a=1&api_key=xyz&key=k", "a=1&api_key=(masked)&key=(masked)");
+    check("X-Amz-Signature=0f&b=1", "X-Amz-Signature=(masked)&b=1");
+    check("token={{pat}}&a=1", "token={{pat}}&a=1");
+    check(r#"{"password":"a\"b","a":1}"#, r#"{"password":"(masked)","a":1}"#);
+    check(r#"{"accessToken" : "abc"#, r#"{"accessToken" : "(masked)"#);
+    check(
+        r#"{"inner":"{\"client_secret\":\"a\\\"b\",\"a\":1}"}"#,
+        r#"{"inner":"{\"client_secret\":\"(masked)\",\"a\":1}"}"#,
+    );
+    check(
+        "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nhunter2\r\n--b\r\n\
+         Content-Disposition: form-data; name=\"a\"\r\n\r\nx\r\n--b--",
+        "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\n(masked)\r\n--b\r\n\
+         Content-Disposition: form-data; name=\"a\"\r\n\r\nx\r\n--b--",
+    );
+    check("a: 1\npassword: hunter2\nb: 2", "a: 1\npassword: (masked)\nb: 2");
+    check("x-mine: abc\nb: 2", "x-mine: (masked)\nb: 2");
+    check(
+        "authorization: Bearer {{pat}}\nb: 2",
+        "authorization: Bearer {{pat}}\nb: 2",
+    );
+    check(
+        "run curl -H 'Authorization: Bearer abcdefgh1'",
+        "run curl -H 'Authorization: Bearer (masked)'",
+    );
+    check("postgres://app:hunter2@db/x", "postgres://app:(masked)@db/x");
+    check(
+        "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIIUKU2T0hXLnp7yDBEYFAQ\nshort=\n-----END EC PRIVATE KEY-----",
+        "-----BEGIN EC PRIVATE KEY-----(masked)-----END EC PRIVATE KEY-----",
+    );
+}
+
+#[test]
+fn headers() {
+    let mask = Mask::new(&["x-mine"], &[]);
+    for (name, value, want) in [
+        ("authorization", "Bearer abc", "Bearer (masked)"),
+        ("authorization", "Basic dXNlcjpwYXNz", "Basic (masked)"),
+        ("authorization", "Bearer {{pat}}", "Bearer {{pat}}"),
+        ("authorization", "Bearer {{pat}}real", "Bearer (masked)"),
+        ("authorization", "abc", "(masked)"),
+        ("proxy-authorization", "Basic eDp5", "Basic (masked)"),
+        (
+            "cookie",
+            "a={{pat}}; sid=real; bare",
+            "a={{pat}}; sid=(masked);(masked)",
+        ),
+        ("x-api-key", "abc", "(masked)"),
+        ("api-key", "abc", "(masked)"),
+        ("private-token", "abc", "(masked)"),
+        ("x-vault-token", "abc", "(masked)"),
+        ("x-mine", "abc", "(masked)"),
+        ("x-my-secret-thing", "abc", "(masked)"),
+        ("accept", "text/html", "text/html"),
+        (
+            "referer",
+            "https://u:p@h/?token=abc",
+            "https://u:(masked)@h/?token=(masked)",
+        ),
+        (
+            "sec-websocket-protocol",
+            "v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.c2VjcmV0",
+            "v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.(masked)",
+        ),
+    ] {
+        assert_eq!(mask.header(name, value), want, "{name}: {value}");
+    }
+}
+
+#[test]
+fn statements() {
+    let mask = Mask::default();
+    for (text, want) in [
+        (
+            "SELECT token FROM t WHERE token='x'",
+            "SELECT token FROM t WHERE token='x'",
+        ),
+        (
+            "CREATE ROLE a PASSWORD 'it''s'",
+            "CREATE ROLE a PASSWORD (masked)",
+        ),
+        (
+            r"ALTER ROLE a ENCRYPTED password E'a\'b' LOGIN",
+            "ALTER ROLE a ENCRYPTED password (masked) LOGIN",
+        ),
+        ("ALTER ROLE a PASSWORD $$abc$$", "ALTER ROLE a PASSWORD (masked)"),
+        ("ALTER ROLE a PASSWORD 'cut of", "ALTER ROLE a PASSWORD (masked)"),
+        (
+            "SELECT dblink('host=h password=abc user=u', 'x')",
+            "SELECT dblink('host=h password=(masked) user=u', 'x')",
+        ),
+    ] {
+        assert_eq!(mask.sql(text), want);
+    }
+}
+
+#[test]
+fn kubernetes_secrets() {
+    let mask = Mask::default();
+    let mut secret = serde_json::json!({
+        "items": [{"kind": "Secret", "metadata": {"name": "a"}, "data": {"x": "c2VjcmV0"},
+                   "stringData": {"y": "s"}}],
+        "spec": {"automountServiceAccountToken": true, "secretName": "a"},
+    });
+    mask.json(&mut secret);
+    let text = secret.to_string();
+    assert!(!text.contains("c2VjcmV0") && !text.contains("\"s\""), "{text}");
+    assert!(
+        text.contains("\"secretName\":\"a\"") && text.contains("true"),
+        "{text}"
+    );
+    let json = "POST /s\nhost: k\n\n{\"kind\":\"Secret\",\"data\":{\"x\":\"c2VjcmV0\"}}";
+    assert_eq!(
+        mask.text(json),
+        "POST /s\nhost: k\n\n{\"kind\":\"Secret\",\"data\":{\"x\":\"(masked)\"}}"
+    );
+    let yaml = "POST /s\n\nkind: Secret\ndata:\n  x: c2VjcmV0\n  y: |\n    more\ntype: Opaque\n";
+    let shown = "POST /s\n\nkind: Secret\ndata:\n  x: (masked)\n  y: (masked)\n (masked)\ntype: Opaque\n";
+    assert_eq!(mask.text(yaml), shown);
+}
+
+/// What an agent would have an approver not see must be there, whatever it stands beside.
+#[test]
+fn nothing_else_can_be_hidden() {
+    let mask = Mask::default();
+    for text in [
+        r#"{"note":"-----BEGIN PRIVATE KEY-----","action":"EVIL it"}"#,
+        "-----BEGIN PRIVATE KEY-----\n; EVIL --all",
+        "POST /d\n\n# kind: Secret\nkind: Deployment\ndata:\n  run: EVIL\n",
+        "POST /d\n\nkind: Secret\ndata:\n  a: b\n---\nkind: ConfigMap\ndata:\n  run: EVIL\n",
+        "POST /d\n\nkind: Secret\nmetadata:\n  name: EVIL\n",
+        r#"{"kind":"Deployment","run":"EVIL","kind":"Secret"}"#,
+        "{\"kind\":\"Deployment\",\"spec\":\"EVIL\",\"spec\":\"x\",\"a\":{\"kind\":\"Secret\"}}",
+        "echo \"password\": \"\nEVIL\n\"",
+        "password: x\nEVIL",
+        "token=x EVIL",
+        "token=x&a=EVIL",
+        "Authorization: Bearer abcdefgh; EVIL",
+        "https://u:p@EVIL/",
+        r#"{"password":"a\\","b":"EVIL"}"#,
+        "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nx\r\n--b\r\n\r\nEVIL",
+    ] {
+        assert!(mask.text(text).contains("EVIL"), "{text}: {}", mask.text(text));
+    }
+    for text in [
+        r"ALTER ROLE a PASSWORD 'x\'; EVIL; SELECT 'y'",
+        "ALTER ROLE a PASSWORD 'x' EVIL 'y'",
+        "DELETE FROM password$$ WHERE EVIL",
+        "ALTER ROLE a PASSWORD $$x$$; EVIL",
+        "SELECT 'host=h password=x', EVIL",
+    ] {
+        assert!(mask.sql(text).contains("EVIL"), "{text}: {}", mask.sql(text));
+    }
+    // What is long says so.
+    let long = format!("password={}", "x".repeat(LONG_BYTES + 1));
+    assert_eq!(mask.text(&long), "password=(masked: 257 bytes)");
+    assert_eq!(mask.text("password=(masked:x)"), "password=(masked)");
+}
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_texts_are_no_panic_and_secrets_in_slots_do_not_pass(
+        before in "[ -~\\n]{0,40}", value in "[a-zA-Z0-9]{1,40}", text: String,
+    ) {
+        let mask = Mask::default();
+        let _ = (mask.text(&text), mask.sql(&text));
+        let marked = format!("zq{value}qz");
+        for slot in ["\npassword: ", "\n?api_key=", "{\"client_secret\":\""] {
+            let close = if slot.starts_with('{') { "\"}" } else { "\n" };
+            let full = format!("{before}\n{slot}{marked}{close}");
+            proptest::prop_assert!(!mask.text(&full).contains(&marked), "{}", mask.text(&full));
+        }
+        let role = format!("ALTER ROLE a PASSWORD '{marked}'");
+        proptest::prop_assert!(!mask.sql(&role).contains(&marked));
+    }
+}

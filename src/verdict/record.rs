@@ -1,0 +1,92 @@
+//! The record of a verdict, and the last lines before it or a question is written: no credential is
+//! in it, whoever put it there, and it is not larger than it may be.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::approval::Question;
+use super::{Digest, Refusal, Step};
+use crate::audit::Record;
+use crate::credential::KnownSecrets;
+use crate::facts::{Facts, Mask};
+use crate::identity::Identity;
+use crate::policy::Policy;
+
+/// What an agent reads when the rule gives no reason of its own.
+const NO_RULE_REASON: &str = "no rule allows this";
+
+/// An action's text with its credentials masked, as its family writes them.
+pub(super) fn masked(mask: &Mask, facts: &Facts, text: &str) -> String {
+    match facts {
+        Facts::Sql(_) => mask.sql(text).into_owned(),
+        _ => mask.text(text).into_owned(),
+    }
+}
+
+/// Cleans and bounds a record.
+pub(super) fn clean(known: &KnownSecrets, policy: &Policy, record: &mut Record) {
+    record.bound_facts();
+    // An evaluator's word may repeat the value that it failed on.
+    if let Some(detail) = &mut record.detail
+        && let Cow::Owned(clean) = policy.mask().text(detail)
+    {
+        *detail = clean;
+    }
+    known.scrub_json(&mut record.facts);
+    let texts = [&mut record.summary, &mut record.reason];
+    for text in texts.into_iter().chain(&mut record.detail) {
+        scrub(known, text);
+    }
+}
+
+/// Cleans a question, whose size the queue bounds.
+pub(super) fn clean_question(known: &KnownSecrets, mut question: Question) -> Question {
+    known.scrub_json(&mut question.facts);
+    for text in [&mut question.summary, &mut question.detail, &mut question.reason] {
+        scrub(known, text);
+    }
+    question
+}
+
+fn scrub(known: &KnownSecrets, text: &mut String) {
+    if let Cow::Owned(clean) = known.scrub(text) {
+        *text = clean;
+    }
+}
+
+/// A record of a denial, to be filled.
+pub(super) fn blank(identity: &Identity, profile: Option<Arc<str>>, endpoint: Arc<str>) -> Record {
+    Record {
+        at_us: crate::state::now_us(),
+        step: Step::Request,
+        transport: identity.transport.name(),
+        node: identity.node.clone(),
+        login: identity.login.clone(),
+        address: identity.address.to_string(),
+        profile,
+        endpoint,
+        credential: None,
+        summary: String::new(),
+        facts: serde_json::Value::Null,
+        digest: Digest::of(&[]),
+        verdict: "deny",
+        cause: "no_rule",
+        rule: None,
+        reason: String::new(),
+        detail: None,
+        approvers: Vec::new(),
+        shadow: Vec::new(),
+        judge_us: 0,
+        wait_us: 0,
+        policy: 0,
+    }
+}
+
+/// Writes why it was refused.
+pub(super) fn fill_refusal(record: &mut Record, refusal: &Refusal) {
+    record.verdict = "deny";
+    record.cause = refusal.cause.name();
+    record.rule = refusal.rule().cloned();
+    record.reason = super::gate::or_default(&refusal.reason, NO_RULE_REASON);
+    record.detail = refusal.detail.clone();
+}
