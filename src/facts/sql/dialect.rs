@@ -10,6 +10,7 @@
 //! `sql_mode` (`ANSI_QUOTES` and `NO_BACKSLASH_ESCAPES` are taken to be off).
 
 mod names;
+mod rows;
 mod statement;
 
 use std::ops::ControlFlow;
@@ -92,9 +93,9 @@ fn facts_of(statement: &ast::Statement, text: &str, dialect: Dialect) -> Option<
     let mut out = walk.out;
     let changes = |verb: &String| matches!(verb.as_str(), "update" | "delete");
     if !out.verbs.iter().any(changes) {
-        out.has_where = statement::has_where(statement);
+        out.has_where = rows::has_where(statement);
     }
-    out.row_limit = statement::row_limit(statement);
+    out.row_limit = rows::row_limit(statement);
     out.verb = out.verbs.first().cloned().unwrap_or_default();
     (!out.verb.is_empty()).then_some(out)
 }
