@@ -19,6 +19,12 @@ gateway {
   limits {
     body_bytes_max = 1048576
   }
+
+  # The oldest audit records go first; the chain of hashes stays whole. 0 is no limit.
+  audit {
+    keep_days = 365
+    bytes_max = 17179869184
+  }
 }
 
 defaults {

@@ -1,29 +1,37 @@
-//! `/v1/`: peers, approvals, credentials, the audit log.
+//! `/v1/`: peers, approvals, credentials, the audit log. Every answer is JSON, errors included:
+//! `{"error": "…"}`. Within `/v1/` fields and paths are added and never change their meaning.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Extension, Path, Query, Request, State as Shared};
-use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::extract::{Extension, Path, Query, State as Shared};
+use axum::http::StatusCode;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use subtle::ConstantTimeEq as _;
 
-use super::{Operator, Person};
+use super::token::OperatorToken;
+use super::{Operator, Person, credentials, listen, stream};
 use crate::audit::read::{Filter, Reader};
+use crate::credential::store::SECRET_BYTES_MAX;
+use crate::state::StateError;
 use crate::verdict::approval::{Decide, DecideError, Decision};
 
 /// How long an enrolment link lasts where nothing is said.
 const ENROLMENT_LASTS: Duration = Duration::from_secs(3600);
-/// Bytes of a request to this API.
-const REQUEST_BYTES_MAX: usize = 2 << 20;
+/// Seconds that an enrolment link lasts at most.
+const ENROLMENT_S_MAX: u64 = 30 * 86_400;
+/// Bytes of a request's body: a secret, and little else.
+const REQUEST_BYTES_MAX: usize = SECRET_BYTES_MAX as usize + (4 << 10);
+/// Bytes of the reason that a person gives; the agent reads it.
+const REASON_BYTES_MAX: usize = 1024;
 
 /// An answer that says what is wrong.
-struct Failed(StatusCode, String);
+#[derive(Debug)]
+pub(super) struct Failed(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Failed {
     fn into_response(self) -> Response {
@@ -31,60 +39,49 @@ impl IntoResponse for Failed {
     }
 }
 
-fn broken(error: impl std::fmt::Display) -> Failed {
+pub(super) fn broken(error: impl std::fmt::Display) -> Failed {
     Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
-fn routes(operator: Operator) -> Router {
+pub(super) fn not_found(text: String) -> Failed {
+    Failed(StatusCode::NOT_FOUND, text)
+}
+
+pub(super) fn bad(text: impl Into<String>) -> Failed {
+    Failed(StatusCode::BAD_REQUEST, text.into())
+}
+
+/// The API, with the guard before it that [`listen::serve`] feeds.
+pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
+    // Streams, and a walk over a log that may be long.
+    let slow = Router::new()
+        .route("/v1/audit/verify", get(verify))
+        .route("/v1/approvals/watch", get(stream::watch_approvals))
+        .route("/v1/audit/follow", get(stream::follow_audit));
     Router::new()
         .route("/v1/health", get(health))
         .route("/v1/peers", get(peers).post(add_peer))
         .route("/v1/peers/{name}", delete(remove_peer))
+        .route("/v1/peers/{name}/approve", post(approve_peer))
         .route("/v1/approvals", get(approvals))
         .route("/v1/approvals/{id}", get(approval))
-        .route("/v1/approvals/{id}/{decision}", post(decide))
-        .route("/v1/credentials", get(credentials))
-        .route("/v1/credentials/{name}", put(set_credential))
+        .route("/v1/approvals/{id}/approve", post(approve))
+        .route("/v1/approvals/{id}/deny", post(deny))
+        .route("/v1/credentials", get(credentials::list))
+        .route("/v1/credentials/{name}", put(credentials::set))
         .route("/v1/audit", get(audit))
-        .route("/v1/audit/verify", get(verify))
+        .route("/v1/operator-token/rotate", post(rotate_token))
+        .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
+        .merge(slow)
+        .fallback(|| async { not_found("there is no such path".to_owned()) })
+        .method_not_allowed_fallback(|| async {
+            let text = "this path does not take this method".to_owned();
+            Failed(StatusCode::METHOD_NOT_ALLOWED, text)
+        })
         .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .layer(Extension(token.clone()))
+        .layer(middleware::from_fn_with_state(token, listen::admit))
         .with_state(operator)
-}
-
-/// For the Unix socket: the kernel names the person.
-pub(super) fn router(operator: Operator) -> Router {
-    async fn named(ConnectInfo(person): ConnectInfo<Person>, mut request: Request, next: Next) -> Response {
-        request.extensions_mut().insert(person);
-        next.run(request).await
-    }
-    routes(operator).layer(middleware::from_fn(named))
-}
-
-/// For TCP: a token, and a Host that is this listener, since a page in a browser can be led here by
-/// a name that resolves to loopback.
-pub(super) fn guarded(operator: Operator, token: String, bound: SocketAddr) -> Router {
-    let check = move |mut request: Request, next: Next| {
-        let hosts = [bound.to_string(), format!("localhost:{}", bound.port())];
-        let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-        let host_is_ours = text(header::HOST).is_some_and(|host| hosts.iter().any(|own| own == host));
-        let given = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-        let known = given.is_some_and(|given| bool::from(given.as_bytes().ct_eq(token.as_bytes())));
-        async move {
-            if !host_is_ours || request.headers().contains_key(header::ORIGIN) {
-                return Failed(StatusCode::FORBIDDEN, "not for browsers".to_owned()).into_response();
-            }
-            if !known {
-                return Failed(
-                    StatusCode::UNAUTHORIZED,
-                    "the operator's token is needed".to_owned(),
-                )
-                .into_response();
-            }
-            request.extensions_mut().insert(Person("operator".to_owned()));
-            next.run(request).await
-        }
-    };
-    routes(operator).layer(middleware::from_fn(check))
 }
 
 async fn health(Shared(operator): Shared<Operator>) -> Json<Value> {
@@ -110,6 +107,9 @@ async fn peers(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed
 struct AddPeer {
     name: String,
     expires_s: Option<u64>,
+    /// The machine that uses the link reaches nothing until its peer is approved.
+    #[serde(default)]
+    hold: bool,
 }
 
 async fn add_peer(
@@ -125,12 +125,15 @@ async fn add_peer(
     };
     let base = gateway.public_url.unwrap_or_else(|| format!("https://{listen}"));
     let lasts = asked.expires_s.map_or(ENROLMENT_LASTS, Duration::from_secs);
-    let name = asked.name.clone();
+    if lasts.is_zero() || lasts.as_secs() > ENROLMENT_S_MAX {
+        return Err(bad(format!("expires_s is between 1 and {ENROLMENT_S_MAX}")));
+    }
+    let (name, hold) = (asked.name.clone(), asked.hold);
     let token = operator
         .state
-        .run(move |state| state.add_enrolment(&name, lasts))
+        .run(move |state| state.add_enrolment(&name, lasts, hold))
         .await;
-    let token = token.map_err(|error| Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let token = token.map_err(state_failed)?;
     let pin = operator.authority.fingerprint();
     let pin = pin.strip_prefix("sha256:").unwrap_or(&pin);
     let url = format!(
@@ -138,24 +141,46 @@ async fn add_peer(
         base.trim_end_matches('/')
     );
     Ok(Json(
-        json!({ "name": asked.name, "url": url, "expires_s": lasts.as_secs() }),
+        json!({ "name": asked.name, "url": url, "expires_s": lasts.as_secs(), "hold": hold }),
     ))
 }
 
 async fn remove_peer(
     Shared(operator): Shared<Operator>,
     Path(name): Path<String>,
+    Extension(Person(person)): Extension<Person>,
 ) -> Result<Json<Value>, Failed> {
     let gone = name.clone();
-    let removed = operator
+    let removed = operator.state.run(move |state| state.remove_peer(&gone)).await;
+    if !removed.map_err(broken)? {
+        return Err(not_found(format!("there is no peer {name}")));
+    }
+    tracing::info!(peer = name, person, "a peer is removed");
+    Ok(Json(json!({ "removed": name })))
+}
+
+async fn approve_peer(
+    Shared(operator): Shared<Operator>,
+    Path(name): Path<String>,
+    Extension(Person(person)): Extension<Person>,
+) -> Result<Json<Value>, Failed> {
+    let approved = name.clone();
+    let known = operator
         .state
-        .run(move |state| state.remove_peer(&gone))
-        .await
-        .map_err(broken)?;
-    if removed {
-        Ok(Json(json!({ "removed": name })))
-    } else {
-        Err(Failed(StatusCode::NOT_FOUND, format!("there is no peer {name}")))
+        .run(move |state| state.approve_peer(&approved))
+        .await;
+    if !known.map_err(broken)? {
+        return Err(not_found(format!("there is no peer {name}")));
+    }
+    tracing::info!(peer = name, person, "a peer is approved");
+    Ok(Json(json!({ "approved": name })))
+}
+
+/// What the state refuses is the caller's doing; the rest is ours.
+fn state_failed(error: StateError) -> Failed {
+    match error {
+        StateError::Refused(text) => bad(text),
+        error => broken(error),
     }
 }
 
@@ -187,81 +212,76 @@ async fn approval(Shared(operator): Shared<Operator>, Path(id): Path<i64>) -> Re
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Said {
+    reason: Option<String>,
+}
+
+async fn approve(
+    operator: Shared<Operator>,
+    Path(id): Path<i64>,
+    person: Extension<Person>,
+    said: Query<Said>,
+) -> Result<Json<Value>, Failed> {
+    decide(operator, id, person, Decision::Allow, said).await
+}
+
+async fn deny(
+    operator: Shared<Operator>,
+    Path(id): Path<i64>,
+    person: Extension<Person>,
+    said: Query<Said>,
+) -> Result<Json<Value>, Failed> {
+    decide(operator, id, person, Decision::Deny, said).await
+}
+
 async fn decide(
     Shared(operator): Shared<Operator>,
-    Path((id, decision)): Path<(i64, String)>,
+    id: i64,
     Extension(Person(person)): Extension<Person>,
-    Query(said): Query<std::collections::HashMap<String, String>>,
+    decision: Decision,
+    Query(Said { reason }): Query<Said>,
 ) -> Result<Json<Value>, Failed> {
-    let decision = match decision.as_str() {
-        "approve" => Decision::Allow,
-        "deny" => Decision::Deny,
-        _ => return Err(Failed(StatusCode::NOT_FOUND, "approve or deny".to_owned())),
-    };
+    if reason
+        .as_ref()
+        .is_some_and(|reason| reason.len() > REASON_BYTES_MAX)
+    {
+        return Err(bad(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
+    }
+    // The agent's protocol carries it: no byte of it may end a field or a line there.
+    if reason
+        .as_ref()
+        .is_some_and(|reason| reason.chars().any(char::is_control))
+    {
+        return Err(bad("a reason has no control characters"));
+    }
     let decide = Decide {
         id,
         person,
         decision,
-        reason: said.get("reason").cloned(),
+        reason: reason.map(|reason| operator.secrets.known().scrub(&reason).into_owned()),
     };
-    operator
-        .queue
-        .decide(decide)
-        .await
-        .map(|held| Json(json!(held)))
-        .map_err(|error| {
-            let status = match &error {
-                DecideError::Unknown(_) => StatusCode::NOT_FOUND,
-                DecideError::NotEligible(_) => StatusCode::FORBIDDEN,
-                DecideError::Closed(_) => StatusCode::CONFLICT,
-                DecideError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            };
-            Failed(status, error.to_string())
-        })
+    let decided = operator.queue.decide(decide).await;
+    decided.map(|held| Json(json!(held))).map_err(|error| {
+        let status = match &error {
+            DecideError::Unknown(_) => StatusCode::NOT_FOUND,
+            DecideError::NotEligible(_) => StatusCode::FORBIDDEN,
+            DecideError::Closed(_) => StatusCode::CONFLICT,
+            DecideError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Failed(status, error.to_string())
+    })
 }
 
-async fn credentials(Shared(operator): Shared<Operator>) -> Json<Value> {
-    let policy = operator.gate.policy();
-    let rows = policy.model().credentials.iter().map(|credential| {
-        let missing = credential
-            .secrets
-            .iter()
-            .filter_map(|(slot, _)| operator.secrets.get(credential, slot).err())
-            .map(|missing| missing.cause)
-            .collect::<Vec<_>>();
-        json!({ "credential": &*credential.key, "ready": missing.is_empty(), "missing": missing })
-    });
-    Json(rows.collect())
-}
-
-#[derive(Deserialize)]
-struct SetCredential {
-    #[serde(default)]
-    slot: String,
-}
-
-async fn set_credential(
-    Shared(operator): Shared<Operator>,
-    Path(name): Path<String>,
-    Query(asked): Query<SetCredential>,
-    value: axum::body::Bytes,
+async fn rotate_token(
+    Extension(token): Extension<Arc<OperatorToken>>,
+    Extension(Person(person)): Extension<Person>,
 ) -> Result<Json<Value>, Failed> {
-    let known = operator
-        .gate
-        .policy()
-        .model()
-        .credentials
-        .iter()
-        .any(|credential| credential.name == name);
-    if !known {
-        return Err(Failed(
-            StatusCode::NOT_FOUND,
-            format!("the policy has no credential {name}"),
-        ));
-    }
-    let set = operator.secrets.set(&name, &asked.slot, &value);
-    set.map_err(|error| Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
-    Ok(Json(json!({ "set": name, "slot": asked.slot })))
+    let path = tokio::task::spawn_blocking(move || token.rotate().map(|path| path.display().to_string()));
+    let path = path.await.map_err(broken)?.map_err(broken)?;
+    tracing::info!(person, "the operator's token is a new one");
+    Ok(Json(json!({ "rotated": path })))
 }
 
 async fn audit(
@@ -275,9 +295,20 @@ async fn audit(
         .map_err(broken)
 }
 
-async fn verify(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Verify {
+    /// `NUMBER:HASH`, noted elsewhere.
+    noted: Option<String>,
+}
+
+async fn verify(
+    Shared(operator): Shared<Operator>,
+    Query(asked): Query<Verify>,
+) -> Result<Json<Value>, Failed> {
     let path = operator.audit();
-    let read = tokio::task::spawn_blocking(move || Reader::open(&path)?.verify()).await;
+    let read = tokio::task::spawn_blocking(move || Reader::open(&path)?.verify_with(asked.noted.as_deref()));
+    let read = read.await;
     read.map_err(broken)?
         .map(|verified| Json(json!(verified)))
         .map_err(broken)

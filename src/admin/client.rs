@@ -1,8 +1,17 @@
 //! The API's client, for the operator's commands.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
+
+use super::stream::ALIVE_S;
+
+/// Bytes of one event of a stream.
+const EVENT_BYTES_MAX: usize = 16 << 20;
+/// Seconds of silence after which a stream counts as lost; the gateway speaks every [`ALIVE_S`].
+const SILENCE_S: u64 = 3 * ALIVE_S;
 
 /// Where the gateway's API is.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,7 +31,7 @@ pub struct Reach {
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     #[error("no gateway answers at {0}: {1}")]
-    Unreachable(String, reqwest::Error),
+    Unreachable(String, String),
     #[error("{0}")]
     Refused(String),
 }
@@ -33,33 +42,13 @@ impl Reach {
     /// # Errors
     /// No gateway is there, or it refused; the text is the gateway's own.
     pub fn ask(&self, method: reqwest::Method, path: &str, body: Option<Vec<u8>>) -> Result<Value, ApiError> {
-        let shown = self.socket.display().to_string();
-        let unreachable = |error| ApiError::Unreachable(shown.clone(), error);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| ApiError::Refused(error.to_string()))?;
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        runtime.block_on(async {
-            let client = reqwest::Client::builder()
-                .unix_socket(self.socket.clone())
-                .build();
-            let mut request = client
-                .map_err(unreachable)?
-                .request(method, format!("http://gateway{path}"));
-            if let Some(body) = body {
-                request = request.header("content-type", "application/json").body(body);
+        self.run(async {
+            let mut answer = self.send(method, path, body).await?;
+            let mut text = Vec::new();
+            while let Some(chunk) = answer.chunk().await.map_err(|error| self.lost(&error))? {
+                text.extend_from_slice(&chunk);
             }
-            let answer = request.send().await.map_err(unreachable)?;
-            let status = answer.status();
-            let value: Value = answer.json().await.map_err(unreachable)?;
-            if status.is_success() {
-                return Ok(value);
-            }
-            Err(ApiError::Refused(
-                value["error"]
-                    .as_str()
-                    .unwrap_or("the gateway refused")
-                    .to_owned(),
-            ))
+            serde_json::from_slice(&text).map_err(|error| ApiError::Refused(error.to_string()))
         })
     }
 
@@ -70,4 +59,98 @@ impl Reach {
     pub fn get(&self, path: &str) -> Result<Value, ApiError> {
         self.ask(reqwest::Method::GET, path, None)
     }
+
+    /// Hands every event of a stream to `each`, until it breaks or the gateway ends; first an event
+    /// `open`, once the gateway serves it.
+    ///
+    /// # Errors
+    /// No gateway is there any more, or it refused.
+    pub fn follow(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&str, Value) -> ControlFlow<()>,
+    ) -> Result<(), ApiError> {
+        self.run(async {
+            let mut answer = self.send(reqwest::Method::GET, path, None).await?;
+            if each("open", Value::Null).is_break() {
+                return Ok(());
+            }
+            let mut held: Vec<u8> = Vec::new();
+            loop {
+                let silence = Duration::from_secs(SILENCE_S);
+                let chunk = tokio::time::timeout(silence, answer.chunk()).await;
+                let chunk = chunk
+                    .map_err(|_| self.silent())?
+                    .map_err(|error| self.lost(&error))?;
+                let Some(chunk) = chunk else { return Ok(()) };
+                held.extend_from_slice(&chunk);
+                while let Some(end) = memchr::memmem::find(&held, b"\n\n") {
+                    let event: Vec<u8> = held.drain(..end + 2).collect();
+                    if let Some((name, data)) = parse(&String::from_utf8_lossy(&event))
+                        && each(&name, data).is_break()
+                    {
+                        return Ok(());
+                    }
+                }
+                if held.len() > EVENT_BYTES_MAX {
+                    return Err(ApiError::Refused("an event is too long".to_owned()));
+                }
+            }
+        })
+    }
+
+    fn run<T>(&self, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| ApiError::Refused(error.to_string()))?;
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        runtime.block_on(work)
+    }
+
+    async fn send(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<reqwest::Response, ApiError> {
+        let client = reqwest::Client::builder()
+            .unix_socket(self.socket.clone())
+            .build()
+            .map_err(|error| self.lost(&error))?;
+        let mut request = client.request(method, format!("http://gateway{path}"));
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        let answer = request.send().await.map_err(|error| self.lost(&error))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let value: Value = answer.json().await.map_err(|error| self.lost(&error))?;
+        let text = value["error"].as_str().unwrap_or("the gateway refused");
+        Err(ApiError::Refused(text.to_owned()))
+    }
+
+    fn lost(&self, error: &reqwest::Error) -> ApiError {
+        let mut deepest: &dyn std::error::Error = error;
+        while let Some(source) = deepest.source() {
+            deepest = source;
+        }
+        ApiError::Unreachable(self.socket.display().to_string(), deepest.to_string())
+    }
+
+    fn silent(&self) -> ApiError {
+        ApiError::Unreachable(self.socket.display().to_string(), "it fell silent".to_owned())
+    }
+}
+
+/// An event's name and its JSON; `None` for a comment.
+fn parse(event: &str) -> Option<(String, Value)> {
+    let (mut name, mut data) = ("message", String::new());
+    for line in event.lines() {
+        match line.split_once(':') {
+            Some(("event", rest)) => name = rest.trim(),
+            Some(("data", rest)) => data.push_str(rest.strip_prefix(' ').unwrap_or(rest)),
+            _ => {}
+        }
+    }
+    Some((name.to_owned(), serde_json::from_str(&data).ok()?))
 }

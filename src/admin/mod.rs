@@ -5,20 +5,25 @@
 //! listener of its own, over TLS by the gateway's CA.
 //!
 //! Invariants: a secret's value never leaves by this API; the API is on loopback alone; who decides
-//! is what the transport proved, never what a body says.
+//! is what the transport proved, never what a body says. A program that runs under the gateway's own
+//! account on the gateway's own machine is an operator: agents do not.
 
 mod api;
 pub mod client;
+mod credentials;
 mod enrol;
+pub mod listen;
+pub mod stream;
+pub mod token;
 
+use std::fs::{File, OpenOptions, TryLockError};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 
 use crate::credential::store::SecretStore;
 use crate::policy::Gateway;
@@ -27,12 +32,14 @@ use crate::tls::{Authority, Leaves};
 use crate::verdict::approval::Queue;
 use crate::verdict::gate::Gate;
 
+use token::OperatorToken;
+
 /// The socket's name in the state folder.
 pub const SOCKET: &str = "admin.sock";
+/// The file that a running gateway locks in its state folder.
+const LOCK: &str = "gateway.lock";
 /// The audit log's name in the state folder.
 pub const AUDIT: &str = "audit.db";
-/// The file that holds the operator's token for the TCP listener.
-pub const TOKEN: &str = "operator.token";
 
 /// What the API works on; cheap to clone.
 #[derive(Clone)]
@@ -42,6 +49,7 @@ pub struct Operator {
     gate: Arc<Gate>,
     secrets: SecretStore,
     authority: Arc<Authority>,
+    watchers: Arc<Semaphore>,
 }
 
 /// The API cannot be served.
@@ -51,6 +59,10 @@ pub enum AdminError {
     Listen(String, std::io::Error),
     #[error("dashboard_listen = \"{0}\" is not a loopback address; the admin API is for this machine alone")]
     NotLoopback(SocketAddr),
+    #[error("another gateway uses the state folder {0}")]
+    InUse(String),
+    #[error("the operator's token in {0} is not used: {1}")]
+    Token(String, &'static str),
     #[error("no randomness from the system: {0}")]
     Random(String),
 }
@@ -58,18 +70,6 @@ pub enum AdminError {
 /// Who speaks to the API, as the transport proved it.
 #[derive(Clone, Debug)]
 struct Person(String);
-
-impl Connected<IncomingStream<'_, UnixListener>> for Person {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let uid = stream.io().peer_cred().map(|peer| peer.uid()).ok();
-        let user = uid.and_then(|uid| nix::unistd::User::from_uid(uid.into()).ok().flatten());
-        Person(match (user, uid) {
-            (Some(user), _) => user.name,
-            (None, Some(uid)) => format!("uid:{uid}"),
-            (None, None) => "unknown".to_owned(),
-        })
-    }
-}
 
 impl Operator {
     pub fn new(
@@ -85,6 +85,7 @@ impl Operator {
             gate,
             secrets,
             authority,
+            watchers: Arc::new(Semaphore::new(stream::WATCHERS_MAX)),
         }
     }
 
@@ -93,32 +94,64 @@ impl Operator {
     }
 }
 
-/// Starts every listener of the operator's side; returns when they accept.
+/// A state folder taken for one gateway, for as long as the value lives. Two gateways over one folder
+/// would take each other's sockets away.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code, reason = "held, not read")] File);
+
+impl Lock {
+    /// To be taken before anything in the folder is opened.
+    ///
+    /// # Errors
+    /// Another gateway has it, or the folder cannot be written.
+    pub fn take(dir: &Path) -> Result<Lock, AdminError> {
+        let path = dir.join(LOCK);
+        let shown = path.display().to_string();
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path);
+        let file = file.map_err(|error| AdminError::Listen(shown.clone(), error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock(file)),
+            Err(TryLockError::WouldBlock) => Err(AdminError::InUse(dir.display().to_string())),
+            Err(TryLockError::Error(error)) => Err(AdminError::Listen(shown, error)),
+        }
+    }
+}
+
+/// Starts every listener of the operator's side; returns when they accept, with the address of
+/// the one on TCP.
 ///
 /// # Errors
-/// A listener cannot be made.
-pub async fn serve(operator: Operator, gateway: &Gateway, leaves: Arc<Leaves>) -> Result<(), AdminError> {
+/// A listener cannot be made, or the operator's token is none.
+pub async fn serve(
+    operator: Operator,
+    gateway: &Gateway,
+    leaves: Arc<Leaves>,
+) -> Result<SocketAddr, AdminError> {
+    if !gateway.admin_listen.ip().is_loopback() {
+        return Err(AdminError::NotLoopback(gateway.admin_listen));
+    }
     let path = operator.state.dir().join(SOCKET);
     let failed = |what: String| move |error| AdminError::Listen(what, error);
+    let token = Arc::new(OperatorToken::open(operator.state.dir())?);
+    let router = api::router(operator.clone(), token);
     // A socket that an earlier run left.
     let _ = std::fs::remove_file(&path);
     let shown = path.display().to_string();
     let unix = UnixListener::bind(&path).map_err(failed(shown.clone()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed(shown))?;
-    let by_person = api::router(operator.clone()).into_make_service_with_connect_info::<Person>();
-    tokio::spawn(async move { axum::serve(unix, by_person).await });
+    tokio::spawn(listen::serve(unix, router.clone(), listen::BOUNDS));
 
-    if !gateway.admin_listen.ip().is_loopback() {
-        return Err(AdminError::NotLoopback(gateway.admin_listen));
-    }
-    let token = token(operator.state.dir())?;
     let what = format!("dashboard_listen {}", gateway.admin_listen);
     let tcp = TcpListener::bind(gateway.admin_listen)
         .await
         .map_err(failed(what.clone()))?;
     let bound = tcp.local_addr().map_err(failed(what))?;
-    let by_token = api::guarded(operator.clone(), token, bound);
-    tokio::spawn(async move { axum::serve(tcp, by_token).await });
+    tracing::info!(address = %bound, "the admin API listens");
+    tokio::spawn(listen::serve(tcp, router, listen::BOUNDS));
 
     if let Some(address) = gateway.enrol_listen {
         let listener = TcpListener::bind(address)
@@ -126,27 +159,5 @@ pub async fn serve(operator: Operator, gateway: &Gateway, leaves: Arc<Leaves>) -
             .map_err(failed(format!("enrol_listen {address}")))?;
         tokio::spawn(enrol::serve(listener, operator, leaves));
     }
-    Ok(())
-}
-
-/// The operator's token, made at the first start with mode 0600.
-fn token(dir: &std::path::Path) -> Result<String, AdminError> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let path = dir.join(TOKEN);
-    if let Ok(token) = std::fs::read_to_string(&path) {
-        return Ok(token.trim().to_owned());
-    }
-    let mut random = [0; 32];
-    getrandom::fill(&mut random).map_err(|error| AdminError::Random(error.to_string()))?;
-    let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let failed = |error| AdminError::Listen(path.display().to_string(), error);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    writeln!(file, "{token}").map_err(failed)?;
-    Ok(token)
+    Ok(bound)
 }

@@ -4,6 +4,10 @@
 //! transaction with `synchronous = FULL`, and only then answers. A group that fails is rolled
 //! back, all its callers get [`AuditDown`], and the next group opens the database anew, so the
 //! log recovers by itself when the disk does.
+//!
+//! A record says what happened, also to a caller that did not wait: what nobody waits for any more
+//! when it is written is written as a denial, and what was lost between the disk and its caller
+//! gets [`NOT_DONE`] as its outcome.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,15 +15,17 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::writer::{Job, Writer};
-use super::{Outcome, Record, RecordId};
+use super::{Outcome, Record, RecordId, Retention};
 
 /// Records that may wait for the writer; the next append waits for room.
 pub const QUEUE_RECORDS_MAX: usize = 8192;
 /// Milliseconds that an append may take, the wait for room included.
 pub const APPEND_WAIT_MS: u64 = 5_000;
+/// The outcome of a record that says `allow` and whose caller had gone before it was told.
+pub const NOT_DONE: &str = "not done: nobody waited for the permit";
 
 /// The log could not take a record. Whatever was to be recorded must not happen.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +36,7 @@ pub struct AuditDown(pub String);
 #[derive(Clone)]
 pub struct Log {
     room: Arc<Semaphore>,
+    changes: watch::Receiver<u64>,
     thread: Arc<WriterThread>,
 }
 
@@ -45,6 +52,14 @@ pub(super) struct Waiter {
     pub(super) _room: OwnedSemaphorePermit,
 }
 
+/// The answer to an append. Dropped before it was taken, it says so in the log.
+struct Untaken<'a> {
+    log: &'a Log,
+    answer: oneshot::Receiver<Result<RecordId, AuditDown>>,
+    allows: bool,
+    taken: bool,
+}
+
 impl Log {
     /// Opens or creates the database and starts the writer.
     ///
@@ -52,6 +67,7 @@ impl Log {
     /// The file cannot be opened or created, or its schema is newer than this program.
     pub fn open(path: &Path) -> Result<Log, AuditDown> {
         let mut writer = Writer::open(path).map_err(|error| AuditDown(error.to_string()))?;
+        let changes = writer.changes();
         let (jobs, queue) = channel();
         let handle = std::thread::Builder::new()
             .name("audit".to_owned())
@@ -59,6 +75,7 @@ impl Log {
             .map_err(|error| AuditDown(error.to_string()))?;
         Ok(Log {
             room: Arc::new(Semaphore::new(QUEUE_RECORDS_MAX)),
+            changes,
             thread: Arc::new(WriterThread {
                 jobs: Some(jobs),
                 handle: Some(handle),
@@ -66,7 +83,8 @@ impl Log {
         })
     }
 
-    /// Returns when the record is on disk. A record whose caller went away is written all the same.
+    /// Returns when the record is on disk. The record of a denial is written even if its caller
+    /// goes away; that of an `allow` is then written as a denial, or gets [`NOT_DONE`].
     ///
     /// # Errors
     /// The group could not be committed, or it took longer than [`APPEND_WAIT_MS`].
@@ -83,8 +101,16 @@ impl Log {
         let room = self.room.clone().acquire_owned().await.map_err(|_| stopped())?;
         let (answer, answered) = oneshot::channel();
         let waiter = Waiter { answer, _room: room };
+        let mut untaken = Untaken {
+            log: self,
+            answer: answered,
+            allows: record.verdict == "allow",
+            taken: false,
+        };
         self.send(Job::Append(Box::new(record), waiter))?;
-        answered.await.map_err(|_| stopped())?
+        let answer = (&mut untaken.answer).await;
+        untaken.taken = true;
+        answer.map_err(|_| stopped())?
     }
 
     /// Adds the outcome to a record; not waited for, but never dropped while the log lives. The
@@ -96,6 +122,16 @@ impl Log {
                 "the outcome of a record is lost: the writer has stopped"
             );
         }
+    }
+
+    /// From now on older records are removed by this rule; the chain stays verifiable.
+    pub fn retain(&self, retention: Retention) {
+        let _ = self.send(Job::Retain(retention));
+    }
+
+    /// A number that grows whenever there is more to read.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
     }
 
     /// Returns when everything queued before is written, outcomes included.
@@ -114,6 +150,19 @@ impl Log {
         match sent {
             Some(Ok(())) => Ok(()),
             _ => Err(AuditDown("the writer has stopped".to_owned())),
+        }
+    }
+}
+
+impl Drop for Untaken<'_> {
+    fn drop(&mut self) {
+        if self.taken || !self.allows {
+            return;
+        }
+        // After this the writer cannot answer any more, and sees that it could not.
+        self.answer.close();
+        if let Ok(Ok(id)) = self.answer.try_recv() {
+            self.log.finish(id, Outcome::not_done());
         }
     }
 }

@@ -4,12 +4,17 @@
 //! answers only when a group is on disk.
 //!
 //! Invariants: no secret is ever in a record (facts hold placeholders); a record that cannot be
-//! made durable is an error that denies; nothing is dropped silently.
+//! made durable is an error that denies; nothing is dropped silently; a record that says `allow`
+//! without an outcome was told to its caller.
 
 #[cfg(feature = "daemon")]
 pub mod log;
 #[cfg(feature = "daemon")]
+mod note;
+#[cfg(feature = "daemon")]
 pub mod read;
+#[cfg(feature = "daemon")]
+mod retention;
 #[cfg(feature = "daemon")]
 mod row;
 #[cfg(feature = "daemon")]
@@ -22,6 +27,10 @@ use crate::verdict::{Digest, Step};
 /// The number of a record, in order of arrival. Zero is no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct RecordId(pub u64);
+
+/// Bytes of one fact in a record, as JSON; a longer one stands as unknown, with its size. Without
+/// a limit an agent could push the records of what it did out of the log by its size.
+pub const FACT_BYTES_MAX: usize = 64 << 10;
 
 /// One judged action.
 #[derive(Clone, Debug)]
@@ -60,6 +69,25 @@ pub struct Record {
     pub policy: u64,
 }
 
+/// How long records are kept. Zero is for ever, or any number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Days (of 24 hours) that a record is kept.
+    pub keep_days: u64,
+    /// Bytes that the log takes on disk before the oldest records go. An agent that asks for much can
+    /// push older records out: where that matters, `tailkeep audit tail -f` copies them elsewhere.
+    pub bytes_max: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention {
+            keep_days: 365,
+            bytes_max: 16 << 30,
+        }
+    }
+}
+
 /// What became of an allowed action. Recorded when it ends; not waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -71,4 +99,50 @@ pub struct Outcome {
     pub bytes_down: u64,
     /// Microseconds from the permit to the end.
     pub took_us: u64,
+}
+
+impl Record {
+    /// Replaces what is over [`FACT_BYTES_MAX`].
+    pub fn bound_facts(&mut self) {
+        for fact in self
+            .facts
+            .as_object_mut()
+            .into_iter()
+            .flat_map(|facts| facts.values_mut())
+        {
+            let bytes = size(fact);
+            if bytes > FACT_BYTES_MAX {
+                *fact = serde_json::json!({ "unknown": "truncated", "bytes": bytes });
+            }
+        }
+    }
+}
+
+/// About how many bytes a value takes as JSON.
+fn size(value: &serde_json::Value) -> usize {
+    use serde_json::Value;
+    match value {
+        Value::Null | Value::Bool(_) => 5,
+        Value::Number(_) => 20,
+        Value::String(text) => text.len() + 2,
+        Value::Array(values) => values.iter().map(|value| size(value) + 1).sum::<usize>() + 2,
+        Value::Object(members) => {
+            let members = members.iter();
+            members
+                .map(|(name, value)| name.len() + size(value) + 4)
+                .sum::<usize>()
+                + 2
+        }
+    }
+}
+
+#[cfg(feature = "daemon")]
+impl Outcome {
+    /// Of an action that its record allows and that never happened.
+    fn not_done() -> Outcome {
+        Outcome {
+            status: log::NOT_DONE.to_owned(),
+            ..Outcome::default()
+        }
+    }
 }

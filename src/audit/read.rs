@@ -2,14 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
+use super::Outcome;
+use super::note::{self, Noted};
+use super::retention::{self, Anchor};
 use super::row::{Hash, Row, chain_outcome, hex};
-use super::{Outcome, writer};
 
 /// Records that one read returns at most.
 pub const PAGE_RECORDS_MAX: u32 = 1000;
+/// Bytes of facts after which a read returns what it has; the next one goes on.
+pub const PAGE_BYTES_MAX: usize = 8 << 20;
 
 /// The log cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,10 @@ pub struct Filter {
 pub struct Verified {
     pub records: u64,
     pub outcomes: u64,
+    /// Records up to this number were removed by the retention.
+    pub removed: u64,
+    /// The number of the last record.
+    pub last: u64,
     /// The hash of the last record: note it elsewhere, and a rewritten log shows.
     pub head: String,
     /// The first fault, in words; `None` for an intact log.
@@ -55,8 +63,11 @@ impl Reader {
     /// # Errors
     /// There is no log at `path`.
     pub fn open(path: &Path) -> Result<Reader, ReadError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
+        // A log in use is read through files beside it, which may have to be made; a copy that
+        // cannot be written needs none.
+        let open = |access| Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX);
+        let connection =
+            open(OpenFlags::SQLITE_OPEN_READ_WRITE).or_else(|_| open(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
         connection.pragma_update(None, "query_only", "ON")?;
         Ok(Reader {
             path: path.to_owned(),
@@ -64,7 +75,8 @@ impl Reader {
         })
     }
 
-    /// The records that a filter wants, in order, each with its outcome where there is one.
+    /// The records that a filter wants, in order, each with its outcome where there is one. A page
+    /// may be short ([`PAGE_BYTES_MAX`]): the last one is that which is empty.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -80,32 +92,33 @@ impl Reader {
         .replace("WHERE record = record.id", "WHERE outcome.record = record.id");
         let limit = filter.limit.unwrap_or(PAGE_RECORDS_MAX).min(PAGE_RECORDS_MAX);
         let mut statement = self.connection.prepare_cached(&query)?;
-        let rows = statement.query_map(
-            params![
-                i64::try_from(filter.after).unwrap_or(i64::MAX),
-                filter.since_us,
-                filter.node,
-                filter.endpoint,
-                filter.verdict,
-                filter.rule,
-                limit
-            ],
-            |row| {
-                let (record, hash) = Row::read(row)?;
-                let mut value = record.to_json();
-                value["hash"] = hex(&hash).into();
-                if let Some(status) = row.get::<_, Option<String>>(24)? {
-                    value["outcome"] = serde_json::json!({
-                        "status": status,
-                        "bytes_up": row.get::<_, i64>(25)?,
-                        "bytes_down": row.get::<_, i64>(26)?,
-                        "took_us": row.get::<_, i64>(27)?,
-                    });
-                }
-                Ok(value)
-            },
-        )?;
-        let mut values = rows.collect::<Result<Vec<_>, _>>()?;
+        let mut rows = statement.query(params![
+            i64::try_from(filter.after).unwrap_or(i64::MAX),
+            filter.since_us,
+            filter.node,
+            filter.endpoint,
+            filter.verdict,
+            filter.rule,
+            limit
+        ])?;
+        let (mut values, mut bytes) = (Vec::new(), 0);
+        while bytes < PAGE_BYTES_MAX
+            && let Some(row) = rows.next()?
+        {
+            let (record, hash) = Row::read(row)?;
+            bytes += record.facts.len();
+            let mut value = record.to_json();
+            value["hash"] = hex(&hash).into();
+            if let Some(status) = row.get::<_, Option<String>>(24)? {
+                value["outcome"] = serde_json::json!({
+                    "status": status,
+                    "bytes_up": row.get::<_, i64>(25)?,
+                    "bytes_down": row.get::<_, i64>(26)?,
+                    "took_us": row.get::<_, i64>(27)?,
+                });
+            }
+            values.push(value);
+        }
         if filter.newest {
             values.reverse();
         }
@@ -121,105 +134,172 @@ impl Reader {
     /// # Errors
     /// The database cannot be read.
     pub fn verify(&self) -> Result<Verified, ReadError> {
-        let noted = std::fs::read_to_string(writer::head_path(&self.path));
+        self.verify_with(None)
+    }
+
+    /// [`Reader::verify`], and whether the record is still there that was noted elsewhere:
+    /// `NUMBER:HASH`, from [`Verified::last`] and [`Verified::head`] of an earlier check.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn verify_with(&self, elsewhere: Option<&str>) -> Result<Verified, ReadError> {
+        let noted = std::fs::read_to_string(note::path(&self.path));
         let transaction = self.connection.unchecked_transaction()?;
         let mut found = Verified {
             records: 0,
             outcomes: 0,
+            removed: 0,
+            last: 0,
             head: String::new(),
             fault: None,
         };
-        let noted = match noted.ok().as_deref().and_then(parse_head) {
+        let noted = match noted.ok().as_deref().and_then(note::parse) {
             Some(noted) => noted,
             None => {
                 found.fault = Some("the note of the log's head is missing or unreadable".to_owned());
                 Noted::default()
             }
         };
-        let mut fault = |text: String| {
-            found.fault.get_or_insert(text);
-        };
-        let mut head: Hash = [0; 32];
-        let mut last = 0;
-        let mut statement = transaction.prepare("SELECT * FROM record ORDER BY id")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let (record, hash) = match Row::read(row) {
-                Ok(read) => read,
-                Err(error) => {
-                    fault(format!("record {}: unreadable: {error}", last + 1));
-                    break;
-                }
-            };
-            if record.id != last + 1 {
-                fault(format!("record {} is missing", last + 1));
-            }
-            if record.chain(&head) != hash {
-                fault(format!(
-                    "record {} was changed, or the one before it was",
-                    record.id
-                ));
-            }
-            if record.id == noted.record.0 && hex(&hash) != noted.record.1 {
-                fault(format!("record {} is not the one that was noted", record.id));
-            }
-            (last, head) = (record.id, hash);
-            found.records += 1;
-        }
-        if last < noted.record.0 {
-            fault(format!(
-                "records after {last} are cut off; {} were noted",
-                noted.record.0
-            ));
-        }
-        found.head = hex(&head);
-        drop(rows);
-        drop(statement);
-        let (count, outcome_fault) = verify_outcomes(&transaction, &noted)?;
-        found.outcomes = count;
-        if found.fault.is_none() {
-            found.fault = outcome_fault;
-        }
+        // The chain begins where the newest removal ended; the chain itself vouches for that.
+        let anchor = retention::newest_anchor(&transaction)?.unwrap_or_default();
+        found.removed = anchor.record;
+        let faults = [
+            verify_records(&transaction, &noted, &anchor, &mut found)?,
+            verify_outcomes(&transaction, &noted, &anchor, &mut found)?,
+        ];
+        let gone = elsewhere.and_then(|noted| not_there(&transaction, noted, found.removed).transpose());
+        let faults = faults.into_iter().chain([gone.transpose()?]);
+        found.fault = found.fault.take().or_else(|| faults.flatten().next());
         Ok(found)
     }
 }
 
-#[derive(Default)]
-struct Noted {
-    record: (u64, String),
-    outcome: (u64, String),
+/// What is wrong with a record that was noted elsewhere.
+fn not_there(connection: &Connection, noted: &str, removed: u64) -> Result<Option<String>, ReadError> {
+    let parsed = noted
+        .split_once(':')
+        .and_then(|(number, hash)| Some((number.parse::<u64>().ok()?, hash)));
+    let Some((number, hash)) = parsed else {
+        return Ok(Some(format!("`{noted}` is not NUMBER:HASH")));
+    };
+    if number == 0 {
+        return Ok(None);
+    }
+    if number <= removed {
+        return Ok(Some(format!(
+            "record {number} was removed by the retention: note a newer one"
+        )));
+    }
+    let found: Option<Hash> = connection
+        .query_row(
+            "SELECT hash FROM record WHERE id = ?",
+            [i64::try_from(number).unwrap_or(i64::MAX)],
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(match found {
+        Some(own) if hex(&own).eq_ignore_ascii_case(hash) => None,
+        Some(_) => Some(format!("record {number} is not the one that was noted elsewhere")),
+        None => Some(format!("record {number}, which was noted elsewhere, is missing")),
+    })
 }
 
-fn verify_outcomes(connection: &Connection, noted: &Noted) -> Result<(u64, Option<String>), ReadError> {
-    let mut head: Hash = [0; 32];
-    let mut last = 0;
+fn verify_records(
+    connection: &Connection,
+    noted: &Noted,
+    anchor: &Anchor,
+    found: &mut Verified,
+) -> Result<Option<String>, ReadError> {
+    let Some(mut head) = start(&anchor.record_hash) else {
+        return Ok(Some("the anchor of the records is unreadable".to_owned()));
+    };
+    let mut last = anchor.record;
+    let mut fault: Option<String> = None;
+    let mut statement = connection.prepare("SELECT * FROM record ORDER BY id")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let Ok((record, hash)) = Row::read(row) else {
+            return Ok(fault.or_else(|| Some(format!("record {} is unreadable", last + 1))));
+        };
+        if record.id != last + 1 {
+            fault.get_or_insert(format!("record {} is missing", last + 1));
+        }
+        if record.chain(&head) != hash {
+            fault.get_or_insert(format!(
+                "record {} was changed, or the one before it was",
+                record.id
+            ));
+        }
+        if record.id == noted.record.0 && hex(&hash) != noted.record.1 {
+            fault.get_or_insert(format!("record {} is not the one that was noted", record.id));
+        }
+        if record.step == retention::GATEWAY && record.cause == "log_damaged" {
+            fault.get_or_insert(format!("record {}: {}", record.id, record.summary));
+        }
+        (last, head) = (record.id, hash);
+        found.records += 1;
+    }
+    if last < noted.record.0 {
+        fault.get_or_insert(format!(
+            "records after {last} are cut off; {} were noted",
+            noted.record.0
+        ));
+    }
+    found.last = last;
+    found.head = hex(&head);
+    Ok(fault)
+}
+
+fn verify_outcomes(
+    connection: &Connection,
+    noted: &Noted,
+    anchor: &Anchor,
+    found: &mut Verified,
+) -> Result<Option<String>, ReadError> {
+    let Some(mut head) = start(&anchor.outcome_hash) else {
+        return Ok(Some("the anchor of the outcomes is unreadable".to_owned()));
+    };
+    let mut last = anchor.outcome;
     let mut statement = connection.prepare("SELECT * FROM outcome ORDER BY seq")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let number = |index| row.get::<_, i64>(index).map(|value| value as u64);
-        let outcome = Outcome {
-            status: row.get(2)?,
-            bytes_up: number(3)?,
-            bytes_down: number(4)?,
-            took_us: number(5)?,
+        let Ok((seq, record, outcome, hash)) = read_outcome(row) else {
+            return Ok(Some(format!("outcome {} is unreadable", last + 1)));
         };
-        let (seq, hash): (u64, Hash) = (number(0)?, row.get(6)?);
-        if seq != last + 1 || chain_outcome(&head, seq, number(1)?, &outcome) != hash {
-            return Ok((last, Some(format!("outcome {} was changed or removed", last + 1))));
+        if seq != last + 1 || chain_outcome(&head, seq, record, &outcome) != hash {
+            return Ok(Some(format!("outcome {} was changed or removed", last + 1)));
         }
         if seq == noted.outcome.0 && hex(&hash) != noted.outcome.1 {
-            return Ok((last, Some(format!("outcome {seq} is not the one that was noted"))));
+            return Ok(Some(format!("outcome {seq} is not the one that was noted")));
         }
         (last, head) = (seq, hash);
+        found.outcomes += 1;
     }
-    let cut = (last < noted.outcome.0).then(|| format!("outcomes after {last} are cut off"));
-    Ok((last, cut))
+    Ok((last < noted.outcome.0).then(|| format!("outcomes after {last} are cut off")))
 }
 
-fn parse_head(text: &str) -> Option<Noted> {
-    let mut words = text.split_whitespace();
-    Some(Noted {
-        record: (words.next()?.parse().ok()?, words.next()?.to_owned()),
-        outcome: (words.next()?.parse().ok()?, words.next()?.to_owned()),
-    })
+fn read_outcome(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, u64, Outcome, Hash)> {
+    let number = |index| row.get::<_, i64>(index).map(|value| value as u64);
+    let outcome = Outcome {
+        status: row.get(2)?,
+        bytes_up: number(3)?,
+        bytes_down: number(4)?,
+        took_us: number(5)?,
+    };
+    Ok((number(0)?, number(1)?, outcome, row.get(6)?))
+}
+
+/// The hash that a chain begins with: an anchor's, or zeros where nothing was removed.
+fn start(hash: &str) -> Option<Hash> {
+    let mut start = [0; 32];
+    if hash.is_empty() {
+        return Some(start);
+    }
+    if hash.len() != 64 {
+        return None;
+    }
+    for (index, byte) in start.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hash.get(index * 2..index * 2 + 2)?, 16).ok()?;
+    }
+    Some(start)
 }

@@ -81,6 +81,35 @@ impl Row {
         }
     }
 
+    /// A record of what the gateway did to the log itself.
+    pub(super) fn of_gateway(id: u64, at_us: i64, cause: &str, summary: String, facts: String) -> Row {
+        Row {
+            id,
+            at_us,
+            step: "gateway".to_owned(),
+            transport: "none".to_owned(),
+            node: "gateway".to_owned(),
+            login: None,
+            address: String::new(),
+            profile: None,
+            endpoint: "gateway".to_owned(),
+            credential: None,
+            summary,
+            facts,
+            digest: crate::verdict::Digest::of(&[]).to_string(),
+            verdict: "note".to_owned(),
+            cause: cause.to_owned(),
+            rule: None,
+            reason: String::new(),
+            detail: None,
+            approvers: "[]".to_owned(),
+            shadow: "[]".to_owned(),
+            judge_us: 0,
+            wait_us: 0,
+            policy: 0,
+        }
+    }
+
     /// The link after `before`: every field, in a fixed order, unambiguous as JSON.
     pub(super) fn chain(&self, before: &Hash) -> Hash {
         let mut hash = Sha256::new();

@@ -1,16 +1,17 @@
 //! `tailkeep approvals`: held actions, and what a person says to them.
 
-use std::collections::HashSet;
+use std::io::Write as _;
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::Format;
-use crate::admin::client::Reach;
+use crate::admin::client::{ApiError, Reach};
 
-/// How often `watch` asks.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// How long `watch` waits before it looks for a gateway that went away.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -41,7 +42,7 @@ enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Print each held action as it comes, until interrupted.
+    /// Print each held action as it comes and how it ended, until interrupted.
     Watch,
 }
 
@@ -63,27 +64,52 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             if json {
                 println!("{held}");
             } else {
-                println!("{}\n", line(&held));
-                println!("{}\n", held["question"]["detail"].as_str().unwrap_or_default());
-                println!("{}", serde_json::to_string_pretty(&held["question"]["facts"])?);
+                print!("{}", whole(&held)?);
             }
         }
         Command::Approve { id } => decide(&args.reach, json, id, "approve", None)?,
         Command::Deny { id, reason } => decide(&args.reach, json, id, "deny", reason)?,
-        Command::Watch => {
-            let mut seen = HashSet::new();
-            loop {
-                let listed = args.reach.get("/v1/approvals")?;
-                for held in listed.as_array().into_iter().flatten() {
-                    if seen.insert(held["id"].as_i64()) {
-                        println!("{}", if json { held.to_string() } else { line(held) });
-                    }
-                }
-                std::thread::sleep(WATCH_EVERY);
-            }
-        }
+        Command::Watch => watch(&args.reach, json)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Goes on over restarts of the gateway, whose questions survive them too.
+fn watch(reach: &Reach, json: bool) -> anyhow::Result<()> {
+    let mut connected = false;
+    let mut wrong = None;
+    loop {
+        let mut out = std::io::stdout().lock();
+        let ended = reach.follow("/v1/approvals/watch", |name, held| {
+            if name == "open" {
+                connected = true;
+                return ControlFlow::Continue(());
+            }
+            if name == "error" {
+                wrong = held["error"].as_str().map(str::to_owned);
+                return ControlFlow::Break(());
+            }
+            let text = if json { held.to_string() } else { line(&held) };
+            let written = writeln!(out, "{text}").and_then(|()| out.flush());
+            // Nobody reads any more.
+            written.map_or_else(
+                |_| {
+                    wrong = Some("nothing can be written".to_owned());
+                    ControlFlow::Break(())
+                },
+                ControlFlow::Continue,
+            )
+        });
+        if let Some(text) = wrong {
+            anyhow::bail!(text);
+        }
+        match ended {
+            Ok(()) => {}
+            Err(ApiError::Unreachable(..)) if connected => {}
+            Err(error) => return Err(error.into()),
+        }
+        std::thread::sleep(AGAIN_AFTER);
+    }
 }
 
 fn decide(reach: &Reach, json: bool, id: i64, said: &str, reason: Option<String>) -> anyhow::Result<()> {
@@ -99,17 +125,59 @@ fn decide(reach: &Reach, json: bool, id: i64, said: &str, reason: Option<String>
     Ok(())
 }
 
-/// `12 pending  agent → kubernetes.prod  DELETE /api/v1/…  (pod-deletion)`.
+/// `12 pending  agent → kubernetes.prod  DELETE /api/v1/…  (pod-deletion)  alice`.
 fn line(held: &Value) -> String {
     let question = &held["question"];
-    let text = |field: &str| question[field].as_str().unwrap_or("-");
+    let text = |field: &str| super::printable(question[field].as_str().unwrap_or("-"));
+    let by: Vec<&str> = held["by"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let away = held["state"] == "pending" && held["waiting"] == false;
     format!(
-        "{} {:<9} {} → {}  {}  ({})",
+        "{} {:<9} {} → {}  {}  ({})  {}{}",
         held["id"],
         held["state"].as_str().unwrap_or("-"),
         text("node"),
         text("endpoint"),
         text("summary"),
         text("rule"),
+        by.join(", "),
+        if away { "its agent is away" } else { "" },
     )
+    .trim_end()
+    .to_owned()
+}
+
+/// Everything a person needs to decide. What the agent wrote cannot drive the terminal.
+fn whole(held: &Value) -> anyhow::Result<String> {
+    let question = &held["question"];
+    let text = |value: &Value| super::printable(value.as_str().unwrap_or("-"));
+    let mut out = format!("{}\n\n", line(held));
+    for (label, value) in [
+        ("asked by", &question["login"]),
+        ("profile", &question["profile"]),
+        ("credential", &question["credential"]),
+        ("reason", &question["reason"]),
+        ("approver", &question["approver"]),
+        ("digest", &question["digest"]),
+        ("said", &held["reason"]),
+    ] {
+        if value.as_str().is_some_and(|value| !value.is_empty()) {
+            out.push_str(&format!("{label:<11} {}\n", text(value)));
+        }
+    }
+    if question["required"].as_u64().is_some_and(|required| required > 1) {
+        out.push_str(&format!("{:<11} {} people\n", "needs", question["required"]));
+    }
+    let detail = question["detail"].as_str().unwrap_or_default();
+    let detail: Vec<String> = detail.split('\n').map(super::printable).collect();
+    out.push_str(&format!("\n{}\n", detail.join("\n")));
+    out.push_str(&format!(
+        "\n{}\n",
+        serde_json::to_string_pretty(&question["facts"])?
+    ));
+    Ok(out)
 }

@@ -1,17 +1,50 @@
 //! `tailkeep audit`: what was asked, and what became of it.
 
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::Format;
-use crate::admin::client::Reach;
+use crate::admin::client::{ApiError, Reach};
+use crate::audit::read::{self, Reader};
 
-/// How often `tail --follow` asks.
-const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+/// How long `tail -f` waits before it looks for a gateway that went away.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Records of one page of `export`.
 const PAGE: usize = 500;
+/// Columns of an export as CSV; `facts`, `approvers` and `shadow` are JSON texts.
+const COLUMNS: &[&str] = &[
+    "id",
+    "at_us",
+    "step",
+    "transport",
+    "node",
+    "login",
+    "address",
+    "profile",
+    "endpoint",
+    "credential",
+    "summary",
+    "facts",
+    "digest",
+    "verdict",
+    "cause",
+    "rule",
+    "reason",
+    "detail",
+    "approvers",
+    "shadow",
+    "judge_us",
+    "wait_us",
+    "policy",
+    "hash",
+];
+/// Columns that follow, of the outcome.
+const OUTCOME: &[&str] = &["status", "bytes_up", "bytes_down", "took_us"];
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -19,9 +52,17 @@ pub struct Args {
     command: Command,
     #[command(flatten)]
     reach: Reach,
-    /// How to print.
-    #[arg(long, value_enum, default_value_t, global = true)]
-    format: Format,
+}
+
+/// How an export is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum ExportFormat {
+    /// One JSON object a line.
+    #[default]
+    #[value(alias = "json")]
+    Jsonl,
+    /// RFC 4180, with a line of names.
+    Csv,
 }
 
 #[derive(clap::Subcommand)]
@@ -32,18 +73,37 @@ enum Command {
         #[arg(short, long)]
         follow: bool,
         /// How many.
-        #[arg(short, long, default_value_t = 20)]
+        #[arg(short = 'n', short_alias = 'l', long, default_value_t = 20)]
         lines: u32,
         #[command(flatten)]
         filter: Filter,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
     },
-    /// Print every record, one JSON object a line.
+    /// Print every record, oldest first.
     Export {
         #[command(flatten)]
         filter: Filter,
+        /// A log's file, instead of the running gateway's.
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ExportFormat,
     },
     /// Check the chain of hashes; exit status 1 where it is broken.
-    Verify,
+    Verify {
+        /// A log's file, instead of the running gateway's: a copy, or one whose gateway is down.
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+        /// What was noted elsewhere, `NUMBER:HASH` of an earlier check: the log must still hold it.
+        #[arg(long, value_name = "NUMBER:HASH")]
+        noted: Option<String>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
 }
 
 #[derive(clap::Args)]
@@ -60,15 +120,49 @@ struct Filter {
     /// Only this rule.
     #[arg(long)]
     rule: Option<String>,
+    /// Only records of the last time: 90s, 15m, 2h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = ago)]
+    since: Option<i64>,
+}
+
+/// Unix time, microseconds, of as long ago as the text says.
+fn ago(text: &str) -> Result<i64, String> {
+    let wrong = || "a number with s, m, h or d, such as 15m".to_owned();
+    let (number, unit) = text
+        .split_at_checked(text.len().saturating_sub(1))
+        .ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    Ok(crate::state::now_us().saturating_sub(i64::from(number) * seconds * 1_000_000))
 }
 
 impl Filter {
+    /// The same, for a log that is read here.
+    fn read(self) -> read::Filter {
+        read::Filter {
+            node: self.node,
+            endpoint: self.endpoint,
+            verdict: self.verdict,
+            rule: self.rule,
+            since_us: self.since,
+            ..read::Filter::default()
+        }
+    }
+
     fn query(&self) -> String {
+        let since = self.since.map(|since| since.to_string());
         let fields = [
             ("node", &self.node),
             ("endpoint", &self.endpoint),
             ("verdict", &self.verdict),
             ("rule", &self.rule),
+            ("since_us", &since),
         ];
         let set = fields
             .iter()
@@ -79,85 +173,220 @@ impl Filter {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let json = args.format == Format::Json;
-    let show = |row: &Value| println!("{}", if json { row.to_string() } else { line(row) });
     match args.command {
         Command::Tail {
             follow,
             lines,
             filter,
-        } => {
+            format,
+        } => tail(&args.reach, follow, lines, &filter.query(), format),
+        Command::Export {
+            filter,
+            file: None,
+            format,
+        } => export(format, |after| {
             let query = filter.query();
-            let mut after = 0;
             let rows = args
                 .reach
-                .get(&format!("/v1/audit?newest=true&limit={lines}{query}"))?;
-            for row in rows.as_array().into_iter().flatten() {
-                after = row["id"].as_u64().unwrap_or(after);
-                show(row);
-            }
-            if !follow {
-                return Ok(ExitCode::SUCCESS);
-            }
-            loop {
-                std::thread::sleep(FOLLOW_EVERY);
-                let rows = args.reach.get(&format!("/v1/audit?after={after}{query}"))?;
-                for row in rows.as_array().into_iter().flatten() {
-                    after = row["id"].as_u64().unwrap_or(after);
-                    show(row);
-                }
-            }
+                .get(&format!("/v1/audit?after={after}&limit={PAGE}{query}"))?;
+            Ok(rows.as_array().cloned().unwrap_or_default())
+        }),
+        Command::Export {
+            filter,
+            file: Some(file),
+            format,
+        } => {
+            let reader = Reader::open(&file)?;
+            let mut filter = filter.read();
+            export(format, |after| {
+                filter.after = after;
+                Ok(reader.select(&filter)?)
+            })
         }
-        Command::Export { filter } => {
-            let query = filter.query();
-            let mut after = 0;
-            loop {
-                let rows = args
+        Command::Verify { file, noted, format } => {
+            let query = noted
+                .as_deref()
+                .map(|noted| format!("?noted={}", super::segment(noted)));
+            let verified = match file {
+                Some(file) => serde_json::to_value(Reader::open(&file)?.verify_with(noted.as_deref())?)?,
+                None => args
                     .reach
-                    .get(&format!("/v1/audit?after={after}&limit={PAGE}{query}"))?;
-                let rows = rows.as_array().cloned().unwrap_or_default();
-                for row in &rows {
-                    after = row["id"].as_u64().unwrap_or(after);
-                    println!("{row}");
-                }
-                if rows.len() < PAGE {
-                    break;
-                }
+                    .get(&format!("/v1/audit/verify{}", query.unwrap_or_default()))?,
+            };
+            match (format, verified["fault"].as_str()) {
+                (Format::Json, _) => println!("{verified}"),
+                (_, Some(fault)) => println!("the log is broken: {}", super::printable(fault)),
+                (_, None) => println!(
+                    "{} records hold; head {}:{}",
+                    verified["records"],
+                    verified["last"],
+                    verified["head"].as_str().unwrap_or_default()
+                ),
             }
-        }
-        Command::Verify => {
-            let verified = args.reach.get("/v1/audit/verify")?;
-            if json {
-                println!("{verified}");
+            let whole = verified["fault"].is_null();
+            Ok(if whole {
+                ExitCode::SUCCESS
             } else {
-                match verified["fault"].as_str() {
-                    Some(fault) => println!("the log is broken: {fault}"),
-                    None => println!("{} records hold; head {}", verified["records"], verified["head"]),
-                }
+                ExitCode::from(1)
+            })
+        }
+    }
+}
+
+fn tail(reach: &Reach, follow: bool, lines: u32, query: &str, format: Format) -> anyhow::Result<ExitCode> {
+    let show = |row: &Value| {
+        if format == Format::Json {
+            row.to_string()
+        } else {
+            line(row)
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    let mut after = 0;
+    let rows = reach.get(&format!("/v1/audit?newest=true&limit={lines}{query}"))?;
+    for row in rows.as_array().into_iter().flatten() {
+        after = row["id"].as_u64().unwrap_or(after);
+        writeln!(out, "{}", show(row))?;
+    }
+    out.flush()?;
+    if !follow {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut connected = false;
+    loop {
+        let mut wrong = None;
+        let path = format!("/v1/audit/follow?after={after}{query}");
+        let ended = reach.follow(&path, |name, row| {
+            if name == "open" {
+                connected = true;
+                return ControlFlow::Continue(());
             }
-            if !verified["fault"].is_null() {
-                return Ok(ExitCode::from(1));
+            if name == "error" {
+                wrong = row["error"].as_str().map(str::to_owned);
+                return ControlFlow::Break(());
+            }
+            after = row["id"].as_u64().unwrap_or(after);
+            let written = writeln!(out, "{}", show(&row)).and_then(|()| out.flush());
+            written.map_or_else(
+                |error| {
+                    wrong = Some(error.to_string());
+                    ControlFlow::Break(())
+                },
+                ControlFlow::Continue,
+            )
+        });
+        if let Some(text) = wrong {
+            anyhow::bail!(text);
+        }
+        // A gateway that starts anew goes on with the same log.
+        match ended {
+            Ok(()) => {}
+            Err(ApiError::Unreachable(..)) if connected => {}
+            Err(error) => return Err(error.into()),
+        }
+        std::thread::sleep(AGAIN_AFTER);
+    }
+}
+
+/// Prints every page that `next` gives, from the record after the one it is told.
+fn export(
+    format: ExportFormat,
+    mut next: impl FnMut(u64) -> anyhow::Result<Vec<Value>>,
+) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    if format == ExportFormat::Csv {
+        let names: Vec<&str> = COLUMNS.iter().chain(OUTCOME).copied().collect();
+        write!(out, "{}\r\n", names.join(","))?;
+    }
+    let mut after = 0;
+    loop {
+        let rows = next(after)?;
+        // A page of large records is short; only an empty one is the last.
+        if rows.is_empty() {
+            break;
+        }
+        for row in &rows {
+            after = row["id"].as_u64().unwrap_or(after);
+            match format {
+                ExportFormat::Jsonl => writeln!(out, "{row}")?,
+                ExportFormat::Csv => write!(out, "{}\r\n", csv(row))?,
             }
         }
     }
+    out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A record as a line of RFC 4180.
+fn csv(row: &Value) -> String {
+    let own = COLUMNS.iter().map(|name| &row[*name]);
+    let outcome = OUTCOME.iter().map(|name| &row["outcome"][*name]);
+    let cells = own.chain(outcome).map(|value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => cell(text),
+        Value::Number(number) => number.to_string(),
+        value => cell(&value.to_string()),
+    });
+    cells.collect::<Vec<_>>().join(",")
+}
+
+/// A text as a quoted cell. What a spreadsheet would run as a formula, and an agent may have
+/// written, is made text by an apostrophe before it.
+fn cell(text: &str) -> String {
+    let runs = text.trim_start().starts_with(['=', '+', '-', '@']);
+    let guard = if runs { "'" } else { "" };
+    format!("\"{guard}{}\"", text.replace('"', "\"\""))
 }
 
 /// `3 allow  agent → postgres.orders  SELECT …  reads  SELECT 1`.
 fn line(row: &Value) -> String {
-    let text = |field: &str| row[field].as_str().unwrap_or("-");
-    let summary: String = text("summary")
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(60)
-        .collect();
+    let text = |field: &str| super::printable(row[field].as_str().unwrap_or("-"));
+    let summary: String = text("summary").chars().take(60).collect();
     format!(
         "{:>5} {:<5} {} → {:<20} {summary:<60} {:<24} {}",
         row["id"],
         text("verdict"),
         text("node"),
         text("endpoint"),
-        row["rule"].as_str().unwrap_or(text("cause")),
-        row["outcome"]["status"].as_str().unwrap_or_default(),
+        row["rule"].as_str().unwrap_or(&text("cause")),
+        super::printable(row["outcome"]["status"].as_str().unwrap_or_default()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        let now = crate::state::now_us();
+        for (text, seconds) in [("90s", 90), ("15m", 900), ("2h", 7200), ("7d", 604_800)] {
+            let off = now - ago(text).unwrap() - seconds * 1_000_000;
+            assert!(off.abs() < 5_000_000, "{text}: {off}");
+        }
+        for wrong in ["", "m", "15", "15 m", "-1h", "1w", "é", "99999999999d"] {
+            assert!(ago(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn cells() {
+        for (text, want) in [
+            ("plain", "\"plain\""),
+            ("a \"b\", c\nd", "\"a \"\"b\"\", c\nd\""),
+            ("=HYPERLINK(\"x\")", "\"'=HYPERLINK(\"\"x\"\")\""),
+            (" @SUM(1)", "\"' @SUM(1)\""),
+            ("a=b", "\"a=b\""),
+        ] {
+            assert_eq!(cell(text), want);
+        }
+        let row = serde_json::json!({"id": 3, "facts": {"a": [1]}, "outcome": {"status": "HTTP 200"}});
+        let line = csv(&row);
+        assert!(
+            line.starts_with("3,,")
+                && line.contains("\"{\"\"a\"\":[1]}\"")
+                && line.ends_with("\"HTTP 200\",,,")
+        );
+        assert_eq!(line.matches(',').count(), COLUMNS.len() + OUTCOME.len() - 1);
+    }
 }

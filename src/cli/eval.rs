@@ -11,7 +11,7 @@ use super::Format;
 use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
 use crate::facts::sql::{self, SqlFacts};
-use crate::facts::{FactSet, Facts};
+use crate::facts::{FactSet, Facts, Mask};
 use crate::identity::{Agent, Identity, Transport};
 use crate::policy::{CredentialKind, Judgement, Policy, Protocol, Step, source};
 use crate::verdict::Verdict;
@@ -286,7 +286,7 @@ fn print(args: &Args, agent: &Agent, endpoint: &str, judgement: &Judgement, step
         let mut document = serde_json::json!({
             "verdict": name, "rule": rule, "cause": cause, "reason": reason, "detail": detail,
             "approvers": chain, "profile": &*agent.profile, "endpoint": endpoint,
-            "shadow": judgement.shadow, "facts": facts.to_json(),
+            "shadow": judgement.shadow, "facts": facts.to_json(&Mask::default()),
         });
         if args.explain {
             document["explain"] = serde_json::json!(steps);
@@ -310,7 +310,7 @@ fn print(args: &Args, agent: &Agent, endpoint: &str, judgement: &Judgement, step
     for shadow in &judgement.shadow {
         println!("shadow: {shadow}");
     }
-    println!("facts: {}", facts.to_json());
+    println!("facts: {}", facts.to_json(&Mask::default()));
     if args.explain {
         for step in steps {
             println!("rule {}: {}", step.rule, step.outcome);

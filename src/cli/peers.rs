@@ -26,7 +26,12 @@ enum Command {
         /// Seconds that the link lasts.
         #[arg(long, value_name = "SECONDS")]
         expires: Option<u64>,
+        /// The machine reaches nothing until `tailkeep peers approve`.
+        #[arg(long)]
+        hold: bool,
     },
+    /// Let a held peer connect; compare its key with the one that its machine shows.
+    Approve { name: String },
     /// Remove a peer and end its connections.
     Remove { name: String },
 }
@@ -43,7 +48,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let rows = |name: &str| listed[name].as_array().cloned().unwrap_or_default();
             for peer in rows("peers") {
                 let text = |field: &str| peer[field].as_str().unwrap_or("-").to_owned();
-                println!("{:<24} {:<16} {:<40}", text("peer"), text("v4"), text("v6"));
+                let state = if peer["held"] == true {
+                    format!("waits for `tailkeep peers approve`, key {}", text("public_key"))
+                } else {
+                    String::new()
+                };
+                let line = format!(
+                    "{:<24} {:<16} {:<40} {state}",
+                    text("peer"),
+                    text("v4"),
+                    text("v6")
+                );
+                println!("{}", line.trim_end());
             }
             for waiting in rows("waiting") {
                 println!(
@@ -52,8 +68,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 );
             }
         }
-        Command::Add { name, expires } => {
-            let body = serde_json::json!({ "name": name, "expires_s": expires }).to_string();
+        Command::Add { name, expires, hold } => {
+            let body = serde_json::json!({ "name": name, "expires_s": expires, "hold": hold }).to_string();
             let added = args
                 .reach
                 .ask(reqwest::Method::POST, "/v1/peers", Some(body.into_bytes()))?;
@@ -62,6 +78,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             } else {
                 println!("On the agent's machine, within {} seconds:", added["expires_s"]);
                 println!("  tailkeep join '{}'", added["url"].as_str().unwrap_or_default());
+            }
+        }
+        Command::Approve { name } => {
+            let path = format!("/v1/peers/{}/approve", super::segment(&name));
+            let approved = args.reach.ask(reqwest::Method::POST, &path, None)?;
+            if json {
+                println!("{approved}");
+            } else {
+                println!("{name} may connect");
             }
         }
         Command::Remove { name } => {

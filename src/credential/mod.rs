@@ -2,9 +2,12 @@
 //!
 //! [`Secret`] and the rewriting of requests are *pure*; the store that reads secrets is not.
 //!
+//! [`KnownSecrets`] keeps them out of records and of what approvers read.
+//!
 //! Invariants: a secret has no `Debug` and no `Clone`, and is zeroed when dropped; it is written
 //! only into the slot that its credential's type names, and only with a permit.
 
+pub mod known;
 pub mod placeholder;
 pub mod rewrite;
 pub mod scrub;
@@ -13,6 +16,7 @@ pub mod store;
 
 use zeroize::Zeroizing;
 
+pub use known::KnownSecrets;
 pub use placeholder::{Known, PlaceholderScan, select};
 pub use rewrite::{Secrets, inject};
 pub use scrub::Scrub;

@@ -34,37 +34,7 @@ pub struct Scrub {
 impl Scrub {
     /// For `secret`, which went on the wire as `wire`.
     pub fn new(secret: &Secret, wire: &[u8], placeholder: &str) -> Self {
-        let mut needles: Vec<Zeroizing<Vec<u8>>> = Vec::new();
-        let mut add = |text: Vec<u8>| {
-            let text = Zeroizing::new(text);
-            if text.len() >= NEEDLE_BYTES_MIN && !needles.contains(&text) {
-                needles.push(text);
-            }
-        };
-        let raw = secret.expose();
-        add(raw.to_vec());
-        add(wire.to_vec());
-        for offset in 0..3 {
-            for text in base64_at(raw, offset) {
-                add(text);
-            }
-        }
-        if let Ok(text) = std::str::from_utf8(raw) {
-            let percent = utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-            add(percent.to_ascii_lowercase().into_bytes());
-            add(percent.into_bytes());
-            add(form(raw));
-            let json = serde_json::Value::from(text).to_string();
-            let inner = json.trim_start_matches('"');
-            add(inner.strip_suffix('"').unwrap_or(inner).as_bytes().to_vec());
-            add(inner
-                .strip_suffix('"')
-                .unwrap_or(inner)
-                .replace('/', "\\/")
-                .into_bytes());
-        }
-        // Longest first: a form that begins with another is replaced whole.
-        needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
+        let needles = needles(secret, wire);
         let longest = needles.first().map_or(0, |needle| needle.len());
         Scrub {
             needles,
@@ -185,6 +155,41 @@ impl Scrub {
             })
             .unwrap_or(rest.len())
     }
+}
+
+/// What is looked for, longest first: a form that begins with another is replaced whole.
+pub(super) fn needles(secret: &Secret, wire: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+    let mut needles: Vec<Zeroizing<Vec<u8>>> = Vec::new();
+    let mut add = |text: Vec<u8>| {
+        let text = Zeroizing::new(text);
+        if text.len() >= NEEDLE_BYTES_MIN && !needles.contains(&text) {
+            needles.push(text);
+        }
+    };
+    let raw = secret.expose();
+    add(raw.to_vec());
+    add(wire.to_vec());
+    for offset in 0..3 {
+        for text in base64_at(raw, offset) {
+            add(text);
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(raw) {
+        let percent = utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        add(percent.to_ascii_lowercase().into_bytes());
+        add(percent.into_bytes());
+        add(form(raw));
+        let json = serde_json::Value::from(text).to_string();
+        let inner = json.trim_start_matches('"');
+        add(inner.strip_suffix('"').unwrap_or(inner).as_bytes().to_vec());
+        add(inner
+            .strip_suffix('"')
+            .unwrap_or(inner)
+            .replace('/', "\\/")
+            .into_bytes());
+    }
+    needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
+    needles
 }
 
 /// The characters of a base64 text that `raw` alone decides, when `offset` bytes stand before it

@@ -2,7 +2,8 @@
 //!
 //! The operator's store is one file a slot in `state_dir/secrets`, mode 0600 in a 0700 folder:
 //! as safe as the account the gateway runs as, and not encrypted, since the key would lie beside
-//! it. Nothing is cached: a rotated file is used by the next request.
+//! it. Every read goes to the source, so a rotated file is used by the next request. What was read
+//! is learnt by [`KnownSecrets`], in memory, to be kept out of records.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -12,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::Secret;
-use crate::policy::{Credential, SecretSource};
+use super::{KnownSecrets, Secret};
+use crate::policy::{Credential, Model, SecretSource};
 
 /// Bytes of one secret.
 pub const SECRET_BYTES_MAX: u64 = 1 << 20;
@@ -30,12 +31,28 @@ pub struct Missing {
 #[derive(Clone)]
 pub struct SecretStore {
     folder: PathBuf,
+    known: KnownSecrets,
 }
 
 impl SecretStore {
     pub fn new(state_dir: &Path) -> SecretStore {
         SecretStore {
             folder: state_dir.join("secrets"),
+            known: KnownSecrets::default(),
+        }
+    }
+
+    /// Every value that was read so far.
+    pub fn known(&self) -> &KnownSecrets {
+        &self.known
+    }
+
+    /// Reads every secret of a configuration once, so that none is unknown. Reads files.
+    pub fn learn(&self, model: &Model) {
+        for credential in &model.credentials {
+            for (slot, _) in &credential.secrets {
+                let _ = self.get(credential, slot);
+            }
         }
     }
 
@@ -62,6 +79,10 @@ impl SecretStore {
         let bytes = read.map_err(missing)?;
         if bytes.is_empty() {
             return Err(missing("its source is empty".to_owned()));
+        }
+        // Certificates are public, and sent in the clear by many protocols.
+        if !matches!(slot, "cert" | "ca") {
+            self.known.learn(&credential.key, slot, &bytes);
         }
         Ok(Secret(bytes))
     }

@@ -8,9 +8,11 @@
 
 pub mod http;
 pub mod k8s;
+pub mod mask;
 pub mod slot;
 pub mod sql;
 
+pub use mask::Mask;
 pub use slot::{FactSet, Family, Kind, Slot};
 
 /// A fact, or the reason why it could not be had.
@@ -104,7 +106,8 @@ impl Facts {
 
     /// All facts of the family as one JSON object, for the audit log and for `tailkeep eval`.
     /// An unknown fact stands as `{"unknown": "<why>"}`; a fact that was not read is left out.
-    pub fn to_json(&self) -> serde_json::Value {
+    /// Credentials are masked: the agent's own ones have no place in a record.
+    pub fn to_json(&self, mask: &Mask) -> serde_json::Value {
         let Some(family) = self.family() else {
             return serde_json::Value::Null;
         };
@@ -116,11 +119,38 @@ impl Facts {
                     object.insert(slot.name().to_owned(), serde_json::json!({ "unknown": blind }));
                 }
                 Fact::Known(view) => {
-                    object.insert(slot.name().to_owned(), view.to_json());
+                    let mut value = view.to_json();
+                    mask_fact(mask, slot, &mut value);
+                    object.insert(slot.name().to_owned(), value);
                 }
             }
         }
         serde_json::Value::Object(object)
+    }
+}
+
+fn mask_fact(mask: &Mask, slot: Slot, value: &mut serde_json::Value) {
+    use serde_json::Value;
+    let by_name = |value: &mut Value, shown: &dyn Fn(&str, &str) -> String| {
+        for (name, value) in value.as_object_mut().into_iter().flatten() {
+            let texts = match value {
+                Value::Array(values) => values.as_mut_slice(),
+                value => std::slice::from_mut(value),
+            };
+            for text in texts {
+                if let Value::String(text) = text {
+                    *text = shown(name, text);
+                }
+            }
+        }
+    };
+    match slot {
+        Slot::HttpHeaders => by_name(value, &|name, text| mask.header(name, text).into_owned()),
+        Slot::HttpQuery | Slot::K8sParams => {
+            by_name(value, &|name, text| mask.parameter(name, text).into_owned());
+        }
+        _ if slot.family() == Family::Sql => mask.sql_json(value),
+        _ => mask.json(value),
     }
 }
 

@@ -16,7 +16,7 @@ pub mod source;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::facts::{FactSet, Facts};
+use crate::facts::{FactSet, Facts, Mask};
 use crate::identity::{Agent, Identity, Transport};
 use crate::verdict::{Digest, Verdict};
 
@@ -41,6 +41,7 @@ pub type ReadFile<'a> = &'a dyn Fn(&Path) -> std::io::Result<String>;
 pub struct Policy {
     pub(crate) model: Model,
     rules: Rules,
+    mask: Mask,
     notes: Diagnostics,
     version: u64,
 }
@@ -62,6 +63,7 @@ impl Policy {
         let loaded = load::load(&sources, read)?;
         Ok(Policy {
             rules: Rules::new(&loaded.model, loaded.rules),
+            mask: mask(&loaded.model),
             model: loaded.model,
             notes: loaded.notes,
             version: version_of(&sources),
@@ -71,6 +73,11 @@ impl Policy {
     /// The resolved configuration.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// What hides credentials from records, the slots that this configuration names included.
+    pub fn mask(&self) -> &Mask {
+        &self.mask
     }
 
     /// What is accepted and does not do what its writer may expect.
@@ -159,6 +166,18 @@ pub fn version_of(sources: &[Source]) -> u64 {
         *to = *from;
     }
     u64::from_be_bytes(head)
+}
+
+fn mask(model: &Model) -> Mask {
+    let (mut headers, mut parameters) = (Vec::new(), Vec::new());
+    for credential in &model.credentials {
+        match &credential.kind {
+            CredentialKind::Header { header, .. } => headers.push(header.as_str()),
+            CredentialKind::Query { parameter } => parameters.push(parameter.as_str()),
+            _ => {}
+        }
+    }
+    Mask::new(&headers, &parameters)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::audit::Retention;
 use crate::facts::Family;
 
 /// Everything a configuration says.
@@ -60,6 +61,8 @@ pub struct Gateway {
     pub virtual_v6: IpNet,
     /// The upstream resolver, `ip:port`; the system's where `None`.
     pub resolver: Option<SocketAddr>,
+    /// How long audit records are kept (the `audit` block).
+    pub audit: Retention,
     pub limits: Limits,
 }
 
@@ -147,6 +150,7 @@ impl Default for Gateway {
             virtual_v4: "10.78.0.0/16".parse().expect("a constant"),
             virtual_v6: "fd7a:7461:696c:78::/64".parse().expect("a constant"),
             resolver: None,
+            audit: Retention::default(),
             limits: Limits::default(),
         }
     }

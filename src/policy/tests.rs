@@ -321,6 +321,10 @@ gateway {
     tags = ["tag:gw"]
     routes = ["10.20.0.0/16"]
   }
+  audit {
+    keep_days = 9
+    bytes_max = 10
+  }
   limits {
     body_bytes_max = 1
     decoded_bytes_max = 2

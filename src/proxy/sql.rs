@@ -1,19 +1,18 @@
 //! What a Postgres connection asks of the gateway around it, and how its SQL is read.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::Proxy;
 use super::postgres::{self, Context, Wait, Wire};
 use crate::audit::{Outcome, RecordId};
 use crate::credential::Secret;
-use crate::facts::sql::{self, SqlFacts};
-use crate::facts::{Fact, Facts};
 use crate::identity::Agent;
 use crate::ingress::Flow;
 use crate::policy::{CredentialKind, Endpoint, Model};
-use crate::protocol::postgres::startup::Candidate;
-use crate::protocol::postgres::{Effect, Grammar, Statement};
+use crate::protocol::postgres::Grammar;
+use crate::protocol::postgres::choice::Candidate;
+use crate::protocol::postgres::grammar::Reader;
 use crate::tls::{Expected, Offer, accept};
 use crate::upstream::Target;
 use crate::verdict::{Action, Cause, Permit, Refusal};
@@ -62,12 +61,13 @@ fn candidates(model: &Model, agent: &Agent, endpoint: &Endpoint) -> Vec<Candidat
     };
     let of = |held: &crate::policy::Held| {
         let credential = model.credential(&held.credential)?;
-        let CredentialKind::Postgres { user, .. } = &credential.kind else {
+        let CredentialKind::Postgres { user, database } = &credential.kind else {
             return None;
         };
         credential.endpoints.contains(&endpoint.key).then(|| Candidate {
             key: credential.key.clone(),
             user: user.clone(),
+            database: database.clone(),
             placeholders: held.placeholders.clone(),
             fallback: held.fallback,
         })
@@ -153,7 +153,7 @@ impl postgres::Gateway for Around<'_> {
 
     fn grammar(&self, database: &str, user: &str) -> Arc<dyn Grammar> {
         Arc::new(Reader {
-            statements: self.proxy.statements.clone(),
+            cache: self.proxy.statements.clone(),
             bytes_max: self
                 .proxy
                 .gate
@@ -165,59 +165,5 @@ impl postgres::Gateway for Around<'_> {
             database: database.to_owned(),
             user: user.to_owned(),
         })
-    }
-}
-
-/// Reads the SQL of one session.
-struct Reader {
-    statements: Arc<Mutex<sql::cache::Cache>>,
-    bytes_max: usize,
-    database: String,
-    user: String,
-}
-
-impl Reader {
-    fn facts(&self, statement: Arc<sql::Statement>, statements: usize) -> Facts {
-        let mut facts = SqlFacts::new(statement, &self.database, &self.user);
-        facts.statements = i64::try_from(statements).unwrap_or(i64::MAX);
-        Facts::Sql(Box::new(facts))
-    }
-}
-
-impl Grammar for Reader {
-    fn read(&self, text: &str) -> Vec<Statement> {
-        let read = self
-            .statements
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .read(text, self.bytes_max);
-        read.iter()
-            .map(|statement| Statement {
-                text: statement.text.clone(),
-                facts: self.facts(statement.clone(), read.len()),
-                effect: match statement.effect.clone() {
-                    sql::Effect::None => Effect::None,
-                    sql::Effect::Set(name) => Effect::Set(name),
-                    sql::Effect::Prepare(name) => Effect::Prepare(name),
-                    sql::Effect::Execute(name) => Effect::Execute(name),
-                    sql::Effect::Deallocate(name) => Effect::Deallocate(name),
-                },
-            })
-            .collect()
-    }
-
-    fn bound(&self, facts: &Facts, parameters: Fact<serde_json::Value>) -> Facts {
-        match facts {
-            Facts::Sql(facts) => {
-                let mut facts = facts.clone();
-                facts.parameters = parameters;
-                Facts::Sql(facts)
-            }
-            other => other.clone(),
-        }
-    }
-
-    fn opaque(&self, text: &str) -> Facts {
-        self.facts(Arc::new(sql::Statement::opaque(text)), 1)
     }
 }

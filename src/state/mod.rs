@@ -24,7 +24,8 @@ use zeroize::Zeroizing;
 pub use peer::{PeerKey, Subnets};
 
 /// The schema, by version: entry `n` leads from version `n` to `n + 1`.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE peer (name TEXT PRIMARY KEY, created_us INTEGER NOT NULL) STRICT;
 CREATE TABLE peer_key (
   public_key BLOB PRIMARY KEY, peer TEXT NOT NULL REFERENCES peer (name) ON DELETE CASCADE,
@@ -45,7 +46,11 @@ CREATE INDEX approval_open ON approval (state, identity);
 CREATE TABLE approval_vote (
   approval INTEGER NOT NULL REFERENCES approval (id), person TEXT NOT NULL, at_us INTEGER NOT NULL,
   PRIMARY KEY (approval, person)) STRICT;
-"];
+",
+    "
+CREATE TABLE peer_hold (peer TEXT PRIMARY KEY) STRICT;
+",
+];
 
 /// The state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +105,7 @@ impl State {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", "ON")?;
         migrate(&mut connection)?;
-        let peers = peer::all(&connection)?;
+        let peers = peer::active(&connection)?;
         Ok(State {
             inner: Arc::new(Inner {
                 dir: dir.to_owned(),
@@ -143,13 +148,13 @@ impl State {
             .map_err(|_| StateError::Cancelled)?
     }
 
-    /// Every peer key, published anew after each change.
+    /// Every peer key that may connect, published anew after each change.
     pub fn watch_peers(&self) -> watch::Receiver<Arc<Vec<PeerKey>>> {
         self.inner.peers.subscribe()
     }
 
     pub(crate) fn publish_peers(&self, connection: &Connection) -> Result<(), StateError> {
-        let peers = peer::all(connection)?;
+        let peers = peer::active(connection)?;
         self.inner.peers.send_replace(Arc::new(peers));
         Ok(())
     }

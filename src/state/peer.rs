@@ -36,6 +36,8 @@ pub struct PeerKey {
     /// Unix time, microseconds.
     pub created_us: i64,
     pub seen_us: Option<i64>,
+    /// Enrolled, and not approved yet: it cannot connect.
+    pub held: bool,
 }
 
 /// An enrolment that waits to be used.
@@ -51,21 +53,33 @@ fn as_base64<S: serde::Serializer>(key: &[u8; 32], serializer: S) -> Result<S::O
 }
 
 impl State {
-    /// Makes a single-use enrolment token for `peer`. The token is returned once and kept as a hash.
+    /// Makes a single-use enrolment token for `peer`. The token is returned once and kept as a
+    /// hash. With `hold`, the peer cannot connect until [`State::approve_peer`].
     ///
     /// # Errors
-    /// The name is not 1 to [`NAME_BYTES_MAX`] of `a-z A-Z 0-9 - _ .`; the database.
-    pub fn add_enrolment(&self, peer: &str, lasts: Duration) -> Result<String, StateError> {
+    /// The name is not 1 to [`NAME_BYTES_MAX`] of `a-z A-Z 0-9 - _ .`; `hold` for a peer that is
+    /// there already, whose machines it would cut off; the database.
+    pub fn add_enrolment(&self, peer: &str, lasts: Duration, hold: bool) -> Result<String, StateError> {
         check_name(peer)?;
         let token = URL_SAFE_NO_PAD.encode(random()?.as_slice());
         let now = now_us();
         let expires = now.saturating_add(i64::try_from(lasts.as_micros()).unwrap_or(i64::MAX));
         self.with(|connection| {
-            connection.execute("DELETE FROM enrolment WHERE expires_us < ?", [now])?;
-            connection.execute(
+            let transaction = connection.transaction()?;
+            if hold {
+                let query = "SELECT 1 FROM peer WHERE name = ?";
+                let there = transaction.query_row(query, [peer], |_| Ok(())).optional()?;
+                if there.is_some() {
+                    return Err(refused("this peer is there already; only a new one can be held"));
+                }
+                transaction.execute("INSERT OR IGNORE INTO peer_hold VALUES (?)", [peer])?;
+            }
+            transaction.execute("DELETE FROM enrolment WHERE expires_us < ?", [now])?;
+            transaction.execute(
                 "INSERT INTO enrolment VALUES (?, ?, ?, ?, NULL)",
                 params![hash(&token).as_slice(), peer, now, expires],
             )?;
+            transaction.commit()?;
             Ok(())
         })?;
         Ok(token)
@@ -118,6 +132,21 @@ impl State {
         })
     }
 
+    /// Lets a held peer connect; `false` if there is no such peer. Approving one that is not held
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// The database.
+    pub fn approve_peer(&self, name: &str) -> Result<bool, StateError> {
+        self.with(|connection| {
+            let gone = connection.execute("DELETE FROM peer_hold WHERE peer = ?", [name])?;
+            let query = "SELECT 1 FROM peer WHERE name = ?";
+            let there = connection.query_row(query, [name], |_| Ok(())).optional()?;
+            self.publish_peers(connection)?;
+            Ok(gone > 0 || there.is_some())
+        })
+    }
+
     /// Adds a further key to a peer that exists; for sessions of an enrolled machine.
     ///
     /// # Errors
@@ -130,6 +159,9 @@ impl State {
                 .optional()?;
             if known.is_none() {
                 return Err(refused("there is no such peer"));
+            }
+            if is_held(&transaction, peer)? {
+                return Err(refused("this peer is not approved yet"));
             }
             let added = insert_key(&transaction, peer, key, subnets)?;
             transaction.commit()?;
@@ -159,6 +191,7 @@ impl State {
             let transaction = connection.transaction()?;
             let mut gone = transaction.execute("DELETE FROM peer WHERE name = ?", [name])?;
             gone += transaction.execute("DELETE FROM enrolment WHERE peer = ?", [name])?;
+            transaction.execute("DELETE FROM peer_hold WHERE peer = ?", [name])?;
             transaction.commit()?;
             self.publish_peers(connection)?;
             Ok(gone > 0)
@@ -186,9 +219,25 @@ impl State {
     }
 }
 
+/// The keys that may connect.
+pub(super) fn active(connection: &Connection) -> Result<Vec<PeerKey>, StateError> {
+    let mut keys = all(connection)?;
+    keys.retain(|key| !key.held);
+    Ok(keys)
+}
+
+fn is_held(connection: &Connection, peer: &str) -> Result<bool, StateError> {
+    let query = "SELECT 1 FROM peer_hold WHERE peer = ?";
+    Ok(connection
+        .query_row(query, [peer], |_| Ok(()))
+        .optional()?
+        .is_some())
+}
+
 pub(super) fn all(connection: &Connection) -> Result<Vec<PeerKey>, StateError> {
     let mut statement = connection.prepare_cached(
-        "SELECT peer, public_key, v4, v6, created_us, seen_us FROM peer_key ORDER BY peer, created_us",
+        "SELECT peer, public_key, v4, v6, created_us, seen_us, peer IN (SELECT peer FROM peer_hold)
+         FROM peer_key ORDER BY peer, created_us",
     )?;
     let rows = statement.query_map([], |row| {
         Ok((
@@ -201,6 +250,7 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<PeerKey>, StateError> {
                 v6: Ipv6Addr::UNSPECIFIED,
                 created_us: row.get(4)?,
                 seen_us: row.get(5)?,
+                held: row.get(6)?,
             },
         ))
     })?;
@@ -251,6 +301,7 @@ fn insert_key(
         v6,
         created_us: now,
         seen_us: None,
+        held: is_held(transaction, peer)?,
     })
 }
 

@@ -5,6 +5,7 @@
 //! upstream before the record is durable. A policy is an immutable snapshot behind an
 //! [`ArcSwap`]; every call reads the newest one, so a reload applies to open connections.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +15,8 @@ use super::approval::{Answer, Question, Queue};
 use super::{Action, Cause, Permit, Refusal, Step, Verdict};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
-use crate::facts::FactSet;
+use crate::credential::KnownSecrets;
+use crate::facts::{FactSet, Facts, Mask};
 use crate::identity::{Agent, Identity};
 use crate::policy::{ApproverKind, Judgement, Policy, UnknownHost};
 
@@ -28,6 +30,7 @@ pub struct Gate {
     policy: ArcSwap<Policy>,
     queue: Queue,
     log: Log,
+    known: KnownSecrets,
 }
 
 /// How an action came to be allowed, for its record.
@@ -43,7 +46,19 @@ impl Gate {
             policy: ArcSwap::new(policy),
             queue,
             log,
+            known: KnownSecrets::default(),
         }
+    }
+
+    /// With the secrets that no record and no question may show, wherever they come from.
+    pub fn hiding(mut self, known: KnownSecrets) -> Self {
+        self.known = known;
+        self
+    }
+
+    /// A number that grows when the audit log has more to read.
+    pub fn audit_changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.log.changes()
     }
 
     /// The snapshot in force. Hold it for one action only.
@@ -124,8 +139,8 @@ impl Gate {
         );
         record.step = action.step;
         record.credential = action.credential.clone();
-        record.summary = action.summary.clone();
-        record.facts = action.facts.to_json();
+        record.summary = masked(policy.mask(), &action.facts, &action.summary);
+        record.facts = action.facts.to_json(policy.mask());
         record.digest = action.digest;
         record.shadow = judgement.shadow;
         record.judge_us = micros(judge_time);
@@ -137,6 +152,7 @@ impl Gate {
                 record.cause = allowed.cause;
                 record.rule = allowed.rule;
                 record.approvers = allowed.approvers;
+                self.hide(&mut record);
                 match self.log.append(record).await {
                     Ok(id) => Ok(Permit::grant(id, action)),
                     Err(down) => {
@@ -157,15 +173,19 @@ impl Gate {
     /// endpoint claims, a request that two servers would read differently.
     pub async fn refuse(&self, agent: &Agent, endpoint: &str, summary: &str, refusal: Refusal) -> Refusal {
         let mut record = blank_record(&agent.identity, Some(agent.profile.clone()), Arc::from(endpoint));
-        record.summary = summary.to_owned();
-        record.policy = self.policy().version();
+        let policy = self.policy();
+        record.summary = policy.mask().text(summary).into_owned();
+        record.policy = policy.version();
         fill_refusal(&mut record, &refusal);
         self.record_refusal(record).await;
         refusal
     }
 
     /// Adds what became of a permitted action to its record.
-    pub fn finish(&self, record: RecordId, outcome: Outcome) {
+    pub fn finish(&self, record: RecordId, mut outcome: Outcome) {
+        if let Cow::Owned(clean) = self.known.scrub(&outcome.status) {
+            outcome.status = clean;
+        }
         self.log.finish(record, outcome);
     }
 
@@ -217,7 +237,7 @@ impl Gate {
         let mut approvers = Vec::with_capacity(chain.len());
         for key in chain {
             let question = match question(policy, agent, action, &rule, &reason, key) {
-                Ok(question) => question,
+                Ok(question) => self.hide_question(question),
                 Err(detail) => {
                     let cause = Cause::ApprovalDown(rule.clone());
                     return Err(Refusal::new(cause, UNAVAILABLE_REASON).with_detail(detail));
@@ -280,8 +300,38 @@ impl Gate {
         self.record_refusal(record).await;
     }
 
+    /// The last line before a record is written: no known secret is in it, whoever put it there, and
+    /// it is not larger than it may be.
+    fn hide(&self, record: &mut Record) {
+        record.bound_facts();
+        // An evaluator's word may repeat the value that it failed on.
+        if let Some(detail) = &mut record.detail
+            && let Cow::Owned(clean) = self.policy().mask().text(detail)
+        {
+            *detail = clean;
+        }
+        self.known.scrub_json(&mut record.facts);
+        let texts = [&mut record.summary, &mut record.reason];
+        for text in texts.into_iter().chain(&mut record.detail) {
+            if let Cow::Owned(clean) = self.known.scrub(text) {
+                *text = clean;
+            }
+        }
+    }
+
+    fn hide_question(&self, mut question: Question) -> Question {
+        self.known.scrub_json(&mut question.facts);
+        for text in [&mut question.summary, &mut question.detail, &mut question.reason] {
+            if let Cow::Owned(clean) = self.known.scrub(text) {
+                *text = clean;
+            }
+        }
+        question
+    }
+
     /// A refusal stands whether or not it can be recorded; a lost record is said aloud.
-    async fn record_refusal(&self, record: Record) {
+    async fn record_refusal(&self, mut record: Record) {
+        self.hide(&mut record);
         if let Err(down) = self.log.append(record).await {
             tracing::error!(error = %down, "a refusal could not be recorded");
         }
@@ -322,15 +372,23 @@ fn question(
         profile: agent.profile.clone(),
         endpoint: action.endpoint.clone(),
         credential: action.credential.clone(),
-        summary: action.summary.clone(),
-        detail: action.detail.clone(),
-        facts: action.facts.to_json(),
+        summary: masked(policy.mask(), &action.facts, &action.summary),
+        detail: masked(policy.mask(), &action.facts, &action.detail),
+        facts: action.facts.to_json(policy.mask()),
         digest: action.digest,
         required,
         eligible,
         timeout,
         policy: policy.version(),
     })
+}
+
+/// An action's text with its credentials masked, as its family writes them.
+fn masked(mask: &Mask, facts: &Facts, text: &str) -> String {
+    match facts {
+        Facts::Sql(_) => mask.sql(text).into_owned(),
+        _ => mask.text(text).into_owned(),
+    }
 }
 
 fn blank_record(identity: &Identity, profile: Option<Arc<str>>, endpoint: Arc<str>) -> Record {

@@ -222,3 +222,26 @@ rule "read" {
     third.say(&request).await;
     assert_eq!(third.hear().await.unwrap().status, 200);
 }
+
+#[tokio::test]
+async fn a_body_that_decodes_to_more_than_the_limit_cannot_be_judged() {
+    use std::io::Write as _;
+    let service = Service::start(BOTH).await;
+    let rule = "rule \"all\" {\n  endpoint = https.api\n  condition = \"http.body.contains('x')\"\n  verdict = \"allow\"\n}\n";
+    let limits = "gateway {\n limits {\n decoded_bytes_max = 1000\n }\n";
+    let world = World::new(&service.policy(rule).replacen("gateway {\n", limits, 1));
+    let gateway = world.listen(API).await;
+    for (length, status) in [(1000, 200), (1001, 403), (1 << 20, 403)] {
+        let mut coder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        coder.write_all(&vec![b'x'; length]).unwrap();
+        let body = coder.finish().unwrap();
+        let mut raw = Raw::connect(gateway).await;
+        raw.say(format!(
+            "POST /echo HTTP/1.1\r\nHost: api.test\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        ))
+        .await;
+        raw.say(&body).await;
+        assert_eq!(raw.hear().await.unwrap().status, status, "{length}");
+    }
+}

@@ -16,6 +16,7 @@ mod credentials;
 mod limits;
 mod names;
 mod policies;
+mod secrecy;
 mod server;
 mod streams;
 mod upgrades;

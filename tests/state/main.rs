@@ -7,6 +7,10 @@
     reason = "tests say what they expect"
 )]
 
+mod audit;
+mod hiding;
+mod queue;
+
 use std::time::Duration;
 
 use tailkeep::audit::log::Log;
@@ -310,18 +314,18 @@ fn tokens_enrol_once_and_are_kept_as_hashes() {
         v6: "fd00::/64".parse().unwrap(),
     };
     let watch = state.watch_peers();
-    let token = state.add_enrolment("laptop", LONG).unwrap();
+    let token = state.add_enrolment("laptop", LONG, false).unwrap();
     let key = state.enrol(&token, &[1; 32], &subnets).unwrap();
     assert_eq!(key.v4.to_string(), "10.77.0.2");
     assert_eq!(watch.borrow().len(), 1);
     assert!(state.enrol(&token, &[2; 32], &subnets).is_err(), "used twice");
-    let expired = state.add_enrolment("late", Duration::ZERO).unwrap();
+    let expired = state.add_enrolment("late", Duration::ZERO, false).unwrap();
     assert!(state.enrol(&expired, &[2; 32], &subnets).is_err(), "expired");
     assert!(
         state.add_key("laptop", &[3; 32], &subnets).is_err(),
         "the range is full"
     );
-    assert!(state.add_enrolment("a/b", LONG).is_err());
+    assert!(state.add_enrolment("a/b", LONG, false).is_err());
     for file in ["state.db", "state.db-wal"] {
         let bytes = std::fs::read(dir.path().join("state").join(file)).unwrap_or_default();
         let found = bytes

@@ -91,6 +91,17 @@ impl Server {
         ran.is_ok_and(|ran| ran.status.success())
     }
 
+    /// What one query says to the superuser, directly.
+    pub fn says(&self, text: &str) -> String {
+        let ran = self
+            .client("psql")
+            .args(["-U", "postgres", "-XAtqc", text, "postgres"])
+            .output()
+            .expect("psql");
+        assert!(ran.status.success(), "{ran:?}");
+        String::from_utf8_lossy(&ran.stdout).trim().to_owned()
+    }
+
     /// Makes the tables of pgbench, which `app` may read.
     pub fn pgbench_init(&self) {
         let ran = self

@@ -33,7 +33,9 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let gateway = policy.model().gateway.clone();
     let first_version = policy.version();
     let state = State::open(&gateway.state_dir)?;
+    let _lock = admin::Lock::take(&gateway.state_dir)?;
     let log = Log::open(&gateway.state_dir.join("audit.db"))?;
+    log.retain(gateway.audit);
     let queue = Queue::new(state.clone());
     let authority = Arc::new(Authority::open(&gateway.state_dir)?);
     let leaves = Arc::new(Leaves::new(authority.clone())?);
@@ -43,13 +45,15 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         gateway.virtual_v6,
         Some(&names_file),
     )?);
-    let gate = Arc::new(Gate::new(Arc::new(policy), queue.clone(), log.clone()));
+    let secrets = SecretStore::new(&gateway.state_dir);
+    secrets.learn(policy.model());
+    let gate = Gate::new(Arc::new(policy), queue.clone(), log.clone()).hiding(secrets.known().clone());
+    let gate = Arc::new(gate);
     let dialer = Arc::new(Dialer::new(
         gateway.resolver,
         closed(&gateway),
         gateway.limits.connect_ms,
     ));
-    let secrets = SecretStore::new(&gateway.state_dir);
     let proxy = Proxy::new(Parts {
         gate: gate.clone(),
         names: names.clone(),
@@ -60,7 +64,14 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     });
     let answerer = Arc::new(Answerer::new(names, zone(&gate), resolver(&gateway))?);
 
-    let operator = Operator::new(state.clone(), queue, gate.clone(), secrets, authority.clone());
+    let reload_secrets = secrets.clone();
+    let operator = Operator::new(
+        state.clone(),
+        queue.clone(),
+        gate.clone(),
+        secrets,
+        authority.clone(),
+    );
     admin::serve(operator, &gateway, leaves).await?;
     let wireguard = match &gateway.wireguard {
         Some(config) => Some(listen(config, &gateway, &state, answerer.clone()).await?),
@@ -73,8 +84,10 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         tracing::warn!("the configuration has no ingress: add a wireguard block to the gateway");
     }
     tokio::spawn(sweep(proxy.clone()));
-    let reload_gate = gate.clone();
+    let (reload_gate, reload_log) = (gate.clone(), log.clone());
     tokio::spawn(policy_watch::watch(path, first_version, move |policy| {
+        reload_secrets.learn(policy.model());
+        reload_log.retain(policy.model().gateway.audit);
         reload_gate.swap(policy);
         if let Err(error) = answerer.swap(zone(&reload_gate)) {
             tracing::error!(%error, "the new policy's names could not all be given an address");
@@ -83,6 +96,8 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
 
     until_told().await?;
     tracing::info!("ending");
+    // Their agents lose the connection, and may come back to the same question after a restart.
+    queue.close();
     log.flush().await.context("the audit log could not be flushed")
 }
 

@@ -436,7 +436,7 @@ fn only_what_is_asked_for_is_read_and_printed() {
     assert!(!K8sFacts::wants_body(needs));
     let facts = K8sFacts::read(&parts, "", HeldBody::NotHeld, needs, 0).unwrap();
     assert_eq!(
-        Facts::K8s(Box::new(facts)).to_json(),
+        Facts::K8s(Box::new(facts)).to_json(&crate::facts::Mask::default()),
         json!({ "verb": "list", "params": { "limit": "1" } })
     );
 }

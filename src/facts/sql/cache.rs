@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Statement, read};
+use super::Statement;
 
 /// Texts longer than this are not kept, bytes.
 const KEPT_TEXT_BYTES_MAX: usize = 4 << 10;
@@ -24,12 +24,13 @@ impl Cache {
         }
     }
 
-    /// The statements of a text: kept ones, or parsed now.
-    pub fn read(&mut self, text: &str, bytes_max: usize) -> Arc<[Arc<Statement>]> {
-        if let Some(known) = self.entries.get(text) {
-            return known.clone();
-        }
-        let statements: Arc<[Arc<Statement>]> = read(text, bytes_max).into();
+    /// The statements of a text, if they are kept.
+    pub fn get(&self, text: &str) -> Option<Arc<[Arc<Statement>]>> {
+        self.entries.get(text).cloned()
+    }
+
+    /// Keeps the statements of a text, unless it is long.
+    pub fn put(&mut self, text: &str, statements: Arc<[Arc<Statement>]>) {
         if text.len() <= KEPT_TEXT_BYTES_MAX && self.entries_max > 0 {
             if self.entries.len() >= self.entries_max {
                 let mut keep = false;
@@ -38,15 +39,15 @@ impl Cache {
                     keep && self.entries_max > 1
                 });
             }
-            self.entries.insert(text.into(), statements.clone());
+            self.entries.insert(text.into(), statements);
         }
-        statements
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::sql::read;
 
     #[test]
     fn the_cache_stays_within_its_bound_and_gives_the_same_answer() {
@@ -54,13 +55,14 @@ mod tests {
         for round in 0..3 {
             for n in 0..10 {
                 let text = format!("select {n} from t{n}");
-                let statements = cache.read(&text, 1 << 10);
+                let statements = cache.get(&text).unwrap_or_else(|| read(&text, 1 << 10).into());
+                cache.put(&text, statements.clone());
                 assert_eq!(statements[0].tables, [format!("t{n}")], "round {round}");
                 assert!(cache.entries.len() <= 4);
             }
         }
         let long = format!("select '{}'", "x".repeat(KEPT_TEXT_BYTES_MAX));
-        cache.read(&long, 1 << 20);
+        cache.put(&long, read(&long, 1 << 20).into());
         assert!(!cache.entries.contains_key(long.as_str()));
     }
 }

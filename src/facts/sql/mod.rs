@@ -42,12 +42,19 @@ pub struct Statement {
     /// COPY … PROGRAM.
     pub program: bool,
     pub role_change: bool,
-    /// Runs code that cannot be read.
+    /// Runs code that cannot be read. EXECUTE is such code here; a session knows what it stands for.
     pub opaque: bool,
+    /// As `opaque`, but for EXECUTE.
+    pub opaque_itself: bool,
+    /// The names that EXECUTE in it runs.
+    pub executes: Vec<String>,
+    /// For PREPARE, the statement in it.
+    pub prepares: Option<Arc<Statement>>,
     /// The setting that SET or RESET names.
     pub setting: Option<String>,
-    /// Calls `set_config`, which can change any setting.
-    pub sets_config: bool,
+    /// Could change how the server reads the texts that follow: `client_encoding` or
+    /// `standard_conforming_strings` to something else than what is read here.
+    pub rereads: bool,
     /// The grammar refuses the text.
     pub unparseable: bool,
     /// What the statement does to the session's own state.
@@ -59,14 +66,16 @@ pub struct Statement {
 pub enum Effect {
     #[default]
     None,
-    /// SET or RESET of a setting; `None` for RESET ALL.
-    Set(Option<String>),
     /// PREPARE name AS ….
     Prepare(String),
     /// EXECUTE name.
     Execute(String),
-    /// DEALLOCATE name; `None` for ALL, and for DISCARD ALL.
+    /// DEALLOCATE name; `None` for ALL.
     Deallocate(Option<String>),
+    /// DISCARD ALL.
+    Discard,
+    /// DECLARE or CLOSE of a cursor, which is a portal; `None` for CLOSE ALL.
+    Cursor(Option<String>),
 }
 
 impl Statement {
@@ -85,11 +94,45 @@ impl Statement {
             program: false,
             role_change: false,
             opaque: false,
+            opaque_itself: false,
+            executes: Vec::new(),
+            prepares: None,
             setting: None,
-            sets_config: false,
+            rereads: false,
             unparseable: false,
             effect: Effect::None,
         }
+    }
+
+    /// This statement, of which EXECUTE is a part, together with what the name stands for. EXECUTE
+    /// itself gives way to the prepared statement; EXPLAIN and CREATE TABLE AS stay in front.
+    #[must_use]
+    pub fn executing(&self, prepared: &Statement) -> Statement {
+        let mut whole = self.clone();
+        let runs = whole.verbs.iter().any(|verb| verb == "execute");
+        whole.verbs.retain(|verb| verb != "execute");
+        if self.verb == "execute" {
+            whole.verb.clone_from(&prepared.verb);
+        }
+        if runs {
+            join(&mut whole.verbs, &prepared.verbs);
+            whole.has_where = prepared.has_where;
+        }
+        join(&mut whole.tables, &prepared.tables);
+        join(&mut whole.reads, &prepared.reads);
+        join(&mut whole.writes, &prepared.writes);
+        join(&mut whole.functions, &prepared.functions);
+        join(&mut whole.columns, &prepared.columns);
+        whole.text = format!("{}\n{}", self.text, prepared.text);
+        whole.row_limit = prepared.row_limit.filter(|_| self.verb == "execute");
+        whole.program |= prepared.program;
+        whole.role_change |= prepared.role_change;
+        whole.opaque = self.opaque_itself || prepared.opaque;
+        whole.opaque_itself = whole.opaque;
+        whole.executes.clone_from(&prepared.executes);
+        whole.rereads |= prepared.rereads;
+        whole.unparseable |= prepared.unparseable;
+        whole
     }
 
     /// The statement that a refused text is: nothing is known of it.
@@ -105,8 +148,17 @@ impl Statement {
     pub fn opaque(text: &str) -> Statement {
         Statement {
             opaque: true,
+            opaque_itself: true,
             has_where: false,
             ..Statement::empty(text)
+        }
+    }
+}
+
+fn join(list: &mut Vec<String>, more: &[String]) {
+    for name in more {
+        if !list.contains(name) {
+            list.push(name.clone());
         }
     }
 }
@@ -141,6 +193,9 @@ fn parse(text: &str) -> Option<Vec<Arc<Statement>>> {
         let own = text.get(start..end)?.trim();
         let mut statement = walk::facts_of(&tree, own);
         statement.effect = effect_of(&tree);
+        if tree.name() == "PrepareStmt" {
+            statement.prepares = Some(Arc::new(walk::facts_of(tree.get("query"), own)));
+        }
         statements.push(Arc::new(statement));
     }
     Some(statements)
@@ -149,11 +204,12 @@ fn parse(text: &str) -> Option<Vec<Arc<Statement>>> {
 fn effect_of(tree: &Tree) -> Effect {
     let name = |field: &str| Some(tree.get(field).text().to_owned()).filter(|name| !name.is_empty());
     match tree.name() {
-        "VariableSetStmt" => Effect::Set(name("name")),
         "PrepareStmt" => Effect::Prepare(name("name").unwrap_or_default()),
         "ExecuteStmt" => Effect::Execute(name("name").unwrap_or_default()),
         "DeallocateStmt" => Effect::Deallocate(name("name")),
-        "DiscardStmt" => Effect::Deallocate(None),
+        // DiscardMode: 1 is DISCARD_ALL; the others leave statements and portals alone.
+        "DiscardStmt" if tree.get("target").int() <= 1 => Effect::Discard,
+        "DeclareCursorStmt" | "ClosePortalStmt" => Effect::Cursor(name("portalname")),
         _ => Effect::None,
     }
 }

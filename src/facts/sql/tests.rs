@@ -237,3 +237,80 @@ proptest::proptest! {
         let _ = read(&text, BYTES_MAX);
     }
 }
+
+#[test]
+fn what_execute_runs_and_what_changes_the_reading() {
+    let facts = |text: &str| {
+        let one = one(text);
+        (one.executes.join(" "), one.opaque, one.opaque_itself, one.rereads)
+    };
+    let name = |name: &str| (name.to_owned(), true, false, false);
+    let plain = |opaque: bool, rereads: bool| (String::new(), opaque, opaque, rereads);
+    for (text, want) in [
+        ("execute p", name("p")),
+        ("EXPLAIN ANALYZE EXECUTE \"P\"(1)", name("P")),
+        ("create table t as execute p", name("p")),
+        ("explain execute p", name("p")),
+        ("select 1", plain(false, false)),
+        ("do $$ begin end $$", plain(true, false)),
+        ("set \"CLIENT_ENCODING\" = 'sjis'", plain(false, true)),
+        ("set client_encoding = 'UTF8'", plain(false, false)),
+        ("set client_encoding from current", plain(false, false)),
+        ("set standard_conforming_strings = 1", plain(false, false)),
+        ("set standard_conforming_strings = 0", plain(false, true)),
+        ("reset client_encoding", plain(false, false)),
+        (
+            "select set_config('work_mem'::text, '1', false)",
+            plain(false, false),
+        ),
+        (
+            "select set_config('work_mem'::own.text, '1', false)",
+            plain(false, true),
+        ),
+        ("select set_config(b'1', '1', false)", plain(false, true)),
+        ("update pg_settings set setting = 'x'", plain(false, true)),
+        ("update settings set setting = 'x'", plain(false, false)),
+    ] {
+        assert_eq!(facts(text), want, "{text}");
+    }
+    assert!(one("set \"ROLE\" = admin").role_change);
+    assert!(one("update pg_settings set setting = 'x'").role_change);
+}
+
+#[test]
+fn execute_takes_the_facts_of_what_it_runs() {
+    let delete = &one("prepare p as delete from secrets where id = $1 and f(2)").prepares;
+    let delete = delete.as_deref().unwrap();
+    for (text, verb, verbs, writes) in [
+        ("execute p", "delete", "delete", "secrets"),
+        (
+            "explain analyze execute p",
+            "explain",
+            "explain delete",
+            "secrets",
+        ),
+        ("explain execute p", "explain", "explain", "secrets"),
+        (
+            "create table c as execute p",
+            "create",
+            "create delete",
+            "c secrets",
+        ),
+    ] {
+        let whole = one(text).executing(delete);
+        assert_eq!(whole.verb, verb, "{text}");
+        assert_eq!(whole.verbs.join(" "), verbs, "{text}");
+        assert_eq!(whole.writes.join(" "), writes, "{text}");
+        assert!(
+            whole.functions.contains(&"f".to_owned()) && !whole.opaque,
+            "{text}"
+        );
+        assert_eq!(whole.text, format!("{text}\n{}", delete.text));
+    }
+    assert!(one("execute p(dblink('x', 'y'))").executing(delete).opaque);
+    let copy = &one("prepare p as select 1 limit 3").prepares;
+    assert_eq!(
+        one("execute p").executing(copy.as_deref().unwrap()).row_limit,
+        Some(3)
+    );
+}

@@ -19,6 +19,12 @@ const RUNS_TEXT: &[&str] = &[
     "ts_stat",
 ];
 
+/// Settings that change how the server reads text, and the values that are read here.
+const READING_SETTINGS: &[(&str, &[&str])] = &[
+    ("client_encoding", &["utf8", "utf-8", "unicode"]),
+    ("standard_conforming_strings", &["on", "true", "yes", "1"]),
+];
+
 /// Settings that change who the session is.
 const ROLE_SETTINGS: &[&str] = &["role", "session_authorization"];
 
@@ -39,6 +45,7 @@ pub(super) fn facts_of(tree: &Tree, text: &str) -> Statement {
     {
         walk.out.has_where = has_where(tree);
     }
+    walk.out.opaque = walk.out.opaque_itself || !walk.out.executes.is_empty();
     walk.out
 }
 
@@ -80,6 +87,10 @@ impl Walk {
             "UpdateStmt" | "DeleteStmt" => self.with_ctes(tree, |walk| {
                 walk.out.has_where &= has_where(tree);
                 walk.write(tree.get("relation"));
+                // The view's rule calls set_config with names from its rows.
+                if tree.get("relation").get("relname").text() == "pg_settings" {
+                    walk.set_config(None);
+                }
                 walk.children_but(tree, &["relation", "with_clause"]);
             }),
             "MergeStmt" => self.with_ctes(tree, |walk| {
@@ -142,15 +153,12 @@ impl Walk {
     /// Everything that is neither a query nor a change of rows: its relations are what it acts on.
     fn utility(&mut self, tree: &Tree) {
         match tree.name() {
-            "DoStmt" | "CallStmt" | "ExecuteStmt" | "LoadStmt" | "CreateFunctionStmt"
-            | "AlterFunctionStmt" => {
-                self.out.opaque = true;
+            "DoStmt" | "CallStmt" | "LoadStmt" | "CreateFunctionStmt" | "AlterFunctionStmt" => {
+                self.out.opaque_itself = true;
             }
-            "VariableSetStmt" => {
-                let name = tree.get("name").text();
-                self.out.role_change |= ROLE_SETTINGS.contains(&name);
-                self.out.setting = Some(name.to_owned());
-            }
+            // A list that may hold a name twice: two are never followed.
+            "ExecuteStmt" => self.out.executes.push(tree.get("name").text().to_owned()),
+            "VariableSetStmt" => self.set(tree),
             // DISCARD ALL is RESET SESSION AUTHORIZATION too; 1 is DISCARD_ALL.
             "DiscardStmt" => self.out.role_change |= tree.get("target").int() <= 1,
             "DropStmt"
@@ -172,6 +180,28 @@ impl Walk {
         for child in tree.children() {
             self.acted_on(child);
         }
+    }
+
+    /// SET and RESET. The server finds a setting whatever the case of its name.
+    fn set(&mut self, tree: &Tree) {
+        let name = tree.get("name").text().to_ascii_lowercase();
+        self.out.role_change |= ROLE_SETTINGS.contains(&name.as_str());
+        // VariableSetKind: 1 is to a value; DEFAULT and RESET go back to what the start-up pinned.
+        if let (Some((_, values)), 1) = (reading_setting(&name), tree.get("kind").int()) {
+            let wanted = match tree.get("args").items() {
+                [one] => constant_text(one),
+                _ => None,
+            };
+            self.out.rereads |= wanted.is_none_or(|wanted| !values.contains(&wanted.as_str()));
+        }
+        self.out.setting = Some(name);
+    }
+
+    /// `set_config(name, …)`: as SET of that name, of any where it cannot be seen.
+    fn set_config(&mut self, name: Option<&Tree>) {
+        let name = name.and_then(constant_text);
+        self.out.role_change |= name.as_deref().is_none_or(|name| ROLE_SETTINGS.contains(&name));
+        self.out.rereads |= name.as_deref().is_none_or(|name| reading_setting(name).is_some());
     }
 
     /// Below a utility: a relation is written, a query in it reads.
@@ -248,14 +278,7 @@ impl Walk {
                 };
                 self.function(parts);
                 if parts.last().is_some_and(|name| name == "set_config") {
-                    let setting = tree
-                        .get("args")
-                        .items()
-                        .first()
-                        .map(constant_text)
-                        .unwrap_or_default();
-                    self.out.role_change |= setting.is_none_or(|name| ROLE_SETTINGS.contains(&name.as_str()));
-                    self.out.sets_config = true;
+                    self.set_config(tree.get("args").items().first());
                 }
             }
             "ColumnRef" => {
@@ -278,7 +301,7 @@ impl Walk {
             push(&mut self.out.functions, &parts.join("."));
         }
         push(&mut self.out.functions, bare);
-        self.out.opaque |= RUNS_TEXT.contains(&bare.as_str());
+        self.out.opaque_itself |= RUNS_TEXT.contains(&bare.as_str());
     }
 
     fn column_names(&mut self, list: &Tree) {
@@ -398,14 +421,34 @@ fn named_objects(tree: &Tree) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The text of a constant; `None` for anything else.
+fn reading_setting(name: &str) -> Option<&'static (&'static str, &'static [&'static str])> {
+    READING_SETTINGS.iter().find(|(setting, _)| *setting == name)
+}
+
+/// The text of a constant in lower case, a number's as well; `None` for anything else. A cast is
+/// seen through where it is to one of PostgreSQL's own types of text.
 fn constant_text(tree: &Tree) -> Option<String> {
-    let value = if tree.name() == "TypeCast" {
-        tree.get("arg")
-    } else {
-        tree
+    let value = match tree.name() {
+        "TypeCast" => {
+            let names = strings(tree.get("type_name").get("names"));
+            let bare = match names.as_slice() {
+                [bare] => bare,
+                [schema, bare] if schema == "pg_catalog" => bare,
+                _ => return None,
+            };
+            matches!(bare.as_str(), "text" | "varchar" | "name").then(|| tree.get("arg"))?
+        }
+        _ => tree,
     };
-    (value.name() == "AConst").then(|| value.get("val").get("sval").text().to_ascii_lowercase())
+    if value.name() != "AConst" {
+        return None;
+    }
+    let value = value.get("val");
+    match value.name() {
+        "String" => Some(value.get("sval").text().to_ascii_lowercase()),
+        "Integer" => Some(value.get("ival").int().to_string()),
+        _ => None,
+    }
 }
 
 fn is_off(argument: &Tree) -> bool {

@@ -1,1 +1,345 @@
+//! Messages in, messages out: names, absences, what is malformed, what is forwarded.
 
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::wire::{UDP_BYTES_MAX, UDP_BYTES_MIN};
+use super::*;
+use crate::identity::Transport;
+use crate::policy::{Policy, Source};
+
+const A: u16 = 1;
+const NS: u16 = 2;
+const SOA: u16 = 6;
+const AAAA: u16 = 28;
+const OPT: u16 = 41;
+const HTTPS: u16 = 65;
+const ANY: u16 = 255;
+
+fn policy(unknown: &str) -> Policy {
+    let text = format!(
+        "defaults {{ unknown_host = \"{unknown}\" }}\n\
+         endpoint \"https\" \"api\" {{ hosts = [\"api.prod.test\", \"*.cdn.test\", \"10.0.0.0/8\"] }}\n\
+         endpoint \"https\" \"hidden\" {{ hosts = [\"hidden.test\"] }}\n"
+    );
+    let path = "policy.hcl".into();
+    Policy::load(vec![Source { path, text }], &|_| {
+        Err(std::io::ErrorKind::NotFound.into())
+    })
+    .unwrap()
+}
+
+fn names(file: Option<&Path>) -> Arc<Names> {
+    Arc::new(
+        Names::open(
+            "10.78.0.0/24".parse().unwrap(),
+            "fd7a::/64".parse().unwrap(),
+            file,
+        )
+        .unwrap(),
+    )
+}
+
+fn zone(unknown: &str) -> Zone {
+    Zone::new(policy(unknown).model(), Arc::new(|_, name| name != "hidden.test"))
+}
+
+fn identity(node: &str) -> Identity {
+    Identity {
+        transport: Transport::Wireguard,
+        address: IpAddr::from([10, 77, 0, 2]),
+        node: node.to_owned(),
+        login: None,
+        tags: Vec::new(),
+        grants: Vec::new(),
+    }
+}
+
+fn nowhere() -> Resolver {
+    Arc::new(|_, _| Box::pin(async { panic!("a query left the gateway") }))
+}
+
+fn answerer(unknown: &str) -> Answerer {
+    Answerer::new(names(None), zone(unknown), nowhere()).unwrap()
+}
+
+fn query(name: &str, kind: u16, edns: Option<u16>) -> Vec<u8> {
+    let mut bytes = vec![0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())];
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        bytes.push(u8::try_from(label.len()).unwrap());
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    bytes.extend_from_slice(&[0, 1]);
+    if let Some(size) = edns {
+        bytes.push(0);
+        bytes.extend_from_slice(&OPT.to_be_bytes());
+        bytes.extend_from_slice(&size.to_be_bytes());
+        bytes.extend_from_slice(&[0; 6]);
+    }
+    bytes
+}
+
+/// What an answer says: its code, addresses, and for how many seconds its absence may be kept.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Said {
+    code: u8,
+    addresses: Vec<IpAddr>,
+    absent_s: Option<u32>,
+    truncated: bool,
+}
+
+fn read(bytes: &[u8]) -> Said {
+    let u16_at = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    assert_eq!(bytes[..2], [0xab, 0xcd]);
+    assert!(bytes[2] & 0x80 != 0, "not an answer");
+    let mut said = Said {
+        code: bytes[3] & 15,
+        truncated: bytes[2] & 2 != 0,
+        ..Said::default()
+    };
+    if u16_at(4) == 0 {
+        return said;
+    }
+    let mut at = 12 + bytes[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+    for _ in 0..u16_at(6) + u16_at(8) + u16_at(10) {
+        at += if bytes[at] == 0 { 1 } else { 2 };
+        let (kind, length) = (u16_at(at), usize::from(u16_at(at + 8)));
+        let ttl = u32::from_be_bytes(bytes[at + 4..at + 8].try_into().unwrap());
+        let data = &bytes[at + 10..at + 10 + length];
+        match kind {
+            A => said
+                .addresses
+                .push(IpAddr::from(<[u8; 4]>::try_from(data).unwrap())),
+            AAAA => said
+                .addresses
+                .push(IpAddr::from(<[u8; 16]>::try_from(data).unwrap())),
+            SOA => {
+                let minimum = u32::from_be_bytes(data[data.len() - 4..].try_into().unwrap());
+                said.absent_s = Some(ttl.min(minimum));
+            }
+            OPT => {}
+            other => panic!("a record of type {other}"),
+        }
+        at += 10 + length;
+    }
+    assert_eq!(at, bytes.len(), "bytes behind the last record");
+    said
+}
+
+async fn ask(answerer: &Answerer, name: &str, kind: u16) -> Said {
+    let bytes = answerer
+        .answer(&identity("laptop"), query(name, kind, None), false)
+        .await;
+    read(&bytes.unwrap())
+}
+
+fn address(text: &str) -> Said {
+    Said {
+        addresses: vec![text.parse().unwrap()],
+        ..Said::default()
+    }
+}
+
+fn absent(code: u8) -> Said {
+    Said {
+        code,
+        absent_s: Some(30),
+        ..Said::default()
+    }
+}
+
+#[tokio::test]
+async fn each_question_has_its_answer() {
+    let answerer = answerer("deny");
+    let refused = |code| Said {
+        code,
+        ..Said::default()
+    };
+    for (name, kind, want) in [
+        ("api.prod.test", A, address("10.78.0.1")),
+        ("api.prod.test.", A, address("10.78.0.1")),
+        ("aPi.PrOd.TeSt", A, address("10.78.0.1")),
+        ("api.prod.test", AAAA, address("fd7a::1")),
+        // The name is there, and has no such record: no client may wait for one.
+        ("api.prod.test", HTTPS, absent(0)),
+        ("api.prod.test", ANY, absent(0)),
+        ("api.prod.test", NS, absent(0)),
+        ("prod.test", A, absent(0)),
+        ("x.cdn.test", A, address("10.78.0.3")),
+        ("x.cdn.test", AAAA, address("fd7a::3")),
+        ("y.cdn.test", A, address("10.78.0.4")),
+        ("cdn.test", A, absent(3)),
+        // Another's name does not exist.
+        ("hidden.test", A, absent(3)),
+        ("example.org", A, absent(3)),
+        ("1.0.78.10.in-addr.arpa", 12, absent(3)),
+        ("", NS, absent(3)),
+        ("a b.test", A, refused(1)),
+    ] {
+        assert_eq!(ask(&answerer, name, kind).await, want, "{name} {kind}");
+    }
+}
+
+#[tokio::test]
+async fn malformed_messages_get_the_refusal_that_is_due() {
+    let answerer = answerer("deny");
+    let good = query("api.prod.test", A, Some(1400));
+    let bend = |at: usize, byte: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        bytes
+    };
+    for (what, message, code) in [
+        ("nothing", Vec::new(), None),
+        ("an answer", bend(2, 0x81), None),
+        ("a status request", bend(2, 0x10), Some(4)),
+        ("an update", bend(2, 0x28), Some(4)),
+        ("no question", bend(5, 0), Some(1)),
+        ("two questions", bend(5, 2), Some(1)),
+        ("a compressed question", bend(12, 0xc0), Some(1)),
+        ("another class", bend(good.len() - 12, 3), Some(5)),
+        (
+            "a name that is too long",
+            query(&["a234567890"; 30].join("."), A, None),
+            Some(1),
+        ),
+    ] {
+        let answer = answerer.answer(&identity("laptop"), message, false).await;
+        assert_eq!(answer.map(|bytes| read(&bytes).code), code, "{what}");
+    }
+    for end in 0..good.len() {
+        if let Some(bytes) = answerer
+            .answer(&identity("laptop"), good[..end].to_vec(), false)
+            .await
+        {
+            assert!(bytes.len() <= UDP_BYTES_MIN);
+        }
+    }
+}
+
+#[tokio::test]
+async fn addresses_stay_over_a_restart_and_a_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("names");
+    let first = Answerer::new(names(Some(&file)), zone("deny"), nowhere()).unwrap();
+    let before = ask(&first, "late.cdn.test", A).await;
+    assert_eq!(before, address("10.78.0.3"));
+    drop(first);
+    // A crash in the middle of a line: that name was never answered with.
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    text.push_str("torn.cdn.te");
+    std::fs::write(&file, text).unwrap();
+    let again = Answerer::new(names(Some(&file)), zone("deny"), nowhere()).unwrap();
+    assert_eq!(ask(&again, "other.cdn.test", A).await, address("10.78.0.4"));
+    assert_eq!(ask(&again, "late.cdn.test", A).await, before);
+    again.swap(zone("deny")).unwrap();
+    assert_eq!(ask(&again, "late.cdn.test", A).await, before);
+    let table = names(Some(&file));
+    assert_eq!(
+        table.lookup("10.78.0.3".parse().unwrap()).as_deref(),
+        Some("late.cdn.test")
+    );
+    assert_eq!(
+        table.lookup("fd7a::3".parse().unwrap()).as_deref(),
+        Some("late.cdn.test")
+    );
+    for outside in ["10.78.0.0", "10.78.0.200", "10.79.0.1", "fd7a::", "fd7b::1"] {
+        assert_eq!(table.lookup(outside.parse().unwrap()), None, "{outside}");
+    }
+    std::fs::write(&file, "a.test\na.test\n").unwrap();
+    let ranges = ("10.78.0.0/24".parse().unwrap(), "fd7a::/64".parse().unwrap());
+    assert!(matches!(
+        Names::open(ranges.0, ranges.1, Some(&file)),
+        Err(NamesError::Twice(_))
+    ));
+    assert!(matches!(
+        Names::open(ranges.1, ranges.0, None),
+        Err(NamesError::Ranges)
+    ));
+}
+
+#[tokio::test]
+async fn a_range_that_is_full_refuses_and_harms_no_name() {
+    let names = Names::open(
+        "10.78.0.0/29".parse().unwrap(),
+        "fd7a::/64".parse().unwrap(),
+        None,
+    )
+    .unwrap();
+    let answerer = Answerer::new(Arc::new(names), zone("deny"), nowhere()).unwrap();
+    // Six addresses, two of them the exact names'.
+    for number in 0..4 {
+        assert_eq!(ask(&answerer, &format!("x{number}.cdn.test"), A).await.code, 0);
+    }
+    assert_eq!(ask(&answerer, "x4.cdn.test", A).await.code, 5);
+    assert_eq!(ask(&answerer, "x0.cdn.test", A).await, address("10.78.0.3"));
+}
+
+#[tokio::test]
+async fn an_agent_makes_so_many_names_and_no_more() {
+    let names = Names::open(
+        "10.78.0.0/16".parse().unwrap(),
+        "fd7a::/64".parse().unwrap(),
+        None,
+    )
+    .unwrap();
+    let answerer = Answerer::new(Arc::new(names), zone("deny"), nowhere()).unwrap();
+    let made = async |node: &str, number: usize| {
+        let bytes = query(&format!("x{node}{number}.cdn.test"), A, None);
+        read(&answerer.answer(&identity(node), bytes, false).await.unwrap()).code
+    };
+    for number in 0..SUFFIX_NAMES_PER_AGENT_MAX {
+        assert_eq!(made("one", number).await, 0);
+    }
+    assert_eq!(made("one", SUFFIX_NAMES_PER_AGENT_MAX).await, 5);
+    assert_eq!(made("two", 0).await, 0);
+    // What is made already is had by all.
+    assert_eq!(made("one", 0).await, 0);
+}
+
+#[tokio::test]
+async fn passthrough_forwards_what_no_endpoint_claims_and_fits_it() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let upstream: Resolver = Arc::new(move |mut message, tcp| {
+        count.fetch_add(1, Ordering::Relaxed);
+        message[2] |= 0x80;
+        // As long as the first label says, so that one resolver serves every case.
+        let length = message[13..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'));
+        Box::pin(async move {
+            message.resize(message.len().max(length), u8::from(tcp));
+            (length != 0).then_some(message)
+        })
+    });
+    let answerer = Answerer::new(names(None), zone("passthrough"), upstream).unwrap();
+    let length_of = async |name: &str, edns: Option<u16>, tcp: bool| {
+        let message = query(name, A, edns);
+        let bytes = answerer.answer(&identity("laptop"), message, tcp).await.unwrap();
+        (bytes.len(), bytes[2] & 2 != 0, bytes[3] & 15)
+    };
+    assert_eq!(length_of("512.example.org", None, false).await, (512, false, 0));
+    let (length, truncated, _) = length_of("513.example.org", None, false).await;
+    assert!(truncated && length <= UDP_BYTES_MIN);
+    assert_eq!(length_of("513.example.org", None, true).await, (513, false, 0));
+    assert_eq!(
+        length_of("1000.example.org", Some(1000), false).await,
+        (1000, false, 0)
+    );
+    assert!(length_of("1001.example.org", Some(1000), false).await.1);
+    let most = format!("{}.example.org", UDP_BYTES_MAX + 1);
+    assert!(length_of(&most, Some(65_000), false).await.1);
+    // A resolver that says nothing is a failure, at once.
+    assert_eq!(length_of("0.example.org", None, false).await.2, 2);
+    assert_eq!(asked.load(Ordering::Relaxed), 7);
+    // A claimed name never leaves, nor one that is another's.
+    assert_eq!(ask(&answerer, "hidden.test", A).await, absent(3));
+    assert_eq!(ask(&answerer, "api.prod.test", HTTPS).await, absent(0));
+    assert_eq!(asked.load(Ordering::Relaxed), 7);
+}

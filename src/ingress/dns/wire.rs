@@ -5,9 +5,9 @@ use std::net::IpAddr;
 const HEADER_BYTES: usize = 12;
 const NAME_BYTES_MAX: usize = 255;
 /// What a UDP client takes that does not say (RFC 1035).
-const UDP_BYTES_MIN: usize = 512;
+pub(super) const UDP_BYTES_MIN: usize = 512;
 /// The largest answer over UDP that we send, whatever the client says: fits every tunnel.
-const UDP_BYTES_MAX: usize = 1232;
+pub(super) const UDP_BYTES_MAX: usize = 1232;
 /// Seconds that an address may be remembered.
 const ANSWER_TTL_S: u32 = 60;
 /// Seconds that an absence may be remembered.

@@ -266,7 +266,7 @@ impl Driver {
                             data,
                         )?;
                     }
-                    _ => self.refuse(peer, Some(packet::unreachable(&packet)))?,
+                    _ => self.refuse(peer, packet::unreachable(&packet))?,
                 }
                 Ok(None)
             }
@@ -275,7 +275,7 @@ impl Driver {
                 Ok(None)
             }
             Kind::Echo(_) => {
-                self.refuse(peer, Some(packet::unreachable(&packet)))?;
+                self.refuse(peer, packet::unreachable(&packet))?;
                 Ok(None)
             }
             Kind::Icmp => Err(Drop::Protocol),

@@ -182,7 +182,7 @@ fn echo(message: &[u8], request: u8) -> Kind<'_> {
     }
 }
 
-fn sum(start: u32, bytes: &[u8]) -> u32 {
+pub(super) fn sum(start: u32, bytes: &[u8]) -> u32 {
     let mut total = u64::from(start);
     let mut pairs = bytes.chunks_exact(2);
     for pair in &mut pairs {
@@ -195,7 +195,7 @@ fn sum(start: u32, bytes: &[u8]) -> u32 {
     u32::try_from(total).unwrap_or(u32::MAX)
 }
 
-fn fold(mut total: u32) -> u16 {
+pub(super) fn fold(mut total: u32) -> u16 {
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);
     }
@@ -215,7 +215,7 @@ fn pseudo_checksum(source: IpAddr, destination: IpAddr, protocol: u8, payload: &
 }
 
 /// An IP packet around `payload`, whose checksum at `checksum_at` is filled in.
-fn assemble(
+pub(super) fn assemble(
     source: IpAddr,
     destination: IpAddr,
     protocol: u8,
@@ -282,8 +282,16 @@ pub(super) fn echo_reply(packet: &Packet<'_>, message: &[u8]) -> Vec<u8> {
     assemble(packet.destination, packet.source, protocol, payload, 2)
 }
 
-/// Port unreachable, in the destination's name, quoting the packet.
-pub(super) fn unreachable(packet: &Packet<'_>) -> Vec<u8> {
+/// Port unreachable, in the destination's name, quoting the packet. None for a group of hosts
+/// (RFC 1122 §3.2.2, RFC 4443 §2.4(e)).
+pub(super) fn unreachable(packet: &Packet<'_>) -> Option<Vec<u8>> {
+    let group = match packet.destination {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast(),
+    };
+    if group {
+        return None;
+    }
     // RFC 792: type 3, code 3. RFC 4443: type 1, code 4.
     let (protocol, kind, code) = match packet.source {
         IpAddr::V4(_) => (ICMP, 3, 3),
@@ -291,7 +299,7 @@ pub(super) fn unreachable(packet: &Packet<'_>) -> Vec<u8> {
     };
     let mut payload = vec![kind, code, 0, 0, 0, 0, 0, 0];
     payload.extend_from_slice(&packet.bytes[..packet.bytes.len().min(QUOTE_BYTES_MAX)]);
-    assemble(packet.destination, packet.source, protocol, payload, 2)
+    Some(assemble(packet.destination, packet.source, protocol, payload, 2))
 }
 
 /// The reset that answers a segment of no connection (RFC 9293, 3.10.7.1).

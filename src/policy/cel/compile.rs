@@ -1,53 +1,20 @@
 //! From cel's syntax tree to ours: names to slots, types checked, patterns compiled.
 
-use std::sync::Arc;
+mod literal;
 
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, SelectExpr, SourceInfo, operators,
 };
 use cel::parser::Expression;
-use regex::{Regex, RegexBuilder};
+use regex::RegexBuilder;
 
-use super::function::{Function, Ty};
+use self::literal::{fold_case, header_name, list_node};
+use super::function::Ty;
+use super::node::{Fold, Kind, Node};
 use super::value::Value;
 use super::{CelError, REGEX_BYTES_MAX, floor, function};
 use crate::facts::{FactSet, Family, Kind as FactKind, Slot};
 use crate::policy::diagnostic::nearest;
-
-/// A node of the compiled tree, with the bytes of the condition that it came from.
-#[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) kind: Kind,
-}
-
-#[derive(Debug)]
-pub(crate) enum Kind {
-    Const(Value<'static>),
-    Slot(Slot),
-    /// A variable, by its place on the stack.
-    Var(usize),
-    Select(Box<Node>, String),
-    Has(Box<Node>, String),
-    And(Vec<Node>),
-    Or(Vec<Node>),
-    If(Box<[Node; 3]>),
-    NotStrictlyFalse(Box<Node>),
-    List(Vec<Node>),
-    Map(Vec<(Node, Node)>),
-    Matches(Box<Node>, Regex),
-    Call(Function, Vec<Node>),
-    Fold(Box<Fold>),
-}
-
-/// A comprehension: what `all`, `exists`, `map` and `filter` become.
-#[derive(Debug)]
-pub(crate) struct Fold {
-    pub(crate) range: Node,
-    pub(crate) init: Node,
-    pub(crate) condition: Node,
-    pub(crate) step: Node,
-    pub(crate) result: Node,
-}
 
 pub(crate) struct Compiler<'a> {
     source: &'a str,
@@ -423,57 +390,5 @@ impl<'a> Compiler<'a> {
             result,
         };
         (node(Kind::Fold(Box::new(fold))), ty)
-    }
-}
-
-/// Header names are kept in lower case, so a literal one is too.
-fn header_name(of: &Node, field: &str) -> String {
-    match of.kind {
-        Kind::Slot(Slot::HttpHeaders) => field.to_ascii_lowercase(),
-        _ => field.to_owned(),
-    }
-}
-
-/// A list of constants is a constant.
-fn list_node(items: Vec<Node>) -> Node {
-    if items.iter().all(|item| matches!(item.kind, Kind::Const(_))) {
-        let values = items.into_iter().filter_map(|item| match item.kind {
-            Kind::Const(value) => Some(value),
-            _ => None,
-        });
-        return node(Kind::Const(Value::List(Arc::new(values.collect()))));
-    }
-    node(Kind::List(items))
-}
-
-/// The method and header names are in lower case; a literal that is compared with one may not be.
-fn fold_case(function: Function, args: &mut [Typed]) {
-    let [(first, _), (second, _)] = args else { return };
-    let method = |node: &Node| matches!(node.kind, Kind::Slot(Slot::HttpMethod));
-    let headers = |node: &Node| matches!(node.kind, Kind::Slot(Slot::HttpHeaders));
-    if method(first) || (headers(first) && function == Function::Index) {
-        lower(second);
-    } else if method(second) || (headers(second) && function == Function::In) {
-        lower(first);
-    }
-}
-
-fn lower(node: &mut Node) {
-    match &mut node.kind {
-        Kind::Const(value) => lower_value(value),
-        Kind::List(items) => items.iter_mut().for_each(lower),
-        _ => {}
-    }
-}
-
-fn lower_value(value: &mut Value<'static>) {
-    match value {
-        Value::Text(text) => *text = text.to_ascii_lowercase().into(),
-        Value::List(items) => {
-            for item in Arc::make_mut(items) {
-                lower_value(item);
-            }
-        }
-        _ => {}
     }
 }

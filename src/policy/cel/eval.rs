@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::compile::{Fold, Kind, Node};
+use super::node::{Fold, Kind, Node};
 use super::value::{Value, equal};
-use super::{EVAL_BUILT_MAX, EVAL_STEPS_MAX, function};
+use super::{EVAL_BUILT_MAX, EVAL_STEPS_MAX};
 use crate::facts::{Blind, Fact, FactSource, Family, Slot};
 
 /// Why there is no value.
@@ -126,7 +126,7 @@ impl<'a> Env<'a> {
                 for arg in args {
                     values.push(self.eval(arg)?);
                 }
-                function::call(self, *function, &values)
+                super::call::call(self, *function, &values)
             }
             Kind::Fold(fold) => self.fold(fold),
         }

@@ -5,9 +5,11 @@
 //! fact, an error, a spent budget. `&&`, `||` and `?:` absorb the first two as the CEL language
 //! definition says (github.com/google/cel-spec, "Logical operators").
 
+mod call;
 mod compile;
 mod eval;
 mod function;
+mod node;
 mod print;
 #[cfg(test)]
 mod tests;
@@ -55,7 +57,7 @@ pub struct CelError {
 /// A compiled condition.
 #[derive(Debug)]
 pub struct Condition {
-    pub(crate) node: compile::Node,
+    pub(crate) node: node::Node,
     reads: FactSet,
     source: String,
 }

@@ -1,8 +1,8 @@
 //! Why a condition came out as it did: its decisive parts with their values.
 
-use super::compile::{Kind, Node};
 use super::eval::Env;
 use super::function::Function;
+use super::node::{Kind, Node};
 use super::value::Value;
 
 /// Most lines of one explanation.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 
+use super::call::list;
 use super::eval::{Env, Fault, Outcome};
-use super::function::{Function, list};
+use super::function::Function;
 use super::value::Value;
 
 fn none(function: Function) -> Fault {

@@ -117,6 +117,7 @@ impl<'a> Loader<'a> {
             }
             self.wireguard(&fields);
             self.tailscale(&fields);
+            self.audit(&fields);
             self.limits(&fields);
             fields.finish();
         }
@@ -314,6 +315,23 @@ impl<'a> Loader<'a> {
         );
         fields.finish();
         self.model.gateway.tailscale = Some(tailscale);
+    }
+
+    fn audit(&mut self, gateway: &Fields<'a>) {
+        let Some(fields) = gateway.nested("audit") else {
+            return;
+        };
+        let audit = &mut self.model.gateway.audit;
+        let sizes: [(&'static str, &mut u64, _); 2] = [
+            ("keep_days", &mut audit.keep_days, 0..=36_500),
+            ("bytes_max", &mut audit.bytes_max, 0..=1 << 50),
+        ];
+        for (name, place, range) in sizes {
+            if let Some(size) = fields.size(name, range).and_then(|size| u64::try_from(size).ok()) {
+                *place = size;
+            }
+        }
+        fields.finish();
     }
 
     fn limits(&mut self, gateway: &Fields<'a>) {

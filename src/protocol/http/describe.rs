@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use http::HeaderName;
 use http::request::Parts;
 
 use super::hop;
+use crate::facts::Mask;
 use crate::facts::http::HeldBody;
 use crate::verdict::Digest;
 
@@ -54,14 +54,15 @@ pub fn summary(parts: &Parts) -> String {
 }
 
 /// The whole request as text, for an approver. Values of `Authorization`, `Cookie` and their like
-/// that hold no placeholder are masked; a body that is not text is named by its size.
+/// are masked here, what a configuration names besides by the gate, before anyone is asked; a body
+/// that is not text is named by its size.
 pub fn detail(parts: &Parts, body: HeldBody<'_>) -> String {
     let target = parts.uri.path_and_query().map_or("/", |own| own.as_str());
-    let mut text = format!("{} {}\n", parts.method, printable(target));
+    let mask = Mask::default();
+    let mut text = format!("{} {}\n", parts.method, printable(&mask.text(target)));
     for (name, value) in &parts.headers {
         let shown = match std::str::from_utf8(value.as_bytes()) {
-            Ok(value) if !is_secret(name) || value.contains("{{") => printable(value),
-            Ok(_) => "(masked)".to_owned(),
+            Ok(value) => printable(&mask.header(name.as_str(), value)),
             Err(_) => "(not text)".to_owned(),
         };
         let _ = writeln!(text, "{name}: {shown}");
@@ -84,17 +85,6 @@ pub fn detail(parts: &Parts, body: HeldBody<'_>) -> String {
         },
     }
     text
-}
-
-/// Whether a header's value is a credential.
-fn is_secret(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    matches!(
-        name,
-        "authorization" | "proxy-authorization" | "cookie" | "x-api-key" | "api-key"
-    ) || name.ends_with("-token")
-        || name.ends_with("-key")
-        || name.contains("secret")
 }
 
 /// Control characters shown as escapes, so that a terminal is not driven by them.

@@ -8,11 +8,25 @@ use crate::facts::{Blind, Fact};
 
 /// Object identifiers of types whose binary form is read (`pg_type.dat`).
 const BOOL: u32 = 16;
+const BYTEA: u32 = 17;
 const INT8: u32 = 20;
 const INT2: u32 = 21;
 const INT4: u32 = 23;
-const TEXTS: [u32; 4] = [25, 1043, 1042, 19];
+const OID: u32 = 26;
+const FLOAT4: u32 = 700;
+const FLOAT8: u32 = 701;
 const UUID: u32 = 2950;
+const JSONB: u32 = 3802;
+/// `text`, `varchar`, `bpchar`, `name`, `unknown`, `json`, `xml`: the binary form is the text.
+const TEXTS: [u32; 7] = [25, 1043, 1042, 19, 705, 114, 142];
+
+/// The only version of `jsonb`'s binary form (`jsonb_send`).
+const JSONB_VERSION: u8 = 1;
+
+/// Where PostgreSQL writes a float without an exponent, as Rust does.
+const PLAIN_FLOATS: std::ops::Range<f64> = 1e-4..1e15;
+/// The same for `float4`, which has fewer digits.
+const PLAIN_FLOATS4: std::ops::Range<f32> = 1e-4..1e6;
 
 /// A Bind, read.
 #[derive(Debug)]
@@ -80,6 +94,24 @@ fn binary(bytes: &[u8], oid: u32) -> Option<String> {
         INT2 => Some(i16::from_be_bytes(bytes.try_into().ok()?).to_string()),
         INT4 => Some(i32::from_be_bytes(bytes.try_into().ok()?).to_string()),
         INT8 => Some(i64::from_be_bytes(bytes.try_into().ok()?).to_string()),
+        OID => Some(u32::from_be_bytes(bytes.try_into().ok()?).to_string()),
+        FLOAT4 => {
+            let value = f32::from_be_bytes(bytes.try_into().ok()?);
+            (value == 0.0 || PLAIN_FLOATS4.contains(&value.abs())).then(|| value.to_string())
+        }
+        FLOAT8 => {
+            let value = f64::from_be_bytes(bytes.try_into().ok()?);
+            (value == 0.0 || PLAIN_FLOATS.contains(&value.abs())).then(|| value.to_string())
+        }
+        BYTEA => Some(bytes.iter().fold("\\x".to_owned(), |mut text, byte| {
+            text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or_default());
+            text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or_default());
+            text
+        })),
+        JSONB => match bytes.split_first()? {
+            (&JSONB_VERSION, text) => String::from_utf8(text.to_vec()).ok(),
+            _ => None,
+        },
         UUID => {
             let mut text = format!("{:032x}", u128::from_be_bytes(bytes.try_into().ok()?));
             for at in [20, 16, 12, 8] {
@@ -109,5 +141,36 @@ mod tests {
         for end in 0..payload.len() - 2 {
             assert!(read(Bytes::copy_from_slice(&payload[..end]), &[INT4, 0, 25]).is_none());
         }
+    }
+
+    #[test]
+    fn binary_values_are_read_as_the_server_writes_them() {
+        let check = |oid: u32, bytes: &[u8], want: Option<&str>| {
+            assert_eq!(binary(bytes, oid).as_deref(), want, "{oid} {bytes:?}");
+        };
+        check(BOOL, &[1], Some("t"));
+        check(BOOL, &[2], None);
+        check(INT2, &(-2_i16).to_be_bytes(), Some("-2"));
+        check(INT8, &i64::MIN.to_be_bytes(), Some("-9223372036854775808"));
+        check(INT8, &[1, 2, 3], None);
+        check(OID, &u32::MAX.to_be_bytes(), Some("4294967295"));
+        check(FLOAT8, &0.1_f64.to_be_bytes(), Some("0.1"));
+        check(FLOAT8, &(-1e14_f64).to_be_bytes(), Some("-100000000000000"));
+        check(FLOAT8, &1e15_f64.to_be_bytes(), None);
+        check(FLOAT8, &f64::NAN.to_be_bytes(), None);
+        check(FLOAT4, &0.1_f32.to_be_bytes(), Some("0.1"));
+        check(FLOAT4, &1e6_f32.to_be_bytes(), None);
+        check(BYTEA, &[0, 0xab], Some("\\x00ab"));
+        check(JSONB, b"\x01{}", Some("{}"));
+        check(JSONB, b"\x02{}", None);
+        check(114, b"{}", Some("{}"));
+        check(25, &[0xff], None);
+        check(
+            UUID,
+            &0x0011_2233_4455_6677_8899_aabb_ccdd_eeff_u128.to_be_bytes(),
+            Some("00112233-4455-6677-8899-aabbccddeeff"),
+        );
+        check(1114, &[0; 8], None);
+        check(0, b"a", None);
     }
 }

@@ -1,7 +1,7 @@
 //! PostgreSQL's protocol 3.0, agent's side and server's side, without I/O. *Pure.*
 //!
-//! [`wire`] cuts and builds messages, [`startup`] reads what a connection begins with and selects
-//! the credential, [`session`] is the state machine of what follows. The driver is
+//! [`wire`] cuts and builds messages, [`startup`] reads what a connection begins with, [`choice`]
+//! which credential it means, [`session`] is the state machine of what follows. The driver is
 //! `proxy::postgres`; the login to the server is `upstream::postgres`.
 //!
 //! Invariants:
@@ -9,12 +9,17 @@
 //!   Query until each of its statements has a permit. A prepared statement is judged at each Execute.
 //! - What a name means is taken from the server's own confirmation, or from the same segment (the
 //!   messages between two Syncs), in which the server skips a use whose definition failed.
-//! - A refusal behind earlier messages is a message that must fail at the server (a Bind of a
-//!   statement that cannot exist), whose error is replaced. So the place in the stream, the
+//! - A refusal behind earlier messages is a message that must fail at the server (a Parse that
+//!   its grammar refuses), whose error is replaced. So the place in the stream, the
 //!   rollback, the skip up to Sync and the transaction state are the server's own.
-//! - Text is read as UTF-8 with standard strings. Both are pinned, changes close the connection.
+//! - Text is read as UTF-8 with standard strings. Both are pinned at the start-up; a statement that
+//!   would change them is refused, a change that was hidden in a function closes the connection.
+//! - EXECUTE is judged as what was prepared, and refused where that is not known. What functions do
+//!   to names (a DO that runs PREPARE) is not seen: it could run the same without a name.
 
 pub mod bind;
+pub mod choice;
+pub mod grammar;
 pub mod session;
 pub mod startup;
 pub mod statement;

@@ -1,24 +1,38 @@
 //! The session after start-up: what the agent may send, and in which order answers stand.
 //!
 //! [`super::mod`](super) lists the invariants. The agent's messages are worked off one by one in
-//! [`agent`]; what the server says is followed in [`server`], so that each answer finds the
-//! message it belongs to in `awaited`.
+//! [`agent`], which leaves Query to [`query`] and the extended protocol to [`extended`]; what names
+//! mean is kept in [`names`]; what the server says is followed in [`server`], so that each answer
+//! finds the message it belongs to in [`awaited`].
+//!
+//! A portal is judged once: where its Bind stands alone, then, else at its first Execute. To read
+//! on after PortalSuspended is the same action, under the same permit and in the same record, which
+//! is finished when the portal is. The digest is over the text and the Bind; how many rows are
+//! fetched at a time is not judged.
 
 mod agent;
+mod awaited;
+mod extended;
+mod names;
+mod query;
 mod server;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::statement::{Effect, Grammar, Statement};
+use super::statement::{Grammar, Statement};
 use super::wire::{self, WireError};
-use crate::audit::{Outcome, RecordId};
+use crate::audit::RecordId;
 use crate::facts::Facts;
 use crate::protocol::{Output, Side};
 use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
+
+use awaited::{Awaited, Kind, Open};
+pub use extended::DESCRIBES_MAX;
+use names::{Kept, Portal, Prepared};
 
 /// What a session is handed at its start.
 #[derive(Clone)]
@@ -31,67 +45,18 @@ pub struct Config {
     pub message_bytes_max: usize,
     /// Bytes of one text of SQL.
     pub statement_bytes_max: usize,
-    /// Prepared statements that are kept in mind, named and unnamed.
+    /// Prepared statements that are kept in mind, named and unnamed; as many portals.
     pub statements_max: usize,
-}
-
-/// A prepared statement, as its Parse or PREPARE defined it.
-struct Prepared {
-    id: u64,
-    segment: u64,
-    confirmed: bool,
-    /// `None` for an empty text.
-    statement: Option<Arc<Statement>>,
-    types: Arc<[u32]>,
-}
-
-/// A portal that was bound, or is held until it may be.
-#[derive(Clone)]
-struct Portal {
-    id: u64,
-    segment: u64,
-    confirmed: bool,
-    text: Arc<str>,
-    facts: Facts,
-    effect: Effect,
-    /// The Bind message.
-    bind: Bytes,
+    /// Bytes of prepared statements that are kept in mind; as many of portals' parameters.
+    pub prepared_bytes_max: usize,
 }
 
 /// A Bind that waits for its Execute, with the Describes between.
 struct Held {
     name: String,
     portal: Portal,
+    bind: Bytes,
     describes: Vec<Bytes>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Parse,
-    Bind,
-    Describe,
-    Close,
-    Execute,
-    /// A message that must fail, in the place of what was refused.
-    Refused,
-    Sync,
-    Query,
-    Function,
-}
-
-/// A message that went up and was not answered in full.
-struct Awaited {
-    kind: Kind,
-    id: u64,
-    segment: u64,
-    permits: Vec<RecordId>,
-    prepares: Vec<(String, Arc<Statement>)>,
-    sent: Instant,
-    /// The last tag or error.
-    status: String,
-    failed: bool,
-    /// What the agent is told in place of the server's error.
-    error: Option<Bytes>,
 }
 
 /// What the gate is being asked.
@@ -105,15 +70,16 @@ enum What {
     /// The statements of a Query, and which of them is asked for.
     Query {
         message: Bytes,
-        statements: Vec<Statement>,
+        statements: Arc<[Statement]>,
         at: usize,
     },
     /// The held Bind alone.
     Bind,
-    /// An Execute, and its portal if that is not the held one.
+    /// An Execute of a portal, which may be the held one.
     Execute {
         message: Bytes,
-        portal: Option<Portal>,
+        name: String,
+        statement: Option<Arc<Statement>>,
     },
     Function {
         message: Bytes,
@@ -142,8 +108,8 @@ pub struct PgSession {
     flushed: bool,
     skipping: bool,
     copy_in: bool,
-    statements: HashMap<String, Prepared>,
-    portals: HashMap<String, Portal>,
+    statements: Kept<Prepared>,
+    portals: Kept<Portal>,
     held: Option<Held>,
     judging: Option<Judging>,
     next_id: u64,
@@ -171,8 +137,8 @@ impl PgSession {
             flushed: false,
             skipping: false,
             copy_in: false,
-            statements: HashMap::new(),
-            portals: HashMap::new(),
+            statements: Kept::default(),
+            portals: Kept::default(),
             held: None,
             judging: None,
             next_id: 0,
@@ -180,7 +146,7 @@ impl PgSession {
         }
     }
 
-    /// Takes bytes that a side sent.
+    /// Takes bytes that a side sent. What the agent sent waits for [`PgSession::advance`].
     ///
     /// # Errors
     /// They break the protocol or a limit; the connection must be closed.
@@ -190,23 +156,31 @@ impl PgSession {
             Side::Agent => self.up.extend_from_slice(&bytes),
             Side::Upstream => self.read_server(bytes)?,
         }
+        Ok(())
+    }
+
+    /// Works off what the agent has sent, as far as may be now. Says whether more is left only
+    /// because there is much to do already: the driver carries that out and calls again, once
+    /// there is room for more.
+    ///
+    /// # Errors
+    /// As [`PgSession::handle_input`].
+    pub fn advance(&mut self, now: Instant) -> Result<bool, WireError> {
+        self.now = now;
         self.pump()
     }
 
     /// Takes the gate's answer to the last [`Output::Decide`].
-    ///
-    /// # Errors
-    /// As [`PgSession::handle_input`].
-    pub fn handle_ruling(&mut self, ruling: Result<Permit, Refusal>, now: Instant) -> Result<(), WireError> {
+    pub fn handle_ruling(&mut self, ruling: Result<Permit, Refusal>, now: Instant) {
         self.now = now;
         let Some(mut judging) = self.judging.take() else {
-            return Ok(());
+            return;
         };
         match ruling {
             Ok(permit) => {
                 judging.permits.push(permit.record());
                 if self.skipping || self.closed {
-                    self.finish_all(judging.permits, "SKIPPED", now);
+                    self.finish(Open::new(judging.permits, now), "SKIPPED");
                     self.held = None;
                 } else if permit.covers(&judging.digest) {
                     self.permitted(judging);
@@ -216,24 +190,37 @@ impl PgSession {
             }
             Err(refusal) => self.refused(judging, "42501", &refusal.reason),
         }
-        self.pump()
     }
 
     /// The agent cancelled what is being judged. Nothing happens if nothing is.
-    ///
-    /// # Errors
-    /// As [`PgSession::handle_input`].
-    pub fn cancel_judging(&mut self, now: Instant) -> Result<(), WireError> {
+    pub fn cancel_judging(&mut self, now: Instant) {
         self.now = now;
         if let Some(judging) = self.judging.take() {
             self.refused(judging, "57014", "canceling statement due to user request");
         }
-        self.pump()
+    }
+
+    /// The connection has ended: what is still open gets its outcome. Nothing may follow.
+    pub fn end(&mut self, now: Instant) {
+        self.now = now;
+        self.closed = true;
+        if let Some(judging) = self.judging.take() {
+            self.finish(Open::new(judging.permits, now), "NOT SENT");
+        }
+        while let Some(awaited) = self.awaited.pop_front() {
+            self.finish(awaited.open, "LOST");
+        }
+        self.drop_portals(|_, _| true);
     }
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.out.pop_front()
+    }
+
+    /// Whether [`PgSession::poll_output`] has something.
+    pub fn has_output(&self) -> bool {
+        !self.out.is_empty()
     }
 
     /// Whether more of the agent is wanted now.
@@ -271,48 +258,6 @@ impl PgSession {
         self.out.push_back(Output::Write(Side::Upstream, bytes));
     }
 
-    fn await_answer(&mut self, kind: Kind) -> &mut Awaited {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.awaited.push_back(Awaited {
-            kind,
-            id,
-            segment: self.segment,
-            permits: Vec::new(),
-            prepares: Vec::new(),
-            sent: self.now,
-            status: String::new(),
-            failed: false,
-            error: None,
-        });
-        match kind {
-            Kind::Sync | Kind::Query | Kind::Function => {
-                self.segment += 1;
-                self.unsynced = false;
-                self.executed = false;
-            }
-            Kind::Execute => {
-                self.unsynced = true;
-                self.executed = true;
-            }
-            _ => self.unsynced = true,
-        }
-        let last = self.awaited.len() - 1;
-        &mut self.awaited[last]
-    }
-
-    fn finish_all(&mut self, permits: Vec<RecordId>, status: &str, sent: Instant) {
-        let took = self.now.saturating_duration_since(sent);
-        for record in permits {
-            let outcome = Outcome {
-                status: status.to_owned(),
-                took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-                ..Outcome::default()
-            };
-            self.out.push_back(Output::Finish(record, outcome));
-        }
-    }
-
     /// Asks the gate about one statement. The digest is over the messages that will be sent.
     fn decide(&mut self, what: What, permits: Vec<RecordId>, text: &str, facts: Facts, digest: Digest) {
         let summary: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
@@ -342,7 +287,7 @@ impl PgSession {
     /// Makes the server fail here, with our error in the place of its own.
     fn fail_segment(&mut self, error: Bytes) {
         self.held = None;
-        self.send_up(wire::failing_bind());
+        self.send_up(wire::failing_parse());
         self.await_answer(Kind::Refused).error = Some(error);
         self.skipping = true;
     }
@@ -362,6 +307,12 @@ impl PgSession {
         self.await_answer(Kind::Sync);
     }
 }
+
+/// Messages that may be sent ahead of the server's answers; then the agent has to wait.
+pub const AWAITED_MAX: usize = 4096;
+
+/// Things to do at a time, before the driver does them.
+pub const OUTPUTS_MAX: usize = 1024;
 
 /// Characters of a statement in the one-line summary.
 pub const SUMMARY_CHARS_MAX: usize = 200;

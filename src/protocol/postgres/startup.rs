@@ -52,6 +52,7 @@ pub enum Opening {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Startup {
     pub user: String,
+    /// Empty if none was named.
     pub database: String,
     /// Settings for the server, in order; `options` is taken apart into them.
     pub settings: Vec<(String, String)>,
@@ -100,9 +101,6 @@ pub fn read(mut packet: Bytes) -> Result<Opening, StartupError> {
         return Err(StartupError::NoUser);
     }
     check_settings(&mut startup.settings)?;
-    if startup.database.is_empty() {
-        startup.database.clone_from(&startup.user);
-    }
     if version & 0xffff != 0 || !unknown.is_empty() {
         startup.negotiate = Some(negotiate(&unknown));
     }
@@ -210,68 +208,6 @@ pub fn to_server(user: &str, database: &str, settings: &[(String, String)]) -> B
     out.freeze()
 }
 
-/// A credential that the profile holds at the endpoint.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    /// `postgres_credential.orders`.
-    pub key: std::sync::Arc<str>,
-    /// The role it logs in as; the agent's own where `None`.
-    pub user: Option<String>,
-    pub placeholders: Vec<String>,
-    pub fallback: bool,
-}
-
-/// What selection came to.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Selected {
-    /// The index of the candidate.
-    One(usize),
-    /// Only the agent's password can tell.
-    AskPassword,
-}
-
-/// Selects: a placeholder in the user or the password, the only candidate, a candidate's user
-/// equal to the agent's, the fallback. `password` is `None` before it was asked for.
-///
-/// # Errors
-/// A placeholder is of no candidate, two are named, or nothing selects one.
-pub fn select(held: &[Candidate], user: &str, password: Option<&str>) -> Result<Selected, StartupError> {
-    let mut named = None;
-    for text in [Some(user), password].into_iter().flatten() {
-        let hit = held.iter().position(|one| {
-            one.placeholders
-                .iter()
-                .any(|placeholder| !placeholder.is_empty() && placeholder == text)
-        });
-        match (hit, named) {
-            (Some(hit), Some(before)) if hit != before => return Err(StartupError::Ambiguous),
-            (Some(hit), _) => named = Some(hit),
-            (None, _) if text.contains("{{") => return Err(StartupError::Placeholder),
-            (None, _) => {}
-        }
-    }
-    if let Some(index) = named {
-        return Ok(Selected::One(index));
-    }
-    if held.len() == 1 {
-        return Ok(Selected::One(0));
-    }
-    let mut same_user = (0..held.len()).filter(|&index| {
-        held.get(index)
-            .is_some_and(|one| one.user.as_deref() == Some(user))
-    });
-    if let (Some(index), None) = (same_user.next(), same_user.next()) {
-        return Ok(Selected::One(index));
-    }
-    if password.is_none() && !held.is_empty() {
-        return Ok(Selected::AskPassword);
-    }
-    held.iter()
-        .position(|one| one.fallback)
-        .map(Selected::One)
-        .ok_or(StartupError::Ambiguous)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,29 +275,5 @@ mod tests {
             assert!(read(whole.slice(..end)).is_err());
         }
         assert_eq!(read(packet(2 << 16, &[])), Err(StartupError::Version));
-    }
-
-    #[test]
-    fn a_credential_is_selected() {
-        let one = |name: &str, fallback| Candidate {
-            key: name.into(),
-            user: Some(name.to_owned()),
-            placeholders: vec![format!("{{{{{name}}}}}")],
-            fallback,
-        };
-        let held = [one("a", true), one("b", false)];
-        for (user, password, want) in [
-            ("{{b}}", None, Ok(Selected::One(1))),
-            ("b", None, Ok(Selected::One(1))),
-            ("x", None, Ok(Selected::AskPassword)),
-            ("x", Some("{{b}}"), Ok(Selected::One(1))),
-            ("x", Some(""), Ok(Selected::One(0))),
-            ("{{c}}", None, Err(StartupError::Placeholder)),
-            ("{{a}}", Some("{{b}}"), Err(StartupError::Ambiguous)),
-        ] {
-            assert_eq!(select(&held, user, password), want, "{user} {password:?}");
-        }
-        assert_eq!(select(&held[1..], "x", None), Ok(Selected::One(0)));
-        assert_eq!(select(&[], "x", None), Err(StartupError::Ambiguous));
     }
 }

@@ -1,6 +1,9 @@
-//! The session without I/O: any cut of the bytes, any bytes.
+//! The session without I/O: any cut of the bytes, any bytes, any order of messages.
 
-use std::sync::Arc;
+mod limits;
+mod model;
+
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,124 +12,207 @@ use proptest::prelude::*;
 use super::session::Config;
 use super::wire::{self, WireError, message};
 use super::*;
-use crate::facts::{Fact, Facts};
+use crate::facts::Facts;
+use crate::facts::sql::cache::Cache;
 use crate::protocol::{Output, Side};
-use crate::verdict::{Cause, Permit, Refusal};
+use crate::verdict::{Action, Cause, Permit, Refusal};
 
-struct Whole;
-
-impl Grammar for Whole {
-    fn read(&self, text: &str) -> Vec<Statement> {
-        vec![Statement {
-            text: text.to_owned(),
-            facts: Facts::None,
-            effect: statement::effect(text),
-        }]
-    }
-
-    fn bound(&self, facts: &Facts, _: Fact<serde_json::Value>) -> Facts {
-        facts.clone()
-    }
-
-    fn opaque(&self, _: &str) -> Facts {
-        Facts::None
-    }
-}
-
-fn session(message_bytes_max: usize) -> PgSession {
-    let config = Config {
-        grammar: Arc::new(Whole),
+fn config() -> Config {
+    Config {
+        grammar: Arc::new(grammar::Reader {
+            cache: Arc::new(Mutex::new(Cache::new(64))),
+            bytes_max: 4096,
+            database: "orders".to_owned(),
+            user: "app".to_owned(),
+        }),
         endpoint: Arc::from("postgres.orders"),
         credential: None,
-        message_bytes_max,
+        message_bytes_max: 1 << 16,
         statement_bytes_max: 64,
         statements_max: 4,
-    };
-    PgSession::new(config, b'I', Instant::now())
+        prepared_bytes_max: 4096,
+    }
 }
 
-/// Feeds pieces, rules by the text, and joins what each side gets.
-fn run(pieces: &[(Side, &[u8])]) -> Result<[Vec<u8>; 2], WireError> {
-    let mut session = session(1 << 16);
-    let mut sent = [Vec::new(), Vec::new()];
-    for (side, piece) in pieces {
-        session.handle_input(*side, Bytes::copy_from_slice(piece), Instant::now())?;
-        while let Some(output) = session.poll_output() {
+/// A session, and what it had to say so far.
+struct Desk {
+    session: PgSession,
+    to_agent: Vec<u8>,
+    to_server: Vec<u8>,
+    /// Texts that were judged, and outcomes that were told.
+    judged: Vec<String>,
+    finished: Vec<String>,
+}
+
+impl Desk {
+    fn new(config: Config) -> Desk {
+        Desk {
+            session: PgSession::new(config, b'I', Instant::now()),
+            to_agent: Vec::new(),
+            to_server: Vec::new(),
+            judged: Vec::new(),
+            finished: Vec::new(),
+        }
+    }
+
+    fn agent(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        self.take(Side::Agent, bytes)
+    }
+
+    fn server(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        self.take(Side::Upstream, bytes)
+    }
+
+    /// Feeds bytes and carries out what follows; drops and deletes are refused.
+    fn take(&mut self, side: Side, bytes: &[u8]) -> Result<(), WireError> {
+        let now = Instant::now();
+        self.session
+            .handle_input(side, Bytes::copy_from_slice(bytes), now)?;
+        self.drain();
+        while self.session.advance(now)? || self.session.is_judging() {
+            self.drain();
+        }
+        self.drain();
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.session.poll_output() {
             match output {
-                Output::Write(Side::Agent, bytes) => sent[0].extend_from_slice(&bytes),
-                Output::Write(Side::Upstream, bytes) => sent[1].extend_from_slice(&bytes),
+                Output::Write(Side::Agent, bytes) => self.to_agent.extend_from_slice(&bytes),
+                Output::Write(Side::Upstream, bytes) => self.to_server.extend_from_slice(&bytes),
                 Output::Decide(action) => {
-                    let ruling = match action.detail.contains("drop") {
-                        true => Err(Refusal::new(Cause::NoRule, "no")),
-                        false => Ok(Permit::for_test(&action)),
-                    };
-                    session.handle_ruling(ruling, Instant::now())?;
+                    self.judged.push(action.detail.clone());
+                    self.session.handle_ruling(rule(&action), Instant::now());
                 }
+                Output::Finish(_, outcome) => self.finished.push(outcome.status),
                 _ => {}
             }
         }
     }
-    Ok(sent)
+
+    fn tags(bytes: &[u8]) -> String {
+        let (mut tags, mut rest) = (String::new(), bytes);
+        while let Ok(Some((tag, total))) = wire::head(rest) {
+            tags.push(char::from(tag));
+            rest = rest.get(total..).unwrap_or_default();
+        }
+        tags
+    }
+}
+
+fn rule(action: &Action) -> Result<Permit, Refusal> {
+    let drops = match &action.facts {
+        Facts::Sql(facts) => {
+            let of = |verb: &String| verb == "drop" || verb == "delete";
+            facts.statement.unparseable || facts.statement.verbs.iter().any(of)
+        }
+        _ => true,
+    };
+    match drops {
+        true => Err(Refusal::new(Cause::NoRule, "no")),
+        false => Ok(Permit::for_test(action)),
+    }
+}
+
+/// Feeds pieces and gives what each side got: the agent's, then the server's.
+fn run(pieces: &[(Side, &[u8])]) -> Result<[Vec<u8>; 2], WireError> {
+    let mut desk = Desk::new(config());
+    for (side, piece) in pieces {
+        desk.take(*side, piece)?;
+    }
+    Ok([desk.to_agent, desk.to_server])
+}
+
+fn parse(name: &str, text: &str) -> Bytes {
+    message(b'P', format!("{name}\0{text}\0\0\0").as_bytes())
+}
+
+fn bind(portal: &str, statement: &str) -> Bytes {
+    message(b'B', format!("{portal}\0{statement}\0\0\0\0\0\0\0").as_bytes())
+}
+
+fn execute(portal: &str) -> Bytes {
+    message(b'E', format!("{portal}\0\0\0\0\0").as_bytes())
+}
+
+fn query(text: &str) -> Bytes {
+    message(b'Q', format!("{text}\0").as_bytes())
+}
+
+fn sync() -> Bytes {
+    message(b'S', &[])
 }
 
 #[test]
 fn every_cut_of_the_bytes_reads_the_same() {
-    let mut agent = message(b'P', b"s\0select $1\0\0\0").to_vec();
-    agent.extend_from_slice(&message(b'B', b"\0s\0\0\0\0\x01\0\0\0\x01a\0\0"));
-    agent.extend_from_slice(&message(b'E', &[0; 5]));
-    agent.extend_from_slice(&message(b'S', &[]));
-    agent.extend_from_slice(&message(b'Q', b"select 2\0"));
-    let mut server = Vec::new();
-    for (tag, payload) in [
-        (b'1', &b""[..]),
-        (b'2', b""),
-        (b'D', b"\0\0"),
-        (b'C', b"SELECT 1\0"),
-        (b'Z', b"I"),
-    ] {
-        server.extend_from_slice(&message(tag, payload));
-    }
-    let whole = run(&[(Side::Agent, &agent), (Side::Upstream, &server)]).unwrap();
-    assert_eq!(whole[0], server);
-    assert_eq!(whole[1], agent);
+    let agent = [
+        parse("s", "select $1"),
+        message(b'B', b"\0s\0\0\0\0\x01\0\0\0\x01a\0\0"),
+        message(b'D', b"P\0"),
+        execute(""),
+        sync(),
+        query("select 2; select 3"),
+        query("copy t from stdin"),
+        message(b'd', b"1\n"),
+        message(b'd', b"2\n"),
+        message(b'c', &[]),
+        query("drop table t"),
+    ]
+    .concat();
+    let server = [
+        message(b'1', b""),
+        message(b'2', b""),
+        message(b'T', b"\0\0"),
+        message(b'D', b"\0\0"),
+        message(b'C', b"SELECT 1\0"),
+        message(b'S', b"application_name\0x\0"),
+        message(b'Z', b"I"),
+        message(b'C', b"SELECT 1\0"),
+        message(b'N', b"\0"),
+        message(b'C', b"SELECT 1\0"),
+        message(b'Z', b"I"),
+        message(b'G', &[0, 0, 0]),
+    ]
+    .concat();
+    let refused = wire::error("ERROR", "42601", "syntax error");
+    let end = [
+        message(b'C', b"COPY 2\0"),
+        wire::ready(b'I'),
+        refused,
+        wire::ready(b'I'),
+    ]
+    .concat();
+    let play = |agent: &[&[u8]], server: &[&[u8]]| {
+        let pieces = agent.iter().map(|piece| (Side::Agent, *piece));
+        let answers = server.iter().map(|piece| (Side::Upstream, *piece));
+        let last = [(Side::Upstream, &end[..])];
+        run(&pieces.chain(answers).chain(last).collect::<Vec<_>>()).unwrap()
+    };
+    let whole = play(&[&agent], &[&server]);
+    assert_eq!(Desk::tags(&whole[0]), "12TDCSZCNCZGCZEZ");
+    assert_eq!(Desk::tags(&whole[1]), "PBDESQQddcPS");
     for at in 0..agent.len() {
         let (a, b) = agent.split_at(at);
-        assert_eq!(
-            run(&[(Side::Agent, a), (Side::Agent, b), (Side::Upstream, &server)]).unwrap(),
-            whole
-        );
+        assert_eq!(play(&[a, b], &[&server]), whole, "{at}");
     }
     for at in 0..server.len() {
         let (a, b) = server.split_at(at);
-        assert_eq!(
-            run(&[(Side::Agent, &agent), (Side::Upstream, a), (Side::Upstream, b)]).unwrap(),
-            whole
-        );
+        assert_eq!(play(&[&agent], &[a, b]), whole, "{at}");
     }
+    let each = |bytes: &'static [u8]| bytes.chunks(1);
+    let (one, two) = (agent.leak(), server.leak());
+    let bytewise = play(&each(one).collect::<Vec<_>>(), &each(two).collect::<Vec<_>>());
+    assert_eq!(bytewise, whole);
 }
 
 #[test]
 fn a_refused_query_never_goes_up() {
-    let sent = run(&[(Side::Agent, &message(b'Q', b"drop table t\0"))]).unwrap();
+    let sent = run(&[(Side::Agent, &query("drop table t"))]).unwrap();
     assert!(sent[1].is_empty());
     let mut want = wire::error("ERROR", "42501", "no").to_vec();
     want.extend_from_slice(&wire::ready(b'I'));
     assert_eq!(sent[0], want);
-}
-
-#[test]
-fn limits_are_reached() {
-    let long = [b"select '".as_slice(), &[b'x'; 64], b"'\0"].concat();
-    let sent = run(&[(Side::Agent, &message(b'Q', &long))]).unwrap();
-    assert!(sent[1].is_empty() && String::from_utf8_lossy(&sent[0]).contains("statement_bytes_max"));
-    let mut small = session(16);
-    let input = message(b'Q', &[b'x'; 32]);
-    assert_eq!(
-        small.handle_input(Side::Agent, input, Instant::now()),
-        Err(WireError::Long)
-    );
-    let name = [[b'n'; 64].as_slice(), b"\0select 1\0\0\0"].concat();
-    assert!(run(&[(Side::Agent, &message(b'P', &name))]).is_err());
 }
 
 #[test]
@@ -136,6 +222,22 @@ fn a_server_that_changes_how_text_is_read_is_left() {
         run(&[(Side::Upstream, &changed)]),
         Err(WireError::Setting(_))
     ));
+}
+
+#[test]
+fn a_start_that_we_write_is_one_that_we_read() {
+    let settings = [("search_path".to_owned(), "a, b".to_owned())];
+    let packet = startup::to_server("ann", "orders", &settings);
+    let Ok(startup::Opening::Startup(read)) = startup::read(packet.slice(4..)) else {
+        panic!("not read")
+    };
+    assert_eq!((read.user.as_str(), read.database.as_str()), ("ann", "orders"));
+    // Both pins are there and need not be passed on.
+    assert_eq!(read.settings, settings);
+    assert_eq!(
+        u32::from_be_bytes(packet[..4].try_into().unwrap()) as usize,
+        packet.len()
+    );
 }
 
 proptest! {
@@ -151,7 +253,23 @@ proptest! {
         for (_, _, payload) in &pieces {
             let _ = run(&[(Side::Agent, payload), (Side::Upstream, payload)]);
             let _ = startup::read(Bytes::copy_from_slice(payload));
+            for kind in [0x0003_0000_u32, 80_877_102, 80_877_103] {
+                let packet = [&kind.to_be_bytes()[..], payload].concat();
+                let _ = startup::read(Bytes::from(packet));
+            }
             let _ = bind::read(Bytes::copy_from_slice(payload), &[23]);
+        }
+    }
+
+    #[test]
+    fn settings_are_written_as_they_are_read(
+        user in "[a-z{}]{1,9}", names in prop::collection::vec("[a-z_]{1,9}", 0..5), value in "[^\0]{0,9}",
+    ) {
+        let settings: Vec<_> = names.into_iter().map(|name| (name, value.clone())).collect();
+        if let Ok(startup::Opening::Startup(read)) = startup::read(startup::to_server(&user, "d", &settings).slice(4..)) {
+            prop_assert_eq!(&read.user, &user);
+            let again = startup::read(startup::to_server(&read.user, &read.database, &read.settings).slice(4..));
+            prop_assert_eq!(again, Ok(startup::Opening::Startup(read)));
         }
     }
 }

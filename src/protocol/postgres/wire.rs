@@ -64,17 +64,11 @@ pub fn ready(status: u8) -> Bytes {
     message(b'Z', &[status])
 }
 
-/// A Bind of a statement that cannot exist: what makes the server fail where a refusal stands.
-/// The name is longer than any that a server keeps apart, and holds what no agent may send.
-pub fn failing_bind() -> Bytes {
-    let mut payload = vec![0];
-    payload.extend_from_slice(REFUSED_STATEMENT.as_bytes());
-    payload.extend_from_slice(&[0; 7]);
-    message(b'B', &payload)
+/// A Parse that no state of the server lets succeed: what makes it fail where a refusal stands.
+/// Its grammar refuses the text before it looks at the name, which spares the unnamed statement.
+pub fn failing_parse() -> Bytes {
+    message(b'P', b"tailkeep\0tailkeep refused what stood here\0\0\0")
 }
-
-/// The name of [`failing_bind`]; an agent's messages and statements may not name it.
-pub const REFUSED_STATEMENT: &str = "tailkeep refused this";
 
 /// Takes a zero-terminated UTF-8 string off the front.
 pub fn take_text(bytes: &mut Bytes) -> Option<String> {

@@ -89,3 +89,59 @@ impl Cancels {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{Identity, Transport};
+
+    fn agent(node: &str) -> Agent {
+        let identity = Identity {
+            transport: Transport::Wireguard,
+            address: std::net::IpAddr::from([10, 77, 0, 2]),
+            node: node.to_owned(),
+            login: None,
+            tags: Vec::new(),
+            grants: Vec::new(),
+        };
+        Agent::new(Arc::new(identity), Arc::from("ci"))
+    }
+
+    /// Whether a cancel of this ticket wakes its session.
+    fn wakes(cancels: &Cancels, ticket: &Ticket, node: &str, endpoint: &str) -> bool {
+        use futures_util::FutureExt as _;
+        cancels.cancel(&agent(node), endpoint, ticket.process(), &ticket.secret());
+        ticket.wake.notified().now_or_never().is_some()
+    }
+
+    #[test]
+    fn a_key_is_of_one_node_at_one_endpoint() {
+        let cancels = Cancels::default();
+        let orders: Arc<str> = Arc::from("postgres.orders");
+        let ticket = cancels.enter(&agent("laptop"), &orders).unwrap();
+        assert!(!wakes(&cancels, &ticket, "other", "postgres.orders"));
+        assert!(!wakes(&cancels, &ticket, "laptop", "postgres.other"));
+        assert!(wakes(&cancels, &ticket, "laptop", "postgres.orders"));
+        drop(ticket);
+        assert!(cancels.open.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_table_has_an_end() {
+        let cancels = Cancels::default();
+        let orders: Arc<str> = Arc::from("postgres.orders");
+        let enter = || cancels.enter(&agent("laptop"), &orders).unwrap();
+        let tickets: Vec<_> = (0..CANCELS_MAX).map(|_| enter()).collect();
+        // Two random keys may be one; then there is room for another.
+        let room = CANCELS_MAX - cancels.open.lock().unwrap().len();
+        let more: Vec<_> = (0..room + 2).map(|_| enter()).collect();
+        let woken = |ticket: &&Ticket| wakes(&cancels, ticket, "laptop", "postgres.orders");
+        assert!(more.iter().filter(woken).count() <= room);
+        drop(more);
+        assert!(
+            tickets
+                .first()
+                .is_some_and(|ticket| wakes(&cancels, ticket, "laptop", "postgres.orders"))
+        );
+    }
+}

@@ -11,9 +11,6 @@ mod cancel;
 mod relay;
 mod start;
 
-#[cfg(test)]
-mod tests;
-
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -25,12 +22,13 @@ use crate::credential::Secret;
 use crate::identity::Agent;
 use crate::policy::{Endpoint, Limits};
 use crate::protocol::postgres::Grammar;
-use crate::protocol::postgres::startup::{Candidate, StartupError};
+use crate::protocol::postgres::choice::Candidate;
+use crate::protocol::postgres::startup::StartupError;
 use crate::protocol::postgres::wire::WireError;
 use crate::tls::Connectors;
 use crate::upstream::postgres::LoginError;
 pub use crate::upstream::postgres::Wire;
-use crate::verdict::{Action, Permit, Refusal};
+use crate::verdict::{Action, Cause, Permit, Refusal};
 
 pub use cancel::Cancels;
 
@@ -73,6 +71,8 @@ pub struct Context<'a> {
 
 /// Prepared statements and portals that one session may have.
 pub const STATEMENTS_MAX: usize = 4096;
+/// Bytes that one session's prepared statements may have together; as many its portals' parameters.
+pub const PREPARED_BYTES_MAX: usize = 16 << 20;
 
 /// A connection that ended otherwise than by its agent's or its server's leave.
 #[derive(Debug, thiserror::Error)]
@@ -98,14 +98,25 @@ pub enum ServeError {
 pub async fn serve(io: Box<dyn Wire>, context: &Context<'_>) -> Result<(), ServeError> {
     let time = Duration::from_millis(context.limits.handshake_ms);
     let opened = tokio::time::timeout(time, start::open(io, context)).await;
-    let Some((mut agent, startup)) = opened.map_err(|_| ServeError::Late)?? else {
-        return Ok(());
+    let (mut agent, startup) = match opened.unwrap_or(Err(ServeError::Late)) {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return Ok(()),
+        Err(error) => return Err(noted(error, context).await),
     };
     match start::connect(&mut agent, startup, context).await {
         Ok(connected) => relay::relay(agent, connected, context).await,
         Err(error) => {
             start::tell(&mut agent, &error).await;
-            Err(error)
+            Err(noted(error, context).await)
         }
     }
+}
+
+/// Puts a start that is refused before the gate could be asked on record.
+async fn noted(error: ServeError, context: &Context<'_>) -> ServeError {
+    if let ServeError::Startup(why) = &error {
+        let refusal = Refusal::new(Cause::Malformed, why.to_string());
+        context.gateway.refused("connect", refusal).await;
+    }
+    error
 }

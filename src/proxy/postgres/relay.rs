@@ -1,13 +1,15 @@
 //! The loop between the two ends: reads, writes, rulings and cancels, none waiting for another.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
 
 use super::start::{Connected, dial};
-use super::{Context, STATEMENTS_MAX, ServeError, Wait, Wire};
+use super::{Context, PREPARED_BYTES_MAX, STATEMENTS_MAX, ServeError, Wait, Wire};
+use crate::audit::Outcome;
 use crate::protocol::postgres::PgSession;
 use crate::protocol::postgres::session::Config;
 use crate::protocol::postgres::wire::{self, WireError};
@@ -16,8 +18,8 @@ use crate::verdict::{Permit, Refusal};
 
 /// Bytes read at once from a side.
 const READ_BYTES: usize = 64 << 10;
-/// Bytes that may wait for a side before the other is no longer read.
-const QUEUE_BYTES_MAX: usize = 1 << 20;
+/// Bytes that may wait for a side before what fills it is no longer read.
+pub const QUEUE_BYTES_MAX: usize = 1 << 20;
 
 const CANCEL_CODE: [u8; 4] = [4, 210, 22, 46];
 
@@ -26,6 +28,9 @@ const CANCEL_CODE: [u8; 4] = [4, 210, 22, 46];
 struct Queue {
     pieces: VecDeque<Bytes>,
     bytes: usize,
+    /// Bytes that were written since the start.
+    written: u64,
+    unflushed: bool,
 }
 
 impl Queue {
@@ -36,6 +41,8 @@ impl Queue {
 
     fn written(&mut self, count: usize) {
         self.bytes -= count;
+        self.written += count as u64;
+        self.unflushed = true;
         if let Some(front) = self.pieces.front_mut() {
             front.advance(count);
             if front.is_empty() {
@@ -47,9 +54,46 @@ impl Queue {
     fn front(&self) -> &[u8] {
         self.pieces.front().map_or(&[], |piece| piece)
     }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= QUEUE_BYTES_MAX
+    }
+
+    /// Writes some, or flushes; waits for ever if there is neither to do. May be dropped at any time.
+    async fn carry(&mut self, io: &mut WriteHalf<Box<dyn Wire>>) -> std::io::Result<()> {
+        if self.bytes > 0 {
+            let count = io.write(self.front()).await?;
+            self.written(count);
+        } else if self.unflushed {
+            io.flush().await?;
+            self.unflushed = false;
+        } else {
+            pending::<()>().await;
+        }
+        Ok(())
+    }
 }
 
-type Ruling<'a> = Wait<'a, Result<Permit, Refusal>>;
+/// One session between its two ends.
+struct Relay<'a> {
+    context: &'a Context<'a>,
+    connected: &'a Ends,
+    session: PgSession,
+    to_agent: Queue,
+    to_server: Queue,
+    ruling: Option<Wait<'a, Result<Permit, Refusal>>>,
+    cancelling: Option<Wait<'a, ()>>,
+    closing: bool,
+    server_gone: bool,
+}
+
+/// What of [`Connected`] stays while the session runs.
+struct Ends {
+    permit: Permit,
+    ticket: super::cancel::Ticket,
+    process: i32,
+    key: Bytes,
+}
 
 /// Carries a session until one side ends it.
 pub(super) async fn relay(
@@ -57,6 +101,7 @@ pub(super) async fn relay(
     connected: Connected,
     context: &Context<'_>,
 ) -> Result<(), ServeError> {
+    let began = Instant::now();
     let config = Config {
         grammar: context.gateway.grammar(&connected.database, &connected.user),
         endpoint: context.endpoint.key.clone(),
@@ -64,99 +109,182 @@ pub(super) async fn relay(
         message_bytes_max: context.limits.message_bytes_max,
         statement_bytes_max: context.limits.statement_bytes_max,
         statements_max: STATEMENTS_MAX,
+        prepared_bytes_max: PREPARED_BYTES_MAX,
     };
-    let mut session = PgSession::new(config, connected.status, Instant::now());
-    let (mut agent_reads, mut agent_writes) = tokio::io::split(agent);
-    let (mut server_reads, mut server_writes) = tokio::io::split(connected.upstream);
-    let (mut to_agent, mut to_server) = (Queue::default(), Queue::default());
-    to_agent.push(connected.greeting);
-    let (mut from_agent, mut from_server) = (BytesMut::new(), BytesMut::new());
-    let mut ruling: Option<Ruling<'_>> = None;
-    let (mut closing, mut server_gone) = (false, false);
-    let idle = Duration::from_secs(context.limits.idle_s);
-    let permit = &connected.permit;
-    let failed = loop {
-        if closing && to_agent.bytes == 0 && to_server.bytes == 0 || server_gone && to_agent.bytes == 0 {
-            break None;
-        }
-        from_agent.reserve(READ_BYTES);
-        from_server.reserve(READ_BYTES);
-        let now = Instant::now;
-        let step = tokio::select! {
-            biased;
-            count = agent_writes.write(to_agent.front()), if to_agent.bytes > 0 => {
-                to_agent.written(count?);
-                if to_agent.bytes == 0 { agent_writes.flush().await?; }
-                continue;
-            }
-            count = server_writes.write(to_server.front()), if to_server.bytes > 0 && !server_gone => {
-                to_server.written(count?);
-                if to_server.bytes == 0 { server_writes.flush().await?; }
-                continue;
-            }
-            decided = async { match &mut ruling { Some(wait) => wait.await, None => std::future::pending().await } } => {
-                ruling = None;
-                session.handle_ruling(decided, now())
-            }
-            () = connected.ticket.wake.notified() => {
-                if session.is_judging() {
-                    ruling = None;
-                    session.cancel_judging(now())
-                } else {
-                    let time = Duration::from_millis(context.limits.connect_ms);
-                    // A cancel is a wish: that it could not be sent is no reason to end the session.
-                    let _ = tokio::time::timeout(time, cancel(permit, connected.process, &connected.key, context)).await;
-                    Ok(())
-                }
-            }
-            count = server_reads.read_buf(&mut from_server), if !server_gone && to_agent.bytes < QUEUE_BYTES_MAX => {
-                if count? == 0 { server_gone = true; Ok(()) }
-                else { session.handle_input(Side::Upstream, from_server.split().freeze(), now()) }
-            }
-            count = agent_reads.read_buf(&mut from_agent), if !closing && session.wants_agent() && to_server.bytes < QUEUE_BYTES_MAX => {
-                // Gone, or leaving: what is being asked for is withdrawn by dropping the future.
-                if count? == 0 { break None; }
-                let read = session.handle_input(Side::Agent, from_agent.split().freeze(), now());
-                if session.is_judging() && session.is_abandoned() { break None; }
-                read
-            }
-            () = tokio::time::sleep(idle), if ruling.is_none() => break Some(ServeError::Late),
-        };
-        if let Err(error) = step {
-            break Some(error.into());
-        }
-        while let Some(output) = session.poll_output() {
-            match output {
-                Output::Write(Side::Agent, bytes) => to_agent.push(bytes),
-                Output::Write(Side::Upstream, bytes) => to_server.push(bytes),
-                Output::Decide(action) => {
-                    let gateway = context.gateway;
-                    ruling = Some(Box::pin(async move { gateway.judge(&action).await }));
-                }
-                Output::Finish(record, outcome) => context.gateway.finish(record, outcome),
-                Output::Refused(summary, refusal) => context.gateway.refused(&summary, refusal).await,
-                Output::Splice => {}
-                Output::Close => closing = true,
-            }
-        }
+    let ends = Ends {
+        permit: connected.permit,
+        ticket: connected.ticket,
+        process: connected.process,
+        key: connected.key,
     };
-    drop(ruling);
-    if let Some(error) = failed {
-        let code = match &error {
+    let mut relay = Relay {
+        context,
+        connected: &ends,
+        session: PgSession::new(config, connected.status, began),
+        to_agent: Queue::default(),
+        to_server: Queue::default(),
+        ruling: None,
+        cancelling: None,
+        closing: false,
+        server_gone: false,
+    };
+    relay.to_agent.push(connected.greeting);
+    let (mut agent_reads, mut agent_writes) = split(agent);
+    let (mut server_reads, mut server_writes) = split(connected.upstream);
+    let result = relay
+        .run(
+            (&mut agent_reads, &mut agent_writes),
+            (&mut server_reads, &mut server_writes),
+        )
+        .await;
+    // Withdrawn, if something was being asked.
+    drop(relay.ruling.take());
+    relay.session.end(Instant::now());
+    while let Some(output) = relay.session.poll_output() {
+        if let Output::Finish(record, outcome) = output {
+            context.gateway.finish(record, outcome);
+        }
+    }
+    let outcome = Outcome {
+        status: match &result {
+            Ok(()) => "closed".to_owned(),
+            Err(error) => format!("broken: {error}"),
+        },
+        bytes_up: relay.to_server.written,
+        bytes_down: relay.to_agent.written,
+        took_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+    };
+    context.gateway.finish(ends.permit.record(), outcome);
+    if let Err(error) = &result {
+        let code = match error {
             ServeError::Wire(WireError::Long) => "54000",
             ServeError::Wire(_) => "08P01",
             _ => "57P01",
         };
+        let said = wire::error("FATAL", code, &told(error));
         // The connection ends; whether the agent still reads is its own affair.
-        let _ = agent_writes
-            .write_all(&wire::error("FATAL", code, &error.to_string()))
-            .await;
-        let _ = agent_writes.shutdown().await;
-        return Err(error);
+        let _ = tokio::time::timeout(FAREWELL, agent_writes.write_all(&said)).await;
     }
-    let _ = agent_writes.shutdown().await;
-    let _ = server_writes.shutdown().await;
-    Ok(())
+    let _ = tokio::time::timeout(FAREWELL, agent_writes.shutdown()).await;
+    let _ = tokio::time::timeout(FAREWELL, server_writes.shutdown()).await;
+    result
+}
+
+/// Time that the last words to a side may take.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What the agent may know of the end.
+fn told(error: &ServeError) -> String {
+    match error {
+        ServeError::Io(_) => "the connection to the server broke".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+type Halves<'a> = (&'a mut ReadHalf<Box<dyn Wire>>, &'a mut WriteHalf<Box<dyn Wire>>);
+
+impl Relay<'_> {
+    async fn run(&mut self, agent: Halves<'_>, server: Halves<'_>) -> Result<(), ServeError> {
+        let idle = Duration::from_secs(self.context.limits.idle_s);
+        let (mut from_agent, mut from_server) = (BytesMut::new(), BytesMut::new());
+        let now = Instant::now;
+        loop {
+            let heard = self.to_agent.bytes == 0 && !self.to_agent.unflushed;
+            if heard && (self.server_gone || self.closing && self.to_server.bytes == 0) {
+                return Ok(());
+            }
+            from_agent.reserve(READ_BYTES);
+            from_server.reserve(READ_BYTES);
+            let (hears_server, hears_agent) = self.hears();
+            let asking = self.ruling.is_some();
+            let mut news = !asking;
+            tokio::select! {
+                biased;
+                written = self.to_agent.carry(agent.1) => written?,
+                written = self.to_server.carry(server.1), if !self.server_gone => written?,
+                decided = answer(&mut self.ruling) => {
+                    self.ruling = None;
+                    news = true;
+                    self.session.handle_ruling(decided, now());
+                }
+                () = answer(&mut self.cancelling) => self.cancelling = None,
+                () = self.connected.ticket.wake.notified() => self.cancel(),
+                count = server.0.read_buf(&mut from_server), if hears_server => {
+                    if count? == 0 { self.server_gone = true; }
+                    else { self.session.handle_input(Side::Upstream, from_server.split().freeze(), now())?; }
+                }
+                count = agent.0.read_buf(&mut from_agent), if hears_agent => {
+                    // Gone, or leaving: what is being asked for is withdrawn by dropping the future.
+                    if count? == 0 { return Ok(()); }
+                    news = true;
+                    self.session.handle_input(Side::Agent, from_agent.split().freeze(), now())?;
+                }
+                () = tokio::time::sleep(idle), if !asking => return Err(ServeError::Late),
+            }
+            self.carry_out().await;
+            while self.has_room() && self.session.advance(now())? {
+                self.carry_out().await;
+            }
+            self.carry_out().await;
+            if news && self.session.is_judging() && self.session.is_abandoned() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What an agent sends can fill both queues: refusals go back to it.
+    fn has_room(&self) -> bool {
+        !self.to_server.is_full() && !self.to_agent.is_full()
+    }
+
+    /// Whether the server is read, and whether the agent is.
+    fn hears(&self) -> (bool, bool) {
+        let server = !self.server_gone && !self.to_agent.is_full();
+        (
+            server,
+            self.has_room() && !self.closing && self.session.wants_agent(),
+        )
+    }
+
+    fn cancel(&mut self) {
+        if self.session.is_judging() {
+            self.ruling = None;
+            self.session.cancel_judging(Instant::now());
+            return;
+        }
+        let (context, ends) = (self.context, self.connected);
+        let time = Duration::from_millis(context.limits.connect_ms);
+        self.cancelling = Some(Box::pin(async move {
+            let send = cancel(&ends.permit, ends.process, &ends.key, context);
+            // A cancel is a wish: that it could not be sent is no reason to end the session.
+            let _ = tokio::time::timeout(time, send).await;
+        }));
+    }
+
+    async fn carry_out(&mut self) {
+        let gateway = self.context.gateway;
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Write(Side::Agent, bytes) => self.to_agent.push(bytes),
+                Output::Write(Side::Upstream, bytes) => self.to_server.push(bytes),
+                Output::Decide(action) => {
+                    self.ruling = Some(Box::pin(async move { gateway.judge(&action).await }));
+                }
+                Output::Finish(record, outcome) => gateway.finish(record, outcome),
+                Output::Refused(summary, refusal) => gateway.refused(&summary, refusal).await,
+                Output::Splice => {}
+                Output::Close => self.closing = true,
+            }
+        }
+    }
+}
+
+/// The future's answer, if there is one; else none, ever.
+async fn answer<T>(wait: &mut Option<Wait<'_, T>>) -> T {
+    match wait {
+        Some(wait) => wait.await,
+        None => pending().await,
+    }
 }
 
 /// Sends the server's own key on a connection of its own.

@@ -2,15 +2,17 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout};
 
 use super::cancel::Ticket;
 use super::{Context, ServeError, Wire};
+use crate::audit::Outcome;
 use crate::facts::Facts;
-use crate::protocol::postgres::startup::{self, Opening, STARTUP_BYTES_MAX, Selected, Startup, StartupError};
+use crate::protocol::postgres::choice::{self, Candidate, Selected};
+use crate::protocol::postgres::startup::{self, Opening, STARTUP_BYTES_MAX, Startup, StartupError};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, message};
 use crate::tls::HANDSHAKE_RECORD;
-use crate::upstream::postgres::{Login, LoginError, Trust, login, secure};
+use crate::upstream::postgres::{Login, LoginError, Ready, Trust, login, secure};
 use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 
 /// Requests that may precede the StartupMessage: GSSENC, then SSL, then the message itself.
@@ -37,11 +39,15 @@ pub(super) async fn open(
     mut io: Box<dyn Wire>,
     context: &Context<'_>,
 ) -> Result<Option<(Box<dyn Wire>, Startup)>, ServeError> {
-    let mut tls = false;
+    let (mut tls, mut promised) = (false, false);
     for _ in 0..REQUESTS_MAX {
         let first = io.read_u8().await?;
+        if promised && first != HANDSHAKE_RECORD {
+            // Somebody in between could have sent it in the clear.
+            return Err(StartupError::Malformed.into());
+        }
         if first == HANDSHAKE_RECORD && !tls {
-            tls = true;
+            (tls, promised) = (true, false);
             let replayed = Box::new(Replayed {
                 first: Some(first),
                 io,
@@ -67,6 +73,8 @@ pub(super) async fn open(
                 context
                     .cancels
                     .cancel(context.agent, &context.endpoint.key, process, &key);
+                // libpq takes an end of TLS without its word for an error. It may be gone already.
+                let _ = io.shutdown().await;
                 return Ok(None);
             }
             Ok(Opening::Gssenc) => io.write_all(b"N").await?,
@@ -75,8 +83,8 @@ pub(super) async fn open(
                     return Err(StartupError::Malformed.into());
                 }
                 // The leaf is asked for at the first byte of the hello, which comes next.
-                let answer = if context.gateway.offers_tls() { b"S" } else { b"N" };
-                io.write_all(answer).await?;
+                promised = context.gateway.offers_tls();
+                io.write_all(if promised { b"S" } else { b"N" }).await?;
             }
             Err(error) => {
                 let error = ServeError::from(error);
@@ -89,93 +97,148 @@ pub(super) async fn open(
     Err(StartupError::Malformed.into())
 }
 
+/// What the agent means to open, and its permit.
+struct Chosen {
+    user: String,
+    database: String,
+    settings: Vec<(String, String)>,
+    permit: Permit,
+}
+
 /// Selects the credential, asks the gate, dials and logs in.
 pub(super) async fn connect(
     agent: &mut Box<dyn Wire>,
     startup: Startup,
     context: &Context<'_>,
 ) -> Result<Connected, ServeError> {
-    let time = Duration::from_millis(context.limits.handshake_ms);
-    let mut greeting = BytesMut::new();
     if let Some(negotiate) = &startup.negotiate {
         agent.write_all(negotiate).await?;
     }
-    let selected = match startup::select(&context.held, &startup.user, None)? {
-        Selected::One(index) => index,
-        Selected::AskPassword => {
-            let password = timeout(time, ask_password(agent))
-                .await
-                .map_err(|_| ServeError::Late)??;
-            match startup::select(&context.held, &startup.user, Some(&password))? {
-                Selected::One(index) => index,
-                Selected::AskPassword => return Err(StartupError::Ambiguous.into()),
-            }
+    let candidate = select(agent, &startup, context).await?;
+    let chosen = ask(startup, candidate, context).await?;
+    let permit = chosen.permit.record();
+    let began = Instant::now();
+    let reached = reach(chosen, context).await;
+    reached.inspect_err(|error| {
+        let outcome = Outcome {
+            status: failure(error),
+            took_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            ..Outcome::default()
+        };
+        context.gateway.finish(permit, outcome);
+    })
+}
+
+async fn select<'a>(
+    agent: &mut Box<dyn Wire>,
+    startup: &Startup,
+    context: &'a Context<'_>,
+) -> Result<&'a Candidate, ServeError> {
+    let time = Duration::from_millis(context.limits.handshake_ms);
+    let mut selected = choice::select(&context.held, &startup.user, None)?;
+    if selected == Selected::AskPassword {
+        let password = timeout(time, ask_password(agent))
+            .await
+            .map_err(|_| ServeError::Late)??;
+        selected = choice::select(&context.held, &startup.user, Some(&password))?;
+    }
+    match selected {
+        Selected::One(index) => Ok(context.held.get(index).ok_or(StartupError::Ambiguous)?),
+        Selected::AskPassword => Err(StartupError::Ambiguous.into()),
+    }
+}
+
+async fn ask(startup: Startup, candidate: &Candidate, context: &Context<'_>) -> Result<Chosen, ServeError> {
+    let user = candidate.user.clone().unwrap_or_else(|| startup.user.clone());
+    let allowed = [
+        context.endpoint.database.as_deref(),
+        candidate.database.as_deref(),
+    ];
+    let database = match choice::database(&startup, &user, &allowed) {
+        Ok(database) => database,
+        Err(named) => {
+            let refusal = Refusal::new(Cause::NoEndpoint, "this database is not one of yours");
+            let summary = format!("connect to {named} as {user}");
+            context.gateway.refused(&summary, refusal.clone()).await;
+            return Err(ServeError::Refused(refusal));
         }
     };
-    let candidate = context.held.get(selected).ok_or(StartupError::Ambiguous)?;
-    let user = candidate.user.clone().unwrap_or_else(|| startup.user.clone());
-    let allowed = context.endpoint.database.as_ref();
-    if allowed.is_some_and(|allowed| *allowed != startup.database) {
-        let refusal = Refusal::new(Cause::NoEndpoint, "this database is not one of yours");
-        context.gateway.refused(&startup.database, refusal.clone()).await;
-        return Err(ServeError::Refused(refusal));
-    }
-    let settings: Vec<String> = startup
+    let settings = startup
         .settings
         .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    let hello = startup::to_server(&user, &startup.database, &startup.settings);
+        .map(|(name, value)| format!(" {name}={value}"));
+    let hello = startup::to_server(&user, &database, &startup.settings);
     let action = Action {
         step: Step::Connect,
         endpoint: context.endpoint.key.clone(),
         credential: Some(candidate.key.clone()),
         facts: Facts::None,
         digest: Digest::of(&hello),
-        summary: format!("connect to {} as {user} {}", startup.database, settings.join(" ")),
+        summary: format!("connect to {database} as {user}{}", settings.collect::<String>()),
         detail: String::new(),
     };
-    let permit = context
-        .gateway
-        .judge(&action)
-        .await
-        .map_err(ServeError::Refused)?;
-    let secret = context
-        .gateway
-        .secret(&permit)
-        .await
-        .map_err(ServeError::Refused)?;
+    let permit = context.gateway.judge(&action).await;
+    Ok(Chosen {
+        permit: permit.map_err(ServeError::Refused)?,
+        user,
+        database,
+        settings: startup.settings,
+    })
+}
+
+/// Dials and logs in, within the time that an upstream has.
+async fn reach(chosen: Chosen, context: &Context<'_>) -> Result<Connected, ServeError> {
+    let time = Duration::from_millis(context.limits.connect_ms);
+    let secret = context.gateway.secret(&chosen.permit).await;
+    let secret = secret.map_err(ServeError::Refused)?;
     let wanted = Login {
-        user: &user,
+        user: &chosen.user,
         password: Some(secret.expose()),
-        database: &startup.database,
-        settings: &startup.settings,
+        database: &chosen.database,
+        settings: &chosen.settings,
     };
-    let reach = async {
-        let (mut upstream, trust) = dial(&permit, context).await?;
+    let enter = async {
+        let (mut upstream, trust) = dial(&chosen.permit, context).await?;
         let ready = login(&mut *upstream, &wanted, &trust).await?;
         Ok::<_, ServeError>((upstream, ready))
     };
-    let time = Duration::from_millis(context.limits.connect_ms);
-    let (upstream, ready) = timeout(time, reach).await.map_err(|_| ServeError::Late)??;
+    let (upstream, ready) = timeout(time, enter).await.map_err(|_| ServeError::Late)??;
     let ticket = context.cancels.enter(context.agent, &context.endpoint.key)?;
+    Ok(Connected {
+        upstream,
+        greeting: greeting(&ready, &ticket),
+        permit: chosen.permit,
+        ticket,
+        process: ready.process,
+        key: ready.key,
+        status: ready.status,
+        database: chosen.database,
+        user: chosen.user,
+    })
+}
+
+/// What the agent is told once it is in: the server's own words, with a key of ours.
+fn greeting(ready: &Ready, ticket: &Ticket) -> Bytes {
+    let mut greeting = BytesMut::new();
     greeting.put_slice(&message(b'R', &[0; 4]));
     ready.greetings.iter().for_each(|one| greeting.put_slice(one));
     let mut key = ticket.process().to_be_bytes().to_vec();
     key.extend_from_slice(&ticket.secret());
     greeting.put_slice(&message(b'K', &key));
     greeting.put_slice(&wire::ready(ready.status));
-    Ok(Connected {
-        upstream,
-        permit,
-        ticket,
-        process: ready.process,
-        key: ready.key,
-        status: ready.status,
-        database: startup.database,
-        user,
-        greeting: greeting.freeze(),
-    })
+    greeting.freeze()
+}
+
+/// What the record of a Connect says of a login that failed.
+fn failure(error: &ServeError) -> String {
+    match error {
+        ServeError::Login(LoginError::Server { code }) => format!("ERROR {code}"),
+        ServeError::Login(LoginError::Io(_)) | ServeError::Io(_) => "unreachable".to_owned(),
+        ServeError::Login(error) => format!("no login: {error}"),
+        ServeError::Late => "timed out".to_owned(),
+        ServeError::Refused(_) => "no secret".to_owned(),
+        _ => "failed".to_owned(),
+    }
 }
 
 /// Dials and secures; for sessions and for cancels.

@@ -5,14 +5,23 @@
 //! a restart the pending questions are still there, with nobody waiting: the agent's retry of the
 //! identical action takes its question up again, or uses the decision given meanwhile, once.
 //!
+//! A client that goes withdraws its question; the end of the gateway does not ([`Queue::close`]).
+//! Closed questions are kept for people, within limits of age, number and bytes.
+//!
 //! Invariants: one decision lets one action pass; a person counts once; only who is eligible
 //! decides; a closed question never opens again.
 
 mod queue;
+mod row;
 mod store;
 
+pub use queue::LIST_MAX;
 pub use queue::Queue;
-pub use store::{Decide, DecideError, Decision, Held, State as QuestionState};
+pub use row::{Held, LISTED_BYTES_MAX, State as QuestionState};
+pub use store::{
+    CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, PENDING_MAX, PENDING_PER_AGENT_MAX,
+};
+pub use store::{Decide, DecideError, Decision};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,17 +1,19 @@
 //! Waiting for decisions: who waits for which row, and waking them.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::store::{self, Decide, DecideError, Held, Taken};
-use super::{Answer, ApprovalDown, Question};
+use super::row;
+use super::store::{self, Decide, DecideError, Taken};
+use super::{Answer, ApprovalDown, Held, Question};
 use crate::state::{State, StateError, now_us};
 
 /// Rows that one listing returns at most.
-const LIST_MAX: u32 = 2048;
+pub const LIST_MAX: u32 = 2048;
 
 /// The queue of held actions; cheap to clone.
 #[derive(Clone)]
@@ -25,6 +27,8 @@ struct Shared {
     waiting: Mutex<HashMap<i64, Arc<Notify>>>,
     /// Counts changes of the list.
     changes: watch::Sender<u64>,
+    /// The gateway ends: who leaves now is not an agent that has gone.
+    closing: AtomicBool,
 }
 
 /// Withdraws the row when the agent goes, unless it was answered.
@@ -39,13 +43,24 @@ struct Wait {
 impl Queue {
     /// A queue over the state database. Questions that were pending before a restart are pending still.
     pub fn new(state: State) -> Queue {
+        let pruned = state.with(|connection| store::prune(connection, now_us()));
+        if let Err(error) = pruned {
+            tracing::error!(%error, "old approvals could not be removed");
+        }
         Queue {
             shared: Arc::new(Shared {
                 state,
                 waiting: Mutex::default(),
                 changes: watch::channel(0).0,
+                closing: AtomicBool::new(false),
             }),
         }
+    }
+
+    /// The gateway ends. Questions stay as they are: their agents lose the connection for no fault
+    /// of theirs, and the identical action finds its question again after a restart.
+    pub fn close(&self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
     }
 
     /// Holds the question until it is decided or times out. Dropping the future (the agent left)
@@ -92,7 +107,8 @@ impl Queue {
         task.await.map_err(|_| StateError::Cancelled)?
     }
 
-    /// The pending questions, oldest first; with `all`, the newest of every state.
+    /// The pending questions, oldest first; with `all`, the newest of every state. Large ones are
+    /// without their detail and facts ([`super::LISTED_BYTES_MAX`]).
     ///
     /// # Errors
     /// The database cannot be read.
@@ -100,10 +116,15 @@ impl Queue {
         let list = move |state: &State| {
             state.with(|connection| {
                 store::expire(connection, now_us())?;
-                store::list(connection, !all, LIST_MAX)
+                row::list(connection, !all, LIST_MAX)
             })
         };
-        self.shared.state.run(list).await
+        let mut listed = self.shared.state.run(list).await?;
+        let waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for held in &mut listed {
+            held.waiting = waiting.contains_key(&held.id);
+        }
+        Ok(listed)
     }
 
     /// One question, whatever its state.
@@ -114,10 +135,15 @@ impl Queue {
         let show = move |state: &State| {
             state.with(|connection| {
                 store::expire(connection, now_us())?;
-                store::one(connection, id)
+                row::one(connection, id)
             })
         };
-        self.shared.state.run(show).await
+        let held = self.shared.state.run(show).await?;
+        let waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(held.map(|held| Held {
+            waiting: waiting.contains_key(&held.id),
+            ..held
+        }))
     }
 
     /// A number that changes whenever the list may have changed.
@@ -191,7 +217,8 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let (shared, id, withdraw) = (self.shared.clone(), self.id, !self.answered);
+        let closing = self.shared.closing.load(Ordering::SeqCst);
+        let (shared, id, withdraw) = (self.shared.clone(), self.id, !self.answered && !closing);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if withdraw => {
                 runtime.spawn_blocking(move || shared.release(id, true));

@@ -1,10 +1,10 @@
-//! The rows of held actions, and the updates that move them.
+//! The updates that move held actions.
 
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
-use serde::{Deserialize, Serialize};
 
+use super::row::{Held, State, one, voters};
 use super::{Answer, Question};
 use crate::state::{State as Database, StateError, now_us};
 use crate::verdict::Digest;
@@ -18,61 +18,14 @@ pub const QUESTION_BYTES_MAX: usize = 4 << 20;
 /// Seconds in which a decision that nobody waited for can be used by a retry.
 pub const DECISION_S: u64 = 600;
 
-/// Where a question stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    Pending,
-    Allowed,
-    Denied,
-    TimedOut,
-    /// The agent left.
-    Withdrawn,
-    /// Allowed, and the one action it was for has been let through.
-    Used,
-}
-
-impl State {
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Pending => "pending",
-            State::Allowed => "allowed",
-            State::Denied => "denied",
-            State::TimedOut => "timed_out",
-            State::Withdrawn => "withdrawn",
-            State::Used => "used",
-        }
-    }
-
-    fn read(name: &str) -> Option<State> {
-        [
-            State::Pending,
-            State::Allowed,
-            State::Denied,
-            State::TimedOut,
-            State::Withdrawn,
-            State::Used,
-        ]
-        .into_iter()
-        .find(|state| state.name() == name)
-    }
-}
-
-/// A held action as an operator sees it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Held {
-    pub id: i64,
-    pub state: State,
-    /// The [`Question`], as JSON.
-    pub question: serde_json::Value,
-    /// Unix time, microseconds.
-    pub asked_us: i64,
-    pub expires_us: i64,
-    pub closed_us: Option<i64>,
-    /// Who has allowed it so far, or who refused it.
-    pub by: Vec<String>,
-    pub reason: Option<String>,
-}
+/// Days that a closed question is kept.
+pub const CLOSED_KEPT_DAYS: u64 = 90;
+/// Closed questions that are kept, whatever their age; the oldest go first.
+pub const CLOSED_KEPT_MAX: i64 = 4096;
+/// Bytes of closed questions that are kept; an agent could fill the disk with large ones.
+pub const CLOSED_BYTES_MAX: i64 = 256 << 20;
+/// New questions between two looks for closed ones that may go.
+const PRUNE_EVERY: i64 = 32;
 
 /// What a person says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +156,9 @@ pub(super) fn take(
             ],
         )?;
         let id = transaction.last_insert_rowid();
+        if id % PRUNE_EVERY == 0 {
+            prune(&transaction, now)?;
+        }
         transaction.commit()?;
         Ok(Taken::Pending { id, expires_us })
     })
@@ -266,13 +222,6 @@ pub(super) fn use_up(connection: &Connection, id: i64) -> Result<Option<Answer>,
     }
 }
 
-fn voters(connection: &Connection, id: i64) -> Result<Vec<String>, StateError> {
-    let mut statement =
-        connection.prepare_cached("SELECT person FROM approval_vote WHERE approval = ? ORDER BY at_us")?;
-    let people = statement.query_map([id], |row| row.get(0))?;
-    Ok(people.collect::<Result<_, _>>()?)
-}
-
 /// Closes every pending row whose time is over.
 pub(super) fn expire(connection: &Connection, now: i64) -> Result<(), StateError> {
     connection
@@ -281,6 +230,30 @@ pub(super) fn expire(connection: &Connection, now: i64) -> Result<(), StateError
              WHERE state = 'pending' AND expires_us <= ?1",
         )?
         .execute([now])?;
+    Ok(())
+}
+
+/// Removes closed questions over the limits of age, number and bytes, oldest first. What was
+/// allowed and may still be used by a retry stays.
+pub(super) fn prune(connection: &Connection, now: i64) -> Result<(), StateError> {
+    let old = now.saturating_sub(micros(Duration::from_secs(CLOSED_KEPT_DAYS * 86_400)));
+    let usable = now.saturating_sub(micros(Duration::from_secs(DECISION_S)));
+    connection.execute_batch("CREATE TEMP TABLE IF NOT EXISTS approval_gone (id INTEGER PRIMARY KEY)")?;
+    connection.execute("DELETE FROM approval_gone", [])?;
+    connection.execute(
+        "INSERT INTO approval_gone SELECT id FROM (
+           SELECT id, closed_us, count(*) OVER newest AS number, sum(octet_length(question)) OVER newest AS bytes
+           FROM approval WHERE state <> 'pending' AND NOT (state = 'allowed' AND closed_us > ?2)
+           WINDOW newest AS (ORDER BY id DESC ROWS UNBOUNDED PRECEDING))
+         WHERE closed_us < ?1 OR number > ?3 OR bytes > ?4",
+        params![old, usable, CLOSED_KEPT_MAX, CLOSED_BYTES_MAX],
+    )?;
+    for table in ["approval_vote WHERE approval", "approval WHERE id"] {
+        connection.execute(
+            &format!("DELETE FROM {table} IN (SELECT id FROM approval_gone)"),
+            [],
+        )?;
+    }
     Ok(())
 }
 
@@ -348,66 +321,6 @@ pub(super) fn decide(connection: &mut Connection, decide: &Decide) -> Result<Hel
     }
     let held = one(&transaction, decide.id)?.ok_or(DecideError::Unknown(decide.id))?;
     transaction.commit()?;
-    Ok(held)
-}
-
-const COLUMNS: &str = "id, state, question, asked_us, expires_us, closed_us, decided_by, reason";
-
-/// One row, whatever its state.
-pub(super) fn one(connection: &Connection, id: i64) -> Result<Option<Held>, StateError> {
-    let query = format!("SELECT {COLUMNS} FROM approval WHERE id = ?");
-    let row = connection.query_row(&query, [id], read).optional()?;
-    row.map(|row| complete(connection, row)).transpose()
-}
-
-/// The pending rows, oldest first, or the newest `limit` of any state.
-pub(super) fn list(connection: &Connection, pending_only: bool, limit: u32) -> Result<Vec<Held>, StateError> {
-    let clause = if pending_only {
-        "WHERE state = 'pending' ORDER BY id"
-    } else {
-        "ORDER BY id DESC"
-    };
-    let query = format!("SELECT {COLUMNS} FROM approval {clause} LIMIT ?");
-    let mut statement = connection.prepare_cached(&query)?;
-    let rows: Vec<Raw> = statement.query_map([limit], read)?.collect::<Result<_, _>>()?;
-    rows.into_iter().map(|row| complete(connection, row)).collect()
-}
-
-/// A row before its votes are read.
-struct Raw {
-    state: String,
-    question: String,
-    decided_by: Option<String>,
-    held: Held,
-}
-
-fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Raw> {
-    Ok(Raw {
-        state: row.get(1)?,
-        question: row.get(2)?,
-        decided_by: row.get(6)?,
-        held: Held {
-            id: row.get(0)?,
-            state: State::Pending,
-            question: serde_json::Value::Null,
-            asked_us: row.get(3)?,
-            expires_us: row.get(4)?,
-            closed_us: row.get(5)?,
-            by: Vec::new(),
-            reason: row.get(7)?,
-        },
-    })
-}
-
-fn complete(connection: &Connection, raw: Raw) -> Result<Held, StateError> {
-    let mut held = raw.held;
-    held.state = State::read(&raw.state)
-        .ok_or_else(|| StateError::Refused(format!("approval {}: unknown state {}", held.id, raw.state)))?;
-    held.question = serde_json::from_str(&raw.question).unwrap_or_default();
-    held.by = match raw.decided_by {
-        Some(person) => vec![person],
-        None => voters(connection, held.id)?,
-    };
     Ok(held)
 }
 

@@ -2,7 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Kind, PgSession, Prepared};
+use super::extended::take_types;
+use super::names::Prepared;
+use super::{Kind, PgSession};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, SERVER_MESSAGE_BYTES_MAX, WireError};
 use crate::protocol::{Output, Side};
 
@@ -30,7 +32,11 @@ impl PgSession {
             let Some((tag, total)) = head else {
                 break;
             };
-            if !matches!(tag, b'Z' | b'E' | b'S' | b'C') {
+            if let Some(front) = self.awaited.front_mut() {
+                // Read whole below, a message may come here again; then it is counted there.
+                front.open.down += if is_whole(tag) { 0 } else { total as u64 };
+            }
+            if !is_whole(tag) {
                 self.header(tag)?;
                 self.down_rest = total;
                 continue;
@@ -42,6 +48,9 @@ impl PgSession {
                 break;
             }
             let payload = bytes.slice(at + HEADER_BYTES..at + total);
+            if let Some(front) = self.awaited.front_mut() {
+                front.open.down += total as u64;
+            }
             if let Some(instead) = self.whole(tag, &payload)? {
                 self.pass_down(bytes.split_to(at));
                 self.pass_down(instead);
@@ -81,7 +90,6 @@ impl PgSession {
             b'I' | b's' | b'T' if front == Some(Kind::Query) => return Ok(()),
             b'I' | b's' => Kind::Execute,
             b'T' | b'n' => Kind::Describe,
-            b't' if front == Some(Kind::Describe) => return Ok(()),
             b'V' if front == Some(Kind::Function) => return Ok(()),
             b'G' => return self.copy_begins(),
             _ => return Err(WireError::Upstream("unexpected message")),
@@ -90,7 +98,7 @@ impl PgSession {
             return Err(WireError::Upstream("an answer to nothing"));
         }
         if tag == b's' {
-            self.answered("SUSPENDED");
+            self.answered(SUSPENDED);
         } else {
             self.answered("");
         }
@@ -120,18 +128,36 @@ impl PgSession {
             b'S' => self.setting(payload).map(|()| None),
             b'Z' => self.ready(payload).map(|()| None),
             b'E' => Ok(self.error(payload)),
+            b't' => self.described(payload).map(|()| None),
             _ => {
                 let text = payload.split(|byte| *byte == 0).next().unwrap_or_default();
                 let text = String::from_utf8_lossy(text).into_owned();
-                match (self.front_kind(), self.awaited.front_mut()) {
-                    (Some(Kind::Query), Some(front)) => front.status = text,
-                    (Some(Kind::Execute), _) => self.answered(&text),
+                match self.front_kind() {
+                    // One tag a statement: each has its own outcome.
+                    Some(Kind::Query) => {
+                        if let Some(mut front) = self.awaited.pop_front() {
+                            self.finish_first(&mut front.open, &text);
+                            self.awaited.push_front(front);
+                        }
+                    }
+                    Some(Kind::Execute) => self.answered(&text),
                     _ => return Err(WireError::Upstream("a tag of nothing")),
                 }
                 self.copy_in = false;
                 Ok(None)
             }
         }
+    }
+
+    /// ParameterDescription: the types of a statement that was parsed without saying them.
+    fn described(&mut self, payload: &Bytes) -> Result<(), WireError> {
+        let front = self.awaited.front().filter(|front| front.kind == Kind::Describe);
+        let front = front.ok_or(WireError::Upstream("an answer to nothing"))?;
+        let types = take_types(&mut payload.clone()).ok_or(WireError::Upstream("types"))?;
+        if let Some(id) = front.describes {
+            self.keep_types(id, types);
+        }
+        Ok(())
     }
 
     fn setting(&self, payload: &Bytes) -> Result<(), WireError> {
@@ -158,7 +184,7 @@ impl PgSession {
         let segment = self.awaited.front().map_or(0, |front| front.segment);
         if *status == b'I' {
             // A portal ends with its transaction.
-            self.portals.retain(|_, portal| portal.segment > segment);
+            self.drop_portals(|_, portal| portal.segment <= segment);
         }
         self.answered("");
         Ok(())
@@ -166,37 +192,29 @@ impl PgSession {
 
     /// The front is answered: its outcome is known, and what it defined is sure.
     fn answered(&mut self, status: &str) {
-        let Some(front) = self.awaited.pop_front() else {
+        let Some(mut front) = self.awaited.pop_front() else {
             return;
         };
-        let status = if front.status.is_empty() {
-            status
-        } else {
-            front.status.as_str()
-        };
-        self.finish_all(front.permits, status, front.sent);
         match front.kind {
-            Kind::Parse => {
-                let defined = self.statements.values_mut().find(|one| one.id == front.id);
-                if let Some(prepared) = defined {
-                    prepared.confirmed = true;
-                }
-            }
-            Kind::Bind => {
-                let defined = self.portals.values_mut().find(|one| one.id == front.id);
-                if let Some(portal) = defined {
-                    portal.confirmed = true;
-                }
-            }
+            Kind::Parse => self.statements.confirm(front.id),
+            Kind::Bind => self.portals.confirm(front.id),
             _ => {}
         }
-        if front.failed || status == "SUSPENDED" {
+        if status == SUSPENDED {
+            let portal = front.portal.as_ref().and_then(|name| self.portals.get_mut(name));
+            match portal {
+                Some(portal) => portal.open = Some(front.open),
+                None => self.finish(front.open, SUSPENDED),
+            }
             return;
         }
+        if front.failed {
+            self.finish_first(&mut front.open, &front.status);
+            self.finish(front.open, "SKIPPED");
+            return;
+        }
+        self.finish(front.open, status);
         for (name, statement) in front.prepares {
-            if self.statements.len() >= self.config.statements_max {
-                return;
-            }
             let prepared = Prepared {
                 id: front.id,
                 segment: front.segment,
@@ -204,7 +222,7 @@ impl PgSession {
                 statement: Some(statement),
                 types: [].into(),
             };
-            self.statements.insert(name, prepared);
+            self.keep_prepared(name, prepared);
         }
     }
 
@@ -219,6 +237,7 @@ impl PgSession {
             return None;
         }
         let instead = front.error.take();
+        // The error is of the first action that had not ended, be it its Bind that failed.
         let mut first = true;
         while let Some(front) = self.awaited.pop_front() {
             if front.kind == Kind::Sync {
@@ -226,15 +245,23 @@ impl PgSession {
                 return instead;
             }
             let status = if first { status.as_str() } else { "SKIPPED" };
-            first = false;
-            self.finish_all(front.permits, status, front.sent);
+            first &= front.open.permits.is_empty();
+            self.finish(front.open, status);
             self.statements
-                .retain(|_, one| one.confirmed || one.id != front.id);
-            self.portals.retain(|_, one| one.confirmed || one.id != front.id);
+                .take(|_, one| !one.confirmed && one.id == front.id);
+            self.drop_portals(|_, one| !one.confirmed && one.id == front.id);
         }
         // The server drops everything until a Sync that has yet to come.
         self.skipping = true;
         self.held = None;
         instead
     }
+}
+
+/// The status of a portal that has more rows.
+const SUSPENDED: &str = "SUSPENDED";
+
+/// Whether a message is read whole; of all others the header is enough.
+fn is_whole(tag: u8) -> bool {
+    matches!(tag, b'Z' | b'E' | b'S' | b'C' | b't')
 }

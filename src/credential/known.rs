@@ -1,0 +1,297 @@
+//! The real secrets that this process has read, to be found wherever they must not stand. *Pure.*
+//!
+//! The last line before a record or a question is written: whatever came of an agent, an upstream
+//! or a bug, a secret's value in it becomes its credential's name. Every value that the store hands
+//! out is learnt first, so nothing can be sent that is not known here. Values are looked for in the
+//! forms that [`super::scrub`] knows, and are zeroed when they are forgotten. Values under
+//! [`super::scrub::NEEDLE_BYTES_MIN`] bytes are not looked for: they stand everywhere by chance.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::Secret;
+use super::scrub::{NEEDLE_BYTES_MIN, needles};
+
+/// Values of one slot that are still looked for after they were replaced: an upstream may speak of
+/// the last one for a while.
+pub const VALUES_PER_SLOT_MAX: usize = 4;
+/// Bytes of a line of a value of several lines (a key in PEM) that is looked for by itself.
+const LINE_BYTES_MIN: usize = 24;
+/// Bits of the filter, by the first [`NEEDLE_BYTES_MIN`] bytes of a needle.
+const FILTER_BITS: usize = 1 << 16;
+
+/// The secrets known so far; cheap to clone, and all clones know the same.
+#[derive(Clone, Default)]
+pub struct KnownSecrets {
+    shared: Arc<RwLock<Values>>,
+}
+
+#[derive(Default)]
+struct Values {
+    slots: Vec<Slot>,
+    needles: Vec<Needle>,
+    /// Which first bytes a needle has; empty while there is none.
+    filter: Vec<u64>,
+}
+
+struct Slot {
+    credential: String,
+    slot: String,
+    values: VecDeque<Zeroizing<Vec<u8>>>,
+}
+
+struct Needle {
+    text: Zeroizing<Vec<u8>>,
+    instead: Arc<str>,
+}
+
+impl KnownSecrets {
+    /// Learns the value of a credential's slot. Cheap if it is known already.
+    pub fn learn(&self, credential: &str, slot: &str, value: &[u8]) {
+        if value.len() < NEEDLE_BYTES_MIN {
+            return;
+        }
+        let is_known = |values: &Values| {
+            let own = values.slots.iter().find(|own| own.is(credential, slot));
+            own.is_some_and(|own| own.values.iter().any(|known| known.as_slice() == value))
+        };
+        if is_known(&self.shared.read().unwrap_or_else(PoisonError::into_inner)) {
+            return;
+        }
+        let mut values = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        if is_known(&values) {
+            return;
+        }
+        let at = values.slots.iter().position(|own| own.is(credential, slot));
+        let at = at.unwrap_or_else(|| {
+            values.slots.push(Slot {
+                credential: credential.to_owned(),
+                slot: slot.to_owned(),
+                values: VecDeque::new(),
+            });
+            values.slots.len() - 1
+        });
+        if let Some(own) = values.slots.get_mut(at) {
+            own.values.push_back(Zeroizing::new(value.to_vec()));
+            if own.values.len() > VALUES_PER_SLOT_MAX {
+                own.values.pop_front();
+            }
+        }
+        values.prepare();
+    }
+
+    /// The text, with every known secret replaced by its credential's name.
+    pub fn scrub<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let values = self.shared.read().unwrap_or_else(PoisonError::into_inner);
+        values.scrub(text)
+    }
+
+    /// [`KnownSecrets::scrub`] for every text of `value`, names of members included.
+    pub fn scrub_json(&self, value: &mut Value) {
+        let values = self.shared.read().unwrap_or_else(PoisonError::into_inner);
+        if !values.needles.is_empty() {
+            values.scrub_json(value);
+        }
+    }
+}
+
+impl Slot {
+    fn is(&self, credential: &str, slot: &str) -> bool {
+        self.credential == credential && self.slot == slot
+    }
+}
+
+impl Values {
+    /// Makes the needles and the filter anew.
+    fn prepare(&mut self) {
+        self.needles.clear();
+        for slot in &self.slots {
+            let instead: Arc<str> = format!("(secret of {})", slot.credential).into();
+            for value in &slot.values {
+                let lines = value.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+                let lines = lines.filter(|line| line.len() >= LINE_BYTES_MIN && !line.starts_with(b"-----"));
+                let parts =
+                    std::iter::once(value.as_slice()).chain(lines.filter(|line| line.len() < value.len()));
+                for part in parts {
+                    let secret = Secret::new(part.to_vec());
+                    self.needles
+                        .extend(needles(&secret, part).into_iter().map(|text| Needle {
+                            text,
+                            instead: instead.clone(),
+                        }));
+                }
+            }
+        }
+        self.needles
+            .sort_by_key(|needle| std::cmp::Reverse(needle.text.len()));
+        self.filter = vec![
+            0;
+            if self.needles.is_empty() {
+                0
+            } else {
+                FILTER_BITS / 64
+            }
+        ];
+        for needle in &self.needles {
+            if let Some(bit) = first_bit(&needle.text)
+                && let Some(word) = self.filter.get_mut(bit / 64)
+            {
+                *word |= 1 << (bit % 64);
+            }
+        }
+    }
+
+    fn scrub<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if self.needles.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        let bytes = text.as_bytes();
+        let mut out: Option<Vec<u8>> = None;
+        let (mut kept, mut at) = (0, 0);
+        while let Some(rest) = bytes.get(at..)
+            && let Some(bit) = first_bit(rest)
+        {
+            let may = self
+                .filter
+                .get(bit / 64)
+                .is_some_and(|word| word >> (bit % 64) & 1 == 1);
+            let found = may.then(|| self.needles.iter().find(|needle| rest.starts_with(&needle.text)));
+            match found.flatten() {
+                Some(needle) => {
+                    let out = out.get_or_insert_default();
+                    out.extend_from_slice(bytes.get(kept..at).unwrap_or_default());
+                    out.extend_from_slice(needle.instead.as_bytes());
+                    at += needle.text.len();
+                    kept = at;
+                }
+                None => at += 1,
+            }
+        }
+        match out {
+            None => Cow::Borrowed(text),
+            Some(mut out) => {
+                out.extend_from_slice(bytes.get(kept..).unwrap_or_default());
+                // A needle that ends inside a character leaves half of it; that half is shown as such.
+                Cow::Owned(String::from_utf8_lossy(&out).into_owned())
+            }
+        }
+    }
+
+    fn scrub_json(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => {
+                if let Cow::Owned(clean) = self.scrub(text) {
+                    *text = clean;
+                }
+            }
+            Value::Number(number) => {
+                if let Cow::Owned(clean) = self.scrub(&number.to_string()) {
+                    *value = Value::String(clean);
+                }
+            }
+            Value::Array(values) => values.iter_mut().for_each(|value| self.scrub_json(value)),
+            Value::Object(members) => {
+                let dirty: Vec<String> = members
+                    .keys()
+                    .filter(|name| matches!(self.scrub(name), Cow::Owned(_)))
+                    .cloned()
+                    .collect();
+                for name in dirty {
+                    if let Some(value) = members.remove(&name) {
+                        members.insert(self.scrub(&name).into_owned(), value);
+                    }
+                }
+                members.values_mut().for_each(|value| self.scrub_json(value));
+            }
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+}
+
+/// The filter's bit for a text's first bytes; `None` where it has too few.
+fn first_bit(bytes: &[u8]) -> Option<usize> {
+    let first = bytes.first_chunk::<NEEDLE_BYTES_MIN>()?;
+    Some((u32::from_le_bytes(*first).wrapping_mul(0x9E37_79B1) >> 16) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    const VALUE: &str = "ghp_Real/Value+1 é";
+
+    fn known() -> KnownSecrets {
+        let known = KnownSecrets::default();
+        known.learn("bearer_token.pat", "", VALUE.as_bytes());
+        known
+    }
+
+    #[test]
+    fn every_form_is_found() {
+        let known = known();
+        let basic = STANDARD.encode(format!("user:{VALUE}"));
+        let percent = percent_encoding::utf8_percent_encode(VALUE, percent_encoding::NON_ALPHANUMERIC);
+        for text in [
+            VALUE.to_owned(),
+            format!("a {VALUE} b {VALUE}"),
+            format!("Basic {basic}"),
+            percent.to_string(),
+            percent.to_string().to_lowercase(),
+            serde_json::json!({ "a": VALUE }).to_string(),
+        ] {
+            let clean = known.scrub(&text).into_owned();
+            assert!(!clean.contains("Real"), "{text}: {clean}");
+            assert!(clean.contains("(secret of bearer_token.pat)"), "{text}: {clean}");
+            assert!(clean.len() > text.len() || !text.starts_with("a "), "{clean}");
+        }
+        assert!(matches!(known.scrub("GET /ghp_other"), Cow::Borrowed(_)));
+        let mut json = serde_json::json!({ VALUE: [{ "a": format!("x{VALUE}y") }], "n": 1 });
+        known.scrub_json(&mut json);
+        assert!(!json.to_string().contains("Real"), "{json}");
+    }
+
+    #[test]
+    fn values_are_kept_for_a_while_after_they_are_replaced() {
+        let known = known();
+        for turn in 1..VALUES_PER_SLOT_MAX {
+            known.learn("bearer_token.pat", "", format!("turn-{turn}").as_bytes());
+        }
+        assert!(matches!(known.scrub(VALUE), Cow::Owned(_)));
+        known.learn("bearer_token.pat", "", b"one more");
+        assert!(matches!(known.scrub(VALUE), Cow::Borrowed(_)));
+        assert!(matches!(known.scrub("one more"), Cow::Owned(_)));
+    }
+
+    #[test]
+    fn short_values_are_not_looked_for_and_keys_are_by_their_lines() {
+        let known = KnownSecrets::default();
+        known.learn("a.b", "", b"abc");
+        assert_eq!(known.scrub("abc"), "abc");
+        let line = "MHcCAQEEIIUKU2T0hXLnp7yDBEYFAQ";
+        let pem = format!("-----BEGIN EC PRIVATE KEY-----\n{line}\n-----END EC PRIVATE KEY-----\n");
+        known.learn("mtls_credential.c", "key", pem.as_bytes());
+        assert_eq!(known.scrub(line), "(secret of mtls_credential.c)");
+        let harmless = "-----BEGIN EC PRIVATE KEY-----";
+        assert_eq!(known.scrub(harmless), harmless);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_text_is_changed_only_where_a_secret_stands(text: String, value in "[a-z]{4,8}") {
+            let known = KnownSecrets::default();
+            known.learn("a.b", "", value.as_bytes());
+            let clean = known.scrub(&text).into_owned();
+            proptest::prop_assert!(!clean.contains(&value));
+            let spliced = format!("{text}{value}{text}");
+            let clean = known.scrub(&spliced).into_owned();
+            proptest::prop_assert!(!clean.replace("(secret of a.b)", " ").contains(&value));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The grammar of one session: `facts::sql`, behind the cache that all sessions share. *Pure.*
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::statement::{Grammar, Statement};
+use crate::facts::sql::cache::Cache;
+use crate::facts::sql::{self, SqlFacts};
+use crate::facts::{Blind, Fact, Facts};
+
+/// Reads the SQL of one session.
+pub struct Reader {
+    pub cache: Arc<Mutex<Cache>>,
+    /// Bytes of one text of SQL.
+    pub bytes_max: usize,
+    pub database: String,
+    pub user: String,
+}
+
+impl Reader {
+    fn facts(&self, statement: Arc<sql::Statement>, statements: usize) -> Facts {
+        let mut facts = SqlFacts::new(statement, &self.database, &self.user);
+        facts.statements = i64::try_from(statements).unwrap_or(i64::MAX);
+        Facts::Sql(Box::new(facts))
+    }
+
+    fn statement(&self, read: &Arc<sql::Statement>, statements: usize) -> Statement {
+        Statement {
+            text: read.text.clone(),
+            facts: self.facts(read.clone(), statements),
+            effect: read.effect.clone(),
+            executes: read.executes.clone(),
+            rereads: read.rereads,
+            prepares: read
+                .prepares
+                .as_ref()
+                .map(|inner| Arc::new(self.statement(inner, 1))),
+        }
+    }
+}
+
+impl Grammar for Reader {
+    fn read(&self, text: &str) -> Vec<Statement> {
+        let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        // Parsed without the lock: a long text of one session holds up no other.
+        let known = cache().get(text);
+        let read = known.unwrap_or_else(|| {
+            let read: Arc<[Arc<sql::Statement>]> = sql::read(text, self.bytes_max).into();
+            cache().put(text, read.clone());
+            read
+        });
+        read.iter().map(|one| self.statement(one, read.len())).collect()
+    }
+
+    fn bound(&self, facts: &Facts, parameters: Fact<serde_json::Value>) -> Facts {
+        match facts {
+            Facts::Sql(facts) => {
+                let mut facts = facts.clone();
+                facts.parameters = parameters;
+                Facts::Sql(facts)
+            }
+            other => other.clone(),
+        }
+    }
+
+    fn executing(&self, outer: &Facts, prepared: &Facts) -> Facts {
+        let (Facts::Sql(outer), Facts::Sql(prepared)) = (outer, prepared) else {
+            return self.opaque("EXECUTE");
+        };
+        let mut facts = outer.clone();
+        facts.statement = Arc::new(outer.statement.executing(&prepared.statement));
+        facts.parameters = Fact::Unknown(Blind::Opaque);
+        Facts::Sql(facts)
+    }
+
+    fn opaque(&self, text: &str) -> Facts {
+        self.facts(Arc::new(sql::Statement::opaque(text)), 1)
+    }
+}

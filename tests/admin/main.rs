@@ -1,0 +1,16 @@
+//! The operator's side: the JSON API by raw HTTP, and by the commands of the real program.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "tests say what they expect"
+)]
+
+mod commands;
+mod fields;
+mod gateway;
+mod http;
+mod streams;
+mod tunnel;
+mod world;

@@ -1,0 +1,131 @@
+//! COPY and function calls on the wire.
+
+use tailkeep::protocol::postgres::wire::message;
+
+use crate::raw::{Raw, query, run, sync};
+use crate::world::both;
+
+fn data(text: &str) -> Vec<u8> {
+    message(b'd', text.as_bytes()).to_vec()
+}
+
+#[tokio::test]
+async fn copy_in_ends_by_done_by_fail_and_by_the_server() {
+    let (server, world) = both().await;
+    assert!(server.sql("create table t (x int); grant all on t to app"));
+    let done = message(b'c', &[]).to_vec();
+    let fail = message(b'f', b"enough\0").to_vec();
+    let mut raw = Raw::enter(world.address).await;
+    let copy = query("copy t from stdin");
+    for (sent, tags, says) in [
+        // Sent ahead of the CopyInResponse: it waits.
+        (vec![copy.clone(), data("1\n2\n"), done.clone()], "GCZ", "COPY 2"),
+        (vec![copy.clone(), data("3\n"), fail.clone()], "GEZ", "57014"),
+        // The server breaks it off; what is under way is dropped up to CopyDone.
+        (
+            vec![copy.clone(), data("x\n"), data("4\n"), done.clone()],
+            "GEZ",
+            "22P02",
+        ),
+        // Data without COPY is dropped, as the server does.
+        (vec![data("5\n"), done.clone(), query("select 7")], "TDCZ", "7"),
+        // Flush and Sync inside of COPY are dropped.
+        (
+            vec![
+                copy.clone(),
+                message(b'H', &[]).to_vec(),
+                data("6\n"),
+                done.clone(),
+            ],
+            "GCZ",
+            "COPY 1",
+        ),
+    ] {
+        raw.send(&sent.concat()).await;
+        let came = raw.until_ready(1).await;
+        assert_eq!(came.tags, tags, "{came:?}");
+        assert!(came.text().contains(says), "{came:?}");
+    }
+    // By the extended protocol, with the Sync that libpq sends at once and the one after CopyDone.
+    raw.send(&[run("copy t from stdin"), sync()].concat()).await;
+    assert_eq!(raw.until('G', 1).await.tags, "12G");
+    raw.send(&[data("8\n"), done.clone(), sync()].concat()).await;
+    assert_eq!(raw.until_ready(1).await.tags, "CZ");
+    // A statement in the middle of COPY breaks the protocol.
+    raw.send(&[copy, query("drop table t")].concat()).await;
+    let came = raw.until_ready(1).await;
+    assert!(!came.tags.contains('Z'), "{came:?}");
+    assert_eq!(server.says("select array_agg(x) from t"), "{1,2,6,8}");
+}
+
+#[tokio::test]
+async fn a_function_call_message_is_opaque() {
+    let (server, world) = both().await;
+    let oid: u32 = server
+        .says("select 'pg_catalog.int4pl'::regproc::oid")
+        .parse()
+        .unwrap();
+    let mut payload = oid.to_be_bytes().to_vec();
+    payload.extend_from_slice(&[0, 0, 0, 2, 0, 0, 0, 1, b'3', 0, 0, 0, 1, b'4', 0, 0]);
+    let call = message(b'F', &payload).to_vec();
+    // A rule reads `sql.verbs`, which is unknown of it.
+    let mut raw = Raw::enter(world.address).await;
+    let came = raw.ask(std::slice::from_ref(&call)).await;
+    assert_eq!(came.tags, "EZ", "{came:?}");
+    assert_eq!(raw.query("select 1").await.tags, "TDCZ");
+    let rules = "rule \"calls\" {\n  endpoint = postgres.orders\n  condition = \"sql.opaque\"\n  verdict = \"allow\"\n}";
+    world.reload(
+        server.port,
+        crate::world::Setup {
+            rules,
+            ..crate::world::SETUP
+        },
+    );
+    let came = raw.ask(&[call]).await;
+    assert_eq!(came.tags, "VZ", "{came:?}");
+    assert!(came.text().contains('7'), "{came:?}");
+}
+
+/// Bytes that the sockets and queues between the two ends may take up, and no more.
+const UNDER_WAY_MAX: usize = 48 << 20;
+
+#[tokio::test]
+async fn a_side_that_does_not_read_stops_the_other() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let (server, world) = both().await;
+    assert!(server.sql("create table t (x text); grant all on t to app"));
+    // The server does not read: the table is locked.
+    let mut locker = Raw::enter(world.address).await;
+    assert_eq!(
+        locker.ask(&[query("begin"), query("lock table t")]).await.tags,
+        "CZCZ"
+    );
+    let mut raw = Raw::enter(world.address).await;
+    raw.send(&query("insert into t select 'x'")).await;
+    let piece = query(&format!("insert into t values ('{}')", "y".repeat(100_000)));
+    let mut sent = 0;
+    let full = async {
+        while sent < 2 * UNDER_WAY_MAX {
+            raw.io.write_all(&piece).await.unwrap();
+            sent += piece.len();
+        }
+    };
+    assert!(
+        tokio::time::timeout(std::time::Duration::from_secs(3), full)
+            .await
+            .is_err()
+    );
+    assert!((1 << 20..UNDER_WAY_MAX).contains(&sent), "{sent}");
+    drop((raw, locker));
+    // The agent does not read: the server stops sending.
+    let mut raw = Raw::enter(world.address).await;
+    raw.send(&query("select repeat('z', 1000000) from generate_series(1, 200)"))
+        .await;
+    let blocked = || {
+        server.says("select count(*) from pg_stat_activity where wait_event = 'ClientWrite' and query like '%repeat(''z''%'") == "1"
+    };
+    crate::world::until("the server waits", blocked).await;
+    let came = raw.until_ready(1).await;
+    assert_eq!(came.tags, format!("T{}CZ", "D".repeat(200)));
+}

@@ -1,0 +1,24 @@
+//! Postgres through the gateway: real clients (psql, pgbench, psycopg, raw streams) on one side, a
+//! real PostgreSQL on the other, the whole proxy with its gate and audit log in between.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "tests say what they expect"
+)]
+
+mod cancels;
+mod clients;
+mod copies;
+mod liars;
+mod logins;
+mod names;
+mod pipelines;
+mod portals;
+mod raw;
+#[path = "../support/postgres.rs"]
+mod server;
+mod settings;
+mod starts;
+mod world;
