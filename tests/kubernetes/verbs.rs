@@ -268,6 +268,40 @@ async fn discovery_and_sizes(cluster: &Cluster, gateway: &Gateway) {
             .count();
         assert_eq!(whole, 400);
     }
+    // Where a secret could come back, answers are asked for uncompressed, to be searched.
+    let (coding, size, length) = list_by_curl(gateway, "Bearer {{cluster}}").await;
+    assert_eq!((coding.as_str(), size), ("", length));
+    // A client certificate cannot.
+    let held = "mtls_credential.cluster";
+    let gateway = cluster.gateway_with("mtls_credential", held, "", RULES).await;
+    gateway.world.set("cluster", "cert", &cluster.cert);
+    gateway.world.set("cluster", "key", &cluster.key);
+    let (coding, size, length) = list_by_curl(&gateway, "Bearer none").await;
+    assert_eq!(
+        (coding.as_str(), size < length / 10),
+        ("gzip", true),
+        "{size} of {length}"
+    );
+}
+
+/// The large list, whole: its content coding, the bytes that came, the bytes that they are.
+async fn list_by_curl(gateway: &Gateway, token: &str) -> (String, usize, usize) {
+    let url = format!("https://{}/api/v1/namespaces/prod/configmaps", gateway.address);
+    let ca = gateway.world.ca();
+    let mut command = tokio::process::Command::new("curl");
+    let write = "\n%{size_download} %header{content-encoding}";
+    command.args(["-sS", "--compressed", "--cacert", &ca, "-w", write, &url]);
+    command.args(["-H", &format!("Authorization: {token}")]);
+    let output = tokio::time::timeout(SOON, command.output())
+        .await
+        .unwrap()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, line) = text.rsplit_once('\n').unwrap();
+    let list: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(list["items"].as_array().unwrap().len(), 400);
+    let (size, coding) = line.split_once(' ').unwrap();
+    (coding.to_owned(), size.parse().unwrap(), body.len())
 }
 
 /// The question that is asked, once it is.
