@@ -220,3 +220,34 @@ print(conn.execute('select count(*) from t').fetchone(), conn.info.transaction_s
     assert!(of("copy t from stdin")["bytes_up"].as_u64().unwrap() >= 10_688_890);
     assert!(of("copy t to stdout")["bytes_down"].as_u64().unwrap() >= 10_688_890);
 }
+
+#[tokio::test]
+async fn a_database_is_dumped_and_restored() {
+    let (server, world) = both().await;
+    // A database cannot be created among other statements; its schemas are its owner's.
+    assert!(server.sql("create database copy owner app"));
+    assert!(server.sql(
+        "create schema s authorization app; set role app;
+         create table s.t (x int primary key, s text default 'é\\n'); create view s.v as select x from s.t;
+         create function s.f(a int) returns int language sql as $$ select a + 1 $$;
+         insert into s.t select i, E'a\\\\b' || i from generate_series(1, 1000) i",
+    ));
+    let dump = tempfile::NamedTempFile::new().unwrap();
+    let path = dump.path().to_str().unwrap();
+    let mut command = Command::new("pg_dump");
+    command.args(["-n", "s", "-f", path, "-d", &world.url("sslmode=disable")]);
+    assert_eq!(said(&run(&mut command).await), " | ");
+    let copy = world.url("sslmode=disable").replace("/postgres?", "/copy?");
+    let mut command = Command::new("psql");
+    command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-f", path, &copy]);
+    let ran = run(&mut command).await;
+    assert!(ran.status.success(), "{}", said(&ran));
+    let mut command = Command::new("psql");
+    command.args(["-XAtq", &copy, "-c", "select count(*), max(s), s.f(1) from s.t"]);
+    assert_eq!(said(&run(&mut command).await), "1000|a\\b999|2 | ");
+    // What pg_dump prepares and executes by name was judged as what it is.
+    let story = world.story().await;
+    let executed = story.iter().filter(|line| line.starts_with("EXECUTE")).count();
+    assert!(executed > 0, "{story:#?}");
+    assert!(story.iter().all(|line| line.contains("| allow |")), "{story:#?}");
+}

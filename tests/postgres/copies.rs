@@ -93,7 +93,13 @@ const UNDER_WAY_MAX: usize = 48 << 20;
 async fn a_side_that_does_not_read_stops_the_other() {
     use tokio::io::AsyncWriteExt as _;
 
-    let (server, world) = both().await;
+    let server = crate::world::server(&[]).await;
+    let limits = "message_bytes_max = 1048576";
+    let setup = crate::world::Setup {
+        limits,
+        ..crate::world::SETUP
+    };
+    let world = crate::world::World::new(server.port, setup).await;
     assert!(server.sql("create table t (x text); grant all on t to app"));
     // The server does not read: the table is locked.
     let mut locker = Raw::enter(world.address).await;

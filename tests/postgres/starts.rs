@@ -203,3 +203,55 @@ for options in ('max_protocol_version=latest', 'max_protocol_version=3.2', 'ssln
     let ran = crate::world::run(&mut command).await;
     assert_eq!(said(&ran), "1 False 1 False 1 True | ");
 }
+
+#[tokio::test]
+async fn prepared_statements_have_a_number_and_a_size() {
+    use tailkeep::proxy::postgres::{PREPARED_BYTES_MAX, STATEMENTS_MAX};
+
+    use crate::raw::{close, parse, sync};
+
+    let (_server, world) = both().await;
+    // In portions, so that neither side has to wait for the other to read.
+    let prepare = async |raw: &mut Raw, names: std::ops::Range<usize>, text: &str| {
+        let messages = names.map(|at| parse(&format!("s{at}"), text)).chain([sync()]);
+        raw.ask(&messages.collect::<Vec<_>>()).await
+    };
+    let full = "too many prepared statements";
+    let mut raw = Raw::enter(world.address).await;
+    for at in (0..STATEMENTS_MAX).step_by(512) {
+        let came = prepare(&mut raw, at..at + 512, "select 1").await;
+        assert!(!came.tags.contains('E'), "{at}: {}", came.text());
+    }
+    let came = prepare(&mut raw, STATEMENTS_MAX..STATEMENTS_MAX + 1, "select 1").await;
+    assert!(came.text().contains(full), "{came:?}");
+    assert_eq!(raw.ask(&[close('S', "s7"), sync()]).await.tags, "3Z");
+    assert_eq!(prepare(&mut raw, 7..8, "select 1").await.tags, "1Z");
+    // By their bytes.
+    let mut raw = Raw::enter(world.address).await;
+    let text = format!("select '{}'", "x".repeat(120_000));
+    let fit = PREPARED_BYTES_MAX / (text.len() + 600);
+    let came = prepare(&mut raw, 0..fit, &text).await;
+    assert!(!came.tags.contains('E'), "{}", came.text());
+    let came = prepare(&mut raw, fit..fit + 3, &text).await;
+    assert!(came.text().contains(full), "{came:?}");
+}
+
+#[tokio::test]
+async fn last_words_are_not_waited_for_long() {
+    let server = server(&[]).await;
+    let world = World::new(
+        server.port,
+        Setup {
+            limits: "idle_s = 1",
+            ..SETUP
+        },
+    )
+    .await;
+    let mut raw = Raw::enter(world.address).await;
+    // Nothing of this is read, and so nothing of what is said at the end.
+    raw.send(&query("select repeat('z', 1000000) from generate_series(1, 200)"))
+        .await;
+    crate::world::until("it is given up", || world.open() == 0).await;
+    let status = world.records().await[0]["outcome"]["status"].clone();
+    assert_eq!(status, "broken: nothing came in time");
+}

@@ -113,7 +113,7 @@ impl Agent {
         tokio::task::spawn_blocking(move || {
             let output = Command::new("ip")
                 .args([
-                    "netns", "exec", &space, "timeout", "20", "python3", "-c", &program,
+                    "netns", "exec", &space, "timeout", "90", "python3", "-c", &program,
                 ])
                 .output()
                 .expect("python3");
@@ -189,7 +189,7 @@ async fn echo(mut flow: Flow) {
 const ECHO: &str = "
 import socket,sys,threading
 def echo(host, port, size):
-    s = socket.create_connection((host, port), timeout=10)
+    s = socket.create_connection((host, port), timeout=60)
     f = s.makefile('rb')
     print(f.readline().decode().strip())
     data = bytes(i * 7 % 251 for i in range(size))
@@ -200,11 +200,28 @@ def echo(host, port, size):
     print(back == data)
 ";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn wireguard_go_reaches_any_destination() {
+/// Runs a test in a network namespace of its own, so that nothing that runs beside it, or is still
+/// being taken down, has its addresses.
+fn alone(test: impl Future<Output = ()>) {
     if !able() {
         return;
     }
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
+    must("ip link set lo up");
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(test);
+}
+
+#[test]
+fn wireguard_go_reaches_any_destination() {
+    alone(any_destination());
+}
+
+async fn any_destination() {
     let set = PeerSet {
         peers: vec![peer(1), peer(2)],
     };
@@ -290,7 +307,7 @@ async fn wireguard_go_reaches_any_destination() {
             change.send(Arc::new(PeerSet { peers: vec![peer(2)] })).expect("a listener");
         }
     );
-    assert!(cut.0 == "reset" || cut.0 == "held", "{}", cut.0);
+    assert_eq!(cut.0, "reset");
     wait_for(|| {
         status
             .lock()

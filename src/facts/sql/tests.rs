@@ -268,6 +268,32 @@ fn what_execute_runs_and_what_changes_the_reading() {
             plain(false, true),
         ),
         ("select set_config(b'1', '1', false)", plain(false, true)),
+        // pg_dump.
+        (
+            "select set_config(name, 'view, foreign-table', false) from pg_settings",
+            plain(false, false),
+        ),
+        (
+            "select set_config(name, 's-j-i-s--------------', false) from pg_settings",
+            plain(false, true),
+        ),
+        (
+            "select set_config(name, '123456789012345', false) from pg_settings",
+            plain(false, true),
+        ),
+        (
+            "select set_config(name, '1234567890123456', false) from pg_settings",
+            plain(false, false),
+        ),
+        ("select set_config(name, value, false) from t", plain(false, true)),
+        (
+            "select set_config('client_encoding', '1234567890123456', false)",
+            plain(false, true),
+        ),
+        (
+            "select set_config(name, is_local => false, new_value => 'sjis') from t",
+            plain(false, true),
+        ),
         ("update pg_settings set setting = 'x'", plain(false, true)),
         ("update settings set setting = 'x'", plain(false, false)),
     ] {

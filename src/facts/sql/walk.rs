@@ -25,6 +25,10 @@ const READING_SETTINGS: &[(&str, &[&str])] = &[
     ("standard_conforming_strings", &["on", "true", "yes", "1"]),
 ];
 
+/// Letters and digits of the longest value that one of [`READING_SETTINGS`] takes, with room:
+/// `mule_internal` has 12. The server leaves everything else out of an encoding's name.
+const READING_VALUE_CHARS_MAX: usize = 15;
+
 /// Settings that change who the session is.
 const ROLE_SETTINGS: &[&str] = &["role", "session_authorization"];
 
@@ -89,7 +93,7 @@ impl Walk {
                 walk.write(tree.get("relation"));
                 // The view's rule calls set_config with names from its rows.
                 if tree.get("relation").get("relname").text() == "pg_settings" {
-                    walk.set_config(None);
+                    walk.set_config(None, None);
                 }
                 walk.children_but(tree, &["relation", "with_clause"]);
             }),
@@ -197,11 +201,18 @@ impl Walk {
         self.out.setting = Some(name);
     }
 
-    /// `set_config(name, …)`: as SET of that name, of any where it cannot be seen.
-    fn set_config(&mut self, name: Option<&Tree>) {
+    /// `set_config(name, value, …)`: as SET of that name, of any where it cannot be seen. A name
+    /// that cannot be seen with a value that no setting of the reading takes is pg_dump's.
+    fn set_config(&mut self, name: Option<&Tree>, value: Option<&Tree>) {
         let name = name.and_then(constant_text);
+        let long = value.and_then(constant_text).is_some_and(|value| {
+            let counted = value.bytes().filter(u8::is_ascii_alphanumeric).count();
+            counted > READING_VALUE_CHARS_MAX
+        });
         self.out.role_change |= name.as_deref().is_none_or(|name| ROLE_SETTINGS.contains(&name));
-        self.out.rereads |= name.as_deref().is_none_or(|name| reading_setting(name).is_some());
+        self.out.rereads |= name
+            .as_deref()
+            .map_or(!long, |name| reading_setting(name).is_some());
     }
 
     /// Below a utility: a relation is written, a query in it reads.
@@ -278,7 +289,8 @@ impl Walk {
                 };
                 self.function(parts);
                 if parts.last().is_some_and(|name| name == "set_config") {
-                    self.set_config(tree.get("args").items().first());
+                    let args = tree.get("args").items();
+                    self.set_config(args.first(), args.get(1));
                 }
             }
             "ColumnRef" => {

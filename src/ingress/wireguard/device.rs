@@ -74,21 +74,21 @@ impl Device {
         *self.drops.entry(cause).or_default() += 1;
     }
 
-    /// Takes over a new set; returns the peers that are gone. A peer whose name or address
-    /// changed is gone and comes back as another.
-    pub(super) fn apply(&mut self, set: &PeerSet) -> Vec<PeerIndex> {
+    /// The peers that `set` has no more. One whose name or address changed is gone as well, and
+    /// comes back as another.
+    pub(super) fn gone(&self, set: &PeerSet) -> Vec<PeerIndex> {
         let kept: HashMap<&[u8; 32], &Peer> = set.peers.iter().map(|peer| (&peer.public_key, peer)).collect();
         let stale = |entry: &Entry| {
             kept.get(&entry.peer.public_key)
                 .is_none_or(|peer| **peer != entry.peer)
         };
-        let gone: Vec<PeerIndex> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| stale(entry))
-            .map(|(index, _)| *index)
-            .collect();
-        for index in &gone {
+        let gone = self.entries.iter().filter(|(_, entry)| stale(entry));
+        gone.map(|(index, _)| *index).collect()
+    }
+
+    /// Forgets the peers that are `gone`, and takes in what `set` has new.
+    pub(super) fn apply(&mut self, set: &PeerSet, gone: &[PeerIndex]) {
+        for index in gone {
             if let Some(entry) = self.entries.remove(index) {
                 self.by_key.remove(&entry.peer.public_key);
                 self.by_address.retain(|_, owner| owner != index);
@@ -99,7 +99,6 @@ impl Device {
                 self.insert(peer);
             }
         }
-        gone
     }
 
     fn insert(&mut self, peer: &Peer) {

@@ -25,6 +25,8 @@ const BATCH_MAX: usize = 64;
 const DNS_IN_FLIGHT_MAX: usize = 256;
 /// ICMP errors and resets a peer gets in a second.
 pub(super) const REFUSALS_PER_SECOND_MAX: u32 = 200;
+/// Microseconds until a flow that rests, and yet says it is due, has its next turn.
+const OVERDUE_US: u64 = 1_000;
 /// Milliseconds between looks at the WireGuard timers.
 const TICK_MS: u64 = 250;
 /// Milliseconds a DNS client over TCP may stay silent.
@@ -153,13 +155,15 @@ impl Driver {
 
     fn apply_peers(&mut self) {
         let set = Arc::clone(&self.peers.borrow_and_update());
-        let gone = self.device.apply(&set);
+        let gone = self.device.gone(&set);
         let ids = self
             .connections
             .iter()
             .filter(|(_, connection)| gone.contains(&connection.peer));
         let ids: Vec<FlowId> = ids.map(|(id, _)| *id).collect();
+        // While the peer's keys are still there to tell it.
         self.reset_all(ids);
+        self.device.apply(&set, &gone);
         for peer in gone {
             self.refusals.remove(&peer);
         }
@@ -397,7 +401,11 @@ impl Driver {
         if turn.over || expired {
             return self.forget(id, expired && !turn.over, clock);
         }
-        let wait = turn.next.map(|at| (at - clock).total_micros().max(1));
+        // smoltcp says "now" as a time long past, and its difference of two times has no sign.
+        let wait = turn.next.map(|at| match at > clock {
+            true => (at - clock).total_micros(),
+            false => OVERDUE_US,
+        });
         let next = wait.map(|micros| now + Duration::from_micros(micros));
         connection.next = next.into_iter().chain(connection.linger).min();
         if let Some(at) = connection.next {

@@ -605,6 +605,15 @@ async fn a_removed_peer_loses_its_connections_and_its_address_may_be_anothers() 
     let mut byte = [0];
     let ended = timeout(SOON, flow.stream.read(&mut byte)).await.unwrap();
     assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    let told = async {
+        loop {
+            let bytes = client.next(SOON).await.unwrap();
+            if matches!(packet::parse(&bytes).unwrap().kind, Kind::Tcp(segment) if segment.flags & RST != 0) {
+                return;
+            }
+        }
+    };
+    timeout(SOON, told).await.unwrap();
     client
         .send(&tcp(from, to, ACK, 2, acknowledgment, b"still me"))
         .await;

@@ -14,6 +14,8 @@
 //!   rollback, the skip up to Sync and the transaction state are the server's own.
 //! - Text is read as UTF-8 with standard strings. Both are pinned at the start-up; a statement that
 //!   would change them is refused, a change that was hidden in a function closes the connection.
+//! - Parse and Describe are not judged: they run nothing, but they tell whether a table is there and
+//!   which columns it has. Who must not learn that needs a role that may not see it.
 //! - EXECUTE is judged as what was prepared, and refused where that is not known. What functions do
 //!   to names (a DO that runs PREPARE) is not seen: it could run the same without a name.
 

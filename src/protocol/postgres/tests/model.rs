@@ -10,6 +10,9 @@ struct Model {
     statements: HashMap<String, String>,
     portals: HashMap<String, String>,
     skipping: bool,
+    /// Inside a transaction block, and whether that has failed.
+    block: bool,
+    failed: bool,
     read: usize,
     ran: Vec<String>,
     /// What was answered and is not delivered yet.
@@ -30,27 +33,26 @@ impl Model {
             match tag {
                 b'S' => {
                     self.skipping = false;
-                    self.portals.clear();
-                    self.say(b'Z', b"I");
+                    self.end();
                 }
                 _ if self.skipping || tag == b'H' => {}
                 b'Q' => {
                     self.statements.remove("");
-                    self.portals.clear();
+                    self.portals.remove("");
                     for text in texts[0].split(';').map(str::trim).filter(|text| !text.is_empty()) {
                         match self.run(text) {
                             true => self.say(b'C', b"DONE\0"),
                             false => {
-                                self.say(b'E', b"CXX000\0\0");
+                                self.error();
                                 break;
                             }
                         }
                     }
-                    self.say(b'Z', b"I");
+                    self.end();
                 }
                 _ => {
                     if !self.extended(tag, &texts) {
-                        self.say(b'E', b"CXX000\0\0");
+                        self.error();
                         self.skipping = true;
                     }
                 }
@@ -59,11 +61,30 @@ impl Model {
         self.read > before
     }
 
+    fn error(&mut self) {
+        self.failed = self.block;
+        self.say(b'E', b"CXX000\0\0");
+    }
+
+    /// A portal ends with its transaction.
+    fn end(&mut self) {
+        if !self.block || self.failed {
+            self.portals.clear();
+        }
+        let status: &[u8] = match (self.block, self.failed) {
+            (false, _) => b"I",
+            (true, false) => b"T",
+            (true, true) => b"E",
+        };
+        self.say(b'Z', status);
+    }
+
     fn extended(&mut self, tag: u8, texts: &[String]) -> bool {
         match tag {
             b'P' => {
                 let (name, text) = (&texts[0], &texts[1]);
-                if text.starts_with("tailkeep")
+                if self.failed && text != "commit"
+                    || text.starts_with("tailkeep")
                     || text.contains("nosuch")
                     || !name.is_empty() && self.statements.contains_key(name)
                 {
@@ -76,6 +97,10 @@ impl Model {
                 let Some(text) = self.statements.get(&texts[1]).cloned() else {
                     return false;
                 };
+                let exists = !texts[0].is_empty() && self.portals.contains_key(&texts[0]);
+                if exists || self.failed && text != "commit" {
+                    return false;
+                }
                 self.portals.insert(texts[0].clone(), text);
                 self.say(b'2', b"");
             }
@@ -102,8 +127,15 @@ impl Model {
     }
 
     fn run(&mut self, text: &str) -> bool {
+        if self.failed && text != "commit" {
+            return false;
+        }
         let words: Vec<_> = text.split(' ').collect();
         match words.as_slice() {
+            ["begin"] => self.block = true,
+            ["commit"] => {
+                (self.block, self.failed) = (false, false);
+            }
             ["prepare", name, "as", ..] => {
                 let inner = text.split_once(" as ").unwrap().1.to_owned();
                 if self.statements.contains_key(*name) {
@@ -138,6 +170,8 @@ const TEXTS: &[&str] = &[
     "explain analyze execute a",
     "deallocate a",
     "discard all",
+    "begin",
+    "commit",
     // Fails at the server when it is prepared, and when it runs.
     "select nosuch",
     "select broken",
@@ -163,6 +197,8 @@ fn some_messages() -> impl Strategy<Value = Vec<Bytes>> {
         12 => one.prop_map(|one| vec![one]),
         1 => Just(vec![parse("a", "select 1"), sync()]),
         1 => Just(vec![parse("", "execute a"), bind("", "")]),
+        1 => Just(vec![query("begin"), parse("", "execute a"), bind("a", ""), sync()]),
+        1 => Just(vec![execute("a"), sync()]),
         1 => Just(vec![close("Sa"), parse("a", "delete from t")]),
         1 => Just(vec![close("Sa"), parse("a", "select 1"), sync()]),
         // What is skipped redefines nothing.
