@@ -28,3 +28,48 @@ need_cargo_tool() {
 
 # What a build needs: a C compiler and libclang, for PostgreSQL's own parser and for the cryptography.
 BUILD_PACKAGES=(build-essential cmake clang libclang-dev pkg-config)
+
+# Oldest Go that builds the tests' servers, and the one that is fetched where there is none.
+GO_MINOR_MIN=23
+GO_FETCHED=1.24.9
+
+# need_go: puts a Go that is new enough first in PATH. Debian's is too old to build the tests' servers, but it can
+# fetch a newer one, which is published as a module.
+need_go() {
+  local minor root from arch
+  minor=$(go env GOVERSION 2>/dev/null | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
+  [ "${minor:-0}" -ge "$GO_MINOR_MIN" ] && return 0
+  root="$PWD/target/go-$GO_FETCHED"
+  if [ ! -x "$root/bin/go" ]; then
+    command -v go >/dev/null || need_packages golang-go
+    say "fetching Go $GO_FETCHED (once)"
+    case "$(uname -m)" in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; *) die "no Go for $(uname -m)" ;; esac
+    from=$(cd / && go mod download -json "golang.org/toolchain@v0.0.1-go$GO_FETCHED.linux-$arch" | sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p')
+    [ -d "$from" ] || die "Go $GO_FETCHED cannot be fetched"
+    rm -rf "$root.part"
+    mkdir -p "$(dirname "$root")"
+    cp -r "$from" "$root.part"
+    # Files of a module are neither writable nor executable.
+    chmod -R u+w "$root.part"
+    chmod +x "$root.part"/bin/* "$root.part"/pkg/tool/*/*
+    mv "$root.part" "$root"
+  fi
+  export GOROOT="$root" PATH="$root/bin:$PATH"
+}
+
+# need_kubernetes: builds the API server of tests/kubernetes and kubectl, once for each version of their sources.
+need_kubernetes() {
+  local from="$PWD/tests/kubernetes/cluster" to="$PWD/target/kubernetes" sources
+  sources=$(cat "$from"/go.mod "$from"/go.sum "$from"/*.go | sha256sum)
+  [ -x "$to/cluster" ] && [ -x "$to/kubectl" ] && [ "$(cat "$to/sources" 2>/dev/null)" = "$sources" ] && return 0
+  need_go
+  say "building a Kubernetes API server and kubectl for the tests (once; minutes)"
+  mkdir -p "$to"
+  (
+    cd "$from"
+    export CGO_ENABLED=0 GOTOOLCHAIN=local
+    go build -buildvcs=false -o "$to/cluster" .
+    go build -buildvcs=false -o "$to/kubectl" k8s.io/kubernetes/cmd/kubectl
+  )
+  printf '%s\n' "$sources" >"$to/sources"
+}

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
 use crate::facts::sql;
+use crate::facts::sql::dialect::{self, Dialect};
 use crate::facts::{Blind, Fact, FactSet, FactSource, Slot};
 
 /// Longest line that is read, bytes.
@@ -165,11 +166,13 @@ fn unknown(blind: Blind) -> Value {
 
 /// The union of all statements of a text, with the first one's verb.
 fn sql_facts(text: &Text) -> anyhow::Result<Value> {
-    match text.dialect.as_deref() {
-        None | Some("" | "postgres" | "postgresql") => (),
-        Some(other) => bail!("the dialect `{other}` cannot be read; `postgres` can"),
+    let statements = match text.dialect.as_deref() {
+        None | Some("" | "postgres" | "postgresql") => sql::read(&text.sql, STATEMENT_BYTES_MAX),
+        Some(name) => match Dialect::of(name) {
+            Some(dialect) => dialect::read(&text.sql, dialect, STATEMENT_BYTES_MAX),
+            None => bail!("there is no dialect `{name}`: there are postgres, mysql, clickhouse"),
+        },
     };
-    let statements = sql::read(&text.sql, STATEMENT_BYTES_MAX);
     let union = |list: fn(&sql::Statement) -> &Vec<String>| {
         let mut all: Vec<&str> = Vec::new();
         for name in statements.iter().flat_map(|statement| list(statement)) {

@@ -126,7 +126,7 @@ async fn kubernetes_streams_pass_by_spdy_and_websocket() {
     let mut raw = Raw::connect(gateway).await;
     raw.say("GET /api/v1/pods HTTP/1.1\r\nHost: api.test:6443\r\nImpersonate-User: admin\r\n\r\n")
         .await;
-    assert_eq!(raw.hear().await.unwrap().status, 400);
+    assert_eq!(raw.hear().await.unwrap().status, 403);
 }
 
 #[tokio::test]

@@ -97,6 +97,22 @@ impl K8sFacts {
         })
     }
 
+    /// Facts that were recorded, where the request is no longer there.
+    pub fn recorded(
+        resolved: Resolved,
+        params: Vec<(String, String)>,
+        body_json: Value,
+        dry_run: bool,
+    ) -> K8sFacts {
+        K8sFacts {
+            needs: FactSet::ALL,
+            resolved,
+            params,
+            body_json: Fact::Known(body_json),
+            dry_run: Fact::Known(dry_run),
+        }
+    }
+
     /// Whether a rule set that reads `needs` has to have the body held. `dry_run` does: the body
     /// of a DELETE, where there is one, replaces its query parameters.
     pub fn wants_body(needs: FactSet) -> bool {

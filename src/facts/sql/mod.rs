@@ -8,6 +8,7 @@
 //! the `search_path` and operators that are functions are not seen.
 
 pub mod cache;
+pub mod dialect;
 mod tree;
 mod walk;
 

@@ -59,14 +59,15 @@ pub fn deny(refusal: &Refusal, facts: Option<&K8sFacts>) -> Response<Bytes> {
     answer(code, &status(code.as_u16(), reason, &message, details))
 }
 
-/// The `Status` for a request that is refused before any rule.
+/// The `Status` for a request that is refused before any rule. Acting as another user is
+/// forbidden, not a mistake in the request.
 pub fn malformed(error: Malformed) -> Response<Bytes> {
-    let code = http_status(error);
+    let (code, reason) = match error {
+        Malformed::ForbiddenHeader(_) => (http::StatusCode::FORBIDDEN, "Forbidden"),
+        error => (http_status(error), "BadRequest"),
+    };
     let details = details(None, "malformed", &error.to_string());
-    answer(
-        code,
-        &status(code.as_u16(), "BadRequest", &error.to_string(), details),
-    )
+    answer(code, &status(code.as_u16(), reason, &error.to_string(), details))
 }
 
 fn status(code: u16, reason: &str, message: &str, details: Value) -> Value {

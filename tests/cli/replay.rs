@@ -1,0 +1,220 @@
+//! `tailkeep test`.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::{Run, policy, tailkeep};
+
+fn write(folder: &Path, name: &str, fixture: &Value) {
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::write(folder.join(name), fixture.to_string()).unwrap();
+}
+
+fn fixture(endpoint: &str, verdict: &str, rule: &str, action: Value) -> Value {
+    json!({ "match": { "endpoint": endpoint, "verdict": verdict, "rule": rule }, "action": action })
+}
+
+/// Replays one fixture.
+fn replay(fixture: &Value) -> Run {
+    let (folder, policy) = policy();
+    let file = folder.path().join("one.json");
+    std::fs::write(&file, fixture.to_string()).unwrap();
+    tailkeep(&["test", &policy, file.to_str().unwrap()], b"")
+}
+
+/// A fixture that holds; with another verdict or another rule it is a drift.
+#[track_caller]
+fn holds(endpoint: &str, verdict: &str, rule: &str, action: Value) {
+    let run = replay(&fixture(endpoint, verdict, rule, action.clone()));
+    assert_eq!(run.code, 0, "{action}: {}{}", run.out, run.errors);
+    assert_eq!(run.out, "1 actions checked, 0 mismatches\n");
+    let other = if verdict == "deny" { "allow" } else { "deny" };
+    let run = replay(&fixture(endpoint, other, rule, action.clone()));
+    assert_eq!(run.code, 1, "{action}: {}", run.out);
+    assert!(
+        run.out.contains(&format!("got {verdict} by `{rule}`")),
+        "{}",
+        run.out
+    );
+    assert_eq!(replay(&fixture(endpoint, verdict, "elsewhere", action)).code, 1);
+}
+
+#[track_caller]
+fn unreadable(fixture: &Value, why: &str) {
+    let run = replay(fixture);
+    assert_eq!(run.code, 2, "{fixture}: {}", run.out);
+    assert!(run.out.contains(why), "{fixture}: {}", run.out);
+}
+
+#[test]
+fn the_published_format() {
+    let host = "10.0.0.7";
+    let k8s = |verb: &str, resource: &str| json!({ "host": host, "k8s": { "verb": verb, "resource": resource, "namespace": "default", "name": "x" } });
+    holds("prod", "deny", "no-secrets", k8s("get", "secrets"));
+    holds("prod", "allow", "dev-reads", k8s("get", "pods"));
+    holds("", "allow", "dev-reads", k8s("list", "pods"));
+    holds("prod", "deny", "", k8s("delete", "pods"));
+    let forced = json!({ "host": host, "k8s": { "verb": "delete", "params": { "force": "1" } } });
+    holds("prod", "approve", "forced", forced);
+    let http = |page: &str| {
+        json!({ "host": "api.test", "peer_ip": "100.64.0.7",
+        "http": { "method": "GET", "path": "/x", "query": { "page": [page] }, "headers": { "Authorization": ["***"] } } })
+    };
+    holds("", "allow", "api-reads", http("2"));
+    holds("api", "deny", "", http("3"));
+    let sql = |statement: &str| json!({ "host": "orders.test:5432", "credential": "login", "sql": { "statement": statement } });
+    holds(
+        "orders",
+        "allow",
+        "orders-reads",
+        sql("SELECT id FROM items WHERE id = 1"),
+    );
+    holds("", "deny", "", sql("SELECT * FROM cards"));
+    holds(
+        "",
+        "approve",
+        "orders-deletes",
+        sql("DELETE FROM items WHERE id = 1"),
+    );
+    // The strictest of several, wherever it stands.
+    holds(
+        "",
+        "approve",
+        "orders-deletes",
+        sql("DELETE FROM items WHERE id = 1; SELECT 1"),
+    );
+    holds("", "deny", "", sql("SELECT 1; DROP TABLE items; SELECT 2"));
+    // What is recorded goes before what the text says.
+    for (field, value) in [
+        ("verb", json!("update")),
+        ("tables", json!(["cards"])),
+        ("function", json!("pg_sleep")),
+    ] {
+        let mut action = sql("SELECT 1");
+        action["sql"][field] = value;
+        holds("", "deny", "", action);
+    }
+}
+
+#[test]
+fn ours_with_agents_and_whole_requests() {
+    let pods = json!({ "verb": "get", "resource": "pods" });
+    for (agent, verdict, rule) in [
+        (json!({ "profile": "dev" }), "allow", "dev-reads"),
+        (json!({ "tags": ["tag:dev"] }), "allow", "dev-reads"),
+        (json!({ "tags": ["tag:other"] }), "deny", ""),
+    ] {
+        holds(
+            "kubernetes.prod",
+            verdict,
+            rule,
+            json!({ "agent": agent, "k8s": pods }),
+        );
+    }
+    let request = |method: &str, path: &str| json!({ "k8s": { "method": method, "path": path } });
+    holds(
+        "prod",
+        "deny",
+        "no-secrets",
+        request("GET", "/api/v1/watch/secrets"),
+    );
+    holds("prod", "allow", "dev-reads", request("GET", "/api/v1/pods"));
+    holds(
+        "prod",
+        "approve",
+        "forced",
+        request("DELETE", "/api/v1/namespaces/a/pods/p?force=1"),
+    );
+}
+
+#[test]
+fn what_cannot_be_read_exits_2() {
+    let pods = json!({ "k8s": { "verb": "get", "resource": "pods" } });
+    let sql = json!({ "sql": { "statement": "SELECT 1" } });
+    unreadable(
+        &json!({ "match": { "verdict": "allow" }, "action": pods }),
+        "action.host",
+    );
+    unreadable(
+        &fixture("nowhere", "allow", "", pods.clone()),
+        "no endpoint `nowhere`",
+    );
+    unreadable(&fixture("prod", "passthrough", "", pods.clone()), "passthrough");
+    unreadable(
+        &fixture("prod", "allow", "", sql.clone()),
+        "kubernetes.prod does not take",
+    );
+    unreadable(
+        &fixture("prod", "allow", "", json!({})),
+        "one of `http`, `k8s` and `sql`",
+    );
+    let both = json!({ "k8s": pods["k8s"], "sql": sql["sql"] });
+    unreadable(
+        &fixture("prod", "allow", "", both),
+        "one of `http`, `k8s` and `sql`",
+    );
+    let typo = json!({ "k8s": { "verbs": "get" } });
+    unreadable(&fixture("prod", "allow", "", typo), "unknown field `verbs`");
+    let stranger = json!({ "agent": { "tags": ["tag:x"] }, "k8s": pods["k8s"] });
+    unreadable(&fixture("prod", "allow", "", stranger), "not replayed");
+    let twice = json!({ "http": { "body": "a", "body_b64": "YQ==" } });
+    unreadable(&fixture("api", "allow", "", twice), "`body` and `body_b64`");
+    unreadable(
+        &fixture("prod", "allow", "", json!({ "k8s": { "path": "/api/v1//pods" } })),
+        "not replayed",
+    );
+    unreadable(&json!([]), "not replayed");
+
+    let (folder, policy) = policy();
+    assert_eq!(tailkeep(&["test", &policy, "/nowhere"], b"").code, 2);
+    assert_eq!(tailkeep(&["test", "/nowhere", &policy], b"").code, 2);
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    assert_eq!(tailkeep(&["test", &policy, empty.to_str().unwrap()], b"").code, 2);
+}
+
+#[test]
+fn a_folder_says_each_drift_and_counts() {
+    let (folder, policy) = policy();
+    let fixtures = folder.path().join("fixtures");
+    let pods = json!({ "k8s": { "verb": "get", "resource": "pods" } });
+    write(
+        &fixtures,
+        "a.json",
+        &fixture("prod", "allow", "dev-reads", pods.clone()),
+    );
+    write(
+        &fixtures,
+        "b.json",
+        &fixture("prod", "deny", "no-secrets", pods.clone()),
+    );
+    write(&fixtures, "ignored.txt", &json!(1));
+    let path = fixtures.to_str().unwrap();
+    let run = tailkeep(&["test", &policy, path], b"");
+    assert_eq!(run.code, 1);
+    assert!(
+        run.out
+            .contains("b.json: want deny by `no-secrets`, got allow by `dev-reads`"),
+        "{}",
+        run.out
+    );
+    assert!(
+        run.out.ends_with("2 actions checked, 1 mismatches\n"),
+        "{}",
+        run.out
+    );
+    let run = tailkeep(&["test", &policy, path, "--format", "json"], b"");
+    let line: Value = serde_json::from_str(run.out.trim()).unwrap();
+    assert!(line["fixture"].as_str().unwrap().ends_with("b.json"));
+    // A drift and an unreadable one: the unreadable one is the worse news.
+    write(&fixtures, "c.json", &json!(1));
+    let run = tailkeep(&["test", &policy, path], b"");
+    assert_eq!(run.code, 2);
+    assert!(
+        run.out
+            .ends_with("2 actions checked, 1 mismatches, 1 not replayed\n"),
+        "{}",
+        run.out
+    );
+}
