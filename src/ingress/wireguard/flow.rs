@@ -16,10 +16,12 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
-/// Bytes that wait for the reader; also the window that the peer is offered.
-pub(super) const RECEIVE_BYTES: usize = 256 << 10;
-/// Bytes that wait for the peer's acknowledgment.
-pub(super) const SEND_BYTES: usize = 256 << 10;
+/// Bytes that wait for the reader; also the window that the peer is offered. Half of what a UDP
+/// socket of an ordinary user holds: a larger burst is lost there when the machine is busy, and
+/// without SACK a connection may then stand still until its time-out.
+pub(super) const RECEIVE_BYTES: usize = 64 << 10;
+/// Bytes that wait for the peer's acknowledgment; as few for the same reason at the other end.
+pub(super) const SEND_BYTES: usize = 64 << 10;
 /// Packets that a flow may have ready at once.
 const BURST_PACKETS_MAX: usize = 64;
 /// Segments that wait for the flow's turn; more are dropped, and TCP sends them again.
