@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
 use crate::http::policy;
 use crate::server::{BOTH, Service};
@@ -67,12 +68,16 @@ fn start(world: &World) -> (std::process::Child, Receiver<String>) {
 /// Reads lines until each of `wanted` was there.
 #[track_caller]
 fn hears(lines: &Receiver<String>, wanted: &[&str]) {
+    let until = Instant::now() + SOON;
     let mut left: Vec<&str> = wanted.to_vec();
+    let mut heard = Vec::new();
     while !left.is_empty() {
-        let line = lines
-            .recv_timeout(SOON)
-            .unwrap_or_else(|_| panic!("not heard: {left:?}"));
-        left.retain(|want| *want != line);
+        let line = lines.recv_timeout(until.saturating_duration_since(Instant::now()));
+        let line = line.unwrap_or_else(|_| panic!("not heard: {left:?}, but {heard:?}"));
+        if let Some(at) = left.iter().position(|want| *want == line) {
+            left.remove(at);
+        }
+        heard.push(line);
     }
 }
 
