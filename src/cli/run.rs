@@ -92,7 +92,10 @@ fn outside(command: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
         .build()?;
     let served = (|| match accept(&listener, &mut child)? {
         Some(inside) => {
-            let tun = receive(&inside, child.id(), &enrolment)?;
+            let Some(tun) = receive(&inside, child.id(), &enrolment)? else {
+                // It says why on stderr, in one line, and ends.
+                return Ok(child.wait()?);
+            };
             let tunnel = runtime.block_on(Tunnel::connect(&enrolment))?;
             runtime.block_on(drive(tunnel, tun, inside, &mut child))
         }
@@ -135,8 +138,8 @@ fn accept(listener: &UnixListener, child: &mut Child) -> anyhow::Result<Option<U
     }
 }
 
-/// Maps the ids, sends the plan, and takes the TUN descriptor.
-fn receive(mut inside: &UnixStream, pid: u32, enrolment: &Enrolment) -> anyhow::Result<OwnedFd> {
+/// Maps the ids, sends the plan, and takes the TUN descriptor; `None` where there came none.
+fn receive(mut inside: &UnixStream, pid: u32, enrolment: &Enrolment) -> anyhow::Result<Option<OwnedFd>> {
     namespace::map_ids(pid).context("cannot map ids into the user namespace")?;
     let assigned = &enrolment.assigned;
     let plan = Plan {
@@ -162,11 +165,10 @@ fn receive(mut inside: &UnixStream, pid: u32, enrolment: &Enrolment) -> anyhow::
             && let Some(tun) = descriptors.next()
         {
             rustix::io::ioctl_fionbio(&tun, true)?;
-            return Ok(tun);
+            return Ok(Some(tun));
         }
     }
-    // It has said why on stderr.
-    anyhow::bail!("the namespace could not be set up")
+    Ok(None)
 }
 
 /// Lets the command go, and carries its packets and signals until it ends.

@@ -66,12 +66,12 @@ pub fn variables(store: &Store, enrolment: &Enrolment) -> Result<BTreeMap<String
 
     let node = extend("NODE_EXTRA_CA_CERTS", store);
     store.write("ca.pem", join([node, Some(assigned.ca_pem.clone())]).as_bytes())?;
-    let own = extend("SSL_CERT_FILE", store);
     let system = SYSTEM_ROOTS.iter().find_map(|path| read(Path::new(path)));
-    store.write(
-        "bundle.pem",
-        join([system, own, Some(assigned.ca_pem.clone())]).as_bytes(),
-    )?;
+    let own = BUNDLE_VARIABLES.iter().map(|variable| extend(variable, store));
+    let parts = std::iter::once(system)
+        .chain(own)
+        .chain([Some(assigned.ca_pem.clone())]);
+    store.write("bundle.pem", join(parts).as_bytes())?;
 
     let path = |name: &str| store.folder().join(name).to_string_lossy().into_owned();
     for name in BUNDLE_VARIABLES {
@@ -98,13 +98,16 @@ fn read(path: &Path) -> Option<String> {
         .flatten()
 }
 
-fn join<const N: usize>(parts: [Option<String>; N]) -> String {
-    let mut whole = String::new();
+/// All parts, each once: one file may be what several variables name.
+fn join(parts: impl IntoIterator<Item = Option<String>>) -> String {
+    let mut seen: Vec<String> = Vec::new();
     for part in parts.into_iter().flatten() {
-        whole.push_str(part.trim_end());
-        whole.push('\n');
+        let part = format!("{}\n", part.trim_end());
+        if !seen.contains(&part) {
+            seen.push(part);
+        }
     }
-    whole
+    seen.concat()
 }
 
 /// One `export` line a variable, quoted for a POSIX shell.
@@ -134,6 +137,19 @@ mod tests {
             assert!(!may_set(name), "{name}");
         }
         assert!(may_set("GITHUB_TOKEN") && may_set("GITHUB_PAT"));
+    }
+
+    #[test]
+    fn roots_that_the_user_named_stay_and_stand_once() {
+        let part = |text: &str| Some(text.to_owned());
+        let whole = join([
+            part("system\n"),
+            part("company"),
+            None,
+            part("company\n\n"),
+            part("gateway"),
+        ]);
+        assert_eq!(whole, "system\ncompany\ngateway\n");
     }
 
     #[test]

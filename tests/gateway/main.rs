@@ -10,6 +10,7 @@
     reason = "tests say what they expect; the service is shared with tests/http"
 )]
 
+mod agent;
 mod destination;
 mod http;
 mod kubernetes;
