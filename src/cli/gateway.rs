@@ -3,6 +3,7 @@
 mod policy_watch;
 mod start;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -48,6 +49,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A log file wants no colours.
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let sources = source::read(&args.config)?;
     let policy = match Policy::load(sources, &source::read_file) {

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::identity::Identity;
+pub use wireguard::KernelStream;
 
 /// A byte stream that is not a kernel socket (the userspace TCP).
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -34,6 +35,8 @@ pub struct Flow {
 pub enum FlowStream {
     /// The kernel's TCP; can be spliced.
     Kernel(TcpStream),
+    /// The kernel's TCP in the WireGuard listener's own namespace.
+    Private(KernelStream),
     /// TCP that ends in this process.
     Userspace(Box<dyn ByteStream>),
 }
@@ -42,6 +45,7 @@ macro_rules! delegate {
     ($self:ident, $method:ident $(, $arg:expr)*) => {
         match $self.get_mut() {
             FlowStream::Kernel(stream) => Pin::new(stream).$method($($arg),*),
+            FlowStream::Private(stream) => Pin::new(stream).$method($($arg),*),
             FlowStream::Userspace(stream) => Pin::new(stream.as_mut()).$method($($arg),*),
         }
     };
@@ -73,6 +77,7 @@ impl AsyncWrite for FlowStream {
     fn is_write_vectored(&self) -> bool {
         match self {
             FlowStream::Kernel(stream) => stream.is_write_vectored(),
+            FlowStream::Private(stream) => stream.is_write_vectored(),
             FlowStream::Userspace(stream) => stream.is_write_vectored(),
         }
     }

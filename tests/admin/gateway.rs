@@ -191,9 +191,11 @@ async fn held_actions_survive_a_restart() {
 #[test]
 fn the_stack_is_the_one_that_is_asked_for() {
     // Which of both serves is said at the start; `kernel` is never silently something else.
+    let refused = "`stack = \"kernel\"`";
     for (stack, want) in [
-        ("userspace", &["WireGuard peers are served"][..]),
-        ("kernel", &["kernel", "user space alone"]),
+        ("userspace", &["stack=\"userspace\" why=\"configured\""][..]),
+        ("kernel", &["stack=\"kernel\"", refused]),
+        ("auto", &["stack=\"kernel\"", "stack=\"userspace\" why=no "]),
     ] {
         let folder = folder(&format!(
             "{LOOPBACK}\n  wireguard {{\n listen = \"127.0.0.1\"\n listen_port = 0\n stack = \"{stack}\"\n }}"

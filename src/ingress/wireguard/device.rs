@@ -226,6 +226,13 @@ impl Device {
         }
     }
 
+    /// Sends a packet to the peer whose address is `to`; nowhere, where it is nobody's.
+    pub(super) fn send_to(&mut self, to: IpAddr, packet: &[u8], output: &mut Output) {
+        if let Some(index) = self.by_address.get(&to).copied() {
+            self.send(index, packet, output);
+        }
+    }
+
     /// Rekeys, keepalives and expiry; call a few times a second.
     pub(super) fn tick(&mut self, output: &mut Output) {
         self.limiter.reset_count();

@@ -1,19 +1,22 @@
 //! The task that moves packets between the UDP socket, the peer table and the flows.
 
+mod dns;
+mod kernel;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::device::{Device, Output, PeerIndex};
 use super::flow::{self, Endpoint, Ends, FlowId, Shared, Stream};
+use super::kernel::Stack;
 use super::packet::{self, Kind, Packet, Segment};
-use super::{Config, DnsAnswer, Drop, PeerSet, Status};
+use super::{Config, Drop, PeerSet, Status};
 use crate::identity::Identity;
 use crate::ingress::{Flow, FlowStream};
 
@@ -29,9 +32,6 @@ pub(super) const REFUSALS_PER_SECOND_MAX: u32 = 200;
 const OVERDUE_US: u64 = 1_000;
 /// Milliseconds between looks at the WireGuard timers.
 const TICK_MS: u64 = 250;
-/// Milliseconds a DNS client over TCP may stay silent.
-const DNS_IDLE_MS: u64 = 10_000;
-const DNS_PORT: u16 = 53;
 
 struct Connection {
     peer: PeerIndex,
@@ -56,6 +56,8 @@ pub(super) struct Driver {
     accepted: mpsc::Sender<Flow>,
     status: Arc<Mutex<Status>>,
     device: Device,
+    /// The kernel's TCP; without it, connections end in `connections`.
+    kernel: Option<Stack>,
     output: Output,
     connections: HashMap<FlowId, Connection>,
     by_ends: HashMap<(PeerIndex, Ends), FlowId>,
@@ -73,13 +75,14 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(
         config: Config,
-        socket: UdpSocket,
+        (socket, kernel): (UdpSocket, Option<Stack>),
         peers: watch::Receiver<Arc<PeerSet>>,
         accepted: mpsc::Sender<Flow>,
         status: Arc<Mutex<Status>>,
     ) -> Self {
         let now = Instant::now();
         Driver {
+            kernel,
             device: Device::new(&config.private_key),
             config,
             socket,
@@ -115,6 +118,7 @@ impl Driver {
                     // An ICMP error of an earlier send; the socket is still good.
                     Err(_) => Vec::new(),
                 },
+                event = kernel::event(&mut self.kernel) => { self.take_kernel(&event); Vec::new() }
                 Some(id) = self.dirty.1.recv() => self.take_dirty(id),
                 Some(reply) = self.dns.1.recv() => {
                     self.device.send(reply.peer, &reply.packet, &mut self.output);
@@ -155,7 +159,13 @@ impl Driver {
 
     fn apply_peers(&mut self) {
         let set = Arc::clone(&self.peers.borrow_and_update());
+        // What a peer opened is its own; it must not wait in a queue until its address is another's.
+        self.take_accepted(true);
         let gone = self.device.gone(&set);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.remove(&gone);
+        }
+        self.take_packets(true);
         let ids = self
             .connections
             .iter()
@@ -187,6 +197,9 @@ impl Driver {
                 Err(cause) => self.device.count(cause),
             }
         }
+        if let Some(kernel) = &mut self.kernel {
+            kernel.flush();
+        }
         touched
     }
 
@@ -212,26 +225,23 @@ impl Driver {
 
     fn tick(&mut self) {
         self.device.tick(&mut self.output);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.tick();
+        }
         if self.last_second.elapsed() < Duration::from_secs(1) {
             return;
         }
         self.last_second = Instant::now();
         self.refusals.clear();
-        let peers = self
-            .device
-            .status(|peer| self.per_peer.get(&peer).copied().unwrap_or(0));
+        let peers = self.device.status(|peer| match &self.kernel {
+            Some(kernel) => kernel.connections(peer),
+            None => self.per_peer.get(&peer).copied().unwrap_or(0),
+        });
         if let Ok(mut status) = self.status.lock() {
             *status = Status {
                 peers,
                 drops: self.device.drops.clone(),
             };
-        }
-    }
-
-    fn gateway(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => self.config.gateway_v4 == Some(address),
-            IpAddr::V6(address) => self.config.gateway_v6 == Some(address),
         }
     }
 
@@ -245,6 +255,18 @@ impl Driver {
             .ok_or(Drop::SpoofedSource)?;
         let identity = Arc::clone(identity);
         match packet.kind {
+            // No connection goes to such a place, and neither TCP would take it.
+            Kind::Tcp(_) if !packet::dialable(packet.destination) => Err(Drop::Malformed),
+            Kind::Tcp(segment) if self.kernel.is_some() => {
+                self.admit(peer, &packet, &segment)?;
+                let (ends, length) = (ends(&packet, &segment), packet.bytes.len());
+                let mut bytes = bytes;
+                bytes.truncate(length);
+                if let Some(kernel) = &mut self.kernel {
+                    kernel.push(ends, bytes, &segment);
+                }
+                Ok(None)
+            }
             Kind::Tcp(segment) => {
                 let id = self.route_segment(peer, &identity, &packet, &segment)?;
                 if let Some(connection) = id.and_then(|id| self.connections.get(&id)) {
@@ -256,10 +278,10 @@ impl Driver {
                 Ok(id)
             }
             Kind::Udp { from, to, data } => {
-                match self.config.dns.clone() {
-                    Some(answer) if to == DNS_PORT && self.gateway(packet.destination) => {
+                let server = SocketAddr::new(packet.destination, to);
+                match dns::at(&self.config, server) {
+                    Some(answer) => {
                         let client = SocketAddr::new(packet.source, from);
-                        let server = SocketAddr::new(packet.destination, to);
                         self.query(
                             answer,
                             (peer, identity),
@@ -270,11 +292,11 @@ impl Driver {
                             data,
                         )?;
                     }
-                    _ => self.refuse(peer, packet::unreachable(&packet))?,
+                    None => self.refuse(peer, packet::unreachable(&packet))?,
                 }
                 Ok(None)
             }
-            Kind::Echo(message) if self.gateway(packet.destination) => {
+            Kind::Echo(message) if gateway(&self.config, packet.destination) => {
                 self.refuse(peer, Some(packet::echo_reply(&packet, message)))?;
                 Ok(None)
             }
@@ -298,29 +320,6 @@ impl Driver {
         Ok(())
     }
 
-    fn query(
-        &mut self,
-        answer: DnsAnswer,
-        (peer, identity): (PeerIndex, Arc<Identity>),
-        ends: Ends,
-        data: &[u8],
-    ) -> Result<(), Drop> {
-        let permit = Arc::clone(&self.dns_room)
-            .try_acquire_owned()
-            .map_err(|_| Drop::DnsBusy)?;
-        let replies = self.dns.0.clone();
-        let query = data.to_vec();
-        tokio::spawn(async move {
-            if let Some(bytes) = answer(identity, query, false).await {
-                let packet = packet::datagram(ends.destination, ends.source, &bytes);
-                // A driver that is gone answers nobody.
-                let _ = replies.send(DnsReply { peer, packet }).await;
-            }
-            drop(permit);
-        });
-        Ok(())
-    }
-
     /// The flow of a segment; a new one for a SYN; a reset for the rest.
     fn route_segment(
         &mut self,
@@ -329,10 +328,7 @@ impl Driver {
         packet: &Packet<'_>,
         segment: &Segment,
     ) -> Result<Option<FlowId>, Drop> {
-        let ends = Ends {
-            source: SocketAddr::new(packet.source, segment.from),
-            destination: SocketAddr::new(packet.destination, segment.to),
-        };
+        let ends = ends(packet, segment);
         if let Some(id) = self.by_ends.get(&(peer, ends)) {
             return Ok(Some(*id));
         }
@@ -449,11 +445,8 @@ impl Driver {
             dirty: self.dirty.0.clone(),
         };
         let (identity, ends) = (Arc::clone(&connection.identity), connection.ends);
-        if ends.destination.port() == DNS_PORT
-            && self.gateway(ends.destination.ip())
-            && let Some(answer) = self.config.dns.clone()
-        {
-            tokio::spawn(serve_dns(stream, answer, identity));
+        if let Some(answer) = dns::at(&self.config, ends.destination) {
+            tokio::spawn(dns::serve(stream, answer, identity));
             return ControlFlow::Continue(());
         }
         let flow = Flow {
@@ -477,30 +470,16 @@ impl Driver {
     }
 }
 
-/// DNS over TCP (RFC 7766): each message behind its length.
-async fn serve_dns(mut stream: Stream, answer: DnsAnswer, identity: Arc<Identity>) {
-    let idle = Duration::from_millis(DNS_IDLE_MS);
-    loop {
-        let read = async {
-            let length = stream.read_u16().await.ok()?;
-            let mut query = vec![0; usize::from(length)];
-            stream.read_exact(&mut query).await.ok()?;
-            Some(query)
-        };
-        let Ok(Some(query)) = tokio::time::timeout(idle, read).await else {
-            return;
-        };
-        let Some(bytes) = answer(Arc::clone(&identity), query, true).await else {
-            return;
-        };
-        let Ok(length) = u16::try_from(bytes.len()) else {
-            return;
-        };
-        let mut framed = length.to_be_bytes().to_vec();
-        framed.extend_from_slice(&bytes);
-        let write = stream.write_all(&framed);
-        if !matches!(tokio::time::timeout(idle, write).await, Ok(Ok(()))) {
-            return;
-        }
+fn ends(packet: &Packet<'_>, segment: &Segment) -> Ends {
+    Ends {
+        source: SocketAddr::new(packet.source, segment.from),
+        destination: SocketAddr::new(packet.destination, segment.to),
+    }
+}
+
+fn gateway(config: &Config, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => config.gateway_v4 == Some(address),
+        IpAddr::V6(address) => config.gateway_v6 == Some(address),
     }
 }

@@ -1,8 +1,9 @@
 //! Any number of WireGuard peers on one UDP port, and the TCP that ends their connections.
 //!
 //! A datagram goes through [`device`] (boringtun's crypto, the peer table, the check that a
-//! packet's source belongs to its peer), then by kind: TCP to [`flow`], one userspace TCP endpoint
-//! for each connection, whatever address and port it was dialled to; UDP 53 at the gateway's
+//! packet's source belongs to its peer), then by kind: TCP to the kernel's own in a private network
+//! namespace ([`kernel`]) or, where that cannot be had, to [`flow`], one userspace TCP endpoint for
+//! each connection, whatever address and port it was dialled to; UDP 53 at the gateway's
 //! address to the DNS answerer; all else gets an ICMP refusal at once.
 //!
 //! Invariants: a packet is handed on only with the peer whose key authenticated it, and only if
@@ -12,6 +13,7 @@
 mod device;
 mod driver;
 mod flow;
+mod kernel;
 mod packet;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,8 @@ use zeroize::Zeroizing;
 use super::Flow;
 use crate::identity::Identity;
 use crate::policy::model::Stack;
+use crate::sys::private_tcp::{self, Plan, SetUpError};
+pub use kernel::KernelStream;
 
 /// Accepted flows that wait for [`Listener::accept`]; the next one is reset.
 const ACCEPT_QUEUE_MAX: usize = 1024;
@@ -134,8 +138,10 @@ pub enum BindError {
     Socket { address: SocketAddr, source: io::Error },
     #[error("the MTU {0} is not within 1280 and 9000")]
     Mtu(u16),
-    #[error("this build ends connections in user space alone: set `stack` to `auto` or `userspace`")]
-    KernelStack,
+    #[error("`stack = \"kernel\"`: {0}; `stack = \"auto\"` does without it")]
+    KernelStack(SetUpError),
+    #[error("cannot watch the kernel's TCP: {0}")]
+    Watch(io::Error),
 }
 
 /// A running WireGuard ingress. Dropping it closes the socket and resets every flow.
@@ -152,11 +158,7 @@ impl Listener {
         if !(1280..=9000).contains(&config.mtu) {
             return Err(BindError::Mtu(config.mtu));
         }
-        match config.stack {
-            Stack::Kernel => return Err(BindError::KernelStack),
-            Stack::Auto => tracing::info!("connections of WireGuard peers end in the userspace TCP"),
-            Stack::Userspace => {}
-        }
+        let kernel = kernel_stack(config.stack, config.mtu).await?;
         let refused = |source| BindError::Socket {
             address: config.listen,
             source,
@@ -169,7 +171,7 @@ impl Listener {
         let address = socket.local_addr().map_err(refused)?;
         let (accepted, flows) = mpsc::channel(ACCEPT_QUEUE_MAX);
         let status = Arc::new(Mutex::new(Status::default()));
-        let driver = driver::Driver::new(config, socket, peers, accepted, Arc::clone(&status));
+        let driver = driver::Driver::new(config, (socket, kernel), peers, accepted, Arc::clone(&status));
         Ok(Listener {
             flows,
             status,
@@ -197,6 +199,28 @@ impl Listener {
     /// A handle that outlives moves of the listener, for the admin API.
     pub fn status_handle(&self) -> Arc<Mutex<Status>> {
         Arc::clone(&self.status)
+    }
+}
+
+/// The kernel's TCP where it is wanted and can be had; says which TCP it is.
+async fn kernel_stack(stack: Stack, mtu: u16) -> Result<Option<kernel::Stack>, BindError> {
+    if stack == Stack::Userspace {
+        tracing::info!(stack = "userspace", why = "configured", "TCP of WireGuard peers");
+        return Ok(None);
+    }
+    let made = tokio::task::spawn_blocking(move || private_tcp::make(Plan { mtu })).await;
+    let made = made.map_err(|error| BindError::Watch(io::Error::other(error)))?;
+    match made {
+        Ok(private) => {
+            let kernel = kernel::Stack::new(private).map_err(BindError::Watch)?;
+            tracing::info!(stack = "kernel", congestion = %kernel.congestion, "TCP of WireGuard peers");
+            Ok(Some(kernel))
+        }
+        Err(why) if stack == Stack::Auto => {
+            tracing::info!(stack = "userspace", %why, "TCP of WireGuard peers");
+            Ok(None)
+        }
+        Err(why) => Err(BindError::KernelStack(why)),
     }
 }
 

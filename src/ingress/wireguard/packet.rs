@@ -52,6 +52,23 @@ pub(super) const SYN: u8 = 2;
 pub(super) const RST: u8 = 4;
 pub(super) const ACK: u8 = 16;
 
+/// Whether a connection can go there: one machine, and not the sender's own.
+pub(super) fn dialable(address: IpAddr) -> bool {
+    match address {
+        // 0.0.0.0/8 and 240.0.0.0/4 are no one's (RFC 1122, 3.2.1.3; RFC 1112, 4).
+        IpAddr::V4(address) => {
+            let [first, ..] = address.octets();
+            first != 0 && first != 127 && first < 224
+        }
+        IpAddr::V6(address) => {
+            !address.is_unspecified()
+                && !address.is_loopback()
+                && !address.is_multicast()
+                && address.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes
         .get(at..at + 2)

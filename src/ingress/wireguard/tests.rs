@@ -27,7 +27,7 @@ fn at(text: &str) -> SocketAddr {
 }
 
 /// A TCP segment with its checksums.
-fn tcp(
+pub(super) fn tcp(
     from: SocketAddr,
     to: SocketAddr,
     flags: u8,
@@ -361,12 +361,13 @@ fn config() -> Config {
     }
 }
 
-async fn listener(peers: &[Peer]) -> (Listener, watch::Sender<Arc<PeerSet>>) {
+async fn listener(stack: Stack, peers: &[Peer]) -> (Listener, watch::Sender<Arc<PeerSet>>) {
+    let config = Config { stack, ..config() };
     let set = PeerSet {
         peers: peers.to_vec(),
     };
     let (change, peers) = watch::channel(Arc::new(set));
-    (Listener::bind(config(), peers).await.unwrap(), change)
+    (Listener::bind(config, peers).await.unwrap(), change)
 }
 
 async fn dropped(listener: &Listener, cause: Drop) -> u64 {
@@ -379,9 +380,8 @@ async fn dropped(listener: &Listener, cause: Drop) -> u64 {
     panic!("{cause:?} was not counted: {:?}", listener.status().drops);
 }
 
-#[tokio::test]
-async fn any_destination_is_accepted_and_known() {
-    let (mut listener, _change) = listener(&[peer(1, 1)]).await;
+async fn any_destination_is_accepted_and_known(stack: Stack) {
+    let (mut listener, _change) = listener(stack, &[peer(1, 1)]).await;
     let mut client = Client::new(1, 1, listener.local_addr()).await;
     let v4 = client.here(4001);
     for (from, to) in [
@@ -405,9 +405,8 @@ async fn any_destination_is_accepted_and_known() {
     }
 }
 
-#[tokio::test]
-async fn a_peer_speaks_from_its_own_address_alone() {
-    let (listener, _change) = listener(&[peer(1, 1), peer(2, 2)]).await;
+async fn a_peer_speaks_from_its_own_address_alone(stack: Stack) {
+    let (listener, _change) = listener(stack, &[peer(1, 1), peer(2, 2)]).await;
     let mut client = Client::new(1, 1, listener.local_addr()).await;
     assert_eq!(client.syn(4001, at("203.0.113.9:1")).await, Some(SYN | ACK));
     for source in ["10.99.0.2:1", "192.0.2.1:1", "127.0.0.1:1"] {
@@ -422,9 +421,8 @@ async fn a_peer_speaks_from_its_own_address_alone() {
     assert_eq!(dropped(&listener, Drop::SpoofedSource).await, 4);
 }
 
-#[tokio::test]
-async fn an_unknown_key_gets_nothing_and_is_counted() {
-    let (listener, _change) = listener(&[peer(1, 1)]).await;
+async fn an_unknown_key_gets_nothing_and_is_counted(stack: Stack) {
+    let (listener, _change) = listener(stack, &[peer(1, 1)]).await;
     let mut stranger = Client::new(9, 1, listener.local_addr()).await;
     stranger
         .send(&tcp(stranger.here(1), at("203.0.113.9:1"), SYN, 1, 0, b""))
@@ -448,9 +446,8 @@ async fn an_unknown_key_gets_nothing_and_is_counted() {
     assert_eq!(client.syn(4001, at("203.0.113.9:1")).await, Some(SYN | ACK));
 }
 
-#[tokio::test]
-async fn what_is_unclaimed_is_refused_at_once() {
-    let (listener, _change) = listener(&[peer(1, 1)]).await;
+async fn what_is_unclaimed_is_refused_at_once(stack: Stack) {
+    let (listener, _change) = listener(stack, &[peer(1, 1)]).await;
     let mut client = Client::new(1, 1, listener.local_addr()).await;
     let v6 = at("[fd99::1]:4000");
     for (from, to) in [
@@ -495,9 +492,8 @@ async fn what_is_unclaimed_is_refused_at_once() {
     assert_eq!(data, b"qpeer-1\0");
 }
 
-#[tokio::test]
-async fn refusals_and_connections_are_bounded() {
-    let (listener, _change) = listener(&[peer(1, 1)]).await;
+async fn refusals_and_connections_are_bounded(stack: Stack) {
+    let (listener, _change) = listener(stack, &[peer(1, 1)]).await;
     let mut client = Client::new(1, 1, listener.local_addr()).await;
     for port in 1..=3 {
         assert_eq!(client.syn(port, at("203.0.113.9:1")).await, Some(SYN | ACK));
@@ -511,9 +507,8 @@ async fn refusals_and_connections_are_bounded() {
     assert!(dropped(&listener, Drop::RateLimited).await > 0);
 }
 
-#[tokio::test]
-async fn a_peer_roams_and_rekeys_while_its_connection_lives() {
-    let (mut listener, _change) = listener(&[peer(1, 1)]).await;
+async fn a_peer_roams_and_rekeys_while_its_connection_lives(stack: Stack) {
+    let (mut listener, _change) = listener(stack, &[peer(1, 1)]).await;
     let mut client = Client::new(1, 1, listener.local_addr()).await;
     let (from, to) = (client.here(4001), at("203.0.113.9:1"));
     let acknowledgment = client.dial(from, to, b"one").await;
@@ -565,9 +560,8 @@ async fn a_peer_roams_and_rekeys_while_its_connection_lives() {
     timeout(SOON, found).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_flood_of_handshakes_must_prove_its_address_and_locks_nobody_out() {
-    let (listener, _change) = listener(&[peer(1, 1)]).await;
+async fn a_flood_of_handshakes_must_prove_its_address_and_locks_nobody_out(stack: Stack) {
+    let (listener, _change) = listener(stack, &[peer(1, 1)]).await;
     let mut flood = Client::new(1, 1, listener.local_addr()).await;
     let mut buffer = vec![0; 2048];
     for _ in 0..300 {
@@ -589,9 +583,8 @@ async fn a_flood_of_handshakes_must_prove_its_address_and_locks_nobody_out() {
     assert_eq!(client.syn(4001, at("203.0.113.9:1")).await, Some(SYN | ACK));
 }
 
-#[tokio::test]
-async fn a_removed_peer_loses_its_connections_and_its_address_may_be_anothers() {
-    let (mut listener, change) = listener(&[peer(1, 1)]).await;
+async fn a_removed_peer_loses_its_connections_and_its_address_may_be_anothers(stack: Stack) {
+    let (mut listener, change) = listener(stack, &[peer(1, 1)]).await;
     let mut client = Client::new(1, 1, listener.local_addr()).await;
     let (from, to) = (client.here(4001), at("203.0.113.9:1"));
     let acknowledgment = client.dial(from, to, b"").await;
@@ -629,4 +622,114 @@ async fn an_mtu_out_of_range_is_refused() {
         let bound = Listener::bind(Config { mtu, ..config() }, peers).await;
         assert_eq!(bound.is_ok(), fits, "{mtu}");
     }
+}
+
+async fn half_open_connections_are_few(stack: Stack) {
+    let (_change, peers) = watch::channel(Arc::new(PeerSet {
+        peers: vec![peer(1, 1), peer(2, 2)],
+    }));
+    let many = Config {
+        stack,
+        connections_max: 1000,
+        ..config()
+    };
+    let listener = Listener::bind(many, peers).await.unwrap();
+    let mut client = Client::new(1, 1, listener.local_addr()).await;
+    let to = at("203.0.113.9:1");
+    assert_eq!(client.syn(1, to).await, Some(SYN | ACK));
+    for port in 2..=u16::try_from(super::kernel::HALF_OPEN_MAX).unwrap() + 1 {
+        client.send(&tcp(client.here(port), to, SYN, 1, 0, b"")).await;
+    }
+    assert_eq!(dropped(&listener, Drop::ConnectionLimit).await, 1);
+    // Another peer has its own.
+    let mut other = Client::new(2, 2, listener.local_addr()).await;
+    assert_eq!(other.syn(1, to).await, Some(SYN | ACK));
+}
+
+#[tokio::test]
+async fn the_kernel_holds_few_half_open_connections() {
+    if able() {
+        half_open_connections_are_few(Stack::Kernel).await;
+    }
+}
+
+async fn what_was_sent_arrives_after_the_gateway_let_go(stack: Stack) {
+    let (mut listener, _change) = listener(stack, &[peer(1, 1)]).await;
+    let mut client = Client::new(1, 1, listener.local_addr()).await;
+    let (from, to) = (client.here(4001), at("203.0.113.9:1"));
+    client.dial(from, to, b"").await;
+    let mut flow = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    flow.stream.write_all(b"the last words").await.unwrap();
+    drop(flow);
+    let (mut data, mut finished) = (Vec::new(), false);
+    let heard = async {
+        while !finished || data.is_empty() {
+            let bytes = client.next(SOON).await.unwrap();
+            let Kind::Tcp(segment) = packet::parse(&bytes).unwrap().kind else {
+                continue;
+            };
+            finished |= segment.flags & FIN != 0;
+            if bytes.ends_with(b"the last words") {
+                data = bytes;
+            }
+        }
+    };
+    timeout(SOON, heard).await.unwrap();
+    // And unread bytes of the peer are answered with a reset: they were lost.
+    let from = client.here(4002);
+    let acknowledgment = client.dial(from, to, b"unread").await;
+    let flow = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    drop(flow);
+    client.send(&tcp(from, to, ACK, 8, acknowledgment, b"more")).await;
+    let reset = async {
+        loop {
+            let bytes = client.next(SOON).await.unwrap();
+            if matches!(packet::parse(&bytes).unwrap().kind, Kind::Tcp(segment) if segment.to == 4002 && segment.flags & RST != 0)
+            {
+                return;
+            }
+        }
+    };
+    timeout(SOON, reset).await.unwrap();
+}
+
+/// Whether this machine lets the kernel's TCP be used.
+fn able() -> bool {
+    let made = crate::sys::private_tcp::make(crate::sys::private_tcp::Plan { mtu: 1420 });
+    if let Err(why) = &made {
+        eprintln!("SKIPPED: no kernel TCP here: {why}");
+    }
+    made.is_ok()
+}
+
+/// What both ways of ending TCP must do alike.
+macro_rules! over_both {
+    ($($name:ident,)*) => {
+        mod userspace {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Stack::Userspace).await;
+            })*
+        }
+        mod kernel_tcp {
+            $(#[tokio::test]
+            async fn $name() {
+                if super::able() {
+                    super::$name(super::Stack::Kernel).await;
+                }
+            })*
+        }
+    };
+}
+
+over_both! {
+    any_destination_is_accepted_and_known,
+    a_peer_speaks_from_its_own_address_alone,
+    an_unknown_key_gets_nothing_and_is_counted,
+    what_is_unclaimed_is_refused_at_once,
+    refusals_and_connections_are_bounded,
+    a_peer_roams_and_rekeys_while_its_connection_lives,
+    a_flood_of_handshakes_must_prove_its_address_and_locks_nobody_out,
+    a_removed_peer_loses_its_connections_and_its_address_may_be_anothers,
+    what_was_sent_arrives_after_the_gateway_let_go,
 }

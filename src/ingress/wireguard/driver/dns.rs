@@ -1,0 +1,78 @@
+//! Queries to the gateway's own address, by UDP and TCP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::super::device::PeerIndex;
+use super::super::flow::Ends;
+use super::super::{Config, DnsAnswer, Drop, packet};
+use super::{DnsReply, Driver, gateway};
+use crate::identity::Identity;
+use crate::ingress::ByteStream;
+
+/// Milliseconds a DNS client over TCP may stay silent.
+const DNS_IDLE_MS: u64 = 10_000;
+const DNS_PORT: u16 = 53;
+
+impl Driver {
+    pub(super) fn query(
+        &mut self,
+        answer: DnsAnswer,
+        (peer, identity): (PeerIndex, Arc<Identity>),
+        ends: Ends,
+        data: &[u8],
+    ) -> Result<(), Drop> {
+        let permit = Arc::clone(&self.dns_room)
+            .try_acquire_owned()
+            .map_err(|_| Drop::DnsBusy)?;
+        let replies = self.dns.0.clone();
+        let query = data.to_vec();
+        tokio::spawn(async move {
+            if let Some(bytes) = answer(identity, query, false).await {
+                let packet = packet::datagram(ends.destination, ends.source, &bytes);
+                // A driver that is gone answers nobody.
+                let _ = replies.send(DnsReply { peer, packet }).await;
+            }
+            drop(permit);
+        });
+        Ok(())
+    }
+}
+
+/// Who answers there, where that is the gateway's name server.
+pub(super) fn at(config: &Config, to: SocketAddr) -> Option<DnsAnswer> {
+    (to.port() == DNS_PORT && gateway(config, to.ip()))
+        .then(|| config.dns.clone())
+        .flatten()
+}
+
+/// DNS over TCP (RFC 7766): each message behind its length.
+pub(super) async fn serve(mut stream: impl ByteStream, answer: DnsAnswer, identity: Arc<Identity>) {
+    let idle = Duration::from_millis(DNS_IDLE_MS);
+    loop {
+        let read = async {
+            let length = stream.read_u16().await.ok()?;
+            let mut query = vec![0; usize::from(length)];
+            stream.read_exact(&mut query).await.ok()?;
+            Some(query)
+        };
+        let Ok(Some(query)) = tokio::time::timeout(idle, read).await else {
+            return;
+        };
+        let Some(bytes) = answer(Arc::clone(&identity), query, true).await else {
+            return;
+        };
+        let Ok(length) = u16::try_from(bytes.len()) else {
+            return;
+        };
+        let mut framed = length.to_be_bytes().to_vec();
+        framed.extend_from_slice(&bytes);
+        let write = stream.write_all(&framed);
+        if !matches!(tokio::time::timeout(idle, write).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
