@@ -37,7 +37,8 @@ GO_FETCHED=1.24.9
 # fetch a newer one, which is published as a module.
 need_go() {
   local minor root from arch
-  minor=$(go env GOVERSION 2>/dev/null | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
+  # Without Go the pipe fails, and with it the caller, silently.
+  minor=$( (go env GOVERSION 2>/dev/null || true) | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
   [ "${minor:-0}" -ge "$GO_MINOR_MIN" ] && return 0
   root="$PWD/target/go-$GO_FETCHED"
   if [ ! -x "$root/bin/go" ]; then

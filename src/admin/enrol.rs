@@ -1,4 +1,5 @@
-//! The gateway's half of enrolment: `POST /v1/enrol` over TLS by the gateway's own CA.
+//! The gateway's half of enrolment: `POST /v1/enrol` over TLS by the gateway's own CA. What machines
+//! ask afterwards, by the key that they enrolled: [`super::machine`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::Operator;
+use super::{Operator, machine};
 use crate::client::enrol::Request;
 use crate::client::environment;
 use crate::client::store::Assigned;
@@ -42,6 +43,7 @@ pub(super) async fn serve(listener: TcpListener, operator: Operator, leaves: Arc
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let router = Router::new()
         .route("/v1/enrol", post(enrol))
+        .merge(machine::routes())
         .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(operator);
     loop {
@@ -78,14 +80,18 @@ pub(super) async fn serve(listener: TcpListener, operator: Operator, leaves: Arc
     }
 }
 
-type Answer = Result<Json<Assigned>, (StatusCode, Json<Value>)>;
+/// A refusal, as the agent's side shows it.
+pub(super) fn refused(status: StatusCode, text: &str) -> (StatusCode, Json<Value>) {
+    (status, Json(json!({ "error": text })))
+}
+
+pub(super) type Answer = Result<Json<Assigned>, (StatusCode, Json<Value>)>;
 
 async fn enrol(
     Shared(operator): Shared<Operator>,
     headers: HeaderMap,
     Json(request): Json<Request>,
 ) -> Answer {
-    let refused = |status: StatusCode, text: &str| (status, Json(json!({ "error": text })));
     let bearer = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
@@ -126,7 +132,7 @@ async fn enrol(
     )))
 }
 
-fn assigned(
+pub(super) fn assigned(
     operator: &Operator,
     model: &Model,
     wireguard: &Wireguard,
@@ -159,9 +165,10 @@ fn assigned(
                 }
             })
             .collect();
-        if let Some(text) = held
-            .placeholders
-            .first()
+        // A look-alike was configured because a client checks the form of its secret.
+        let alike = held.placeholders.iter().find(|text| !text.starts_with("{{"));
+        if let Some(text) = alike
+            .or(held.placeholders.first())
             .filter(|_| environment::may_set(&variable))
         {
             placeholders.insert(variable, text.clone());
@@ -190,7 +197,7 @@ fn assigned(
     }
 }
 
-fn subnets(config: &Wireguard) -> Option<Subnets> {
+pub(super) fn subnets(config: &Wireguard) -> Option<Subnets> {
     match (config.subnet_v4, config.subnet_v6) {
         (IpNet::V4(v4), IpNet::V6(v6)) => Some(Subnets { v4, v6 }),
         _ => None,

@@ -13,6 +13,7 @@ pub mod client;
 mod credentials;
 mod enrol;
 pub mod listen;
+mod machine;
 pub mod stream;
 pub mod token;
 

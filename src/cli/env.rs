@@ -14,7 +14,12 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let store = Store::from_env()?;
-    let variables = environment::variables(&store, &store.load()?)?;
+    let mut enrolment = store.load()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    super::run::refresh(&store, &mut enrolment, &runtime);
+    let variables = environment::variables(&store, &enrolment)?;
     match args.format {
         Format::Text => print!("{}", environment::exports(&variables)),
         Format::Json => println!("{}", serde_json::to_string(&variables)?),

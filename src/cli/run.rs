@@ -15,14 +15,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::namespace::{self, Plan};
 use crate::client::store::{Enrolment, Store};
-use crate::client::{environment, tunnel::Tunnel};
+use crate::client::{environment, signed, tunnel::Tunnel};
 
 /// Tailkeep itself failed, as `docker run` and `timeout` say it.
 const FAILED: u8 = 125;
+/// For the gateway to say what the policy assigns now, in seconds.
+const REFRESH_SECONDS_MAX: u64 = 3;
 /// For the inside to call back, in seconds.
 const INSIDE_SECONDS_MAX: u64 = 10;
 
@@ -71,13 +74,45 @@ impl Drop for Folder {
 
 fn outside(command: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
     let store = Store::from_env()?;
-    let enrolment = store.load()?;
-    let Some(_lock) = store.lock()? else {
-        anyhow::bail!(
-            "another `tailkeep run` uses this enrolment; wait for it, or enrol another name with its own TAILKEEP_HOME"
-        );
-    };
-    let variables = environment::variables(&store, &enrolment)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut enrolment = store.load()?;
+    let lock = store.lock()?;
+    if lock.is_some() {
+        refresh(&store, &mut enrolment, &runtime);
+        return serve(&store, &enrolment, &runtime, command);
+    }
+    // The enrolment's own key is in use; this run gets one for itself.
+    let run = runtime.block_on(signed::begin_run(&enrolment))?;
+    let done = serve(&store, &run, &runtime, command);
+    // Should the gateway not hear it, it forgets the key in a while.
+    let _ = runtime.block_on(signed::end_run(&enrolment, &run));
+    done
+}
+
+/// Takes what the gateway's policy says now. Without an answer, what was said last is good.
+pub(super) fn refresh(store: &Store, enrolment: &mut Enrolment, runtime: &Runtime) {
+    let asked = runtime.block_on(async {
+        let asked = signed::manifest(enrolment);
+        tokio::time::timeout(Duration::from_secs(REFRESH_SECONDS_MAX), asked).await
+    });
+    if let Ok(Ok(assigned)) = asked
+        && assigned != enrolment.assigned
+    {
+        enrolment.assigned = assigned;
+        // A store that cannot be written does not keep the command from running.
+        let _ = store.save(enrolment);
+    }
+}
+
+fn serve(
+    store: &Store,
+    enrolment: &Enrolment,
+    runtime: &Runtime,
+    command: &[std::ffi::OsString],
+) -> anyhow::Result<ExitCode> {
+    let variables = environment::variables(store, enrolment)?;
     let folder = Folder::new()?;
     let listener = UnixListener::bind(folder.0.join("s"))?;
     let mut child = Command::new(std::env::current_exe()?)
@@ -87,16 +122,13 @@ fn outside(command: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
         .args(command)
         .envs(variables)
         .spawn()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     let served = (|| match accept(&listener, &mut child)? {
         Some(inside) => {
-            let Some(tun) = receive(&inside, child.id(), &enrolment)? else {
+            let Some(tun) = receive(&inside, child.id(), enrolment)? else {
                 // It says why on stderr, in one line, and ends.
                 return Ok(child.wait()?);
             };
-            let tunnel = runtime.block_on(Tunnel::connect(&enrolment))?;
+            let tunnel = runtime.block_on(Tunnel::connect(enrolment))?;
             runtime.block_on(drive(tunnel, tun, inside, &mut child))
         }
         None => Ok(child.wait()?),

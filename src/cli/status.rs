@@ -16,7 +16,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let store = Store::from_env()?;
-    let enrolment = match store.load() {
+    let mut enrolment = match store.load() {
         Err(error @ StoreError::NotEnrolled) => {
             match args.format {
                 Format::Text => eprintln!("tailkeep: {error}"),
@@ -26,13 +26,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         other => other?,
     };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    super::run::refresh(&store, &mut enrolment, &runtime);
     // A second handshake would take the session from a run that is live.
     let lock = store.lock()?;
     let started = Instant::now();
     let failure = if lock.is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
         runtime
             .block_on(Tunnel::connect(&enrolment))
             .err()

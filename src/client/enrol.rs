@@ -69,47 +69,61 @@ pub async fn enrol(invite: &Invite, name: &str) -> Result<Enrolment, EnrolError>
 }
 
 async fn post(invite: &Invite, request: &Request) -> Result<Assigned, EnrolError> {
+    let body = serde_json::to_vec(request).map_err(|e| EnrolError::Answer(e.to_string()))?;
+    let token = format!("Bearer {}", invite.token);
+    let told = exchange(&invite.authority, invite.pin, "/v1/enrol", (&token, body)).await?;
+    serde_json::from_slice(&told).map_err(|e| EnrolError::Answer(e.to_string()))
+}
+
+/// Posts JSON to the gateway whose CA is pinned; its answer.
+pub(super) async fn exchange(
+    authority: &str,
+    pin: [u8; 32],
+    path: &str,
+    (authorization, body): (&str, Vec<u8>),
+) -> Result<Vec<u8>, EnrolError> {
     let unreachable = |e: reqwest::Error| {
         let text = chain(&e);
         if text.contains(PIN_MARK) {
-            EnrolError::Pin(invite.authority.clone())
+            EnrolError::Pin(authority.to_owned())
         } else {
-            EnrolError::Unreachable(invite.authority.clone(), text)
+            EnrolError::Unreachable(authority.to_owned(), text)
         }
     };
     let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(pinned_tls(invite.pin)?)
+        .tls_backend_preconfigured(pinned_tls(pin)?)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(Duration::from_secs(ENROL_SECONDS_MAX))
         .build()
         .map_err(unreachable)?;
     let mut answer = client
-        .post(format!("https://{}/v1/enrol", invite.authority))
-        .bearer_auth(&invite.token)
-        .json(request)
+        .post(format!("https://{authority}{path}"))
+        .header(reqwest::header::AUTHORIZATION, authorization)
+        .header(reqwest::header::CONTENT_TYPE, "application/json")
+        .body(body)
         .send()
         .await
         .map_err(unreachable)?;
-    let mut body = Vec::new();
+    let mut told = Vec::new();
     while let Some(piece) = answer.chunk().await.map_err(unreachable)? {
-        if body.len() + piece.len() > ANSWER_BYTES_MAX {
+        if told.len() + piece.len() > ANSWER_BYTES_MAX {
             return Err(EnrolError::Answer(format!(
                 "longer than {ANSWER_BYTES_MAX} bytes"
             )));
         }
-        body.extend_from_slice(&piece);
+        told.extend_from_slice(&piece);
     }
     if !answer.status().is_success() {
-        let told = serde_json::from_slice::<serde_json::Value>(&body).ok();
-        let told = told
+        let error = serde_json::from_slice::<serde_json::Value>(&told).ok();
+        let error = error
             .as_ref()
             .and_then(|v| v.get("error"))
             .and_then(|v| v.as_str());
-        let told = told.map_or_else(|| answer.status().to_string(), plain);
-        return Err(EnrolError::Refused(told));
+        let error = error.map_or_else(|| answer.status().to_string(), plain);
+        return Err(EnrolError::Refused(error));
     }
-    serde_json::from_slice(&body).map_err(|e| EnrolError::Answer(e.to_string()))
+    Ok(told)
 }
 
 /// Control characters could drive the user's terminal.
@@ -128,7 +142,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The stored CA must be the pinned one, or later TLS would trust a stranger.
-fn check(assigned: &Assigned, pin: &[u8; 32]) -> Result<(), EnrolError> {
+pub(super) fn check(assigned: &Assigned, pin: &[u8; 32]) -> Result<(), EnrolError> {
     use rustls::pki_types::pem::PemObject as _;
     let bad = |text: &str| EnrolError::Answer(text.to_owned());
     let mut certificates = CertificateDer::pem_slice_iter(assigned.ca_pem.as_bytes());
@@ -153,6 +167,13 @@ fn check(assigned: &Assigned, pin: &[u8; 32]) -> Result<(), EnrolError> {
         return Err(bad("a placeholder for a variable that it may not set"));
     }
     Ok(())
+}
+
+/// The pin of a stored CA.
+pub(super) fn pin_of(ca_pem: &str) -> Option<[u8; 32]> {
+    use rustls::pki_types::pem::PemObject as _;
+    let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes()).ok()?;
+    Some(Sha256::digest(ca.as_ref()).into())
 }
 
 fn pinned(certificate: &CertificateDer<'_>, pin: &[u8; 32]) -> bool {

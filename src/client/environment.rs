@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::store::{Enrolment, Store, StoreError};
+use super::truststore;
 
 /// Where distributions keep the system's roots, as one PEM file.
 const SYSTEM_ROOTS: [&str; 5] = [
@@ -25,6 +26,10 @@ const BUNDLE_VARIABLES: [&str; 8] = [
     "PIP_CERT",
     "DENO_CERT",
 ];
+/// The roots for a JVM, in the store.
+const JAVA_STORE: &str = "truststore.jks";
+/// Where our own options begin.
+const JAVA_MARK: &str = "-Djavax.net.ssl.trustStoreType=";
 /// Largest file of roots that is read, in bytes.
 pub const ROOTS_BYTES_MAX: u64 = 8 << 20;
 
@@ -71,7 +76,9 @@ pub fn variables(store: &Store, enrolment: &Enrolment) -> Result<BTreeMap<String
     let parts = std::iter::once(system)
         .chain(own)
         .chain([Some(assigned.ca_pem.clone())]);
-    store.write("bundle.pem", join(parts).as_bytes())?;
+    let bundle = join(parts);
+    store.write("bundle.pem", bundle.as_bytes())?;
+    store.write(JAVA_STORE, &truststore::jks(&bundle))?;
 
     let path = |name: &str| store.folder().join(name).to_string_lossy().into_owned();
     for name in BUNDLE_VARIABLES {
@@ -79,6 +86,11 @@ pub fn variables(store: &Store, enrolment: &Enrolment) -> Result<BTreeMap<String
     }
     set.insert("NODE_EXTRA_CA_CERTS".to_owned(), path("ca.pem"));
     set.insert("PGSSLROOTCERT".to_owned(), path("bundle.pem"));
+    let own = std::env::var("JAVA_TOOL_OPTIONS").unwrap_or_default();
+    set.insert(
+        "JAVA_TOOL_OPTIONS".to_owned(),
+        java_options(&own, &path(JAVA_STORE)),
+    );
     Ok(set)
 }
 
@@ -108,6 +120,34 @@ fn join(parts: impl IntoIterator<Item = Option<String>>) -> String {
         }
     }
     seen.concat()
+}
+
+/// The user's options and our truststore; theirs, where they name one. A JVM says on stderr that it
+/// picked them up.
+fn java_options(own: &str, store: &str) -> String {
+    if own.contains("-Djavax.net.ssl.trustStore=") && !own.contains(JAVA_STORE) {
+        return own.to_owned();
+    }
+    // Of an outer run, they are ours already.
+    let own = own
+        .find(JAVA_MARK)
+        .map_or(own, |at| own.get(..at).unwrap_or_default());
+    // The JVM takes one kind of quote at a time, and no escapes.
+    let quote = match store.contains(char::is_whitespace) {
+        true if store.contains('\'') => "\"",
+        true => "'",
+        false => "",
+    };
+    let space = if own.is_empty() || own.ends_with(' ') {
+        ""
+    } else {
+        " "
+    };
+    format!(
+        "{own}{space}{JAVA_MARK}JKS -Djavax.net.ssl.trustStorePassword={} \
+         {quote}-Djavax.net.ssl.trustStore={store}{quote}",
+        truststore::PASSWORD
+    )
 }
 
 /// One `export` line a variable, quoted for a POSIX shell.
@@ -150,6 +190,31 @@ mod tests {
             part("gateway"),
         ]);
         assert_eq!(whole, "system\ncompany\ngateway\n");
+    }
+
+    #[test]
+    fn java_keeps_the_users_options() {
+        let ours = "-Djavax.net.ssl.trustStoreType=JKS -Djavax.net.ssl.trustStorePassword=changeit ";
+        let store = |folder: &str| format!("-Djavax.net.ssl.trustStore={folder}/truststore.jks");
+        for (own, folder, want) in [
+            ("", "/h", format!("{ours}{}", store("/h"))),
+            ("-Xmx1g", "/h", format!("-Xmx1g {ours}{}", store("/h"))),
+            ("", "/my home", format!("{ours}'{}'", store("/my home"))),
+            ("", "/it's a", format!("{ours}\"{}\"", store("/it's a"))),
+            (
+                "-Djavax.net.ssl.trustStore=/own",
+                "/h",
+                "-Djavax.net.ssl.trustStore=/own".to_owned(),
+            ),
+        ] {
+            let got = java_options(own, &format!("{folder}/truststore.jks"));
+            assert_eq!(got, want);
+            assert_eq!(
+                java_options(&got, &format!("{folder}/truststore.jks")),
+                want,
+                "twice"
+            );
+        }
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl Store {
 
     /// Removes the enrolment and what was made from it. The key goes first.
     pub fn remove(&self) -> Result<(), StoreError> {
-        for name in [FILE, "ca.pem", "bundle.pem", "truststore.p12", "run.lock"] {
+        for name in [FILE, "ca.pem", "bundle.pem", "truststore.jks", "run.lock"] {
             let path = self.0.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -1,6 +1,6 @@
 //! What the gateway remembers: one SQLite database, `state.db`, in the state folder.
 //!
-//! Peers and their keys ([`peer`]), enrolment tokens, the gateway's own WireGuard key, the
+//! Peers and their keys ([`peer`], [`run`]), enrolment tokens, the gateway's own WireGuard key, the
 //! versions of the policy, and the held actions of [`crate::verdict::approval`]. The audit log is
 //! a database of its own.
 //!
@@ -11,6 +11,7 @@
 //! a change is durable (`synchronous = FULL`) before anyone is told of it.
 
 pub mod peer;
+pub mod run;
 
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -49,6 +50,9 @@ CREATE TABLE approval_vote (
 ",
     "
 CREATE TABLE peer_hold (peer TEXT PRIMARY KEY) STRICT;
+",
+    "
+ALTER TABLE peer_key ADD COLUMN parent BLOB REFERENCES peer_key (public_key) ON DELETE CASCADE;
 ",
 ];
 

@@ -147,29 +147,6 @@ impl State {
         })
     }
 
-    /// Adds a further key to a peer that exists; for sessions of an enrolled machine.
-    ///
-    /// # Errors
-    /// As [`State::enrol`].
-    pub fn add_key(&self, peer: &str, key: &[u8; 32], subnets: &Subnets) -> Result<PeerKey, StateError> {
-        self.with(|connection| {
-            let transaction = connection.transaction()?;
-            let known = transaction
-                .query_row("SELECT 1 FROM peer WHERE name = ?", [peer], |_| Ok(()))
-                .optional()?;
-            if known.is_none() {
-                return Err(refused("there is no such peer"));
-            }
-            if is_held(&transaction, peer)? {
-                return Err(refused("this peer is not approved yet"));
-            }
-            let added = insert_key(&transaction, peer, key, subnets)?;
-            transaction.commit()?;
-            self.publish_peers(connection)?;
-            Ok(added)
-        })
-    }
-
     /// Removes one key; `false` if there was none.
     ///
     /// # Errors
@@ -226,7 +203,7 @@ pub(super) fn active(connection: &Connection) -> Result<Vec<PeerKey>, StateError
     Ok(keys)
 }
 
-fn is_held(connection: &Connection, peer: &str) -> Result<bool, StateError> {
+pub(super) fn is_held(connection: &Connection, peer: &str) -> Result<bool, StateError> {
     let query = "SELECT 1 FROM peer_hold WHERE peer = ?";
     Ok(connection
         .query_row(query, [peer], |_| Ok(()))
@@ -265,7 +242,7 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<PeerKey>, StateError> {
     Ok(keys)
 }
 
-fn insert_key(
+pub(super) fn insert_key(
     transaction: &Transaction<'_>,
     peer: &str,
     key: &[u8; 32],
@@ -291,7 +268,7 @@ fn insert_key(
     }
     let (v4, v6) = free_addresses(transaction, subnets)?;
     transaction.execute(
-        "INSERT INTO peer_key VALUES (?, ?, ?, ?, ?, NULL)",
+        "INSERT INTO peer_key (public_key, peer, v4, v6, created_us) VALUES (?, ?, ?, ?, ?)",
         params![key.as_slice(), peer, v4.to_string(), v6.to_string(), now],
     )?;
     Ok(PeerKey {
@@ -341,7 +318,7 @@ fn check_name(name: &str) -> Result<(), StateError> {
     }
 }
 
-fn refused(text: &str) -> StateError {
+pub(super) fn refused(text: &str) -> StateError {
     StateError::Refused(text.to_owned())
 }
 

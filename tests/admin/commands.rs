@@ -29,7 +29,7 @@ async fn peers() {
     let key = world.state.enrol(&token(&added), &[2; 32], &subnets).unwrap();
     assert!(key.held);
     assert_eq!(watch.borrow_and_update().len(), 1);
-    assert!(world.state.add_key("ci", &[3; 32], &subnets).is_err());
+    assert!(world.state.add_run(&[2; 32], &[3; 32], &subnets).is_err());
     assert!(
         world
             .run(&["peers", "list"])

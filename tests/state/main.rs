@@ -323,7 +323,7 @@ fn tokens_enrol_once_and_are_kept_as_hashes() {
     let expired = state.add_enrolment("late", Duration::ZERO, false).unwrap();
     assert!(state.enrol(&expired, &[2; 32], &subnets).is_err(), "expired");
     assert!(
-        state.add_key("laptop", &[3; 32], &subnets).is_err(),
+        state.add_run(&[1; 32], &[3; 32], &subnets).is_err(),
         "the range is full"
     );
     assert!(state.add_enrolment("a/b", LONG, false).is_err());
@@ -336,6 +336,58 @@ fn tokens_enrol_once_and_are_kept_as_hashes() {
     }
     assert!(state.remove_peer("laptop").unwrap());
     assert!(watch.borrow().is_empty());
+}
+
+#[test]
+fn runs_hang_on_their_enrolment_and_are_forgotten() {
+    let (_dir, state, _queue) = open();
+    let subnets = Subnets {
+        v4: "10.77.0.0/24".parse().unwrap(),
+        v6: "fd00::/64".parse().unwrap(),
+    };
+    let enrol = |name: &str, key: u8| {
+        let token = state.add_enrolment(name, LONG, false).unwrap();
+        state.enrol(&token, &[key; 32], &subnets).unwrap()
+    };
+    let machine = enrol("laptop", 1);
+    enrol("other", 2);
+    let run = state.add_run(&[1; 32], &[11; 32], &subnets).unwrap();
+    assert_eq!(run.peer, "laptop");
+    assert!(run.v4 != machine.v4 && run.v6 != machine.v6);
+    // A run is no enrolment: it can neither add nor leave.
+    assert!(state.add_run(&[11; 32], &[12; 32], &subnets).is_err());
+    assert!(!state.leave(&[11; 32]).unwrap());
+    assert!(state.enrolled(&[11; 32]).unwrap().is_none());
+    // Another machine ends nothing of this one's.
+    assert!(!state.end_run(&[2; 32], &[11; 32]).unwrap());
+    assert!(
+        !state.end_run(&[1; 32], &[1; 32]).unwrap(),
+        "the enrolment itself"
+    );
+    assert!(state.end_run(&[1; 32], &[11; 32]).unwrap());
+
+    // Idle runs are forgotten, enrolments never; a handshake keeps a run.
+    state.add_run(&[1; 32], &[13; 32], &subnets).unwrap();
+    state.add_run(&[1; 32], &[14; 32], &subnets).unwrap();
+    state.note_seen(&[14; 32], i64::MAX).unwrap();
+    assert_eq!(state.forget_runs(LONG).unwrap(), 0);
+    assert_eq!(state.forget_runs(Duration::ZERO).unwrap(), 1);
+    let keys = || -> Vec<u8> {
+        state
+            .peers()
+            .unwrap()
+            .iter()
+            .map(|key| key.public_key[0])
+            .collect()
+    };
+    assert_eq!(keys(), [1, 14, 2]);
+
+    assert!(state.leave(&[1; 32]).unwrap());
+    assert_eq!(keys(), [2], "its runs go with it");
+    assert!(
+        !state.approve_peer("laptop").unwrap(),
+        "the peer was its last machine's"
+    );
 }
 
 #[test]

@@ -266,13 +266,16 @@ fn peers_names_and_keys_are_bounded() {
     };
     state.enrol(&token, &key(0), &subnets).unwrap();
     for n in 1..KEYS_PER_PEER_MAX {
-        state.add_key(&long, &key(n), &subnets).unwrap();
+        state.add_run(&key(0), &key(n), &subnets).unwrap();
     }
     let over = state
-        .add_key(&long, &key(KEYS_PER_PEER_MAX), &subnets)
+        .add_run(&key(0), &key(KEYS_PER_PEER_MAX), &subnets)
         .unwrap_err();
     assert!(over.to_string().contains("too many keys"), "{over}");
-    assert!(state.add_key(&long, &key(1), &subnets).is_err(), "enrolled twice");
+    assert!(
+        state.add_run(&key(0), &key(1), &subnets).is_err(),
+        "enrolled twice"
+    );
     assert!(state.remove_key(&key(1)).unwrap());
-    state.add_key(&long, &key(KEYS_PER_PEER_MAX), &subnets).unwrap();
+    state.add_run(&key(0), &key(KEYS_PER_PEER_MAX), &subnets).unwrap();
 }

@@ -1,8 +1,9 @@
 //! Puts the parts of a gateway together.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,11 +16,12 @@ use crate::audit::log::Log;
 use crate::credential::store::SecretStore;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names, Resolver, Zone, forward_to};
-use crate::ingress::wireguard::{Config, Listener, Peer, PeerSet};
+use crate::ingress::wireguard::{Config, Listener, Peer, PeerSet, Status};
 use crate::policy::{Gateway, Policy, Wireguard};
 use crate::proxy::{Parts, Proxy};
 use crate::state::State;
 use crate::state::peer::PeerKey;
+use crate::state::run::RUN_IDLE_S;
 use crate::tls::{Authority, Connectors, Leaves};
 use crate::upstream::{Closed, Dialer};
 use crate::verdict::approval::Queue;
@@ -27,6 +29,8 @@ use crate::verdict::gate::Gate;
 
 /// How often idle upstream connections are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
+/// How often it is noted when peers were seen.
+const SEEN_EVERY: Duration = Duration::from_secs(5);
 
 /// Serves until SIGINT or SIGTERM, then flushes the audit log.
 pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
@@ -79,6 +83,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     };
     if let Some(listener) = wireguard {
         tracing::info!(address = %listener.local_addr(), "WireGuard peers are served");
+        tokio::spawn(note_handshakes(listener.status_handle(), state.clone()));
         tokio::spawn(accept(listener, proxy.clone()));
     } else {
         tracing::warn!("the configuration has no ingress: add a wireguard block to the gateway");
@@ -115,6 +120,44 @@ async fn accept(mut listener: Listener, proxy: Arc<Proxy>) {
         tokio::spawn(proxy.clone().serve(flow));
     }
     tracing::error!("the WireGuard listener has ended");
+}
+
+/// Keeps in the database when each key was last seen, and forgets the keys of runs that are over.
+async fn note_handshakes(status: Arc<Mutex<Status>>, state: State) {
+    let mut ticks = tokio::time::interval(SEEN_EVERY);
+    let mut noted: HashMap<[u8; 32], i64> = HashMap::new();
+    loop {
+        ticks.tick().await;
+        let now = crate::state::now_us();
+        let peers = status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .peers
+            .clone();
+        let seen = peers.into_iter().filter_map(|peer| {
+            let age = i64::try_from(peer.handshake_age?.as_micros()).ok()?;
+            Some((peer.public_key, now.saturating_sub(age)))
+        });
+        let seen: HashMap<_, _> = seen.collect();
+        // The age is that of a moment ago: a handshake is the same one within the period.
+        let period = i64::try_from(SEEN_EVERY.as_micros()).unwrap_or(i64::MAX);
+        let new: Vec<_> = seen
+            .iter()
+            .filter(|(key, at)| noted.get(*key).is_none_or(|before| *at - before > period))
+            .map(|(key, at)| (*key, *at))
+            .collect();
+        noted.retain(|key, _| seen.contains_key(key));
+        noted.extend(new.iter().copied());
+        let done = state.run(move |state| {
+            for (key, at) in new {
+                state.note_seen(&key, at)?;
+            }
+            state.forget_runs(Duration::from_secs(RUN_IDLE_S))
+        });
+        if let Err(error) = done.await {
+            tracing::warn!(%error, "when peers were seen could not be noted");
+        }
+    }
 }
 
 async fn sweep(proxy: Arc<Proxy>) {

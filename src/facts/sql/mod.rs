@@ -9,6 +9,7 @@
 
 pub mod cache;
 pub mod dialect;
+mod look;
 mod tree;
 mod walk;
 

@@ -250,6 +250,7 @@ impl Device {
             .entries
             .iter()
             .map(|(index, entry)| PeerStatus {
+                public_key: entry.peer.public_key,
                 name: entry.peer.name.clone(),
                 endpoint: entry.endpoint,
                 handshake_age: entry.tunn.time_since_last_handshake(),

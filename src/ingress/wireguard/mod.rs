@@ -114,6 +114,7 @@ pub enum Drop {
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
     pub name: String,
+    pub public_key: [u8; 32],
     /// Where its last authenticated packet came from.
     pub endpoint: Option<SocketAddr>,
     pub handshake_age: Option<Duration>,

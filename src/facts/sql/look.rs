@@ -1,0 +1,212 @@
+//! What single nodes say: names, constants, limits. *Pure.*
+
+use super::tree::Tree;
+
+/// Settings that change how the server reads text, and the values that are read here.
+const READING_SETTINGS: &[(&str, &[&str])] = &[
+    ("client_encoding", &["utf8", "utf-8", "unicode"]),
+    ("standard_conforming_strings", &["on", "true", "yes", "1"]),
+];
+
+pub(super) fn push(list: &mut Vec<String>, name: &str) {
+    if !name.is_empty() && !list.iter().any(|known| known == name) {
+        list.push(name.to_owned());
+    }
+}
+
+/// The names of a relation: as written if qualified, and bare.
+pub(super) fn named(range: &Tree, mut each: impl FnMut(&str)) {
+    let part = |field| range.get(field).text();
+    let (catalog, schema, bare) = (part("catalogname"), part("schemaname"), part("relname"));
+    if !catalog.is_empty() {
+        each(&format!("{catalog}.{schema}.{bare}"));
+    } else if !schema.is_empty() {
+        each(&format!("{schema}.{bare}"));
+    }
+    each(bare);
+}
+
+/// The texts of a list of `String` nodes.
+pub(super) fn strings(list: &Tree) -> Vec<String> {
+    list.items()
+        .iter()
+        .map(|item| item.get("sval").text().to_owned())
+        .collect()
+}
+
+/// The names in DROP, COMMENT, RENAME and their like that are lists of strings rather than relations.
+pub(super) fn named_objects(tree: &Tree) -> Vec<Vec<String>> {
+    let objects = tree.get("objects");
+    let all = if objects.is_none() {
+        std::slice::from_ref(tree.get("object"))
+    } else {
+        objects.items()
+    };
+    all.iter()
+        .map(|object| match object {
+            Tree::List(_) => strings(object),
+            Tree::Node("List", _) => strings(object.get("items")),
+            Tree::Node("String", _) => vec![object.get("sval").text().to_owned()],
+            Tree::Node("TypeName", _) => strings(object.get("names")),
+            Tree::Node("ObjectWithArgs", _) => strings(object.get("objname")),
+            _ => Vec::new(),
+        })
+        .filter(|parts| !parts.is_empty())
+        .collect()
+}
+
+pub(super) fn reading_setting(name: &str) -> Option<&'static (&'static str, &'static [&'static str])> {
+    READING_SETTINGS.iter().find(|(setting, _)| *setting == name)
+}
+
+/// The text of a constant in lower case, a number's as well; `None` for anything else. A cast is
+/// seen through where it is to one of PostgreSQL's own types of text.
+pub(super) fn constant_text(tree: &Tree) -> Option<String> {
+    let value = match tree.name() {
+        "TypeCast" => {
+            let names = strings(tree.get("type_name").get("names"));
+            let bare = match names.as_slice() {
+                [bare] => bare,
+                [schema, bare] if schema == "pg_catalog" => bare,
+                _ => return None,
+            };
+            matches!(bare.as_str(), "text" | "varchar" | "name").then(|| tree.get("arg"))?
+        }
+        _ => tree,
+    };
+    if value.name() != "AConst" {
+        return None;
+    }
+    let value = value.get("val");
+    match value.name() {
+        "String" => Some(value.get("sval").text().to_ascii_lowercase()),
+        "Integer" => Some(value.get("ival").int().to_string()),
+        _ => None,
+    }
+}
+
+pub(super) fn is_off(argument: &Tree) -> bool {
+    let text = argument.get("sval").text().to_ascii_lowercase();
+    matches!(text.as_str(), "off" | "false" | "0" | "no")
+        || argument.name() == "Integer" && argument.get("ival").int() == 0
+        || argument.name() == "Boolean" && !argument.get("boolval").is(true)
+}
+
+pub(super) fn has_where(tree: &Tree) -> bool {
+    let condition = tree.get("where_clause");
+    !condition.is_none() && !is_constant(condition)
+}
+
+/// Whether a condition can be seen to pick every row: it names no column, compares a thing with
+/// itself, or is an OR with such an arm. Not every tautology is seen; no parser can.
+pub(super) fn is_constant(condition: &Tree) -> bool {
+    match condition.name() {
+        "BoolExpr" => {
+            let mut arms = condition.get("args").items().iter();
+            // BoolExprType: 1 AND, 2 OR, 3 NOT.
+            if condition.get("boolop").int() == 2 {
+                arms.any(is_constant)
+            } else {
+                arms.all(is_constant)
+            }
+        }
+        "AExpr" if bare(condition.get("lexpr")) == bare(condition.get("rexpr")) => {
+            !condition.get("lexpr").is_none()
+        }
+        _ => !condition.any(&|node| matches!(node.name(), "ColumnRef" | "CurrentOfExpr")),
+    }
+}
+
+/// A tree without the places in the text, so that two equal expressions are equal.
+pub(super) fn bare(tree: &Tree) -> Tree {
+    match tree {
+        Tree::List(items) => Tree::List(items.iter().map(bare).collect()),
+        Tree::Node(name, fields) => Tree::Node(
+            name,
+            fields
+                .iter()
+                .filter(|(field, _)| *field != "location")
+                .map(|(field, value)| (*field, bare(value)))
+                .collect(),
+        ),
+        leaf => leaf.clone(),
+    }
+}
+
+pub(super) fn row_limit(tree: &Tree) -> Option<i64> {
+    let count = tree.get("limit_count");
+    let value = count.get("val");
+    (tree.name() == "SelectStmt" && count.name() == "AConst" && value.name() == "Integer")
+        .then(|| value.get("ival").int())
+}
+
+/// The command's own verb, in lower case.
+pub(super) fn verb_of(tree: &Tree) -> String {
+    let fixed = match tree.name() {
+        "GrantStmt" | "GrantRoleStmt" => {
+            if tree.get("is_grant").is(true) {
+                "grant"
+            } else {
+                "revoke"
+            }
+        }
+        "AlterDefaultPrivilegesStmt" | "RenameStmt" => "alter",
+        // VariableSetKind: 5 and 6 are RESET and RESET ALL.
+        "VariableSetStmt" => {
+            if tree.get("kind").int() >= 5 {
+                "reset"
+            } else {
+                "set"
+            }
+        }
+        "VariableShowStmt" => "show",
+        "ConstraintsSetStmt" => "set",
+        "TransactionStmt" => match tree.get("kind").int() {
+            1 => "begin",
+            2 => "start",
+            3 => "commit",
+            4 => "rollback",
+            5 => "savepoint",
+            6 => "release",
+            7 => "rollback",
+            8 => "prepare",
+            9 => "commit",
+            _ => "rollback",
+        },
+        "VacuumStmt" => {
+            if tree.get("is_vacuumcmd").is(true) {
+                "vacuum"
+            } else {
+                "analyze"
+            }
+        }
+        "FetchStmt" => {
+            if tree.get("ismove").is(true) {
+                "move"
+            } else {
+                "fetch"
+            }
+        }
+        "ClosePortalStmt" => "close",
+        "CheckPointStmt" => "checkpoint",
+        "SecLabelStmt" => "security",
+        "ReassignOwnedStmt" => "reassign",
+        "CopyStmt" => "copy",
+        "DropdbStmt" => "drop",
+        "CreatedbStmt" | "ViewStmt" | "IndexStmt" | "RuleStmt" | "CompositeTypeStmt" | "DefineStmt" => {
+            "create"
+        }
+        _ => "",
+    };
+    if !fixed.is_empty() {
+        return fixed.to_owned();
+    }
+    // `AlterTableStmt` is alter, `DropOwnedStmt` drop: the first word of the type's name.
+    let name = tree.name();
+    let end = name
+        .bytes()
+        .skip(1)
+        .position(|byte| byte.is_ascii_uppercase())
+        .map_or(name.len(), |at| at + 1);
+    name[..end].to_ascii_lowercase()
+}
