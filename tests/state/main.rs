@@ -340,6 +340,7 @@ fn tokens_enrol_once_and_are_kept_as_hashes() {
 
 #[test]
 fn runs_hang_on_their_enrolment_and_are_forgotten() {
+    use tailkeep::state::run::RUNS_PER_MACHINE_MAX;
     let (_dir, state, _queue) = open();
     let subnets = Subnets {
         v4: "10.77.0.0/24".parse().unwrap(),
@@ -381,6 +382,13 @@ fn runs_hang_on_their_enrolment_and_are_forgotten() {
             .collect()
     };
     assert_eq!(keys(), [1, 14, 2]);
+
+    for run in 1..RUNS_PER_MACHINE_MAX {
+        let run = u8::try_from(100 + run).unwrap();
+        state.add_run(&[1; 32], &[run; 32], &subnets).unwrap();
+    }
+    let over = state.add_run(&[1; 32], &[99; 32], &subnets).unwrap_err();
+    assert!(over.to_string().contains("too many runs"), "{over}");
 
     assert!(state.leave(&[1; 32]).unwrap());
     assert_eq!(keys(), [2], "its runs go with it");

@@ -265,17 +265,16 @@ fn peers_names_and_keys_are_bounded() {
         key
     };
     state.enrol(&token, &key(0), &subnets).unwrap();
+    let enrol = |n: i64| {
+        let token = state.add_enrolment(&long, LONG, false).unwrap();
+        state.enrol(&token, &key(n), &subnets)
+    };
     for n in 1..KEYS_PER_PEER_MAX {
-        state.add_run(&key(0), &key(n), &subnets).unwrap();
+        enrol(n).unwrap();
     }
-    let over = state
-        .add_run(&key(0), &key(KEYS_PER_PEER_MAX), &subnets)
-        .unwrap_err();
+    let over = enrol(KEYS_PER_PEER_MAX).unwrap_err();
     assert!(over.to_string().contains("too many keys"), "{over}");
-    assert!(
-        state.add_run(&key(0), &key(1), &subnets).is_err(),
-        "enrolled twice"
-    );
+    assert!(enrol(1).is_err(), "enrolled twice");
     assert!(state.remove_key(&key(1)).unwrap());
-    state.add_run(&key(0), &key(KEYS_PER_PEER_MAX), &subnets).unwrap();
+    enrol(KEYS_PER_PEER_MAX).unwrap();
 }

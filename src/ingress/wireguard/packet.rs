@@ -201,11 +201,11 @@ fn echo(message: &[u8], request: u8) -> Kind<'_> {
 
 pub(super) fn sum(start: u32, bytes: &[u8]) -> u32 {
     let mut total = u64::from(start);
-    let mut pairs = bytes.chunks_exact(2);
-    for pair in &mut pairs {
-        total += u64::from(pair[0]) << 8 | u64::from(pair[1]);
+    let (pairs, last) = bytes.as_chunks::<2>();
+    for pair in pairs {
+        total += u64::from(u16::from_be_bytes(*pair));
     }
-    if let [last] = pairs.remainder() {
+    if let [last] = last {
         total += u64::from(*last) << 8;
     }
     // At most 2^16 words of 16 bits and a start below 2^24: fits.
