@@ -190,6 +190,7 @@ fn settings() -> bool {
     let _ = set(c"/proc/sys/net/ipv4/tcp_syncookies", "1");
     let _ = set(c"/proc/sys/net/ipv4/tcp_fastopen", "0");
     let _ = set(c"/proc/sys/net/ipv4/tcp_no_metrics_save", "1");
+    let _ = set(c"/proc/sys/net/ipv4/conf/all/accept_source_route", "0");
     let _ = set(c"/proc/sys/net/ipv4/conf/all/rp_filter", "0");
     let _ = set(c"/proc/sys/net/ipv4/conf/default/rp_filter", "0");
     let _ = set(c"/proc/sys/net/ipv6/conf/all/disable_ipv6", "0");

@@ -44,7 +44,20 @@ def stream():
         while s.recv(1000): pass
     except OSError: pass
     print("stream closed", flush=True)
+def events():
+    s = connect()
+    s.sendall(b"GET /events HTTP/1.1\r\nHost: api.test\r\n\r\n")
+    print("events", head(s), flush=True)
+    got = b""
+    try:
+        while True:
+            piece = s.recv(1000)
+            if not piece: break
+            got += piece
+    except OSError: pass
+    print("events", "whole" if got.endswith(b"0\r\n\r\n") else "cut", flush=True)
 threading.Thread(target=kept).start()
+threading.Thread(target=events).start()
 threading.Thread(target=stream).start()
 "#;
 
@@ -89,10 +102,11 @@ async fn open_connections_are_judged_anew() {
     let service = Service::start(BOTH).await;
     let world = World::start(&policy(&service, ALL));
     let (mut child, lines) = start(&world);
-    hears(&lines, &["kept 200", "stream 101"]);
-    // Denied now: the kept connection is told so at its next request, the stream is ended.
+    hears(&lines, &["kept 200", "stream 101", "events 200"]);
+    // Denied now: the kept connection is told so at its next request, what lasts is ended, and does
+    // not look as if it were whole.
     world.rewrite(&policy(&service, NONE), "a new policy is in force");
-    hears(&lines, &["kept 403", "stream closed"]);
+    hears(&lines, &["kept 403", "stream closed", "events cut"]);
     // The profile is another's: the connection itself ends.
     let moved = policy(&service, ALL).replace("peers = [\"agent\"]", "peers = [\"other\"]");
     world.rewrite(&moved, "a new policy is in force");

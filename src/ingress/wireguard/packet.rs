@@ -123,6 +123,11 @@ fn header_v4(bytes: &[u8]) -> Result<(IpAddr, IpAddr, u8, usize, usize), Drop> {
     if fold(sum(0, &bytes[..header])) != 0xffff {
         return Err(Drop::Checksum);
     }
+    // A source route would have the kernel's TCP answer to an address of the sender's choice, which
+    // may be another peer's; no other option serves anyone (RFC 7126).
+    if header > 20 {
+        return Err(Drop::Protocol);
+    }
     // More-fragments or an offset.
     if u16_at(fixed, 6).unwrap_or(0) & 0x3fff != 0 {
         return Err(Drop::Fragment);

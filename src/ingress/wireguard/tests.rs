@@ -121,6 +121,14 @@ fn what_is_not_served_is_dropped_for_its_cause() {
         bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
         bytes
     };
+    // A loose source route by way of 10.99.0.2 (RFC 791, 3.1), with a header that is right.
+    let mut routed = tcp(from, to, SYN, 7, 0, b"");
+    routed.splice(20..20, [131, 7, 4, 10, 99, 0, 2, 0]);
+    routed[0] = 0x47;
+    routed[3] += 8;
+    routed[10..12].fill(0);
+    let checksum = !packet::fold(packet::sum(0, &routed[..28]));
+    routed[10..12].copy_from_slice(&checksum.to_be_bytes());
     let mut extension = tcp(at("[fd99::1]:1"), at("[2001:db8::1]:2"), SYN, 0, 0, b"");
     extension[6] = 0;
     let mut fragment = extension.clone();
@@ -138,6 +146,7 @@ fn what_is_not_served_is_dropped_for_its_cause() {
             v4(|bytes| bytes[0] = 0x4f),
             Drop::Malformed,
         ),
+        ("a source route", routed, Drop::Protocol),
         ("SCTP", v4(|bytes| bytes[9] = 132), Drop::Protocol),
         ("ICMPv6 in IPv4", v4(|bytes| bytes[9] = 58), Drop::Protocol),
         (

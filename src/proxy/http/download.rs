@@ -27,9 +27,22 @@ pub struct Ending {
     finish: Box<dyn Fn(RecordId, Outcome) + Send>,
 }
 
+/// Why a response was cut off.
+#[derive(Debug, thiserror::Error)]
+pub enum Cut {
+    #[error(transparent)]
+    Upstream(#[from] hyper::Error),
+    #[error("a new policy does not allow this response any more")]
+    Revoked,
+}
+
+/// Comes when the policy in force does not allow what was permitted.
+type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// The body of a response to the agent.
 pub struct Download {
     from: From,
+    revoked: Option<Revoked>,
     ending: Option<Ending>,
     open: Option<Open>,
 }
@@ -56,6 +69,7 @@ impl Download {
     pub fn full(bytes: Bytes) -> Self {
         Download {
             from: From::Full(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            revoked: None,
             ending: None,
             open: None,
         }
@@ -72,9 +86,16 @@ impl Download {
                 trailers: None,
                 over: false,
             },
+            revoked: None,
             ending: Some(ending),
             open: None,
         }
+    }
+
+    /// Cuts a response off that may last when `revoked` comes.
+    pub fn until(mut self, revoked: Option<impl Future<Output = ()> + Send + 'static>) -> Self {
+        self.revoked = revoked.map(|revoked| Box::pin(revoked) as Revoked);
+        self
     }
 
     /// Keeps the request open in its connection's [`super::activity`] as long as the body lives.
@@ -85,16 +106,20 @@ impl Download {
 
 impl Body for Download {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Cut;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let this = &mut *self;
         let frame = match &mut this.from {
             From::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            From::Upstream { .. } => std::task::ready!(this.from.poll_upstream(cx)),
+            From::Upstream { .. } => this.from.poll_upstream(cx),
+        };
+        let Poll::Ready(frame) = frame else {
+            // What streams without a pause is looked at when the agent or the upstream pauses.
+            return match &mut this.revoked {
+                Some(revoked) => revoked.as_mut().poll(cx).map(|()| Some(Err(this.cut()))),
+                None => Poll::Pending,
+            };
         };
         match &frame {
             Some(Ok(frame)) => {
@@ -108,7 +133,7 @@ impl Body for Download {
         if this.is_end_stream() {
             this.end();
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(Cut::from)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -135,6 +160,17 @@ impl Body for Download {
 }
 
 impl Download {
+    /// Lets go of the upstream, whose connection is not used again.
+    fn cut(&mut self) -> Cut {
+        self.from = From::Full(None);
+        self.revoked = None;
+        if let Some(ending) = &mut self.ending {
+            ending.status("ended: a new policy does not allow it");
+            ending.whole = true;
+        }
+        Cut::Revoked
+    }
+
     /// The response was read whole: its connection can be used again.
     fn end(&mut self) {
         if let Some(ending) = &mut self.ending {

@@ -160,7 +160,7 @@ impl<J: Judge> Exchange<'_, J> {
                 return Err(Stop::Denied(refusal));
             }
         };
-        self.granted = self.upgrade.is_some().then_some(action);
+        self.granted = Some(action);
         self.send(permit, parts, taken, credential).await
     }
 

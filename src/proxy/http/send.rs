@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::header::{ALT_SVC, EXPECT};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version as HttpVersion};
+use http_body::Body as _;
 use tokio::sync::watch;
 
 use super::body::{Tally, UpBody};
@@ -231,19 +232,27 @@ impl<J: Judge> Exchange<'_, J> {
                 return Err(SendError::Unasked);
             };
             let idle = Duration::from_secs(self.limits.idle_s);
-            let Some(action) = self.granted.take() else {
+            let Some(revoked) = self.revoked(approved_by) else {
                 return Err(SendError::Unasked);
             };
-            let judge = self.connection.shared.judge.clone();
-            let peer = self.connection.claimed.agent.clone();
-            let revoked = async move { judge.revoked(&peer, &action, approved_by.as_ref()).await };
             self.connection.keep_splice(Box::pin(async move {
                 let limits = Until { idle, revoked };
                 splice(agent, upstream, lease, ending, limits).await;
             }));
             return Ok(response.map(|_| Download::full(bytes::Bytes::new())));
         }
-        Ok(response.map(|incoming| Download::upstream(incoming, lease, scrub, ending)))
+        // Events, a watch, a log that is followed: what says no length may last for ever.
+        let lasts = response.body().size_hint().exact().is_none();
+        let revoked = lasts.then(|| self.revoked(approved_by)).flatten();
+        Ok(response.map(|incoming| Download::upstream(incoming, lease, scrub, ending).until(revoked)))
+    }
+
+    /// Comes when a policy is in force that would not permit this request.
+    fn revoked(&mut self, approved_by: Option<Arc<str>>) -> Option<impl Future<Output = ()> + Send + use<J>> {
+        let action = self.granted.take()?;
+        let judge = self.connection.shared.judge.clone();
+        let peer = self.connection.claimed.agent.clone();
+        Some(async move { judge.revoked(&peer, &action, approved_by.as_ref()).await })
     }
 }
 
