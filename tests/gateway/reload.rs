@@ -54,8 +54,9 @@ def events():
             piece = s.recv(1000)
             if not piece: break
             got += piece
+    except TimeoutError: got = None
     except OSError: pass
-    print("events", "whole" if got.endswith(b"0\r\n\r\n") else "cut", flush=True)
+    print("events", "open" if got is None else "whole" if got.endswith(b"0\r\n\r\n") else "cut", flush=True)
 threading.Thread(target=kept).start()
 threading.Thread(target=events).start()
 threading.Thread(target=stream).start()
