@@ -115,13 +115,15 @@ fn serve(
     let variables = environment::variables(store, enrolment)?;
     let folder = Folder::new()?;
     let listener = UnixListener::bind(folder.0.join("s"))?;
-    let mut child = Command::new(std::env::current_exe()?)
+    let own = std::env::current_exe()?;
+    let mut child = Command::new(&own)
         .args(["run", "--inside"])
         .arg(&folder.0)
         .arg("--")
         .args(command)
         .envs(variables)
-        .spawn()?;
+        .spawn()
+        .with_context(|| format!("cannot start {} again", own.display()))?;
     let served = (|| match accept(&listener, &mut child)? {
         Some(inside) => {
             let Some(tun) = receive(&inside, child.id(), enrolment)? else {
