@@ -35,6 +35,12 @@ const SEEN_EVERY: Duration = Duration::from_secs(5);
 /// Serves until SIGINT or SIGTERM, then flushes the audit log.
 pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let gateway = policy.model().gateway.clone();
+    // Whoever declares a tailnet counts on its identities: half a gateway would only look like one.
+    anyhow::ensure!(
+        gateway.tailscale.is_none(),
+        "gateway {{ tailscale {{ … }} }}: this version does not join a tailnet yet; \
+         remove the block, and serve the agents by `wireguard`"
+    );
     let first_version = policy.version();
     let state = State::open(&gateway.state_dir)?;
     let _lock = admin::Lock::take(&gateway.state_dir)?;
