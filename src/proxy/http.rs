@@ -35,10 +35,11 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::timeout;
 
+use super::route;
 use crate::credential::Secret;
 use crate::identity::Agent;
 use crate::policy::{Credential, Endpoint, Limits};
-use crate::tls::accept::{AcceptError, Greeting, greet};
+use crate::tls::accept::{AcceptError, greet};
 use crate::tls::{Expected, HANDSHAKE_RECORD, LeafName, Leaves, Offer};
 use crate::upstream::{Pool, To, Version};
 
@@ -88,6 +89,13 @@ impl<J: Judge> Shared<J> {
     fn endpoint(&self, key: &str) -> Option<(Arc<Endpoint>, Limits)> {
         self.judge
             .with_model(|model| Some((model.endpoint(key)?.clone(), model.gateway.limits.clone())))
+    }
+
+    /// Whether a host, at the port that was dialled, leads to the endpoint that was dialled.
+    fn leads(&self, claimed: &Claimed, host: &str) -> bool {
+        let at = (host, claimed.destination.port());
+        self.judge
+            .with_model(|model| route::leads_to(model, &claimed.agent.profile, at, &claimed.endpoint))
     }
 }
 
@@ -155,41 +163,29 @@ where
         return run(clear, connection, Talk::Either, &limits).await;
     }
     let greeting = greet(clear, patience).await?;
+    let leads = |name: &str| shared.leads(&claimed, name);
     let expected = Expected {
-        endpoint: &endpoint,
+        leads: &leads,
         name: claimed.name.as_deref(),
         destination: claimed.destination,
     };
-    let offer = offer(&shared, &claimed, &endpoint, Asked::of(&greeting), patience / 2).await;
     let sni = greeting
         .sni()
         .and_then(|sni| match expected.leaf_name(Some(&sni)) {
             Some(LeafName::Name(name)) => Some(name),
             _ => None,
         });
+    // A name that is none of this endpoint's is refused below; nothing is asked for its sake.
+    let offer = match greeting.offers(b"h2") && sni.is_some() == greeting.sni().is_some() {
+        true => offer(&shared, &claimed, &endpoint, sni.as_deref(), patience / 2).await,
+        false => Offer::Http1,
+    };
     let stream = greeting.answer(&shared.leaves, expected, offer).await?;
     let talk = match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => Talk::Http2,
         _ => Talk::Http1,
     };
     run(stream, Connection::new(shared, claimed, sni), talk, &limits).await
-}
-
-/// What a ClientHello asks for, as far as the offer depends on it.
-struct Asked {
-    h2: bool,
-    /// In lower case.
-    sni: Option<String>,
-}
-
-impl Asked {
-    fn of<IO: AsyncRead + AsyncWrite + Unpin>(greeting: &Greeting<IO>) -> Self {
-        let sni = greeting.sni().map(|sni| sni.to_ascii_lowercase());
-        Asked {
-            h2: greeting.offers(b"h2"),
-            sni,
-        }
-    }
 }
 
 /// What an agent speaks: agreed by ALPN, or to be seen from the HTTP/2 preface.
@@ -208,30 +204,19 @@ async fn offer<J: Judge>(
     shared: &Shared<J>,
     claimed: &Claimed,
     endpoint: &Arc<Endpoint>,
-    asked: Asked,
+    sni: Option<&str>,
     limit: Duration,
 ) -> Offer {
-    if !endpoint.tls || !asked.h2 {
+    if !endpoint.tls {
         return Offer::Http1;
     }
     let dialled = claimed.destination.ip().to_string();
-    let sni = asked.sni;
-    let expected = Expected {
-        endpoint,
-        name: claimed.name.as_deref(),
-        destination: claimed.destination,
-    };
-    if expected.leaf_name(sni.as_deref()).is_none() {
-        return Offer::Http1;
-    }
-    let host = sni
-        .or_else(|| claimed.name.clone())
-        .unwrap_or_else(|| dialled.clone());
+    let host = sni.or(claimed.name.as_deref()).unwrap_or(&dialled);
     let to = To {
         agent: claimed.agent.identity.address,
         endpoint,
-        dial: if claimed.name.is_some() { &host } else { &dialled },
-        host: &host,
+        dial: if claimed.name.is_some() { host } else { &dialled },
+        host,
         port: claimed.destination.port(),
         identity: None,
         version: Version::Http2,

@@ -73,6 +73,22 @@ pub fn route(model: &Model, profile: &str, destination: Destination<'_>) -> Rout
     }
 }
 
+/// Whether a host that a client names leads to the endpoint `key` at `port`, as dialling it would.
+///
+/// A wildcard's claim on a name ends where another endpoint claims that name more closely: else a
+/// client could dial one name, name the other, and be judged by the rules of the first.
+pub fn leads_to(model: &Model, profile: &str, (host, port): (&str, u16), key: &str) -> bool {
+    let (address, name) = match host.parse() {
+        Ok(address) => (address, None),
+        Err(_) => (IpAddr::from([0; 4]), Some(host)),
+    };
+    let destination = Destination {
+        address: SocketAddr::new(address, port),
+        name,
+    };
+    matches!(route(model, profile, destination), Route::Endpoint(endpoint) if *endpoint.key == *key)
+}
+
 /// Whether an address is of the ranges that names get their addresses from.
 pub fn is_virtual(model: &Model, address: IpAddr) -> bool {
     model.gateway.virtual_v4.contains(&address) || model.gateway.virtual_v6.contains(&address)
@@ -181,6 +197,25 @@ mod tests {
         check(Deny, "10.78.0.7:443", Some("a.eu.example.com"), "https.deep");
         check(Deny, "192.0.2.9:443", None, "https.net");
         check(Deny, "192.0.2.7:443", None, "https.host");
+    }
+
+    #[test]
+    fn a_name_leads_to_its_closest_claim_alone() {
+        let model = model(UnknownHost::Passthrough);
+        let cases = [
+            (("www.example.com", 443), "https.any", true),
+            (("api.example.com", 443), "https.any", false),
+            (("api.example.com", 443), "https.api", true),
+            (("api.example.com", 8443), "https.api", false),
+            (("a.eu.example.com", 443), "https.any", false),
+            (("192.0.2.9", 443), "https.net", true),
+            (("192.0.2.7", 443), "https.net", false),
+            (("other.test", 443), "https.other", false),
+            (("nobody.test", 443), "https.any", false),
+        ];
+        for (host, key, leads) in cases {
+            assert_eq!(leads_to(&model, "ci", host, key), leads, "{host:?} {key}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Proxy;
 use super::postgres::{self, Context, Wait, Wire};
+use super::route::leads_to;
 use crate::audit::{Outcome, RecordId};
 use crate::credential::Secret;
 use crate::identity::Agent;
@@ -139,8 +140,13 @@ impl postgres::Gateway for Around<'_> {
         let handshake =
             std::time::Duration::from_millis(self.proxy.gate.policy().model().gateway.limits.handshake_ms);
         Some(Box::pin(async move {
+            let leads = |name: &str| {
+                let policy = self.proxy.gate.policy();
+                let (profile, port) = (&self.agent.profile, self.destination.port());
+                leads_to(policy.model(), profile, (name, port), &self.endpoint.key)
+            };
             let expected = Expected {
-                endpoint: self.endpoint,
+                leads: &leads,
                 name: self.name,
                 destination: self.destination,
             };

@@ -17,7 +17,6 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::leaf::{Leaf, LeafError, LeafName, Leaves};
-use crate::policy::Endpoint;
 
 /// Bytes on the wire until the ClientHello is whole. Real ones stay under 4 KiB, post-quantum
 /// key shares and tickets included; in records of a byte each, which is the worst there is, that is
@@ -78,10 +77,10 @@ impl Offer {
 }
 
 /// What the agent dialled, against which its SNI is read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Expected<'a> {
-    /// The endpoint that claims the destination.
-    pub endpoint: &'a Endpoint,
+    /// Whether a name, at the dialled port, leads where the destination does: to the same endpoint.
+    pub leads: &'a (dyn Fn(&str) -> bool + Sync),
     /// The name that the virtual address stands for; `None` where an address was claimed.
     pub name: Option<&'a str>,
     /// The address and port that were dialled.
@@ -92,7 +91,7 @@ impl Expected<'_> {
     /// The name to mint a leaf for, or `None` if the SNI names something else.
     ///
     /// Without SNI the name is the virtual address's, or the dialled address itself. With one, it
-    /// must be a name that the endpoint claims on this port.
+    /// must be the dialled name or lead to the same endpoint.
     pub fn leaf_name(&self, sni: Option<&str>) -> Option<LeafName> {
         let Some(sni) = sni else {
             return Some(match self.name {
@@ -102,12 +101,7 @@ impl Expected<'_> {
         };
         let sni = sni.strip_suffix('.').unwrap_or(sni).to_ascii_lowercase();
         let named = self.name == Some(sni.as_str());
-        let port = self.destination.port();
-        let claimed = || {
-            let mut claims = self.endpoint.claims.iter();
-            claims.any(|claim| claim.port == port && claim.host.matches_name(&sni))
-        };
-        (named || claimed()).then_some(LeafName::Name(sni))
+        (named || (self.leads)(&sni)).then_some(LeafName::Name(sni))
     }
 }
 

@@ -47,9 +47,17 @@ fn endpoint() -> Endpoint {
     }
 }
 
-fn expected(endpoint: &Endpoint) -> Expected<'_> {
+/// Whether a name is one that the endpoint claims at a port.
+fn claims(endpoint: &Endpoint, port: u16) -> impl Fn(&str) -> bool + Sync {
+    move |name| {
+        let mut claims = endpoint.claims.iter();
+        claims.any(|claim| claim.port == port && claim.host.matches_name(name))
+    }
+}
+
+fn expected(leads: &(dyn Fn(&str) -> bool + Sync)) -> Expected<'_> {
     Expected {
-        endpoint,
+        leads,
         name: Some("api.test"),
         destination: "10.78.0.9:443".parse().unwrap(),
     }
@@ -104,8 +112,9 @@ async fn handshake(
     let (ours, theirs) = tokio::io::duplex(16 << 10);
     let connector = tokio_rustls::TlsConnector::from(client_config(&authority, alpn));
     let endpoint = endpoint();
+    let leads = claims(&endpoint, 443);
     tokio::join!(
-        accept(ours, &leaves, expected(&endpoint), offer, SOON),
+        accept(ours, &leaves, expected(&leads), offer, SOON),
         connector.connect(ServerName::try_from(host).unwrap(), theirs),
     )
 }
@@ -266,10 +275,11 @@ fn sni_must_name_what_was_dialled() {
         (None, "10.20.3.4:443", Some("evil.test"), None),
     ];
     for (claimed, destination, sni, leaf) in cases {
+        let destination: std::net::SocketAddr = destination.parse().unwrap();
         let expected = Expected {
-            endpoint: &endpoint,
+            leads: &claims(&endpoint, destination.port()),
             name: claimed,
-            destination: destination.parse().unwrap(),
+            destination,
         };
         assert_eq!(expected.leaf_name(sni), leaf, "{claimed:?} {destination} {sni:?}");
     }
@@ -377,8 +387,9 @@ async fn agents_resume_and_never_send_early_data() {
     for _ in 0..2 {
         let (ours, theirs) = tokio::io::duplex(16 << 10);
         let connector = tokio_rustls::TlsConnector::from(config.clone());
+        let leads = claims(&endpoint, 443);
         let (server, client) = tokio::join!(
-            accept(ours, &leaves, expected(&endpoint), Offer::Nothing, SOON),
+            accept(ours, &leaves, expected(&leads), Offer::Nothing, SOON),
             connector.connect(ServerName::try_from("api.test").unwrap(), theirs),
         );
         let (mut server, mut client) = (server.unwrap(), client.unwrap());

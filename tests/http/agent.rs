@@ -194,6 +194,39 @@ pub async fn ask(gateway: SocketAddr, request: &str) -> Option<Answer> {
     raw.hear().await
 }
 
+/// HTTP/1.1 over TLS, which agrees on `name`.
+pub async fn tls<B>(
+    world: &World,
+    gateway: SocketAddr,
+    name: &'static str,
+) -> hyper::client::conn::http1::SendRequest<B>
+where
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    use rustls::pki_types::pem::PemObject as _;
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = rustls::pki_types::CertificateDer::from_pem_file(world.ca()).unwrap();
+    roots.add(ca).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = TcpStream::connect(gateway).await.unwrap();
+    let stream = connector.connect(name.try_into().unwrap(), stream).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    sender
+}
+
 /// An HTTP/2 connection in the clear, which the gateway knows by its preface.
 pub async fn http2<B>(gateway: SocketAddr) -> SendRequest<B>
 where

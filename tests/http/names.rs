@@ -136,6 +136,48 @@ async fn a_wrong_sni_is_refused_by_tls() {
 }
 
 #[tokio::test]
+async fn a_name_under_a_wildcard_is_no_way_round_the_endpoint_that_claims_it() {
+    let service = Service::start(BOTH).await;
+    let strict = format!(
+        "{}endpoint \"https\" \"strict\" {{\n hosts = [\"strict.cdn.test\"]\n upstream = \"{}\"\n ca_cert = <<EOT\n{}EOT\n}}\n",
+        service.open_policy(),
+        service.address,
+        service.ca
+    );
+    let strict = strict.replace("[https.api]", "[https.api, https.strict]");
+    let gateway = |policy: String| async move {
+        let world = World::new(&policy);
+        let by_name = Dialled {
+            name: Some("www.cdn.test"),
+            ..API
+        };
+        let gateway = world.listen(by_name).await;
+        (world, gateway)
+    };
+    let get = "GET /1k HTTP/1.1\r\nHost: strict.cdn.test\r\n\r\n";
+    let (world, address) = gateway(strict.clone()).await;
+    let url = "https://strict.cdn.test/1k";
+    for version in ["--http1.1", "--http2"] {
+        let to = format!("::127.0.0.1:{}", address.port());
+        let output = tokio::process::Command::new("curl")
+            .args(["-sS", version, "--cacert", &world.ca(), "--connect-to", &to, url])
+            .output()
+            .await
+            .unwrap();
+        assert!(String::from_utf8_lossy(&output.stderr).contains("unrecognized name"));
+    }
+    assert_eq!(ask(address, get).await.unwrap().status, 421);
+    assert_eq!(service.connections.load(std::sync::atomic::Ordering::SeqCst), 0);
+    // A connection that TLS settled on the name, before another endpoint came to claim it.
+    let (world, address) = gateway(service.open_policy()).await;
+    let mut sender = crate::agent::tls(&world, address, "strict.cdn.test").await;
+    world.reload(&strict);
+    let request = Request::get("/1k").header("host", "strict.cdn.test");
+    let request = request.body(Empty::<Bytes>::new()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 421);
+}
+
+#[tokio::test]
 async fn an_address_is_dialled_by_address_and_may_be_called_by_a_claimed_name() {
     let service = Service::start(BOTH).await;
     let policy = format!(

@@ -10,12 +10,12 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
-use super::Connection;
 use super::answer::{self, Own, Voice};
 use super::body::{Begun, Held, Read, hold};
 use super::budget::Room;
 use super::download::Download;
 use super::judge::Judge;
+use super::{Claimed, Connection};
 use crate::credential::select;
 use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
@@ -110,6 +110,12 @@ pub(crate) async fn serve<J: Judge>(
     response
 }
 
+/// What was dialled: the name behind the virtual address, or the address.
+fn claimed_host(claimed: &Claimed) -> String {
+    let address = || claimed.destination.ip().to_string();
+    claimed.name.clone().unwrap_or_else(address)
+}
+
 async fn gone<J: Judge>(connection: &Connection<J>, request: &Request<Incoming>) -> Response<Download> {
     let claimed = &connection.claimed;
     let line = format!("{} {}", request.method(), request.uri().path());
@@ -181,6 +187,12 @@ impl<J: Judge> Exchange<'_, J> {
             _ => check_head(parts, &claimed)?,
         };
         self.host = authority.host;
+        // What TLS settled, or a Host by which an address was called, may have come to lead
+        // elsewhere by a reload; what was dialled is looked after where connections are served.
+        let own = claimed_host(&self.connection.claimed);
+        if self.host != own && !self.connection.shared.leads(&self.connection.claimed, &self.host) {
+            return Err(Malformed::Misdirected);
+        }
         self.upgrade = upgrade(parts)?.filter(|kind| match kind {
             Upgrade::WebSocket => true,
             Upgrade::Spdy => self.endpoint.protocol == Protocol::Kubernetes,
@@ -215,14 +227,9 @@ impl<J: Judge> Exchange<'_, J> {
             .get(HOST)
             .and_then(|host| host.to_str().ok())
             .or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
-        let port = claimed.destination.port();
         let named = named.map(|host| host.split(':').next().unwrap_or(host).to_ascii_lowercase());
-        let is_claimed = |host: &String| {
-            let mut claims = self.endpoint.claims.iter();
-            claims.any(|claim| claim.port == port && claim.host.matches_name(host))
-        };
         named
-            .filter(is_claimed)
+            .filter(|host| self.connection.shared.leads(claimed, host))
             .unwrap_or_else(|| claimed.destination.ip().to_string())
     }
 
