@@ -17,7 +17,7 @@ pub mod store;
 use zeroize::Zeroizing;
 
 pub use known::KnownSecrets;
-pub use placeholder::{Known, PlaceholderScan, select};
+pub use placeholder::{Known, PlaceholderScan, in_trailers, select};
 pub use rewrite::{Secrets, inject};
 pub use scrub::Scrub;
 

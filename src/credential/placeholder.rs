@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, COOKIE, HeaderName};
+use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName};
 use http::request::Parts;
 use memchr::memmem;
 
@@ -63,6 +63,15 @@ pub fn select(
         }
         _ => Ok(Some(credential)),
     }
+}
+
+/// The first placeholder that stands in a trailer, where none has a slot.
+pub fn in_trailers(model: &Model, profile: &Profile, trailers: &HeaderMap) -> Option<Refusal> {
+    let known = Known::new(model, profile);
+    let text = trailers
+        .values()
+        .find_map(|value| known.first_in(value.as_bytes()))?;
+    refuse::<()>("a placeholder stands in a trailer", text).err()
 }
 
 /// Every placeholder text that means something: of all credentials, and the profile's own texts.
@@ -126,6 +135,13 @@ impl PlaceholderScan {
             longest,
             tail: Vec::new(),
         }
+    }
+
+    /// Whether a placeholder stands in a text that is whole.
+    pub fn stands_in(&self, text: &[u8]) -> bool {
+        self.needles
+            .iter()
+            .any(|needle| memmem::find(text, needle).is_some())
     }
 
     /// Takes the next chunk, before it is forwarded. Once it has said yes the body must be aborted:

@@ -20,6 +20,15 @@ use super::scrub::Scrub;
 use crate::policy::{Credential, CredentialKind};
 use crate::verdict::{Cause, Permit, Refusal};
 
+/// Other headers by which an answer, or an upgraded stream, would come coded or in parts: gRPC's and
+/// Connect's compression, that of WebSocket (RFC 7692), deltas (RFC 3229).
+const CODINGS: &[&str] = &[
+    "grpc-accept-encoding",
+    "connect-accept-encoding",
+    "sec-websocket-extensions",
+    "a-im",
+];
+
 /// How a secret is had: the credential and its slot (`""` for the only one).
 pub type Secrets<'a> = &'a dyn Fn(&Credential, &str) -> Option<Secret>;
 
@@ -57,6 +66,9 @@ pub fn inject(
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.remove(RANGE);
     headers.remove(IF_RANGE);
+    for other in CODINGS {
+        headers.remove(*other);
+    }
     let placeholder = format!("{{{{{}}}}}", credential.name);
     Ok(Some(Scrub::new(&secret, wire.as_bytes(), &placeholder)))
 }

@@ -99,6 +99,11 @@ impl Scrub {
         Bytes::from(out)
     }
 
+    /// Whether anything is kept back.
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// What was kept back, at the end of the body.
     pub fn finish(&mut self) -> Bytes {
         let input = std::mem::take(&mut self.held);

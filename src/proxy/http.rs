@@ -6,6 +6,7 @@
 //! ([`crate::upstream::Pool`]).
 //!
 //! - [`request`] is the path of one request up to its verdict, [`send`] from there on; [`answer`] what it is answered when it goes nowhere.
+//! - `head` checks a request's head against what was dialled.
 //! - [`body`] holds and streams bodies, [`download`] is the response's way back.
 //! - [`upgrade`] splices what is no longer HTTP. [`activity`] ends who is too slow.
 //!
@@ -19,6 +20,7 @@ pub mod body;
 pub mod budget;
 pub mod download;
 pub mod form;
+mod head;
 pub mod judge;
 pub mod replay;
 pub mod request;
@@ -63,12 +65,13 @@ pub const RESETS_MAX: usize = 20;
 /// HTTP/2 streams that may fail by the agent's fault (CVE-2025-8671) before it is cut off.
 pub const STREAM_ERRORS_MAX: usize = 64;
 
-/// Bytes of one HTTP/2 stream, and of a connection, that may arrive before they are read.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Bytes of one HTTP/2 stream, and of a connection, that may arrive before they are read. One stream
+/// may have all of its connection's: at 50 ms that is 20 MB/s.
+pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+pub const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
 /// Bytes of HTTP/2 responses that are buffered for each stream.
-const SEND_BUFFER_BYTES_MAX: usize = 256 << 10;
+pub const SEND_BUFFER_BYTES_MAX: usize = 32 << 10;
 
 /// What every HTTP connection shares.
 pub struct Shared<J> {
@@ -79,6 +82,8 @@ pub struct Shared<J> {
     pub secrets: Arc<Secrets>,
     /// How much of each agent's bodies is held.
     pub held: budget::Budget,
+    /// How many HTTP/2 connections each agent has.
+    pub http2: budget::Budget,
 }
 
 /// Where secrets come from: a credential and the name of its slot (`""` for the only one).
@@ -159,8 +164,10 @@ where
     let [first] = first;
     let clear = Replayed::new(io, first);
     if first != HANDSHAKE_RECORD {
+        let place = shared.http2.take(claimed.agent.identity.address, 1);
+        let talk = place.as_ref().map_or(Talk::Http1, |_| Talk::Either);
         let connection = Connection::new(shared, claimed, None);
-        return run(clear, connection, Talk::Either, &limits).await;
+        return run(clear, connection, talk, &limits).await;
     }
     let greeting = greet(clear, patience).await?;
     let leads = |name: &str| shared.leads(&claimed, name);
@@ -176,7 +183,11 @@ where
             _ => None,
         });
     // A name that is none of this endpoint's is refused below; nothing is asked for its sake.
-    let offer = match greeting.offers(b"h2") && sni.is_some() == greeting.sni().is_some() {
+    let place = match greeting.offers(b"h2") && sni.is_some() == greeting.sni().is_some() {
+        true => shared.http2.take(claimed.agent.identity.address, 1),
+        false => None,
+    };
+    let offer = match place.is_some() {
         true => offer(&shared, &claimed, &endpoint, sni.as_deref(), patience / 2).await,
         false => Offer::Http1,
     };

@@ -29,6 +29,7 @@ use crate::upstream::{Dialer, Pool};
 use crate::verdict::gate::Gate;
 use crate::verdict::{Cause, Refusal};
 
+use http::budget::{Budget, HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
 use route::{Destination, Route};
 
 /// Everything that connections share.
@@ -66,7 +67,8 @@ impl Proxy {
             judge: parts.gate.clone(),
             leaves: parts.leaves.clone(),
             pool: Pool::new(parts.dialer.clone(), parts.connectors.clone()),
-            held: http::budget::Budget::default(),
+            held: Budget::new(HELD_BYTES_MAX),
+            http2: Budget::new(HTTP2_PER_AGENT_MAX),
             secrets: Arc::new(move |credential, slot| match secrets.get(credential, slot) {
                 Ok(secret) => Some(secret),
                 Err(missing) => {

@@ -81,19 +81,26 @@ impl Gate {
     }
 
     /// Waits until a policy is in force that would not let a permitted action pass any more: for
-    /// actions that last, such as an upgraded stream. `approved_by` is the permit's.
-    pub async fn revoked(&self, agent: &Agent, action: &Action, approved_by: Option<&Arc<str>>) {
-        let mut reloads = self.reloads();
-        loop {
-            let passes = match self.ask_policy(&self.policy(), agent, action).verdict {
-                Verdict::Allow { .. } => true,
-                Verdict::Ask { rule, .. } => Some(&rule) == approved_by,
-                Verdict::Deny(_) => false,
-            };
-            if !passes || reloads.changed().await.is_err() {
-                return;
+    /// actions that last, such as an upgraded stream. `approved_by` is the permit's, `reloads` what
+    /// [`Gate::reloads`] gave before the action was judged. Costs nothing while nothing is reloaded.
+    pub async fn revoked(
+        &self,
+        agent: &Agent,
+        action: &Action,
+        approved_by: Option<&Arc<str>>,
+        mut reloads: watch::Receiver<u64>,
+    ) -> Refusal {
+        while reloads.changed().await.is_ok() {
+            match self.ask_policy(&self.policy(), agent, action).verdict {
+                Verdict::Allow { .. } => {}
+                Verdict::Ask { rule, .. } if Some(&rule) == approved_by => {}
+                Verdict::Ask { rule, .. } => {
+                    return Refusal::new(Cause::Rule(rule), "a new policy wants an approval for this");
+                }
+                Verdict::Deny(refusal) => return refusal,
             }
         }
+        Refusal::new(Cause::NoRule, UNAVAILABLE_REASON)
     }
 
     /// The agent behind an identity, by the policy in force.

@@ -128,8 +128,8 @@ fn a_request_with_every_fact() {
         let held = || HeldBody::Whole(body);
         let _ = HttpFacts::read(&parts, "api.test", held(), FactSet::ALL, DECODED_BYTES_MAX);
         let _ = K8sFacts::read(&parts, "api.test", held(), FactSet::ALL, DECODED_BYTES_MAX);
-        assert_eq!(digest(&parts, held()), digest(&parts, held()));
-        let _ = (summary(&parts), detail(&parts, held()));
+        assert_eq!(digest(&parts, held(), None), digest(&parts, held(), None));
+        let _ = (summary(&parts), detail(&parts, held(), None));
     });
 }
 

@@ -14,10 +14,13 @@ const NONE: &str = "rule \"all\" {\n endpoint = https.api\n verdict = \"deny\"  
 
 /// One connection that is kept alive, and one that was upgraded; a request or a word a second.
 const AGENT: &str = r#"
-import http.client, socket, ssl, threading, time
+import http.client, socket, ssl, sys, threading, time
 context = ssl.create_default_context()
 def connect():
     return context.wrap_socket(socket.create_connection(("api.test", 443), 20), server_hostname="api.test")
+def say(*words):
+    # In one piece: print writes each word by itself, and there are three threads.
+    sys.stdout.write(" ".join(words) + "\n"); sys.stdout.flush()
 def head(s):
     got = b""
     while b"\r\n\r\n" not in got:
@@ -32,22 +35,22 @@ def kept():
         try:
             c.request("GET", "/1k"); r = c.getresponse(); r.read(); said = str(r.status)
         except (OSError, http.client.HTTPException): said = "closed"
-        print("kept", said, flush=True)
+        say("kept", said)
         if said == "closed": return
         time.sleep(0.2)
 def stream():
     s = connect()
     s.sendall(b"GET /upgrade HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
               b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
-    print("stream", head(s), flush=True)
+    say("stream", head(s))
     try:
         while s.recv(1000): pass
     except OSError: pass
-    print("stream closed", flush=True)
+    say("stream closed")
 def events():
     s = connect()
     s.sendall(b"GET /events HTTP/1.1\r\nHost: api.test\r\n\r\n")
-    print("events", head(s), flush=True)
+    say("events", head(s))
     got = b""
     try:
         while True:
@@ -56,7 +59,7 @@ def events():
             got += piece
     except TimeoutError: got = None
     except OSError: pass
-    print("events", "open" if got is None else "whole" if got.endswith(b"0\r\n\r\n") else "cut", flush=True)
+    say("events", "open" if got is None else "whole" if got.endswith(b"0\r\n\r\n") else "cut")
 threading.Thread(target=kept).start()
 threading.Thread(target=events).start()
 threading.Thread(target=stream).start()

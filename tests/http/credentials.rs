@@ -1,6 +1,6 @@
 //! Placeholders become secrets towards the endpoint, and secrets placeholders on the way back.
 
-use crate::agent::{ask, curl};
+use crate::agent::{Raw, ask, curl};
 use crate::server::{BOTH, Service, Speaks, mint};
 use crate::world::{API, World};
 
@@ -238,4 +238,73 @@ async fn a_client_certificate_is_shown_and_its_connection_not_shared() {
             .status,
         403
     );
+}
+
+/// An upstream that writes what it was sent into its reason phrase.
+async fn tells_in_its_reason() -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 8192];
+            let length = stream.read(&mut head).await.unwrap();
+            let head = String::from_utf8_lossy(&head[..length]).into_owned();
+            let secret = head.lines().find(|line| line.contains("s3cr3t")).unwrap_or("?");
+            let answer = format!("HTTP/1.1 403 no {secret}\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_reason_phrase_tells_no_secret() {
+    let service = Service::start(BOTH).await;
+    let address = tells_in_its_reason().await;
+    let policy = format!(
+        "endpoint \"http\" \"api\" {{\n hosts = [\"api.test:80\"]\n upstream = \"{address}\"\n}}\n\
+         profile \"dev\" {{\n peers = [\"laptop\"]\n endpoints = [http.api]\n credentials = [bearer_token.pat]\n}}\n\
+         credential \"bearer_token\" \"pat\" {{\n endpoint = http.api\n}}\n\
+         rule \"all\" {{\n endpoint = http.api\n verdict = \"allow\"\n}}"
+    );
+    let world = World::new(&policy);
+    let gateway = world
+        .listen(crate::world::Dialled {
+            endpoint: "http.api",
+            name: Some("api.test"),
+            destination: "10.78.0.9:80",
+        })
+        .await;
+    let answer = ask(gateway, "GET / HTTP/1.1\r\nHost: api.test\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(answer.status, 403);
+    assert!(!answer.head.contains("s3cr3t"), "{}", answer.head);
+    drop(service);
+}
+
+#[tokio::test]
+async fn a_secret_in_an_upgraded_stream_ends_it() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&policy(&service, "bearer_token.pat", crate::server::ALLOW));
+    let gateway = world.listen(API).await;
+    let mut raw = Raw::connect(gateway).await;
+    raw.say(
+        "GET /socket HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Extensions: permessage-deflate\r\nAuthorization: Bearer {{pat}}\r\n\r\n",
+    )
+    .await;
+    assert_eq!(raw.hear().await.unwrap().status, 101);
+    assert!(!service.seen()[0].headers.contains_key("sec-websocket-extensions"));
+    // What ends as the secret begins is held back for a moment, and then goes on.
+    raw.say("hello s3c").await;
+    assert!(raw.until(b"hello s3c").await);
+    raw.say("told s3cr3t-of-pat and more").await;
+    let rest = String::from_utf8_lossy(&raw.rest().await).into_owned();
+    assert!(!rest.contains("s3cr3t") && !rest.contains("more"), "{rest}");
+    crate::world::until("the connection ends", || world.open() == 0).await;
+    let story = world.story().await.join("\n");
+    assert!(story.contains("ended: a secret stood in the stream"), "{story}");
 }

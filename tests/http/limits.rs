@@ -6,8 +6,10 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use tailkeep::proxy::http::answer::DRAIN_BYTES_MAX;
-use tailkeep::proxy::http::budget::HELD_BYTES_MAX;
+use tailkeep::proxy::http::budget::{HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
+use tailkeep::proxy::http::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use tailkeep::proxy::http::{HEAD_BYTES_MAX, HEADERS_MAX, STREAMS_MAX};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::agent::{Raw, ask, http2};
 use crate::server::{BOTH, Service};
@@ -244,4 +246,57 @@ async fn a_body_that_decodes_to_more_than_the_limit_cannot_be_judged() {
         raw.say(&body).await;
         assert_eq!(raw.hear().await.unwrap().status, status, "{length}");
     }
+}
+
+#[tokio::test]
+async fn an_agent_has_so_many_http2_connections_and_more_of_http1() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.open_policy());
+    let gateway = world.listen(API).await;
+    // The last one's stream is open, so that its connection is.
+    let mut held = Vec::new();
+    for _ in 0..HTTP2_PER_AGENT_MAX {
+        let mut sender = http2::<Empty<Bytes>>(gateway).await;
+        let request = Request::get("https://api.test/1k").body(Empty::new()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+        held.push(sender);
+    }
+    let version = async || {
+        let got = crate::agent::curl(&world, gateway, &["--http2", "https://api.test/1k"]).await;
+        (got.status, got.version)
+    };
+    assert_eq!(version().await, (200, "1.1".to_owned()));
+    held.clear();
+    until("they are closed", || world.open() == 0).await;
+    assert_eq!(version().await, (200, "2".to_owned()));
+}
+
+#[tokio::test]
+async fn http2_windows_are_bounded() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.open_policy());
+    let gateway = world.listen(API).await;
+    let mut stream = tokio::net::TcpStream::connect(gateway).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(preface).await.unwrap();
+    let (mut stream_window, mut more) = (None, None);
+    // RFC 9113 §6.5 and §6.9: the settings, and what the connection's window grows by.
+    while stream_window.is_none() || more.is_none() {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        stream.read_exact(&mut payload).await.unwrap();
+        let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+        match head[3] {
+            4 => {
+                let own = payload.chunks(6).find(|entry| entry[..2] == [0, 4]);
+                stream_window = stream_window.or(own.map(|entry| number(&entry[2..])));
+            }
+            8 => more = Some(number(&payload)),
+            _ => {}
+        }
+    }
+    assert_eq!(stream_window, Some(STREAM_WINDOW_BYTES));
+    assert_eq!(more, Some(CONNECTION_WINDOW_BYTES - 65_535));
 }

@@ -33,6 +33,10 @@ async fn ambiguous_and_misdirected_requests_are_refused() {
             "GET / HTTP/1.1\r\nHost: api.test\r\nX-HTTP-Method-Override: DELETE\r\n\r\n",
             400,
         ),
+        (
+            "GET / HTTP/1.1\r\nHost: api.test\r\nX_HTTP_Method_Override: DELETE\r\n\r\n",
+            400,
+        ),
         ("CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n\r\n", 400),
         ("TRACE / HTTP/1.1\r\nHost: api.test\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost : api.test\r\n\r\n", 400),
@@ -53,6 +57,23 @@ async fn ambiguous_and_misdirected_requests_are_refused() {
         assert_eq!(answer.status, status, "{request:?}: {}", answer.text());
     }
     assert_eq!(service.lines(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_underscore_stands_in_the_name_of_a_slot_alone() {
+    let service = Service::start(BOTH).await;
+    let slot = "credential \"header_token\" \"key\" {\n endpoint = https.api\n header = \"Api_Key\"\n}\n";
+    let policy = format!("{}{slot}", service.open_policy());
+    let world = World::new(&policy.replace(
+        "endpoints = [https.api]",
+        "endpoints = [https.api]\n credentials = [header_token.key]",
+    ));
+    let gateway = world.listen(API).await;
+    for (name, status) in [("Api_Key", 200), ("api_other", 400)] {
+        let request = format!("GET /1k HTTP/1.1\r\nHost: api.test\r\n{name}: {{{{key}}}}\r\n\r\n");
+        assert_eq!(ask(gateway, &request).await.unwrap().status, status, "{name}");
+    }
+    assert_eq!(service.seen()[0].headers["api_key"], "s3cr3t-of-key");
 }
 
 #[tokio::test]

@@ -141,3 +141,39 @@ async fn an_agent_that_leaves_withdraws_its_question() {
     gone.await.expect("the question is still open");
     assert_eq!(service.seen().len(), 0);
 }
+
+#[tokio::test]
+async fn a_reload_ends_what_is_under_way() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.open_policy());
+    let gateway = world.listen(API).await;
+    // An upload whose end has not come.
+    let mut upload = Raw::connect(gateway).await;
+    upload
+        .say("POST /echo HTTP/1.1\r\nHost: api.test\r\nContent-Length: 50\r\n\r\nhello")
+        .await;
+    let asked = || service.connections.load(std::sync::atomic::Ordering::SeqCst) == 1;
+    until("the upload is under way", asked).await;
+    // Responses that have always more, without a length and with one.
+    let mut downloads = Vec::new();
+    for path in ["/big", "/long"] {
+        let mut raw = Raw::connect(gateway).await;
+        raw.say(format!("GET {path} HTTP/1.1\r\nHost: api.test\r\n\r\n"))
+            .await;
+        assert!(raw.until(b"bbbb").await);
+        downloads.push((path, raw));
+    }
+    world.reload(&service.policy(""));
+    let answer = upload.hear().await.unwrap();
+    assert_eq!(answer.status, 403, "{}", answer.text());
+    for (path, mut raw) in downloads {
+        let length = raw.rest().await.len();
+        assert!(
+            length < crate::server::BIG_BYTES,
+            "{path} ran on to {length} bytes"
+        );
+    }
+    until("all is told", || world.open() == 0).await;
+    let story = world.story().await.join("\n");
+    assert_eq!(story.matches("ended: a new policy").count(), 3, "{story}");
+}

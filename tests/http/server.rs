@@ -307,6 +307,13 @@ async fn respond(path: &str, headers: &HeaderMap, start: Vec<u8>, next_event: Ar
             response
         }
         "/big" => big(),
+        "/long" => {
+            let mut response = big();
+            response
+                .headers_mut()
+                .insert("content-length", HeaderValue::from(BIG_BYTES));
+            response
+        }
         _ => text(StatusCode::OK, path),
     }
 }

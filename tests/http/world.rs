@@ -13,7 +13,7 @@ use tailkeep::audit::read::{Filter, Reader};
 use tailkeep::credential::Secret;
 use tailkeep::identity::{Agent, Identity, Transport};
 use tailkeep::policy::{Policy, Source};
-use tailkeep::proxy::http::budget::Budget;
+use tailkeep::proxy::http::budget::{Budget, HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
 use tailkeep::proxy::http::{Claimed, Shared, serve};
 use tailkeep::state::State;
 use tailkeep::tls::{Authority, Connectors, Leaves};
@@ -79,7 +79,8 @@ impl World {
             judge: gate.clone(),
             leaves: Arc::new(Leaves::new(authority.clone()).unwrap()),
             pool: Pool::new(Arc::new(dialer), Arc::new(Connectors::default())),
-            held: Budget::default(),
+            held: Budget::new(HELD_BYTES_MAX),
+            http2: Budget::new(HTTP2_PER_AGENT_MAX),
             secrets: Arc::new(move |credential, slot| {
                 let kept = stored.lock().unwrap();
                 let own = kept.get(&(credential.name.clone(), slot.to_owned())).cloned();

@@ -19,9 +19,12 @@ use agent::{Agent, GATEWAY_KEY, able, must, peer};
 
 fn config(stack: Stack) -> Config {
     let dns: DnsAnswer = Arc::new(|identity, query, tcp| {
-        Box::pin(
-            async move { Some([query, identity.node.as_bytes().to_vec(), vec![u8::from(tcp)]].concat()) },
-        )
+        Box::pin(async move {
+            if query.starts_with(b"hang") {
+                std::future::pending::<()>().await;
+            }
+            Some([query, identity.node.as_bytes().to_vec(), vec![u8::from(tcp)]].concat())
+        })
     });
     Config {
         listen: SocketAddr::from(([0, 0, 0, 0], 0)),
@@ -169,6 +172,16 @@ async fn any_destination(stack: Stack) {
                 .is_some_and(|count| *count > 0)
     })
     .await;
+
+    // One peer's questions that hang leave the other's their place.
+    let hang = "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.settimeout(1)\n\
+                s.connect(('10.99.0.254',53))\n[s.send(b'hang') for _ in range(300)]\ns.send(b'q')\n\
+                try:\n print(s.recv(99))\nexcept TimeoutError:\n print('busy')";
+    assert_eq!(one.python(hang).await, "busy");
+    assert_eq!(
+        two.python(asked).await,
+        "b'qpeer-2\\x00'\nb'\\x00\\x08qpeer-2\\x01'"
+    );
 
     // A removed peer's open connection ends with a reset.
     let cut = tokio::join!(

@@ -1,5 +1,6 @@
 //! JSON that every reader reads alike (RFC 8259; I-JSON, RFC 7493, for the keys). *Pure.*
 
+use std::collections::HashSet;
 use std::fmt;
 
 use http::HeaderMap;
@@ -37,7 +38,8 @@ pub fn read(headers: &HeaderMap, body: &[u8]) -> Fact<Value> {
 /// One JSON text with unique keys.
 ///
 /// # Errors
-/// [`Blind::Ambiguous`] for a duplicate key or an integer over 64 bits (whose last digits some
+/// [`Blind::Ambiguous`] for a duplicate key (also one of another case, since some readers take
+/// `FORCE` for `force`) or an integer over 64 bits (whose last digits some
 /// readers lose), [`Blind::Unparseable`] for what is no JSON.
 pub fn parse(body: &[u8]) -> Result<Value, Blind> {
     let mut reader = serde_json::Deserializer::from_slice(body);
@@ -49,6 +51,13 @@ pub fn parse(body: &[u8]) -> Result<Value, Blind> {
         }
         Err(_) => Err(Blind::Unparseable),
     }
+}
+
+/// Whether no two keys are one to a reader that does not tell case apart, as Go's does.
+fn differ_when_folded<'a>(mut keys: impl Iterator<Item = &'a String>) -> bool {
+    let mut seen = HashSet::new();
+    // Upper case first: the long s (U+017F) and the Kelvin sign (U+212A) meet s and k there.
+    keys.all(|key| seen.insert(key.to_uppercase().to_lowercase()))
 }
 
 fn says_json(headers: &HeaderMap) -> bool {
@@ -134,12 +143,20 @@ impl<'de> Visitor<'de> for UniqueSeed {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
+        let mut folds = false;
         while let Some(key) = entries.next_key::<String>()? {
             if object.contains_key(&key) {
                 return Err(de::Error::custom(DUPLICATE));
             }
+            folds |= key
+                .bytes()
+                .any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii());
             let value = entries.next_value_seed(UniqueSeed)?;
             object.insert(key, value);
+        }
+        // Keys of small ASCII letters alone differ in every fold.
+        if folds && !differ_when_folded(object.keys()) {
+            return Err(de::Error::custom(DUPLICATE));
         }
         Ok(Value::Object(object))
     }
@@ -179,6 +196,9 @@ mod tests {
         for body in [
             r#"{"a":1,"a":2}"#,
             r#"{"x":{"a":1,"\u0061":2}}"#,
+            r#"{"force":false,"FORCE":true}"#,
+            "{\"kind\":1,\"\u{212a}ind\":2}",
+            "{\"pass\":1,\"pa\u{17f}s\":2}",
             "\u{feff}{}",
             "[18446744073709551616]",
         ] {

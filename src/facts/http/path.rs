@@ -52,6 +52,8 @@ pub enum Malformed {
     Connect,
     #[error("a header is named in Connection that is not hop-by-hop")]
     ConnectionHeader,
+    #[error("a header's name has an underscore, which some servers read as a dash")]
+    Underscore,
     #[error("{0} from an agent is not accepted")]
     ForbiddenHeader(&'static str),
 }

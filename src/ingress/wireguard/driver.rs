@@ -26,6 +26,8 @@ const FLOWS_MAX: usize = 16_384;
 const BATCH_MAX: usize = 64;
 /// DNS queries in flight, all peers together.
 const DNS_IN_FLIGHT_MAX: usize = 256;
+/// DNS queries of one peer in flight: none can take the others' places.
+pub(super) const DNS_IN_FLIGHT_PER_PEER_MAX: usize = 32;
 /// ICMP errors and resets a peer gets in a second.
 pub(super) const REFUSALS_PER_SECOND_MAX: u32 = 200;
 /// Microseconds until a flow that rests, and yet says it is due, has its next turn.
@@ -67,6 +69,7 @@ pub(super) struct Driver {
     dirty: (mpsc::UnboundedSender<FlowId>, mpsc::UnboundedReceiver<FlowId>),
     dns: (mpsc::Sender<DnsReply>, mpsc::Receiver<DnsReply>),
     dns_room: Arc<Semaphore>,
+    dns_rooms: HashMap<PeerIndex, Arc<Semaphore>>,
     next_id: FlowId,
     started: Instant,
     last_second: Instant,
@@ -98,6 +101,7 @@ impl Driver {
             dirty: mpsc::unbounded_channel(),
             dns: mpsc::channel(DNS_IN_FLIGHT_MAX),
             dns_room: Arc::new(Semaphore::new(DNS_IN_FLIGHT_MAX)),
+            dns_rooms: HashMap::new(),
             next_id: 0,
             started: now,
             last_second: now,
@@ -176,6 +180,7 @@ impl Driver {
         self.device.apply(&set, &gone);
         for peer in gone {
             self.refusals.remove(&peer);
+            self.dns_rooms.remove(&peer);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use http::HeaderMap;
 use http::request::Parts;
 
 use super::hop;
@@ -15,9 +16,9 @@ pub const SUMMARY_CHARS_MAX: usize = 200;
 /// Bytes of a body that [`detail`] shows.
 pub const DETAIL_BYTES_MAX: usize = 64 << 10;
 
-/// SHA-256 over the request line, the authority, every end-to-end header in order and the held
-/// body. A body that is not held is not covered; that it is not is covered.
-pub fn digest(parts: &Parts, body: HeldBody<'_>) -> Digest {
+/// SHA-256 over the request line, the authority, every end-to-end header in order, the held body and
+/// its trailers. A body that is not held is not covered; that it is not is covered.
+pub fn digest(parts: &Parts, body: HeldBody<'_>, trailers: Option<&HeaderMap>) -> Digest {
     let mut pieces: Vec<&[u8]> = vec![
         parts.method.as_str().as_bytes(),
         parts.uri.scheme_str().unwrap_or_default().as_bytes(),
@@ -38,6 +39,9 @@ pub fn digest(parts: &Parts, body: HeldBody<'_>) -> Digest {
         HeldBody::Over => pieces.push(b"over"),
         HeldBody::NotHeld => pieces.push(b"not held"),
     }
+    for (name, value) in trailers.into_iter().flatten() {
+        pieces.extend([b"trailer".as_slice(), name.as_str().as_bytes(), value.as_bytes()]);
+    }
     Digest::of_parts(pieces)
 }
 
@@ -56,17 +60,11 @@ pub fn summary(parts: &Parts) -> String {
 /// The whole request as text, for an approver. Values of `Authorization`, `Cookie` and their like
 /// are masked here, what a configuration names besides by the gate, before anyone is asked; a body
 /// that is not text is named by its size.
-pub fn detail(parts: &Parts, body: HeldBody<'_>) -> String {
+pub fn detail(parts: &Parts, body: HeldBody<'_>, trailers: Option<&HeaderMap>) -> String {
     let target = parts.uri.path_and_query().map_or("/", |own| own.as_str());
     let mask = Mask::default();
     let mut text = format!("{} {}\n", parts.method, printable(&mask.text(target)));
-    for (name, value) in &parts.headers {
-        let shown = match std::str::from_utf8(value.as_bytes()) {
-            Ok(value) => printable(&mask.header(name.as_str(), value)),
-            Err(_) => "(not text)".to_owned(),
-        };
-        let _ = writeln!(text, "{name}: {shown}");
-    }
+    fields(&mut text, &mask, &parts.headers);
     text.push('\n');
     match body {
         HeldBody::Empty => {}
@@ -84,7 +82,21 @@ pub fn detail(parts: &Parts, body: HeldBody<'_>) -> String {
             }
         },
     }
+    if let Some(trailers) = trailers {
+        text.push_str("\n\n");
+        fields(&mut text, &mask, trailers);
+    }
     text
+}
+
+fn fields(text: &mut String, mask: &Mask, headers: &HeaderMap) {
+    for (name, value) in headers {
+        let shown = match std::str::from_utf8(value.as_bytes()) {
+            Ok(value) => printable(&mask.header(name.as_str(), value)),
+            Err(_) => "(not text)".to_owned(),
+        };
+        let _ = writeln!(text, "{name}: {shown}");
+    }
 }
 
 /// Control characters shown as escapes, so that a terminal is not driven by them.

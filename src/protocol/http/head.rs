@@ -1,6 +1,6 @@
 //! Whether a head names the endpoint that its connection was claimed for. *Pure.*
 
-use http::header::HOST;
+use http::header::{HOST, HeaderName};
 use http::request::Parts;
 use http::{Method, Version};
 
@@ -16,7 +16,7 @@ pub struct Authority {
 }
 
 /// Headers by which some servers take another method or path than the request line's.
-const OVERRIDES: &[&str] = &[
+pub const OVERRIDES: &[&str] = &[
     "x-http-method-override",
     "x-http-method",
     "x-method-override",
@@ -51,6 +51,23 @@ pub fn check_head(parts: &Parts, claimed: &HostPort) -> Result<Authority, Malfor
         return Err(Malformed::Misdirected);
     }
     Ok(authority)
+}
+
+/// Whether a field's name has an underscore. CGI and its heirs (WSGI, Rack, PHP) read `X_A` and
+/// `X-A` as one, so that a rule over the one would not see the other.
+pub fn is_underscored(name: &HeaderName) -> bool {
+    name.as_str().contains('_')
+}
+
+/// Whether a field of a trailer could change who asks, or for what, at a server that merges
+/// trailers into the head against RFC 9110 §6.5.1.
+pub fn may_not_trail(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    OVERRIDES.contains(&text)
+        || is_underscored(name)
+        || ["impersonate-", "x-remote-", "x-forwarded-"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
 }
 
 /// The one authority that a request names.

@@ -5,7 +5,7 @@
 //! read differently. `facts::http` reads the facts of a head that passed here.
 //!
 //! Invariants: a head that does not name the claimed endpoint goes nowhere; the digest covers the
-//! request line, every end-to-end header in order, and the held body.
+//! request line, every end-to-end header in order, the held body and its trailers.
 
 pub mod denial;
 pub mod describe;
@@ -17,7 +17,7 @@ use http::StatusCode;
 pub use crate::facts::http::Malformed;
 pub use denial::{deny, malformed};
 pub use describe::{detail, digest, summary};
-pub use head::{Authority, check_head};
+pub use head::{Authority, check_head, is_underscored, may_not_trail};
 pub use hop::{ConnectProtocol, Upgrade, strip_hop_by_hop, upgrade};
 
 /// 421 for a request that names another host than its connection (RFC 9110 section 15.5.20), 400

@@ -177,9 +177,9 @@ fn hop_by_hop_headers_are_taken_out() {
 #[test]
 fn a_digest_changes_with_everything_that_is_sent() {
     let base = || head("GET", "/a?b", &[("x", "1"), ("y", "2")]);
-    let own = digest(&base(), HeldBody::Whole(b"z"));
+    let own = digest(&base(), HeldBody::Whole(b"z"), None);
     let hop = head("GET", "/a?b", &[("x", "1"), ("y", "2"), ("connection", "close")]);
-    assert_eq!(own, digest(&hop, HeldBody::Whole(b"z")));
+    assert_eq!(own, digest(&hop, HeldBody::Whole(b"z"), None));
     for (other, body) in [
         (
             head("PUT", "/a?b", &[("x", "1"), ("y", "2")]),
@@ -206,10 +206,19 @@ fn a_digest_changes_with_everything_that_is_sent() {
         (base(), HeldBody::NotHeld),
         (base(), HeldBody::Over),
     ] {
-        assert_ne!(own, digest(&other, body), "{other:?} {body:?}");
+        assert_ne!(own, digest(&other, body, None), "{other:?} {body:?}");
     }
     let (bare, asked) = (head("GET", "/a", &[]), head("GET", "/a?", &[]));
-    assert_ne!(digest(&bare, HeldBody::Empty), digest(&asked, HeldBody::Empty));
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-a", "1".parse().unwrap());
+    let trailed = digest(&base(), HeldBody::Whole(b"z"), Some(&trailers));
+    assert_ne!(own, trailed);
+    trailers.insert("x-a", "2".parse().unwrap());
+    assert_ne!(trailed, digest(&base(), HeldBody::Whole(b"z"), Some(&trailers)));
+    assert_ne!(
+        digest(&bare, HeldBody::Empty, None),
+        digest(&asked, HeldBody::Empty, None)
+    );
 }
 
 #[test]
@@ -225,7 +234,13 @@ fn people_see_placeholders_and_no_secrets() {
         ],
     );
     assert_eq!(summary(&parts), "POST /a?…");
-    let text = detail(&parts, HeldBody::Whole(b"body"));
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-sum", "abc".parse().unwrap());
+    let text = detail(&parts, HeldBody::Whole(b"body"), Some(&trailers));
+    let text = text
+        .strip_suffix("\n\nx-sum: abc\n")
+        .expect("the trailers")
+        .to_owned();
     assert!(!text.contains("real"), "{text}");
     assert!(text.contains("cookie: a={{tok}}") && text.contains("accept: b") && text.ends_with("body"));
     let long = format!("/{}", "é".repeat(SUMMARY));
@@ -236,7 +251,7 @@ fn people_see_placeholders_and_no_secrets() {
         SUMMARY + 1
     );
     let body = vec![b'x'; describe::DETAIL_BYTES_MAX + 1];
-    assert!(detail(&parts, HeldBody::Whole(&body)).ends_with("bytes in all)"));
+    assert!(detail(&parts, HeldBody::Whole(&body), None).ends_with("bytes in all)"));
 }
 
 const SUMMARY: usize = describe::SUMMARY_CHARS_MAX;
@@ -291,7 +306,7 @@ proptest::proptest! {
             let mut parts = head("GET", "/", &[]);
             parts.headers.insert(name, value.clone());
             let _ = check_head(&parts, &claimed());
-            let _ = detail(&parts, HeldBody::Empty);
+            let _ = detail(&parts, HeldBody::Empty, None);
             strip_hop_by_hop(&mut parts.headers, None);
         }
     }

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 
 use super::activity::Activity;
 use crate::credential::PlaceholderScan;
+use crate::protocol::http::may_not_trail;
 
 /// The error of a body; it ends the message on both sides.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,8 @@ pub struct Tally {
 pub struct UpBody {
     from: Source,
     tally: Arc<Tally>,
+    /// Headers that hold secrets at this endpoint: none of them may come as a trailer.
+    slots: Vec<HeaderName>,
 }
 
 enum Source {
@@ -183,7 +186,8 @@ fn join(mut pieces: Vec<Bytes>) -> Bytes {
 
 /// Removes what a receiver might merge into the head.
 fn clean_trailers(mut trailers: HeaderMap) -> HeaderMap {
-    for name in NO_TRAILERS {
+    let bad = |name: &&HeaderName| NO_TRAILERS.contains(name) || may_not_trail(name);
+    for name in trailers.keys().filter(bad).cloned().collect::<Vec<_>>() {
         trailers.remove(name);
     }
     trailers
@@ -203,6 +207,7 @@ impl UpBody {
                 trailers: held.trailers,
             },
             tally: Arc::default(),
+            slots: Vec::new(),
         }
     }
 
@@ -217,7 +222,14 @@ impl UpBody {
                 activity: None,
             })),
             tally: Arc::default(),
+            slots: Vec::new(),
         }
+    }
+
+    /// Takes these fields out of the trailers.
+    pub fn without(mut self, slots: Vec<HeaderName>) -> Self {
+        self.slots = slots;
+        self
     }
 
     /// Looks for placeholders in every piece of a streamed body before it leaves.
@@ -262,7 +274,7 @@ impl Body for UpBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let frame = match &mut this.from {
+        let mut frame = match &mut this.from {
             Source::Held { data, trailers } => match data.take() {
                 Some(data) => Some(Frame::data(data)),
                 None => trailers.take().map(Frame::trailers),
@@ -277,6 +289,11 @@ impl Body for UpBody {
                 None => None,
             },
         };
+        if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
+            for name in &this.slots {
+                trailers.remove(name);
+            }
+        }
         if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
             this.tally.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         }
@@ -331,7 +348,14 @@ impl Streamed {
             },
         };
         let frame = match frame.into_trailers() {
-            Ok(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(clean_trailers(trailers))))),
+            Ok(trailers) => {
+                let trailers = clean_trailers(trailers);
+                let scan = self.scan.as_ref();
+                if scan.is_some_and(|scan| trailers.values().any(|value| scan.stands_in(value.as_bytes()))) {
+                    return Poll::Ready(Some(Err(BodyError::Placeholder)));
+                }
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            }
             Err(frame) => frame,
         };
         if let (Some(scan), Some(data)) = (&mut self.scan, frame.data_ref())

@@ -1,7 +1,8 @@
-//! How much of one agent's bodies is held at once.
+//! What one agent may have of the gateway's memory at once.
 //!
-//! A body waits in memory while it is judged, and a person may take minutes. Without a bound an
-//! agent could fill the gateway's memory with requests that need an approval.
+//! A body waits in memory while it is judged, and a person may take minutes; an HTTP/2 connection
+//! holds a window of what comes and a buffer for each of its streams. Without a bound an agent could
+//! fill the gateway's memory with them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,40 +12,56 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// room is not held; its facts are unknown, and a rule that hangs on them denies.
 pub const HELD_BYTES_MAX: usize = 64 << 20;
 
-/// Who holds how much.
-#[derive(Clone, Debug, Default)]
-pub struct Budget(Arc<Mutex<HashMap<IpAddr, usize>>>);
+/// HTTP/2 connections of one agent at once; more are offered HTTP/1.1. With what a connection may
+/// hold ([`super::CONNECTION_WINDOW_BYTES`], and [`super::SEND_BUFFER_BYTES_MAX`] for each of
+/// [`super::STREAMS_MAX`] streams) that is 160 MiB at the worst.
+pub const HTTP2_PER_AGENT_MAX: usize = 32;
 
-/// Room for bytes of one agent, given back when dropped.
+/// Who holds how much of what every agent may have an equal part of.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    most: usize,
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// What one agent took, given back when dropped.
 #[derive(Debug)]
 pub struct Room {
     budget: Budget,
     agent: IpAddr,
-    bytes: usize,
+    amount: usize,
 }
 
 impl Budget {
+    /// `most` is what each agent may take.
+    pub fn new(most: usize) -> Self {
+        Budget {
+            most,
+            taken: Arc::default(),
+        }
+    }
+
     /// Takes room, or `None` where the agent has no more.
-    pub fn take(&self, agent: IpAddr, bytes: usize) -> Option<Room> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = held.get(&agent).copied().unwrap_or(0);
-        let sum = own.checked_add(bytes).filter(|sum| *sum <= HELD_BYTES_MAX)?;
-        held.insert(agent, sum);
+    pub fn take(&self, agent: IpAddr, amount: usize) -> Option<Room> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = taken.get(&agent).copied().unwrap_or(0);
+        let sum = own.checked_add(amount).filter(|sum| *sum <= self.most)?;
+        taken.insert(agent, sum);
         Some(Room {
             budget: self.clone(),
             agent,
-            bytes,
+            amount,
         })
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let mut held = self.budget.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = held.get_mut(&self.agent) {
-            *own = own.saturating_sub(self.bytes);
+        let mut taken = self.budget.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = taken.get_mut(&self.agent) {
+            *own = own.saturating_sub(self.amount);
             if *own == 0 {
-                held.remove(&self.agent);
+                taken.remove(&self.agent);
             }
         }
     }
@@ -56,7 +73,7 @@ mod tests {
 
     #[test]
     fn an_agent_has_its_own_room_and_gets_it_back() {
-        let budget = Budget::default();
+        let budget = Budget::new(HELD_BYTES_MAX);
         let [one, two] = [1, 2].map(|last| IpAddr::from([10, 77, 0, last]));
         let most = budget.take(one, HELD_BYTES_MAX - 1).unwrap();
         assert!(budget.take(one, 2).is_none());
@@ -67,6 +84,6 @@ mod tests {
         assert!(budget.take(one, HELD_BYTES_MAX).is_none());
         drop(last);
         assert!(budget.take(one, HELD_BYTES_MAX).is_some());
-        assert!(budget.0.lock().unwrap().is_empty());
+        assert!(budget.taken.lock().unwrap().is_empty());
     }
 }

@@ -15,6 +15,7 @@ use super::body::Tally;
 use crate::audit::{Outcome, RecordId};
 use crate::credential::Scrub;
 use crate::upstream::pool::Lease;
+use crate::verdict::Refusal;
 
 /// Writes the outcome of a request into its record, once, when it is dropped.
 pub struct Ending {
@@ -37,7 +38,10 @@ pub enum Cut {
 }
 
 /// Comes when the policy in force does not allow what was permitted.
-type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Revoked = Pin<Box<dyn Future<Output = Refusal> + Send>>;
+
+/// The status of what a reload ended.
+pub const ENDED_BY_POLICY: &str = "ended: a new policy does not allow it";
 
 /// The body of a response to the agent.
 pub struct Download {
@@ -92,9 +96,9 @@ impl Download {
         }
     }
 
-    /// Cuts a response off that may last when `revoked` comes.
-    pub fn until(mut self, revoked: Option<impl Future<Output = ()> + Send + 'static>) -> Self {
-        self.revoked = revoked.map(|revoked| Box::pin(revoked) as Revoked);
+    /// Cuts the response off when `revoked` comes.
+    pub fn until(mut self, revoked: Option<Revoked>) -> Self {
+        self.revoked = revoked;
         self
     }
 
@@ -110,17 +114,17 @@ impl Body for Download {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let this = &mut *self;
+        // First, since an upstream that always has more would never let it have its turn.
+        if let Some(revoked) = &mut this.revoked
+            && revoked.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(this.cut())));
+        }
         let frame = match &mut this.from {
             From::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             From::Upstream { .. } => this.from.poll_upstream(cx),
         };
-        let Poll::Ready(frame) = frame else {
-            // What streams without a pause is looked at when the agent or the upstream pauses.
-            return match &mut this.revoked {
-                Some(revoked) => revoked.as_mut().poll(cx).map(|()| Some(Err(this.cut()))),
-                None => Poll::Pending,
-            };
-        };
+        let frame = std::task::ready!(frame);
         match &frame {
             Some(Ok(frame)) => {
                 if let (Some(ending), Some(data)) = (&mut this.ending, frame.data_ref()) {
@@ -165,7 +169,7 @@ impl Download {
         self.from = From::Full(None);
         self.revoked = None;
         if let Some(ending) = &mut self.ending {
-            ending.status("ended: a new policy does not allow it");
+            ending.status(ENDED_BY_POLICY);
             ending.whole = true;
         }
         Cut::Revoked

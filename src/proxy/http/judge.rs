@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::audit::{Outcome, RecordId};
 use crate::facts::FactSet;
 use crate::identity::Agent;
@@ -33,13 +35,17 @@ pub trait Judge: Send + Sync + 'static {
     /// Adds what became of a permitted action to its record.
     fn finish(&self, record: RecordId, outcome: Outcome);
 
+    /// Changes with every policy; see [`Gate::reloads`].
+    fn reloads(&self) -> watch::Receiver<u64>;
+
     /// Waits until a permitted action that lasts would not pass any more; see [`Gate::revoked`].
     fn revoked(
         &self,
         agent: &Agent,
         action: &Action,
         approved_by: Option<&Arc<str>>,
-    ) -> impl Future<Output = ()> + Send;
+        reloads: watch::Receiver<u64>,
+    ) -> impl Future<Output = Refusal> + Send;
 }
 
 impl Judge for Gate {
@@ -63,7 +69,17 @@ impl Judge for Gate {
         Gate::finish(self, record, outcome);
     }
 
-    async fn revoked(&self, agent: &Agent, action: &Action, approved_by: Option<&Arc<str>>) {
-        Gate::revoked(self, agent, action, approved_by).await;
+    fn reloads(&self) -> watch::Receiver<u64> {
+        Gate::reloads(self)
+    }
+
+    async fn revoked(
+        &self,
+        agent: &Agent,
+        action: &Action,
+        approved_by: Option<&Arc<str>>,
+        reloads: watch::Receiver<u64>,
+    ) -> Refusal {
+        Gate::revoked(self, agent, action, approved_by, reloads).await
     }
 }

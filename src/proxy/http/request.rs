@@ -3,28 +3,26 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{EXPECT, HOST, UPGRADE};
+use http::header::{EXPECT, HeaderMap, UPGRADE};
 use http::request::Parts;
-use http::{Method, Request, Response, Version as HttpVersion};
+use http::{Request, Response, Version as HttpVersion};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::sync::watch;
 
+use super::Connection;
 use super::answer::{self, Own, Voice};
 use super::body::{Begun, Held, Read, hold};
 use super::budget::Room;
 use super::download::Download;
 use super::judge::Judge;
-use super::{Claimed, Connection};
-use crate::credential::select;
+use crate::credential::{in_trailers, select};
 use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
 use crate::facts::{FactSet, Facts, Family};
-use crate::policy::{Credential, Endpoint, HostPort, Limits, Protocol};
-use crate::protocol::http::{
-    Malformed, Upgrade, check_head, detail, digest, strip_hop_by_hop, summary, upgrade,
-};
-use crate::protocol::kubernetes::check_kubernetes_head;
+use crate::policy::{Credential, Endpoint, Limits};
+use crate::protocol::http::{Malformed, Upgrade, detail, digest, summary};
 use crate::upstream::SendError;
 use crate::verdict::{Action, Cause, Refusal, Step};
 
@@ -61,8 +59,9 @@ pub(super) struct Exchange<'a, J> {
     pub(super) awaits_continue: bool,
     /// What the held body takes of the agent's budget, until it was sent or refused.
     pub(super) room: Option<Room>,
-    /// What was permitted, of a request that becomes a stream: it is judged anew by each policy.
-    pub(super) granted: Option<Action>,
+    /// What was permitted, of a request that lasts: it is judged anew by each policy that came into
+    /// force since.
+    pub(super) granted: Option<(Action, watch::Receiver<u64>)>,
 }
 
 /// A request's body, before its verdict.
@@ -110,12 +109,6 @@ pub(crate) async fn serve<J: Judge>(
     response
 }
 
-/// What was dialled: the name behind the virtual address, or the address.
-fn claimed_host(claimed: &Claimed) -> String {
-    let address = || claimed.destination.ip().to_string();
-    claimed.name.clone().unwrap_or_else(address)
-}
-
 async fn gone<J: Judge>(connection: &Connection<J>, request: &Request<Incoming>) -> Response<Download> {
     let claimed = &connection.claimed;
     let line = format!("{} {}", request.method(), request.uri().path());
@@ -145,6 +138,7 @@ impl<J: Judge> Exchange<'_, J> {
                 return Err(stop);
             }
         };
+        let reloads = judge.reloads();
         let waiting = self.connection.activity.hold();
         let ruling = tokio::select! {
             biased;
@@ -166,71 +160,8 @@ impl<J: Judge> Exchange<'_, J> {
                 return Err(Stop::Denied(refusal));
             }
         };
-        self.granted = Some(action);
+        self.granted = Some((action, reloads));
         self.send(permit, parts, taken, credential).await
-    }
-
-    /// Checks the head against what was dialled, and takes out what belongs to this hop.
-    fn check(&mut self, parts: &mut Parts) -> Result<(), Malformed> {
-        if matches!(parts.method, Method::TRACE | Method::CONNECT) {
-            return Err(Malformed::Method);
-        }
-        if !self.is_claimed() {
-            return Err(Malformed::Misdirected);
-        }
-        let claimed = HostPort {
-            host: self.called(parts),
-            port: self.connection.claimed.destination.port(),
-        };
-        let authority = match self.endpoint.protocol {
-            Protocol::Kubernetes => check_kubernetes_head(parts, &claimed)?,
-            _ => check_head(parts, &claimed)?,
-        };
-        self.host = authority.host;
-        // What TLS settled, or a Host by which an address was called, may have come to lead
-        // elsewhere by a reload; what was dialled is looked after where connections are served.
-        let own = claimed_host(&self.connection.claimed);
-        if self.host != own && !self.connection.shared.leads(&self.connection.claimed, &self.host) {
-            return Err(Malformed::Misdirected);
-        }
-        self.upgrade = upgrade(parts)?.filter(|kind| match kind {
-            Upgrade::WebSocket => true,
-            Upgrade::Spdy => self.endpoint.protocol == Protocol::Kubernetes,
-        });
-        strip_hop_by_hop(&mut parts.headers, self.upgrade);
-        Ok(())
-    }
-
-    /// Whether the endpoint still claims what this connection dialled: a reload may have taken
-    /// the destination away and left the endpoint.
-    fn is_claimed(&self) -> bool {
-        let claimed = &self.connection.claimed;
-        let port = claimed.destination.port();
-        self.endpoint.claims.iter().any(|claim| {
-            claim.port == port
-                && match &claimed.name {
-                    Some(name) => claim.host.matches_name(name),
-                    None => claim.host.matches_address(claimed.destination.ip()),
-                }
-        })
-    }
-
-    /// The host that a request must name: what TLS settled, or the dialled name. Where only an
-    /// address was dialled, any name that the endpoint claims, or the address.
-    fn called(&self, parts: &Parts) -> String {
-        let claimed = &self.connection.claimed;
-        if let Some(name) = self.connection.sni.as_ref().or(claimed.name.as_ref()) {
-            return name.clone();
-        }
-        let named = parts
-            .headers
-            .get(HOST)
-            .and_then(|host| host.to_str().ok())
-            .or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
-        let named = named.map(|host| host.split(':').next().unwrap_or(host).to_ascii_lowercase());
-        named
-            .filter(|host| self.connection.shared.leads(claimed, host))
-            .unwrap_or_else(|| claimed.destination.ip().to_string())
     }
 
     async fn take(&mut self, incoming: Incoming, needs: FactSet) -> Result<Taken, Stop> {
@@ -282,7 +213,10 @@ impl<J: Judge> Exchange<'_, J> {
             .shared
             .judge
             .with_model(|model| match model.profile(&claimed.agent.profile) {
-                Some(profile) => select(model, profile, &self.endpoint, parts, body),
+                Some(profile) => match taken.trailers().and_then(|own| in_trailers(model, profile, own)) {
+                    Some(refusal) => Err(refusal),
+                    None => select(model, profile, &self.endpoint, parts, body),
+                },
                 None => Err(Refusal::new(Cause::NoProfile, GONE)),
             })
             .map_err(Stop::Refused)?;
@@ -298,9 +232,9 @@ impl<J: Judge> Exchange<'_, J> {
             endpoint: claimed.endpoint.clone(),
             credential: credential.as_ref().map(|own| own.key.clone()),
             facts: facts.map_err(Stop::Malformed)?,
-            digest: digest(parts, body),
+            digest: digest(parts, body, taken.trailers()),
             summary: summary(parts),
-            detail: detail(parts, body),
+            detail: detail(parts, body, taken.trailers()),
         };
         Ok((action, credential))
     }
@@ -356,6 +290,13 @@ impl Taken {
             Taken::Whole(held) => HeldBody::Whole(&held.data),
             Taken::Over(_) => HeldBody::Over,
             Taken::Streamed(_) => HeldBody::NotHeld,
+        }
+    }
+
+    fn trailers(&self) -> Option<&HeaderMap> {
+        match self {
+            Taken::Whole(held) => held.trailers.as_ref(),
+            Taken::Over(_) | Taken::Streamed(_) => None,
         }
     }
 

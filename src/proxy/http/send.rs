@@ -1,21 +1,24 @@
 //! The path of a permitted request: its secret, its upstream, its answer.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::header::{ALT_SVC, EXPECT};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version as HttpVersion};
 use http_body::Body as _;
+use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use super::body::{Tally, UpBody};
-use super::download::{Download, Ending};
+use super::download::{Download, ENDED_BY_POLICY, Ending, Revoked};
 use super::judge::Judge;
 use super::request::{Exchange, Stop, Taken};
 use super::upgrade::{Until, splice};
-use super::{Claimed, Shared};
+use super::{Claimed, Connection, Shared};
 use crate::credential::{Known, Scrub, inject};
 use crate::facts::Facts;
 use crate::policy::{Credential, CredentialKind};
@@ -28,6 +31,9 @@ use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 /// How long an agent that waits for `100 Continue` is left waiting for the upstream's word; then
 /// its body is taken, as RFC 9110 §10.1.1 lets a client do by itself.
 pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// Bytes of a response that is over before a new policy could matter to it.
+pub const SHORT_BYTES_MAX: u64 = 1 << 20;
 
 /// What the upstream said about a body that waits.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -102,7 +108,9 @@ impl<J: Judge> Exchange<'_, J> {
             HttpVersion::HTTP_2 => Version::Http2,
             _ => Version::Http1,
         };
+        let streams = !matches!(taken, Taken::Whole(_));
         let (body, word) = self.body(&mut parts, taken, version);
+        let body = body.without(self.slots());
         let tally = body.tally();
         let mut ending = ending(shared, &permit, self.began, tally.clone());
         let dialled = connection.claimed.destination.ip().to_string();
@@ -134,7 +142,24 @@ impl<J: Judge> Exchange<'_, J> {
         }
         // The pool times the upstream; the agent's own silence is no fault meanwhile.
         let waiting = connection.activity.hold();
-        let sent = shared.pool.send(&permit, &to, request).await;
+        let mut granted = self.granted.take();
+        let watch = |granted: Option<_>| Some(revoked(connection, granted?, &permit));
+        let mut ended = match streams {
+            true => watch(granted.take()),
+            false => None,
+        };
+        let sent = tokio::select! {
+            biased;
+            refusal = poll_fn(|cx| match &mut ended {
+                Some(ended) => ended.as_mut().poll(cx),
+                None => Poll::Pending,
+            }) => {
+                ending.status(ENDED_BY_POLICY);
+                ending.whole();
+                return Err(Stop::Refused(refusal));
+            }
+            sent = shared.pool.send(&permit, &to, request) => sent,
+        };
         drop(waiting);
         if let Some(word) = word {
             word.send_if_modified(|word| {
@@ -145,9 +170,13 @@ impl<J: Judge> Exchange<'_, J> {
             });
         }
         match sent {
-            Ok(sent) => self
-                .answer(sent, scrub, permit.approved_by().cloned(), ending)
-                .map_err(Stop::Upstream),
+            Ok(sent) => {
+                let ended = ended.or_else(|| match lasts(&sent.response) {
+                    true => watch(granted),
+                    false => None,
+                });
+                self.answer(sent, scrub, ended, ending).map_err(Stop::Upstream)
+            }
             Err(_) if tally.refused.load(Ordering::Acquire) => {
                 ending.status("refused: a placeholder in the body");
                 ending.whole();
@@ -208,7 +237,7 @@ impl<J: Judge> Exchange<'_, J> {
         &mut self,
         sent: Sent,
         scrub: Option<Scrub>,
-        approved_by: Option<Arc<str>>,
+        revoked: Option<Revoked>,
         mut ending: Ending,
     ) -> Result<Response<Download>, SendError> {
         let Sent { mut response, lease } = sent;
@@ -219,6 +248,9 @@ impl<J: Judge> Exchange<'_, J> {
         strip_hop_by_hop(headers, self.upgrade.filter(|_| switched));
         // Other ways to the service would lead round the gateway.
         headers.remove(ALT_SVC);
+        // hyper would write an upstream's own reason phrase, in which anything may stand.
+        response.extensions_mut().remove::<hyper::ext::ReasonPhrase>();
+        let headers = response.headers_mut();
         let scrub = match scrub.map(Box::new) {
             None => None,
             Some(mut scrub) => match scrub.head(headers) {
@@ -232,28 +264,44 @@ impl<J: Judge> Exchange<'_, J> {
                 return Err(SendError::Unasked);
             };
             let idle = Duration::from_secs(self.limits.idle_s);
-            let Some(revoked) = self.revoked(approved_by) else {
+            let Some(revoked) = revoked else {
                 return Err(SendError::Unasked);
             };
             self.connection.keep_splice(Box::pin(async move {
                 let limits = Until { idle, revoked };
-                splice(agent, upstream, lease, ending, limits).await;
+                splice((agent, upstream), scrub, lease, ending, limits).await;
             }));
             return Ok(response.map(|_| Download::full(bytes::Bytes::new())));
         }
-        // Events, a watch, a log that is followed: what says no length may last for ever.
-        let lasts = response.body().size_hint().exact().is_none();
-        let revoked = lasts.then(|| self.revoked(approved_by)).flatten();
         Ok(response.map(|incoming| Download::upstream(incoming, lease, scrub, ending).until(revoked)))
     }
+}
 
-    /// Comes when a policy is in force that would not permit this request.
-    fn revoked(&mut self, approved_by: Option<Arc<str>>) -> Option<impl Future<Output = ()> + Send + use<J>> {
-        let action = self.granted.take()?;
-        let judge = self.connection.shared.judge.clone();
-        let peer = self.connection.claimed.agent.clone();
-        Some(async move { judge.revoked(&peer, &action, approved_by.as_ref()).await })
-    }
+/// Comes when a policy is in force that would not permit this request.
+fn revoked<J: Judge>(
+    connection: &Connection<J>,
+    (action, reloads): (Action, watch::Receiver<u64>),
+    permit: &Permit,
+) -> Revoked {
+    let judge = connection.shared.judge.clone();
+    let agent = connection.claimed.agent.clone();
+    let approved_by = permit.approved_by().cloned();
+    Box::pin(async move {
+        judge
+            .revoked(&agent, &action, approved_by.as_ref(), reloads)
+            .await
+    })
+}
+
+/// Whether a response may still run when a new policy comes: a stream, or what says no length, such
+/// as events, a watch or a log that is followed, or is long.
+fn lasts(response: &Response<Incoming>) -> bool {
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
+        || response
+            .body()
+            .size_hint()
+            .exact()
+            .is_none_or(|length| length > SHORT_BYTES_MAX)
 }
 
 /// Puts the secret into the request, or makes the client certificate of it.

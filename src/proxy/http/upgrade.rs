@@ -9,12 +9,18 @@ use std::time::{Duration, Instant};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
 
-use super::download::Ending;
+use super::download::{ENDED_BY_POLICY, Ending};
+use crate::credential::Scrub;
 use crate::upstream::pool::Lease;
 
 /// Bytes that are moved at once in each direction.
 pub const COPY_BYTES: usize = 64 << 10;
+
+/// How long the end of what came is held back that a secret may begin with: the rest of a message
+/// that was written at once is there by then, and a person at a terminal does not notice.
+pub const HOLD: Duration = Duration::from_millis(20);
 
 /// A spliced stream, to be run once its HTTP connection has let go of it.
 pub type Splice = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -28,10 +34,11 @@ pub struct Until<F> {
 }
 
 /// Copies both ways until both sides have ended, one broke, or `until` ends it. A side that has no
-/// more to say is told to the other, which may go on (half-close).
-pub async fn splice<F: Future<Output = ()>>(
-    agent: OnUpgrade,
-    upstream: OnUpgrade,
+/// more to say is told to the other, which may go on (half-close). A secret that `scrub` finds on
+/// its way to the agent ends the stream: within frames that count their bytes it cannot be replaced.
+pub async fn splice<F: Future>(
+    (agent, upstream): (OnUpgrade, OnUpgrade),
+    scrub: Option<Box<Scrub>>,
     lease: Lease,
     mut ending: Ending,
     until: Until<F>,
@@ -47,35 +54,89 @@ pub async fn splice<F: Future<Output = ()>>(
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
     let both = async {
         tokio::try_join!(
-            pump(&mut from_agent, &mut to_upstream, &up, &clock),
-            pump(&mut from_upstream, &mut to_agent, &down, &clock),
+            pump(&mut from_agent, &mut to_upstream, None, &up, &clock),
+            pump(&mut from_upstream, &mut to_agent, scrub, &down, &clock),
         )
     };
     tokio::select! {
-        done = both => if done.is_ok() { ending.whole() },
+        done = both => match done {
+            Ok(_) => ending.whole(),
+            Err(Broken::Secret) => ending.status("ended: a secret stood in the stream"),
+            Err(Broken::Io) => {}
+        },
         () = clock.idle(until.idle) => {}
-        () = until.revoked => ending.status("ended: a new policy does not allow it"),
+        _ = until.revoked => ending.status(ENDED_BY_POLICY),
     }
     ending.moved(up.load(Ordering::Relaxed), down.load(Ordering::Relaxed));
 }
 
-async fn pump<R, W>(from: &mut R, to: &mut W, count: &AtomicU64, clock: &Clock) -> io::Result<()>
+/// Why a direction ended before its end.
+enum Broken {
+    Io,
+    /// The secret was found; nothing of the piece that it was in went on.
+    Secret,
+}
+
+impl From<io::Error> for Broken {
+    fn from(_: io::Error) -> Self {
+        Broken::Io
+    }
+}
+
+async fn pump<R, W>(
+    from: &mut R,
+    to: &mut W,
+    mut scrub: Option<Box<Scrub>>,
+    count: &AtomicU64,
+    clock: &Clock,
+) -> Result<(), Broken>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut buffer = vec![0; COPY_BYTES];
     loop {
-        let length = from.read(&mut buffer).await?;
+        let read = from.read(&mut buffer);
+        let length = match scrub.as_mut().filter(|scrub| scrub.holds()) {
+            None => read.await?,
+            Some(scrub) => match timeout(HOLD, read).await {
+                Ok(read) => read?,
+                Err(_) => {
+                    write(to, &scrub.finish(), count).await?;
+                    continue;
+                }
+            },
+        };
+        clock.moved();
+        let piece = buffer.get(..length).unwrap_or_default();
+        match &mut scrub {
+            None => write(to, piece, count).await?,
+            Some(scrub) => {
+                let clean = if length == 0 {
+                    scrub.finish()
+                } else {
+                    scrub.push(piece)
+                };
+                if scrub.hits() > 0 {
+                    return Err(Broken::Secret);
+                }
+                write(to, &clean, count).await?;
+            }
+        }
         if length == 0 {
-            return to.shutdown().await;
+            return Ok(to.shutdown().await?);
         }
         clock.moved();
-        to.write_all(buffer.get(..length).unwrap_or_default()).await?;
-        to.flush().await?;
-        clock.moved();
-        count.fetch_add(length as u64, Ordering::Relaxed);
     }
+}
+
+async fn write<W: AsyncWrite + Unpin>(to: &mut W, piece: &[u8], count: &AtomicU64) -> io::Result<()> {
+    if !piece.is_empty() {
+        to.write_all(piece).await?;
+        to.flush().await?;
+        count.fetch_add(piece.len() as u64, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 /// When bytes last moved, in milliseconds since the beginning.

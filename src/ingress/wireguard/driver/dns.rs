@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 
 use super::super::device::PeerIndex;
 use super::super::flow::Ends;
 use super::super::{Config, DnsAnswer, Drop, packet};
-use super::{DnsReply, Driver, gateway};
+use super::{DNS_IN_FLIGHT_PER_PEER_MAX, DnsReply, Driver, gateway};
 use crate::identity::Identity;
 use crate::ingress::ByteStream;
 
@@ -25,9 +26,10 @@ impl Driver {
         ends: Ends,
         data: &[u8],
     ) -> Result<(), Drop> {
-        let permit = Arc::clone(&self.dns_room)
-            .try_acquire_owned()
-            .map_err(|_| Drop::DnsBusy)?;
+        let own = self.dns_rooms.entry(peer);
+        let own = own.or_insert_with(|| Arc::new(Semaphore::new(DNS_IN_FLIGHT_PER_PEER_MAX)));
+        let place = |room: &Arc<Semaphore>| Arc::clone(room).try_acquire_owned().map_err(|_| Drop::DnsBusy);
+        let places = (place(own)?, place(&self.dns_room)?);
         let replies = self.dns.0.clone();
         let query = data.to_vec();
         tokio::spawn(async move {
@@ -36,7 +38,7 @@ impl Driver {
                 // A driver that is gone answers nobody.
                 let _ = replies.send(DnsReply { peer, packet }).await;
             }
-            drop(permit);
+            drop(places);
         });
         Ok(())
     }
