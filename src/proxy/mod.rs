@@ -43,6 +43,7 @@ pub struct Proxy {
     http: Arc<http::Shared<Gate>>,
     cancels: postgres::Cancels,
     statements: Arc<Mutex<crate::facts::sql::cache::Cache>>,
+    services: passthrough::Services,
     /// Open connections of each address inside a tunnel.
     open: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -89,6 +90,7 @@ impl Proxy {
             statements: Arc::new(Mutex::new(crate::facts::sql::cache::Cache::new(
                 STATEMENTS_KEPT_MAX,
             ))),
+            services: passthrough::Services::default(),
             open: Mutex::new(HashMap::new()),
         })
     }

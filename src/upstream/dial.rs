@@ -160,6 +160,35 @@ impl Dialer {
         Err(DialError::Closed { address, reason })
     }
 
+    /// Every address of a host, canonical, as [`Dialer::dial`] would find them and without its limit
+    /// on their number.
+    ///
+    /// # Errors
+    /// Not all could be asked for.
+    pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DialError> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![address.to_canonical()]);
+        }
+        let unresolved = |reason: String| DialError::Unresolved {
+            host: host.to_owned(),
+            reason,
+        };
+        self.in_time(async {
+            let found: Vec<IpAddr> = match self.resolver {
+                Some(server) => dns::resolve_all(server, host)
+                    .await
+                    .map_err(|error| unresolved(error.to_string()))?,
+                None => lookup_host((host, 0))
+                    .await
+                    .map_err(|error| unresolved(error.to_string()))?
+                    .map(|address| address.ip())
+                    .collect(),
+            };
+            Ok(found.iter().map(IpAddr::to_canonical).collect())
+        })
+        .await
+    }
+
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);

@@ -42,6 +42,9 @@ pub enum DnsError {
     Code(u8),
 }
 
+/// The name does not exist (RFC 1035 §4.1.1).
+const NXDOMAIN: u8 = 3;
+
 /// Every address that `server` has for `name`, IPv6 first. Empty if the name has none.
 ///
 /// # Errors
@@ -56,6 +59,22 @@ pub async fn resolve(server: SocketAddr, name: &str) -> Result<Vec<IpAddr>, DnsE
             Ok(all)
         }
     }
+}
+
+/// Every address that `server` has for `name`, where knowing some of them is not enough. A name that
+/// does not exist has none.
+///
+/// # Errors
+/// Either question failed.
+pub async fn resolve_all(server: SocketAddr, name: &str) -> Result<Vec<IpAddr>, DnsError> {
+    let exists = |asked| match asked {
+        Err(DnsError::Code(NXDOMAIN)) => Ok(Vec::new()),
+        asked => asked,
+    };
+    let (v6, v4) = tokio::join!(ask(server, name, TYPE_AAAA), ask(server, name, TYPE_A));
+    let mut all = exists(v6)?;
+    all.extend(exists(v4)?);
+    Ok(all)
 }
 
 async fn ask(server: SocketAddr, name: &str, kind: u16) -> Result<Vec<IpAddr>, DnsError> {
