@@ -13,6 +13,7 @@
 mod agent;
 mod destination;
 mod http;
+mod join;
 mod kubernetes;
 #[path = "../support/postgres.rs"]
 mod postgres;

@@ -187,7 +187,8 @@ impl World {
         self.says_after(from, "a new policy is in force");
     }
 
-    fn command(&self, name: &str, args: &[&str]) -> Command {
+    /// A command of a machine whose home is the folder `name`, outside of any tunnel.
+    pub fn command(&self, name: &str, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tailkeep"));
         command
             .args(args)
