@@ -2,6 +2,7 @@
 
 mod policy_watch;
 mod start;
+mod tailnet;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;

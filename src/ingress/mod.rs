@@ -5,6 +5,7 @@
 //! it is decided in [`crate::proxy`].
 
 pub mod dns;
+pub mod tailnet;
 pub mod wireguard;
 
 use std::net::SocketAddr;

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use super::policy_watch;
+use super::{policy_watch, tailnet};
 use crate::admin::{self, Operator};
 use crate::audit::log::Log;
 use crate::credential::store::SecretStore;
@@ -35,12 +35,11 @@ const SEEN_EVERY: Duration = Duration::from_secs(5);
 /// Serves until SIGINT or SIGTERM, then flushes the audit log.
 pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let gateway = policy.model().gateway.clone();
-    // Whoever declares a tailnet counts on its identities: half a gateway would only look like one.
-    anyhow::ensure!(
-        gateway.tailscale.is_none(),
-        "gateway {{ tailscale {{ … }} }}: this version does not join a tailnet yet; \
-         remove the block, and serve the agents by `wireguard`"
-    );
+    let tailnet = gateway
+        .tailscale
+        .as_ref()
+        .map(|own| tailnet::prepare(own, &gateway))
+        .transpose()?;
     let first_version = policy.version();
     let state = State::open(&gateway.state_dir)?;
     let _lock = admin::Lock::take(&gateway.state_dir)?;
@@ -72,7 +71,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         dialer,
         secrets: secrets.clone(),
     });
-    let answerer = Arc::new(Answerer::new(names, zone(&gate), resolver(&gateway))?);
+    let answerer = Arc::new(Answerer::new(names.clone(), zone(&gate), resolver(&gateway))?);
 
     let reload_secrets = secrets.clone();
     let operator = Operator::new(
@@ -91,8 +90,13 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         tracing::info!(address = %listener.local_addr(), "WireGuard peers are served");
         tokio::spawn(note_handshakes(listener.status_handle(), state.clone()));
         tokio::spawn(accept(listener, proxy.clone()));
-    } else {
-        tracing::warn!("the configuration has no ingress: add a wireguard block to the gateway");
+    } else if tailnet.is_none() {
+        tracing::warn!(
+            "the configuration has no ingress: add a wireguard or a tailscale block to the gateway"
+        );
+    }
+    if let Some(node) = &tailnet {
+        tailnet::serve(node, names, gate.clone(), proxy.clone());
     }
     tokio::spawn(sweep(proxy.clone()));
     let (reload_gate, reload_log) = (gate.clone(), log.clone());
@@ -109,6 +113,9 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     tracing::info!("ending");
     // Their agents lose the connection, and may come back to the same question after a restart.
     queue.close();
+    if let Some(node) = tailnet {
+        node.withdraw().await;
+    }
     log.flush().await.context("the audit log could not be flushed")
 }
 
@@ -263,6 +270,10 @@ fn closed(gateway: &Gateway) -> Closed {
     let mut nets = vec![gateway.virtual_v4, gateway.virtual_v6];
     let mut listeners = vec![gateway.admin_listen];
     listeners.extend(gateway.enrol_listen);
+    if let Some(tailscale) = &gateway.tailscale {
+        nets.extend(tailnet::RANGES);
+        nets.extend(&tailscale.routes);
+    }
     if let Some(wireguard) = &gateway.wireguard {
         nets.extend([wireguard.subnet_v4, wireguard.subnet_v6]);
         listeners.push(wireguard.listen);

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use ipnet::IpNet;
+use tokio::sync::watch;
 
 /// Names that may have an address, however large the ranges.
 pub const NAMES_MAX: usize = 60_000;
@@ -38,6 +39,8 @@ pub struct Names {
     v4: (Ipv4Addr, u32),
     v6: (Ipv6Addr, u32),
     table: RwLock<Table>,
+    /// How many names there are.
+    changes: watch::Sender<usize>,
 }
 
 impl Names {
@@ -60,6 +63,7 @@ impl Names {
             v4: (v4.network(), u32::try_from(room_v4).unwrap_or(bound).min(bound)),
             v6: (v6.network(), u32::try_from(room_v6).unwrap_or(bound).min(bound)),
             table: RwLock::default(),
+            changes: watch::Sender::new(0),
         };
         if let Some(path) = file {
             names.load(path)?;
@@ -107,7 +111,21 @@ impl Names {
             file.sync_data()?;
         }
         table.push(name);
+        self.changes.send_replace(table.names.len());
         table.by_name.get(name).copied().ok_or(NamesError::Full)
+    }
+
+    /// Changes with every new name.
+    pub fn changes(&self) -> watch::Receiver<usize> {
+        self.changes.subscribe()
+    }
+
+    /// Every name and its index.
+    pub fn all(&self) -> Vec<(u32, Arc<str>)> {
+        let Ok(table) = self.table.read() else {
+            return Vec::new();
+        };
+        (1..).zip(table.names.iter().cloned()).collect()
     }
 
     pub fn index(&self, name: &str) -> Option<u32> {

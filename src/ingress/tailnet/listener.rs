@@ -1,0 +1,239 @@
+//! A socket for every virtual address and port that the policy claims.
+//!
+//! The virtual ranges are local to this machine (`ip route add local RANGE dev lo`), so that a
+//! connection to any of their addresses ends here, and sockets stand on those that mean something;
+//! every other is refused by the kernel. A socket on the wildcard address would take the ports of
+//! the machine's other services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
+
+use super::directory::Directory;
+use super::localapi::Protocol;
+use crate::ingress::dns::Names;
+use crate::ingress::{Flow, FlowStream};
+use crate::policy::Model;
+
+/// Sockets at most; each is a file descriptor.
+pub const SOCKETS_MAX: usize = 4096;
+
+/// Connections whose peers are yet to be found out.
+pub const ASKING_MAX: usize = 256;
+
+/// Connections that the kernel holds for one socket until they are taken.
+const BACKLOG: u32 = 1024;
+
+/// How long until a socket that could not be made is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// A connection of a peer that tailscaled vouches for.
+pub struct Accepted {
+    pub flow: Flow,
+    /// Ends when the peer is not any more who it was; the connection is then to be closed.
+    pub other: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// The sockets, and who waits at them.
+pub struct Listener {
+    names: Arc<Names>,
+    directory: Arc<Directory>,
+    accepted: mpsc::Sender<Accepted>,
+    asking: Arc<Semaphore>,
+    open: BTreeMap<SocketAddr, AbortHandle>,
+    failed: BTreeSet<SocketAddr>,
+}
+
+impl Listener {
+    /// No socket is made before [`Listener::run`]. Connections come out of the receiver.
+    pub fn new(names: Arc<Names>, directory: Arc<Directory>) -> (Self, mpsc::Receiver<Accepted>) {
+        let (accepted, receiver) = mpsc::channel(ASKING_MAX);
+        let listener = Listener {
+            names,
+            directory,
+            accepted,
+            asking: Arc::new(Semaphore::new(ASKING_MAX)),
+            open: BTreeMap::new(),
+            failed: BTreeSet::new(),
+        };
+        (listener, receiver)
+    }
+
+    /// Keeps the sockets that `model` and the names ask for; `changed` ends when the policy was
+    /// replaced. Ends when nobody takes connections any more.
+    pub async fn run<F>(mut self, model: impl Fn(&mut dyn FnMut(&Model)), changed: impl Fn() -> F)
+    where
+        F: Future<Output = ()>,
+    {
+        let mut names = self.names.changes();
+        loop {
+            // From before the look, so that a change during it is not missed.
+            let policy_changed = changed();
+            names.borrow_and_update();
+            let mut wanted = BTreeSet::new();
+            model(&mut |model| wanted = self.wanted(model));
+            self.keep(wanted);
+            tokio::select! {
+                () = policy_changed => {}
+                changed = names.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RETRY), if !self.failed.is_empty() => {}
+                () = self.accepted.closed() => return,
+            }
+        }
+    }
+
+    /// The addresses and ports of every name that a claim is about.
+    fn wanted(&self, model: &Model) -> BTreeSet<SocketAddr> {
+        let claims = || model.endpoints.iter().flat_map(|endpoint| &endpoint.claims);
+        let mut wanted = BTreeSet::new();
+        for (index, name) in self.names.all() {
+            let ports = claims()
+                .filter(|claim| claim.host.matches_name(&name))
+                .map(|claim| claim.port);
+            for port in ports {
+                let both = [true, false].map(|v4| self.names.address(index, v4));
+                wanted.extend(both.into_iter().flatten().map(|ip| SocketAddr::new(ip, port)));
+            }
+        }
+        if wanted.len() > SOCKETS_MAX {
+            tracing::error!(
+                wanted = wanted.len(),
+                SOCKETS_MAX,
+                "more addresses are claimed than sockets may be; the last names are not served"
+            );
+        }
+        wanted.into_iter().take(SOCKETS_MAX).collect()
+    }
+
+    fn keep(&mut self, wanted: BTreeSet<SocketAddr>) {
+        self.open.retain(|address, task| {
+            let stays = wanted.contains(address) && !task.is_finished();
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        let mut failed = BTreeSet::new();
+        for address in wanted {
+            if self.open.contains_key(&address) {
+                continue;
+            }
+            match bind(address) {
+                Ok(socket) => {
+                    let task = tokio::spawn(accept(
+                        socket,
+                        self.directory.clone(),
+                        self.asking.clone(),
+                        self.accepted.clone(),
+                    ));
+                    self.open.insert(address, task.abort_handle());
+                }
+                Err(error) => {
+                    // Said once for each address, since most are not there for one reason.
+                    if !self.failed.contains(&address) {
+                        tracing::error!(%address, %error, hint = hint(&error), "peers of the tailnet cannot be served here");
+                    }
+                    failed.insert(address);
+                }
+            }
+        }
+        self.failed = failed;
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.open.values().for_each(AbortHandle::abort);
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address.ip() {
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => {
+            let socket = TcpSocket::new_v6()?;
+            // A local route alone makes no address of this machine for IPv6's bind, as it does for
+            // IPv4's; where the route is missing, IPv4's socket says so.
+            socket2::SockRef::from(&socket).set_freebind_v6(true)?;
+            socket
+        }
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => "make the virtual range local: ip route add local RANGE dev lo",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrInUse => "another service has this port on every address",
+        _ => "",
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    directory: Arc<Directory>,
+    asking: Arc<Semaphore>,
+    accepted: mpsc::Sender<Accepted>,
+) {
+    loop {
+        let (stream, source) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: others have to end first.
+                tracing::warn!(%error, "a connection of the tailnet could not be taken");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&asking).try_acquire_owned() else {
+            tracing::warn!(%source, "a connection is closed: too many wait to be asked for");
+            continue;
+        };
+        let (directory, accepted) = (directory.clone(), accepted.clone());
+        tokio::spawn(async move {
+            if let Some(one) = identify(stream, source, directory).await {
+                // Whoever takes them may have ended.
+                let _ = accepted.send(one).await;
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn identify(stream: TcpStream, source: SocketAddr, directory: Arc<Directory>) -> Option<Accepted> {
+    let changes = directory.changes();
+    let known = match directory.who(source, Protocol::Tcp).await {
+        Ok(known) => known,
+        Err(error) => {
+            tracing::warn!(%source, %error, "a connection is closed: nobody vouches for it");
+            return None;
+        }
+    };
+    let destination = stream.local_addr().ok()?;
+    stream.set_nodelay(true).ok()?;
+    let flow = Flow {
+        identity: known.identity.clone(),
+        source,
+        destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
+        stream: FlowStream::Kernel(stream),
+    };
+    let other = async move {
+        directory
+            .until_other(known, (source, Protocol::Tcp), changes)
+            .await
+    };
+    Some(Accepted {
+        flow,
+        other: Box::pin(other),
+    })
+}

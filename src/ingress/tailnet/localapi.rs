@@ -1,0 +1,316 @@
+//! tailscaled's LocalAPI: HTTP over its Unix socket, typed for what a gateway asks.
+//!
+//! Paths and fields are those of `tailscale.com/client/local` and `ipn/localapi` at 1.96. What
+//! tailscaled says decides who somebody is, so an answer is taken whole or not at all: late, long,
+//! cut off or not of the expected form, it is an error, and nobody gets in by it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// Bytes of one answer. A WhoIs answer is about 2 KiB; the status of a node without its peers, 4 KiB.
+pub const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of one line of the bus: a netmap of a large tailnet is some megabytes.
+pub const LINE_BYTES_MAX: usize = 64 << 20;
+
+/// How long tailscaled may take for an answer. It looks up an unknown address in some 200 ms.
+pub const ANSWER_WAIT: Duration = Duration::from_secs(3);
+
+/// Changes of prefs, state and netmap, and what they are at the beginning, without private keys:
+/// `NotifyInitialState | NotifyInitialPrefs | NotifyInitialNetMap | NotifyNoPrivateKeys |
+/// NotifyRateLimit` of `ipn/backend.go`.
+const BUS_MASK: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 8;
+
+/// tailscaled was not heard, or not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalApiError {
+    #[error("tailscaled does not answer: {0}")]
+    Down(String),
+    #[error("tailscaled refused ({0}): {1}")]
+    Refused(u16, String),
+    #[error("tailscaled's answer is longer than {0} bytes")]
+    Long(usize),
+    #[error("tailscaled's answer cannot be read: {0}")]
+    Answer(String),
+}
+
+/// Over which transport a peer came; tailscaled keeps their ports apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// Who is behind an address (`apitype.WhoIsResponse`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct WhoIs {
+    pub node: Node,
+    pub user_profile: UserProfile,
+    /// What the tailnet policy grants the peer towards this node, by capability.
+    #[serde(default)]
+    pub cap_map: Option<BTreeMap<String, Option<Vec<Value>>>>,
+}
+
+/// A node (`tailcfg.Node`), as far as it is read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Node {
+    /// Stays the same for as long as the node is of the tailnet.
+    #[serde(rename = "StableID")]
+    pub stable_id: String,
+    /// The MagicDNS name, with a dot at its end.
+    #[serde(rename = "Name")]
+    pub name: String,
+    #[serde(rename = "Tags", default)]
+    pub tags: Option<Vec<String>>,
+    /// Its own addresses, each with a full prefix.
+    #[serde(rename = "Addresses", default)]
+    pub addresses: Option<Vec<IpNet>>,
+}
+
+/// A user (`tailcfg.UserProfile`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct UserProfile {
+    #[serde(default)]
+    pub login_name: String,
+}
+
+/// The node's own state (`ipnstate.Status`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Status {
+    /// `Running`, `NeedsLogin`, `NeedsMachineAuth`, `Starting`, `Stopped`, `NoState`.
+    pub backend_state: String,
+    /// Where a person logs the node in, while that is needed.
+    #[serde(rename = "AuthURL", default)]
+    pub auth_url: String,
+    #[serde(rename = "TailscaleIPs", default)]
+    pub addresses: Option<Vec<std::net::IpAddr>>,
+    /// Whether it has a network device; else connections come from this machine's own ports.
+    #[serde(rename = "TUN", default)]
+    pub has_device: bool,
+    #[serde(rename = "Self", default)]
+    pub own: Option<OwnNode>,
+}
+
+/// This node, as the control server has it (`ipnstate.PeerStatus`).
+#[derive(Clone, Debug, Deserialize)]
+pub struct OwnNode {
+    #[serde(rename = "DNSName", default)]
+    pub name: String,
+    #[serde(rename = "Tags", default)]
+    pub tags: Option<Vec<String>>,
+    /// Own addresses and the routes that were approved.
+    #[serde(rename = "AllowedIPs", default)]
+    pub allowed: Option<Vec<IpNet>>,
+}
+
+/// What the node was told to be (`ipn.Prefs`), as far as it is read.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "PascalCase")]
+pub struct Prefs {
+    #[serde(default)]
+    pub advertise_routes: Option<Vec<IpNet>>,
+}
+
+/// A change that the bus tells (`ipn.Notify`), as far as it is read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Notify {
+    #[serde(default)]
+    pub prefs: Option<Prefs>,
+    /// Nodes, users, filters or capabilities changed. What it holds is not read.
+    #[serde(default, deserialize_with = "is_there")]
+    pub net_map: bool,
+    /// The backend's state, as a number.
+    #[serde(default)]
+    pub state: Option<i64>,
+}
+
+fn is_there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Option::<serde::de::IgnoredAny>::deserialize(deserializer).map(|any| any.is_some())
+}
+
+/// A client of one tailscaled. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LocalApi {
+    client: reqwest::Client,
+}
+
+impl LocalApi {
+    /// For the tailscaled that listens at `socket`; nothing is connected yet.
+    ///
+    /// # Errors
+    /// The client could not be made.
+    pub fn new(socket: &Path) -> Result<Self, LocalApiError> {
+        let client = reqwest::Client::builder()
+            .unix_socket(socket)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(down)?;
+        Ok(LocalApi { client })
+    }
+
+    /// The node's own state.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`].
+    pub async fn status(&self) -> Result<Status, LocalApiError> {
+        self.ask(self.client.get(url("status?peers=false"))).await
+    }
+
+    /// Who is behind an address and port, or `None` if no peer is. Where tailscaled has no network
+    /// device, the address is the local one that it dialled from, and the answer holds only while
+    /// that connection is open.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`].
+    pub async fn who_is(
+        &self,
+        address: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<Option<WhoIs>, LocalApiError> {
+        let protocol = match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        let request = self
+            .client
+            .get(url("whois"))
+            .query(&[("addr", address.to_string().as_str()), ("proto", protocol)]);
+        match self.ask(request).await {
+            Ok(found) => Ok(Some(found)),
+            Err(LocalApiError::Refused(404, _)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the node was told to be.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`].
+    pub async fn prefs(&self) -> Result<Prefs, LocalApiError> {
+        self.ask(self.client.get(url("prefs"))).await
+    }
+
+    /// Declares the routes that the node advertises, all others than these are withdrawn.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`]; 403 where this user may only read.
+    pub async fn advertise(&self, routes: &[IpNet]) -> Result<Prefs, LocalApiError> {
+        let wanted = json!({ "AdvertiseRoutes": routes, "AdvertiseRoutesSet": true });
+        self.ask(self.client.patch(url("prefs")).json(&wanted)).await
+    }
+
+    /// Follows the bus: first what is, then every change.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`].
+    pub async fn watch(&self) -> Result<Bus, LocalApiError> {
+        let request = self.client.get(url("watch-ipn-bus")).query(&[("mask", BUS_MASK)]);
+        let answer = tokio::time::timeout(ANSWER_WAIT, request.send());
+        let answer = answer.await.map_err(|_| late())?.map_err(down)?;
+        if !answer.status().is_success() {
+            return Err(LocalApiError::Refused(answer.status().as_u16(), String::new()));
+        }
+        Ok(Bus {
+            answer,
+            line: Vec::new(),
+        })
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, LocalApiError> {
+        let exchange = async {
+            let mut answer = request.send().await.map_err(down)?;
+            let mut told = Vec::new();
+            while let Some(piece) = answer.chunk().await.map_err(down)? {
+                if told.len() + piece.len() > ANSWER_BYTES_MAX {
+                    return Err(LocalApiError::Long(ANSWER_BYTES_MAX));
+                }
+                told.extend_from_slice(&piece);
+            }
+            match answer.status().is_success() {
+                true => {
+                    serde_json::from_slice(&told).map_err(|error| LocalApiError::Answer(error.to_string()))
+                }
+                false => Err(LocalApiError::Refused(
+                    answer.status().as_u16(),
+                    first_line(&told),
+                )),
+            }
+        };
+        tokio::time::timeout(ANSWER_WAIT, exchange)
+            .await
+            .map_err(|_| late())?
+    }
+}
+
+/// The bus of one tailscaled.
+#[derive(Debug)]
+pub struct Bus {
+    answer: reqwest::Response,
+    line: Vec<u8>,
+}
+
+impl Bus {
+    /// The next change. Silence is no error: nothing may change for days.
+    ///
+    /// Cancel safe: a line that was read in part is kept.
+    ///
+    /// # Errors
+    /// The bus has ended; what changed from here on is not known.
+    pub async fn next(&mut self) -> Result<Notify, LocalApiError> {
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.line) {
+                let rest = self.line.split_off(end + 1);
+                let line = std::mem::replace(&mut self.line, rest);
+                let line = line.trim_ascii();
+                if line.is_empty() {
+                    continue;
+                }
+                return serde_json::from_slice(line)
+                    .map_err(|error| LocalApiError::Answer(error.to_string()));
+            }
+            match self.answer.chunk().await.map_err(down)? {
+                None => return Err(LocalApiError::Down("the bus has ended".to_owned())),
+                Some(piece) if self.line.len() + piece.len() > LINE_BYTES_MAX => {
+                    return Err(LocalApiError::Long(LINE_BYTES_MAX));
+                }
+                Some(piece) => self.line.extend_from_slice(&piece),
+            }
+        }
+    }
+}
+
+/// tailscaled answers to this name alone: another, or an `Origin`, could be a browser's.
+fn url(path: &str) -> String {
+    format!("http://local-tailscaled.sock/localapi/v0/{path}")
+}
+
+fn late() -> LocalApiError {
+    LocalApiError::Down(format!("nothing within {ANSWER_WAIT:?}"))
+}
+
+fn down(error: reqwest::Error) -> LocalApiError {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    LocalApiError::Down(text)
+}
+
+fn first_line(told: &[u8]) -> String {
+    let text = String::from_utf8_lossy(told.get(..200).unwrap_or(told)).into_owned();
+    text.lines().next().unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,25 @@
+//! The tailnet as an ingress: a node that a running tailscaled keeps, and connections of its peers
+//! to the virtual addresses of the endpoints' names.
+//!
+//! - [`localapi`] speaks with tailscaled; [`whois`] reads an [`Identity`] out of its answer.
+//! - [`directory`] asks who is behind each connection, and says when that changes.
+//! - [`listener`] accepts: a socket for every virtual address and port that the policy claims.
+//! - [`node`] follows tailscaled's bus, and keeps the routes declared.
+//!
+//! Invariants: nobody is let in on anything but an answer of tailscaled for this very connection,
+//! asked while it is open; what cannot be asked is denied; a connection ends when its peer is not
+//! any more who it was.
+//!
+//! [`Identity`]: crate::identity::Identity
+
+pub mod directory;
+pub mod listener;
+pub mod localapi;
+pub mod node;
+pub mod whois;
+
+pub use directory::{Directory, Stranger};
+pub use listener::{Accepted, Listener};
+pub use localapi::{LocalApi, LocalApiError};
+pub use node::{Node, Routes};
+pub use whois::{CAPABILITY, Known};

@@ -1,0 +1,188 @@
+//! The gateway's own node: its bus is followed, its routes are kept declared.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::sync::{Mutex, watch};
+
+use super::directory::{Directory, Own};
+use super::localapi::{LocalApi, LocalApiError, Status};
+
+/// How long until a tailscaled that was lost is tried again; doubled up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(250);
+/// See [`RETRY_MIN`].
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The routes that this gateway advertises beside those that the node has from elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Routes(pub Vec<IpNet>);
+
+impl Routes {
+    /// What to declare where `there` is declared: ours added, or taken out.
+    pub fn over(&self, there: &[IpNet], wanted: bool) -> Option<Vec<IpNet>> {
+        let is_ours = |net: &IpNet| self.0.contains(net);
+        let mut all: Vec<IpNet> = there.iter().copied().filter(|net| !is_ours(net)).collect();
+        if wanted {
+            all.extend(&self.0);
+        }
+        let mut before = there.to_vec();
+        let mut after = all.clone();
+        before.sort();
+        after.sort();
+        (before != after).then_some(all)
+    }
+}
+
+/// A node that a running tailscaled keeps.
+#[derive(Debug)]
+pub struct Node {
+    api: LocalApi,
+    directory: Arc<Directory>,
+    routes: Routes,
+    /// Whether the routes are to be declared. Held while they are, so that a withdrawal comes last.
+    wanted: Mutex<bool>,
+    status: watch::Sender<Option<Status>>,
+}
+
+impl Node {
+    /// Nothing is asked or declared before [`Node::follow`].
+    pub fn new(api: LocalApi, routes: Routes) -> Arc<Self> {
+        Arc::new(Node {
+            directory: Directory::new(api.clone()),
+            api,
+            routes,
+            wanted: Mutex::new(true),
+            status: watch::Sender::new(None),
+        })
+    }
+
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// The node's state, or `None` while tailscaled is not heard.
+    pub fn status(&self) -> watch::Receiver<Option<Status>> {
+        self.status.subscribe()
+    }
+
+    /// Follows the bus for as long as the gateway runs. A tailscaled that dies is waited for; who
+    /// connects meanwhile cannot be asked for and is denied.
+    pub async fn follow(&self) {
+        let mut wait = RETRY_MIN;
+        loop {
+            let error = match self.follow_once(&mut wait).await {
+                Err(error) => error,
+                Ok(never) => match never {},
+            };
+            if self.status.borrow().is_some() {
+                tracing::warn!(%error, "tailscaled is not heard; nobody of the tailnet is let in");
+            } else {
+                tracing::debug!(%error, "tailscaled is not heard");
+            }
+            self.status.send_replace(None);
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn follow_once(&self, wait: &mut Duration) -> Result<std::convert::Infallible, LocalApiError> {
+        let mut bus = self.api.watch().await?;
+        loop {
+            let notify = bus.next().await?;
+            *wait = RETRY_MIN;
+            if let Some(prefs) = &notify.prefs {
+                self.declare(prefs.advertise_routes.as_deref().unwrap_or_default())
+                    .await;
+            }
+            if notify.net_map || notify.state.is_some() {
+                self.look().await?;
+            }
+        }
+    }
+
+    /// Reads the node's state anew, and has every open connection asked for.
+    async fn look(&self) -> Result<(), LocalApiError> {
+        let status = self.api.status().await?;
+        let name = status
+            .own
+            .as_ref()
+            .map(|own| own.name.trim_matches('.'))
+            .unwrap_or_default();
+        let own = Own {
+            suffix: name
+                .split_once('.')
+                .map(|(_, rest)| rest.to_owned())
+                .unwrap_or_default(),
+            has_device: status.has_device,
+        };
+        let before = self
+            .status
+            .borrow()
+            .as_ref()
+            .map(|status| status.backend_state.clone());
+        if before.as_deref() != Some(&*status.backend_state) {
+            let state = status.backend_state.as_str();
+            match status.auth_url.as_str() {
+                "" => tracing::info!(state, name, "tailscaled is heard"),
+                url => tracing::warn!(state, url, "a person has to log the node in"),
+            }
+        }
+        self.status.send_replace(Some(status));
+        self.directory.changed(own);
+        Ok(())
+    }
+
+    /// Declares our routes beside those that are there. Where this user may not, that is said once
+    /// for each change.
+    async fn declare(&self, there: &[IpNet]) {
+        let wanted = self.wanted.lock().await;
+        if let Some(all) = self.routes.over(there, true).filter(|_| *wanted) {
+            match self.api.advertise(&all).await {
+                Ok(_) => tracing::info!(routes = ?self.routes.0, "the tailnet's routes are declared"),
+                Err(error) => tracing::error!(
+                    %error,
+                    routes = ?self.routes.0,
+                    "the routes could not be declared; let this user: tailscale set --operator=USER"
+                ),
+            }
+        }
+    }
+
+    /// Withdraws our routes for good; others stay.
+    pub async fn withdraw(&self) {
+        let mut wanted = self.wanted.lock().await;
+        *wanted = false;
+        let done = async {
+            let there = self.api.prefs().await?.advertise_routes.unwrap_or_default();
+            if let Some(rest) = self.routes.over(&there, false) {
+                self.api.advertise(&rest).await?;
+            }
+            Ok::<_, LocalApiError>(())
+        };
+        if let Err(error) = done.await {
+            tracing::warn!(%error, "the tailnet's routes could not be withdrawn");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_routes_come_and_go_beside_others() {
+        let nets =
+            |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let routes = Routes(nets(&["10.78.0.0/16", "fd78::/64"]));
+        let both = nets(&["192.0.2.0/24", "10.78.0.0/16", "fd78::/64"]);
+        assert_eq!(routes.over(&nets(&["192.0.2.0/24"]), true), Some(both.clone()));
+        assert_eq!(
+            routes.over(&nets(&["192.0.2.0/24", "10.78.0.0/16"]), true),
+            Some(both.clone())
+        );
+        assert_eq!(routes.over(&both, true), None);
+        assert_eq!(routes.over(&both, false), Some(nets(&["192.0.2.0/24"])));
+        assert_eq!(routes.over(&nets(&["192.0.2.0/24"]), false), None);
+    }
+}

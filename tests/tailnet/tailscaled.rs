@@ -1,0 +1,242 @@
+//! A tailscaled as far as its LocalAPI shows: what it says is as the test wants it, lies included.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::sync::broadcast;
+
+/// How it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    Honest,
+    /// Longer than anyone waits.
+    Slow,
+    Malformed,
+    CutOff,
+    Huge,
+    Failing,
+    /// JSON of another shape.
+    Strange,
+}
+
+struct Shared {
+    nodes: BTreeMap<IpAddr, Value>,
+    mood: Mood,
+    prefs: Value,
+    asked: Vec<String>,
+}
+
+/// The daemon; dropped, its socket answers nobody.
+pub struct Tailscaled {
+    pub socket: PathBuf,
+    shared: Arc<Mutex<Shared>>,
+    bus: broadcast::Sender<Value>,
+    runtime: Option<Runtime>,
+}
+
+type Daemon = (Arc<Mutex<Shared>>, broadcast::Sender<Value>);
+
+impl Tailscaled {
+    /// One that advertises a route of its own already.
+    pub fn new(folder: &Path) -> Tailscaled {
+        let shared = Shared {
+            nodes: BTreeMap::new(),
+            mood: Mood::Honest,
+            prefs: json!({ "AdvertiseRoutes": ["192.0.2.0/24"] }),
+            asked: Vec::new(),
+        };
+        let mut daemon = Tailscaled {
+            socket: folder.join("tailscaled.sock"),
+            shared: Arc::new(Mutex::new(shared)),
+            bus: broadcast::channel(64).0,
+            runtime: None,
+        };
+        daemon.start();
+        daemon
+    }
+
+    pub fn start(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let _ = std::fs::remove_file(&self.socket);
+        let app = Router::new()
+            .route("/localapi/v0/status", get(status))
+            .route("/localapi/v0/whois", get(who_is))
+            .route("/localapi/v0/prefs", get(prefs).patch(patch_prefs))
+            .route("/localapi/v0/watch-ipn-bus", get(watch))
+            .with_state((self.shared.clone(), self.bus.clone()));
+        let socket = self.socket.clone();
+        let listener = runtime.block_on(async move { tokio::net::UnixListener::bind(socket).unwrap() });
+        runtime.spawn(async move { axum::serve(listener, app).await });
+        self.runtime = Some(runtime);
+    }
+
+    /// As killed: its connections end, its socket stays and refuses.
+    pub fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+    }
+
+    pub fn mood(&self, mood: Mood) {
+        self.shared.lock().unwrap().mood = mood;
+    }
+
+    /// Lets a node join, or changes it, without telling.
+    pub fn node(&self, address: &str, name: &str, tags: &[&str], grants: Value) {
+        let node = json!({
+            "Node": {
+                "ID": 7, "StableID": format!("n-{name}"), "Name": format!("{name}.lab.ts.net."),
+                "Addresses": [format!("{address}/32")], "Tags": tags, "Hostinfo": {},
+            },
+            "UserProfile": { "LoginName": "ann@example.com", "DisplayName": "Ann" },
+            "CapMap": { "tailkeep.dev/cap/profile": grants },
+        });
+        let address = address.parse().unwrap();
+        self.shared.lock().unwrap().nodes.insert(address, node);
+    }
+
+    pub fn leave(&self, address: &str) {
+        self.shared
+            .lock()
+            .unwrap()
+            .nodes
+            .remove(&address.parse().unwrap());
+    }
+
+    /// Tells the bus that the netmap changed.
+    pub fn tell(&self) {
+        let _ = self.bus.send(json!({ "NetMap": { "Peers": [] } }));
+    }
+
+    pub fn routes(&self) -> Vec<String> {
+        serde_json::from_value(self.shared.lock().unwrap().prefs["AdvertiseRoutes"].clone()).unwrap()
+    }
+
+    /// As `tailscale set --advertise-routes`.
+    pub fn set_routes(&self, routes: &[&str]) {
+        let prefs = json!({ "AdvertiseRoutes": routes });
+        self.shared.lock().unwrap().prefs = prefs.clone();
+        let _ = self.bus.send(json!({ "Prefs": prefs }));
+    }
+
+    /// The addresses that were asked for, oldest first.
+    pub fn asked(&self) -> Vec<String> {
+        self.shared.lock().unwrap().asked.clone()
+    }
+}
+
+/// The real one refuses other names, lest a browser speaks to it.
+fn is_named(headers: &HeaderMap) -> bool {
+    headers
+        .get("host")
+        .is_some_and(|host| host == "local-tailscaled.sock")
+        && !headers.contains_key("origin")
+}
+
+async fn say(shared: &Mutex<Shared>, headers: &HeaderMap, honest: Option<Value>) -> Response {
+    if !is_named(headers) {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    let mood = shared.lock().unwrap().mood;
+    let Some(honest) = honest else {
+        return (StatusCode::NOT_FOUND, "no match for IP:port\n").into_response();
+    };
+    let text = honest.to_string();
+    match mood {
+        Mood::Honest => text.into_response(),
+        Mood::Slow => {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            text.into_response()
+        }
+        Mood::Malformed => text.replace(':', "=").into_response(),
+        Mood::CutOff => text[..text.len() - 5].to_owned().into_response(),
+        Mood::Huge => format!("{}{text}", " ".repeat(2 << 20)).into_response(),
+        Mood::Failing => (StatusCode::INTERNAL_SERVER_ERROR, text).into_response(),
+        Mood::Strange => json!({ "Node": { "Tags": ["tag:agent-ci"] } })
+            .to_string()
+            .into_response(),
+    }
+}
+
+async fn status(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Response {
+    let status = json!({
+        "BackendState": "Running", "TUN": true, "TailscaleIPs": ["100.64.0.1"],
+        "Self": { "DNSName": "gw.lab.ts.net.", "Tags": ["tag:gateway"], "AllowedIPs": ["100.64.0.1/32"] },
+    });
+    // Only what it says of others is a lie here.
+    match is_named(&headers) {
+        true => status.to_string().into_response(),
+        false => say(&shared, &headers, None).await,
+    }
+}
+
+async fn who_is(
+    State((shared, _)): State<Daemon>,
+    Query(query): Query<BTreeMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    let address: std::net::SocketAddr = query["addr"].parse().unwrap();
+    let found = {
+        let mut shared = shared.lock().unwrap();
+        shared.asked.push(format!("{} {}", query["proto"], address.ip()));
+        shared.nodes.get(&address.ip()).cloned()
+    };
+    say(&shared, &headers, found).await
+}
+
+async fn prefs(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Response {
+    let prefs = shared.lock().unwrap().prefs.clone();
+    match is_named(&headers) {
+        true => prefs.to_string().into_response(),
+        false => StatusCode::FORBIDDEN.into_response(),
+    }
+}
+
+async fn patch_prefs(State((shared, bus)): State<Daemon>, headers: HeaderMap, body: Bytes) -> Response {
+    let wanted: Value = serde_json::from_slice(&body).unwrap();
+    if !is_named(&headers) || wanted["AdvertiseRoutesSet"] != true {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    let prefs = json!({ "AdvertiseRoutes": wanted["AdvertiseRoutes"] });
+    shared.lock().unwrap().prefs = prefs.clone();
+    let _ = bus.send(json!({ "Prefs": prefs }));
+    prefs.to_string().into_response()
+}
+
+async fn watch(State((shared, bus)): State<Daemon>) -> Response {
+    let first = {
+        let shared = shared.lock().unwrap();
+        json!({ "Version": "1.96.5", "State": 6, "Prefs": shared.prefs, "NetMap": {} })
+    };
+    let mut changes = bus.subscribe();
+    let (lines, receiver) = tokio::sync::mpsc::channel(8);
+    tokio::spawn(async move {
+        let mut next = Some(first);
+        while let Some(line) = next {
+            if lines.send(format!("{line}\n")).await.is_err() {
+                return;
+            }
+            next = changes.recv().await.ok();
+        }
+    });
+    let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        let line = receiver.recv().await?;
+        Some((Ok::<_, std::io::Error>(line), receiver))
+    });
+    Body::from_stream(stream).into_response()
+}
