@@ -11,7 +11,7 @@ use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use tailkeep::client::store::{Assigned, Enrolment};
 use tailkeep::client::tunnel::Tunnel;
-use tailkeep::ingress::wireguard::{Config, Drop, Listener, Peer, PeerSet, public_key};
+use tailkeep::ingress::wireguard::{Config, Drop, FLOWS_MAX, Listener, Peer, PeerSet, public_key};
 use tailkeep::policy::model::Stack;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
@@ -57,6 +57,7 @@ impl Gateway {
             // The kernel's TCP is made in a thread, and a process with two has one clock.
             stack: Stack::Userspace,
             connections_max: 8,
+            flows_max: FLOWS_MAX,
             dns: None,
         };
         Gateway {
