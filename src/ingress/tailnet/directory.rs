@@ -81,11 +81,22 @@ impl Directory {
     /// # Errors
     /// Nobody that may be let in; see [`Stranger`].
     pub async fn who(&self, source: SocketAddr, protocol: Protocol) -> Result<Known, Stranger> {
-        let own = self.own.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let has_device = self.own.read().unwrap_or_else(PoisonError::into_inner).has_device;
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
-        if own.has_device && !may_be_peer(source.ip()) {
+        if has_device && !may_be_peer(source.ip()) {
             return Err(Stranger::Elsewhere(source.ip()));
         }
+        self.who_dialled(source, protocol).await
+    }
+
+    /// As [`Directory::who`], where `source` may be a port of this machine that tailscaled dialled
+    /// from for a peer, whether or not it has a network device.
+    ///
+    /// # Errors
+    /// Nobody that may be let in; see [`Stranger`].
+    pub async fn who_dialled(&self, source: SocketAddr, protocol: Protocol) -> Result<Known, Stranger> {
+        let own = self.own.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
         self.may_miss()?;
         // Never closed.
         let place = self.places.acquire().await;
@@ -122,7 +133,7 @@ impl Directory {
             }
             let began = Instant::now();
             loop {
-                match self.who(source, protocol).await {
+                match self.who_dialled(source, protocol).await {
                     Ok(now) if now == known => break,
                     Err(Stranger::LocalApi(_) | Stranger::Misses) if began.elapsed() < DOUBT => {
                         tokio::time::sleep(ASKED_AGAIN).await;
