@@ -46,15 +46,15 @@ pub struct Guarded {
     pub missing: Vec<Unguarded>,
 }
 
-/// The first line of a table: what it is for.
-pub fn title(plan: &Plan, port: u16) -> String {
+/// The first line of a table: what it is for. `user` is the account whose dials are not turned.
+pub fn title(plan: &Plan, port: u16, device: &str, user: &str) -> String {
     let list = |nets: Vec<String>| match nets.is_empty() {
         true => "none".to_owned(),
         false => nets.join(" "),
     };
     let real = list(plan.real.iter().map(ToString::to_string).collect());
     let via = list(plan.via.iter().map(|via| via.cidr.to_string()).collect());
-    format!("# tailkeep: real addresses {real}; sites' {via}; to port {port}")
+    format!("# tailkeep: real addresses {real}; sites' {via}; from {device} to port {port} of {user}")
 }
 
 /// Where the kernel's settings are read.
@@ -62,6 +62,8 @@ pub fn title(plan: &Plan, port: u16) -> String {
 pub struct Kernel {
     settings: PathBuf,
     loaded: PathBuf,
+    /// This process's own account.
+    user: String,
 }
 
 impl Default for Kernel {
@@ -69,7 +71,16 @@ impl Default for Kernel {
         Kernel {
             settings: PathBuf::from("/proc/sys/net"),
             loaded: PathBuf::from(LOADED),
+            user: own_name(),
         }
+    }
+}
+
+fn own_name() -> String {
+    let id = nix::unistd::geteuid();
+    match nix::unistd::User::from_uid(id) {
+        Ok(Some(user)) => user.name,
+        _ => id.to_string(),
     }
 }
 
@@ -97,7 +108,7 @@ impl Kernel {
             guarded.missing = vec![Unguarded::Elsewhere];
             return guarded;
         };
-        let has_table = self.has_table(&title(plan, port));
+        let has_table = self.has_table(&title(plan, port, &device.name, &self.user));
         if !plan.real.is_empty() {
             let setting = plan
                 .real
@@ -153,6 +164,7 @@ mod tests {
         Kernel {
             settings,
             loaded: folder.join("loaded"),
+            user: "keep".to_owned(),
         }
     }
 
@@ -191,7 +203,11 @@ mod tests {
         assert!(!guarded(&v4, &both).real, "what cannot be read");
         let with_site = plan(&["10.20.0.0/16"], true);
         assert!(!guarded(&off, &with_site).via);
-        std::fs::write(&off.loaded, format!("{}\ntable …", title(&both, 8739))).unwrap();
+        std::fs::write(
+            &off.loaded,
+            format!("{}\ntable …", title(&both, 8739, "lo", "keep")),
+        )
+        .unwrap();
         if nix::unistd::geteuid().is_root() {
             assert!(guarded(&v4, &both).real);
             assert!(!guarded(&v4, &with_site).real, "another table");
@@ -199,7 +215,7 @@ mod tests {
                 !v4.guards_behind(&both, true, Some(&lo), 8740).real,
                 "another port"
             );
-            std::fs::write(&off.loaded, title(&with_site, 8739)).unwrap();
+            std::fs::write(&off.loaded, title(&with_site, 8739, "lo", "keep")).unwrap();
             assert!(guarded(&v4, &with_site).via);
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
             std::fs::set_permissions(&off.loaded, mode).unwrap();

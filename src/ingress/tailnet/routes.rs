@@ -178,10 +178,12 @@ mod tests {
     fn plan(tailscale: &str, hosts: &str) -> Plan {
         let text = format!(
             r#"
-gateway {{ tailscale {{
+gateway {{
+  tailscale {{
   socket = "/s"
   {tailscale}
-}} }}
+  }}
+}}
 endpoint "postgres" "one" {{ hosts = [{hosts}] }}
 "#
         );
