@@ -9,7 +9,11 @@
 #[path = "../support/tailnet/mod.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
+#[path = "../support/postgres.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod postgres;
 mod real;
+mod redirect;
 mod tailscaled;
 mod world;
 

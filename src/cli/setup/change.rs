@@ -45,7 +45,8 @@ pub(super) fn setting_up(wanted: &Wanted) -> Vec<Change> {
     let is_loaded = same(LOADED, &files[1].1);
     let mut changes: Vec<Change> = Vec::new();
     for (path, text) in files {
-        if !same(path, &text) && !(path == ACCOUNT && has_account) {
+        let is_needed = path != ACCOUNT || !has_account;
+        if is_needed && !same(path, &text) {
             changes.push(Change::Write { path, text });
         }
     }
