@@ -126,7 +126,7 @@ fn a_tailscaled_that_lies_or_is_gone_lets_nobody_in() {
         ];
         for mood in moods {
             world.daemon.mood(mood);
-            world.daemon.tell();
+            world.change();
             assert_eq!(world.ask("100.64.0.2", "GET"), "", "{mood:?}");
             world.daemon.mood(Mood::Honest);
             assert!(world.ask("100.64.0.2", "GET").contains(" 200 "), "after {mood:?}");
@@ -144,6 +144,7 @@ fn a_tailscaled_that_lies_or_is_gone_lets_nobody_in() {
         world
             .daemon
             .node("100.64.0.2", "ci-1", &["tag:agent-ci"], json!([]));
+        world.change();
         assert!(world.ask("100.64.0.2", "GET").contains(" 200 "));
     });
 }

@@ -145,6 +145,13 @@ rule "dev" {{
         exchange(from(source, "10.78.0.1:80"), method)
     }
 
+    /// A change, until the gateway has heard of it: nothing from before is kept.
+    pub fn change(&self) {
+        let before = self.daemon.looks().0;
+        self.daemon.tell();
+        until("the change is heard", || self.daemon.looks().0 > before);
+    }
+
     /// A connection that tailscaled dials for a peer, from a port of this machine.
     pub fn dial(&self, peer: &str) -> Open {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -202,7 +209,7 @@ impl Open {
     pub fn get(&mut self) -> String {
         let _ = self.0.write_all(b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n");
         let mut got = Vec::new();
-        while !got.ends_with(b"done") && !got.ends_with(b"}") {
+        while !got.ends_with(b"done") && !got.trim_ascii_end().ends_with(b"}") {
             let mut piece = [0; 1024];
             match self.0.read(&mut piece) {
                 Ok(0) | Err(_) => break,
