@@ -8,6 +8,10 @@
 
 mod bus;
 mod kept;
+#[path = "../support/tailnet/mod.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod lab;
+mod real;
 mod tailscaled;
 mod userspace;
 mod world;
