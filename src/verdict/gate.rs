@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::approval::{Answer, Question, Queue};
+use super::approval::{Answer, Queue};
+use super::question::question;
 use super::{Action, Cause, Permit, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
 use crate::credential::KnownSecrets;
 use crate::facts::FactSet;
 use crate::identity::{Agent, Identity, Live};
-use crate::policy::{ApproverKind, Judgement, Policy, UnknownHost};
+use crate::policy::{Judgement, Policy, UnknownHost};
 
 const UNAVAILABLE_REASON: &str = "this cannot be judged right now";
 const NOT_HELD_REASON: &str = "this endpoint is not one of yours";
@@ -349,51 +350,6 @@ impl Gate {
             tracing::error!(error = %down, "a refusal could not be recorded");
         }
     }
-}
-
-fn question(
-    policy: &Policy,
-    agent: &Agent,
-    action: &Action,
-    rule: &Arc<str>,
-    reason: &str,
-    key: &Arc<str>,
-) -> Result<Question, String> {
-    let approver = policy
-        .model()
-        .approver(key)
-        .ok_or_else(|| format!("{key} is not in the policy"))?;
-    let (timeout, required, eligible) = match &approver.kind {
-        ApproverKind::Human {
-            timeout,
-            require_approvers,
-            approvers,
-            ..
-        } => (
-            timeout.unwrap_or(policy.model().defaults.human_timeout),
-            *require_approvers,
-            approvers.clone(),
-        ),
-        ApproverKind::Llm { .. } => return Err(format!("{key}: this gateway has no LLM judge yet")),
-    };
-    Ok(Question {
-        approver: key.clone(),
-        rule: rule.clone(),
-        reason: reason.to_owned(),
-        node: agent.identity.node.clone(),
-        login: agent.identity.login.clone(),
-        profile: agent.profile.clone(),
-        endpoint: action.endpoint.clone(),
-        credential: action.credential.clone(),
-        summary: record::masked(policy.mask(), &action.facts, &action.summary),
-        detail: record::masked(policy.mask(), &action.facts, &action.detail),
-        facts: action.facts.to_json(policy.mask()),
-        digest: action.digest,
-        required,
-        eligible,
-        timeout,
-        policy: policy.version(),
-    })
 }
 
 pub(super) fn or_default(text: &str, default: &str) -> String {

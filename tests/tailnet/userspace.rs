@@ -22,7 +22,7 @@ fn world() -> World {
 #[test]
 fn each_port_is_asked_for_and_nobodys_ports_deny_no_one() {
     alone(|| {
-        use tailkeep::ingress::tailnet::directory::MISSES_MAX;
+        use tailkeep::ingress::tailnet::miss::MISSES_MAX;
         let world = world();
         for _ in 0..MISSES_MAX + 4 {
             assert_eq!(world.dial("100.64.0.9").get(), "");

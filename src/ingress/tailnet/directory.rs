@@ -18,6 +18,7 @@ use tokio::sync::{Mutex as Turn, Semaphore, watch};
 
 use super::localapi::{LocalApi, LocalApiError, Protocol, Status, WhoIs};
 use super::memory::{Memory, Recalled};
+use super::miss::{MISS_PAUSE, Misses};
 use super::port::{Port, Ports};
 use super::whois::{self, Known, Nobody};
 use crate::identity::Live;
@@ -25,18 +26,6 @@ use crate::sys::TcpState;
 
 /// Questions to tailscaled at once. It answers one after the other anyway.
 pub const ASKED_AT_ONCE_MAX: usize = 8;
-
-/// Ports that turned out to be nobody's, in [`MISSES_WINDOW`]: each holds up tailscaled for 180 ms.
-/// An agent makes some by closing what it just opened. Beyond them a connection is asked for only
-/// after it has stayed for a while of up to [`PATIENCE`], which its peer cannot foresee.
-pub const MISSES_MAX: u32 = 16;
-/// See [`MISSES_MAX`].
-pub const MISSES_WINDOW: Duration = Duration::from_secs(10);
-/// See [`MISSES_MAX`].
-pub const PATIENCE: Duration = Duration::from_millis(250);
-/// How long no port is asked for after one that was nobody's, so that half of tailscaled's time is
-/// left for the rest of its work.
-pub const MISS_PAUSE: Duration = Duration::from_millis(180);
 
 /// How long an open connection outlives a tailscaled that does not say who it is after a change.
 pub const DOUBT: Duration = Duration::from_secs(10);
@@ -114,7 +103,7 @@ pub struct Directory {
     places: Semaphore,
     /// Whose turn it is to be asked for by port.
     turn: Arc<Turn<()>>,
-    misses: Mutex<(Instant, u32)>,
+    misses: Misses,
     ports: Arc<Ports>,
 }
 
@@ -155,7 +144,7 @@ impl Directory {
             told: watch::Sender::new(0),
             places: Semaphore::new(ASKED_AT_ONCE_MAX),
             turn: Arc::default(),
-            misses: Mutex::new((Instant::now(), 0)),
+            misses: Misses::default(),
             ports: Arc::default(),
         })
     }
@@ -330,20 +319,20 @@ impl Directory {
         protocol: Protocol,
         state: &(dyn Fn() -> TcpState + Sync),
     ) -> Result<Known, Stranger> {
-        let many = self.misses() >= MISSES_MAX;
-        if many {
-            tokio::time::sleep(PATIENCE.mul_f64(chance())).await;
+        let wait = self.misses.wait(Instant::now());
+        if let Some(wait) = wait {
+            tokio::time::sleep(wait).await;
         }
         let turn = self.turn.clone().lock_owned().await;
         match state() {
             TcpState::Alive => {}
             // Most likely closed, not half-closed; in doubt while nobody does harm.
-            TcpState::Ending if !many => {}
+            TcpState::Ending if wait.is_none() => {}
             TcpState::Ending | TcpState::Closed => return Err(Stranger::Gone),
         }
         let age = self.memory().age();
         let Some(found) = self.api.who_is(source, protocol).await? else {
-            self.missed();
+            self.misses.count();
             tokio::spawn(async move {
                 tokio::time::sleep(MISS_PAUSE).await;
                 drop(turn);
@@ -385,19 +374,6 @@ impl Directory {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn misses(&self) -> u32 {
-        let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-        if misses.0.elapsed() > MISSES_WINDOW {
-            *misses = (Instant::now(), 0);
-        }
-        misses.1
-    }
-
-    fn missed(&self) {
-        let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-        misses.1 = misses.1.saturating_add(1);
-    }
 }
 
 async fn expired(known: &Known) {
@@ -406,14 +382,6 @@ async fn expired(known: &Known) {
         // A grant that has expired is not among those of the next answer.
         Some(at) => tokio::time::sleep((at - Utc::now()).to_std().unwrap_or_default()).await,
     }
-}
-
-/// Between 0 and 1, not to be foreseen.
-fn chance() -> f64 {
-    let mut byte = [u8::MAX];
-    // Without randomness, the longest.
-    let _ = getrandom::fill(&mut byte);
-    f64::from(byte[0]) / f64::from(u8::MAX)
 }
 
 /// Whether tailnets give out such addresses: 100.64.0.0/10 (RFC 6598) and fd7a:115c:a1e0::/48.

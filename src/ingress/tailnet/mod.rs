@@ -3,7 +3,8 @@
 //!
 //! - [`localapi`] speaks with tailscaled; [`whois`] reads an [`Identity`] out of its answer.
 //! - [`directory`] asks who is behind each connection, and says when that changes; [`memory`] holds
-//!   what was answered a moment ago, [`port`] keeps connections from one port apart.
+//!   what was answered a moment ago, [`port`] keeps connections from one port apart, [`miss`]
+//!   counts questions in vain.
 //! - [`listener`] accepts: a socket for every virtual address and port that the policy claims.
 //! - [`node`] follows tailscaled's bus, and keeps the routes declared.
 //!
@@ -18,6 +19,7 @@ pub mod directory;
 pub mod listener;
 pub mod localapi;
 pub mod memory;
+pub mod miss;
 pub mod node;
 pub mod port;
 pub mod whois;
