@@ -13,7 +13,6 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::approval::{Answer, Queue};
-use super::question::question;
 use super::{Action, Cause, Permit, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
@@ -98,16 +97,32 @@ impl Gate {
         mut reloads: watch::Receiver<u64>,
     ) -> Refusal {
         while reloads.changed().await.is_ok() {
-            match self.ask_policy(&self.policy(), &agent.now(), action).verdict {
-                Verdict::Allow { .. } => {}
-                Verdict::Ask { rule, .. } if Some(&rule) == approved_by => {}
-                Verdict::Ask { rule, .. } => {
-                    return Refusal::new(Cause::Rule(rule), "a new policy wants an approval for this");
-                }
-                Verdict::Deny(refusal) => return refusal,
+            if let Err(refusal) = self.still(agent, action, approved_by) {
+                return refusal;
             }
         }
         Refusal::new(Cause::NoRule, UNAVAILABLE_REASON)
+    }
+
+    /// Whether the policy in force lets a permitted action pass, by what is known of the agent now. `approved_by` is the permit's.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn still(
+        &self,
+        agent: &Agent,
+        action: &Action,
+        approved_by: Option<&Arc<str>>,
+    ) -> Result<(), Refusal> {
+        match self.ask_policy(&self.policy(), &agent.now(), action).verdict {
+            Verdict::Allow { .. } => Ok(()),
+            Verdict::Ask { rule, .. } if Some(&rule) == approved_by => Ok(()),
+            Verdict::Ask { rule, .. } => Err(Refusal::new(
+                Cause::Rule(rule),
+                "a new policy wants an approval for this",
+            )),
+            Verdict::Deny(refusal) => Err(refusal),
+        }
     }
 
     /// The agent behind an identity, by the policy in force.
@@ -279,7 +294,7 @@ impl Gate {
     ) -> Result<Allowed, Refusal> {
         let mut approvers = Vec::with_capacity(chain.len());
         for key in chain {
-            let question = match question(policy, agent, action, &rule, &reason, key) {
+            let question = match record::question(policy, agent, action, &rule, &reason, key) {
                 Ok(question) => record::clean_question(&self.known, question),
                 Err(detail) => {
                     let cause = Cause::ApprovalDown(rule.clone());

@@ -13,8 +13,6 @@ pub mod approval;
 pub mod gate;
 pub mod permit;
 #[cfg(feature = "daemon")]
-mod question;
-#[cfg(feature = "daemon")]
 mod record;
 
 use std::sync::Arc;
