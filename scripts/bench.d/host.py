@@ -15,7 +15,7 @@ class Hosts:
     NETS = {"a": "10.230.1.2", "p": "10.230.2.2"}
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder = self.state = folder
         mark = f"tkb{os.getpid() % 100000}"
         self.names = {host: f"{mark}{host}" for host in "agp"}
         self.running: list[subprocess.Popen] = []

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 
 import production
@@ -208,7 +209,8 @@ class Tailkeep(Leg):
 
     def start(self):
         folder = self.hosts.folder
-        self.state = folder / f"state-{self.name}-{self.rules}"
+        # A short path: the admin socket is in it.
+        self.state = Path(tempfile.mkdtemp(dir=self.hosts.state)) / "s"
         policy = folder / f"policy-{self.name}.hcl"
         many = ", ".join(f'"{name}"' for name in MANY)
         policy.write_text(

@@ -36,7 +36,7 @@ def table(result: dict, titles: dict) -> str:
                 cells[0] = f"{row['kib_each']:.1f} KiB each, {row['held_kib'] / 1024:.0f} MiB in all"
             lines.append(f"| {titles[work]} | {leg} | {' | '.join(cells)} |")
     facts = result["facts"]
-    lines += ["", f"Binary {facts['binary_mib']:.1f} MiB; start to first accepted packet {facts.get('start_ms', 0):.0f} ms; "
+    lines += ["", f"A durable write of 4 KiB takes this disk {number(facts['disk_us'])} µs (median): an action waits for one. Binary {facts['binary_mib']:.1f} MiB; start to first accepted packet {facts.get('start_ms', 0):.0f} ms; "
               f"{facts['processors']} processors, Linux {facts['kernel']}, medians of {facts['repetitions']}."]
     return "\n".join(lines) + "\n"
 

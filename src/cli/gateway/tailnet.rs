@@ -49,6 +49,12 @@ pub(super) async fn serve(
 ) -> anyhow::Error {
     let follower = node.clone();
     tokio::spawn(async move { follower.follow().await });
+    let (mut told, told_gate) = (node.directory().told(), gate.clone());
+    tokio::spawn(async move {
+        while told.changed().await.is_ok() {
+            told_gate.peers_changed();
+        }
+    });
     let (door, accepted) = Door::new(node.directory().clone());
     let (plan, plan_changes) = watch::channel(Plan::of(gate.policy().model()));
     let port = redirect_port(&gate);
@@ -83,10 +89,10 @@ async fn hand_over(mut accepted: mpsc::Receiver<Accepted>, proxy: Arc<Proxy>) {
     while let Some(Accepted { flow, other }) = accepted.recv().await {
         let proxy = proxy.clone();
         tokio::spawn(async move {
-            let (node, dialled) = (flow.identity.node.clone(), flow.destination);
+            let (node, dialled) = (flow.identity.now().node.clone(), flow.destination);
             tokio::select! {
                 () = proxy.serve(flow) => {}
-                () = other => tracing::info!(node, %dialled, "the tailnet ends a connection: its peer changed"),
+                () = other => tracing::info!(node, %dialled, "a connection ends: its peer has left the tailnet"),
             }
         });
     }

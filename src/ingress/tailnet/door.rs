@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::directory::Directory;
-use super::localapi::Protocol;
+use super::directory::{By, Directory};
 use crate::ingress::{Flow, FlowStream};
+use crate::sys::{TcpState, tcp_state};
 
 /// Connections whose peers are yet to be found out.
 pub const ASKING_MAX: usize = 256;
@@ -19,17 +19,8 @@ pub const ASKING_MAX: usize = 256;
 /// A connection of a peer that tailscaled vouches for.
 pub struct Accepted {
     pub flow: Flow,
-    /// Ends when the peer is not any more who it was; the connection is then to be closed.
+    /// Ends when the peer has left; the connection is then to be closed.
     pub other: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
-
-/// Whose socket the other end of a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
-    /// The peer's, or tailscaled's for it where that has no network device.
-    Peer,
-    /// tailscaled's for a peer, whether or not it has one.
-    Daemon,
 }
 
 /// Why a connection leads nowhere.
@@ -112,13 +103,10 @@ impl Door {
         by: By,
     ) -> Option<Accepted> {
         let directory = self.directory.clone();
-        let changes = directory.changes();
-        let known = match by {
-            By::Peer => directory.who(source, Protocol::Tcp).await,
-            By::Daemon => directory.who_dialled(source, Protocol::Tcp).await,
-        };
-        let known = match known {
-            Ok(known) => known,
+        let local = stream.local_addr().ok()?.ip();
+        let state = || tcp_state(&stream).unwrap_or(TcpState::Closed);
+        let met = match directory.meet((source, local), by, &state).await {
+            Ok(met) => met,
             Err(error) => {
                 tracing::warn!(%source, %error, "a connection is closed: nobody vouches for it");
                 return None;
@@ -126,16 +114,12 @@ impl Door {
         };
         stream.set_nodelay(true).ok()?;
         let flow = Flow {
-            identity: known.identity.clone(),
+            identity: met.live(),
             source,
             destination,
             stream: FlowStream::Kernel(stream),
         };
-        let other = async move {
-            directory
-                .until_other(known, (source, Protocol::Tcp), changes)
-                .await
-        };
+        let other = async move { directory.until_gone(met).await };
         Some(Accepted {
             flow,
             other: Box::pin(other),

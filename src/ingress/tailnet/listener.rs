@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
 
-use super::door::{By, Door};
+use super::directory::By;
+use super::door::Door;
 use crate::ingress::dns::Names;
 use crate::policy::Model;
 

@@ -18,7 +18,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::door::{Astray, By, Door};
+use super::directory::By;
+use super::door::{Astray, Door};
 use super::listener::{BACKLOG, RETRY};
 use super::localapi::Status;
 use super::routes::Plan;
