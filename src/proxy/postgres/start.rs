@@ -176,6 +176,7 @@ async fn ask(startup: Startup, candidate: &Candidate, context: &Context<'_>) -> 
         credential: Some(candidate.key.clone()),
         facts: Facts::None,
         digest: Digest::of(&hello),
+        whole: true,
         summary: format!("connect to {database} as {user}{}", settings.collect::<String>()),
         detail: String::new(),
     };
