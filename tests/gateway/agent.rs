@@ -331,6 +331,8 @@ async fn real_programs_trust_the_gateway_beside_what_they_trusted() {
             .args(args)
             .env("SSL_CERT_FILE", at("own.pem"))
             .env("NODE_EXTRA_CA_CERTS", at("own.pem"))
+            // A JVM leaves a folder of figures of itself behind, unless it is told.
+            .env("JAVA_TOOL_OPTIONS", "-XX:-UsePerfData")
             .env("HOME", folder)
             .output()
             .unwrap();

@@ -77,19 +77,21 @@ for begin, ends in ((run, ""), ("true | " + run, "")):
     types("fg\n"); sees("<CONT 1>")
     types("\x03"); sees("<INT 7>")
     types("\x1a"); sees("Stopped"); sees(r"ready\$ ")
-    types("bg\n"); sees("<CONT"); sees(r"ready\$ |<CONT")
+    # Only the process outside is told to go on.
+    os.kill(outside, signal.SIGCONT); sees("<CONT 2>")
     types("kill -USR2 %1\n"); sees("<USR2 ")
     types("kill %1; wait %1; echo ended $?.\n"); sees(r"ended 143\.")
     types("\n"); sees(r"ready\$ ")
-# A program that gives the terminal to groups of its own.
+# A program that gives the terminal to groups of its own. Each shell has a prompt that the other has not.
 types("'%s' run -- bash --norc --noprofile -i\n" % program); sees(r"ready\$ ")
-types("stty -echo\n"); sees(r"ready\$ ")
-types("sh -c 'echo star''ted; sleep 1000'\n"); sees("started"); types("\x1a"); sees("Stopped"); sees(r"ready\$ ")
+types("stty -echo; PS1='inn''er> '\n"); sees("inner> ")
+# One process: a shell that is stopped while it starts another may wait for it for ever.
+types("python3 -c \"print('star' + 'ted'); input()\"\n"); sees("started"); types("\x1a"); sees("Stopped"); sees("inner> ")
+types("kill -KILL %1; disown -a; echo no ''job\n"); sees("no job"); sees("inner> ")
 types("suspend\n"); sees("Stopped"); sees(r"ready\$ ")
-types("fg\n"); sees(r"ready\$ ")
-types("kill %1; exit 7\n"); 
-sees(r"ready\$ ")
-types("[ $? = 7 ] && echo seven of $?\n"); sees("seven of 0")
+types("fg\n"); sees("inner> ")
+types("exit 7\n"); sees(r"ready\$ ")
+types("echo left with $?.\n"); sees(r"left with 7\.")
 types("exit\n")
 os.waitpid(child, 0)
 print("all of it")

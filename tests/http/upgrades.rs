@@ -135,7 +135,15 @@ async fn an_extended_connect_over_http2_is_refused_and_harms_nothing() {
     let world = World::new(&service.open_policy());
     let gateway = world.listen(API).await;
     let mut sender = http2::<Empty<Bytes>>(gateway).await;
-    // The gateway does not announce extended CONNECT (RFC 8441), so agents use HTTP/1.1.
+    // The gateway does not announce extended CONNECT (RFC 8441), so clients open WebSockets by HTTP/1.1. Who
+    // sends it all the same has that one stream reset.
+    let mut websocket = Request::connect("https://api.test/").body(Empty::new()).unwrap();
+    websocket
+        .extensions_mut()
+        .insert(hyper::ext::Protocol::from_static("websocket"));
+    let refused = sender.send_request(websocket).await.unwrap_err();
+    assert!(!refused.is_closed(), "{refused:?}");
+    // One without is no way round.
     let request = Request::connect("https://api.test/").body(Empty::new()).unwrap();
     match sender.send_request(request).await {
         Ok(answer) => assert_eq!(answer.status(), 400),

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
 
 /// What is passed on, beside the news of the command itself.
-const CARRIED: [Signal; 9] = [
+const CARRIED: [Signal; 8] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -23,7 +23,6 @@ const CARRIED: [Signal; 9] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
     Signal::SIGTSTP,
-    Signal::SIGCONT,
     Signal::SIGWINCH,
 ];
 /// `SI_KERNEL` of `asm-generic/siginfo.h`: sent by a terminal.
@@ -72,13 +71,19 @@ impl Signals {
     }
 }
 
-/// Stops with a command that has stopped, and lets it go on afterwards.
+/// Stops with a command that has stopped, and lets it go on afterwards. Who continues the whole group, as
+/// a shell does, has continued the command already: once more could undo a stop that came since.
 pub(super) fn stop_with(command: Pid) -> io::Result<()> {
-    let looked = waitid(Id::Pid(command), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG);
-    if let Ok(WaitStatus::Stopped(..)) = looked {
+    let look = |what| waitid(Id::Pid(command), what | WaitPidFlag::WNOHANG);
+    let mut news = look(WaitPidFlag::WSTOPPED);
+    while let Ok(WaitStatus::Stopped(..)) = news {
         kill(Pid::this(), Signal::SIGSTOP)?;
-        // Gone meanwhile, perhaps.
-        let _ = kill(command, Signal::SIGCONT);
+        // Each stop is told once: a further one is another, and only without news is it the same.
+        news = look(WaitPidFlag::WCONTINUED | WaitPidFlag::WSTOPPED);
+        if let Ok(WaitStatus::StillAlive) = news {
+            // Gone meanwhile, perhaps.
+            let _ = kill(command, Signal::SIGCONT);
+        }
     }
     Ok(())
 }
