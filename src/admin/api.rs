@@ -1,4 +1,4 @@
-//! `/v1/`: peers, approvals, credentials, the audit log. Every answer is JSON, errors included:
+//! `/v1/`: peers, approvals, credentials, the audit log, with the page beside it. Every answer is JSON, errors included:
 //! `{"error": "…"}`. Within `/v1/` fields and paths are added and never change their meaning.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::token::OperatorToken;
-use super::{Operator, Person, credentials, listen, stream};
+use super::{Operator, Person, admit, credentials, listen, page, people, stream};
 use crate::audit::read::{Filter, Reader};
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
@@ -51,14 +51,21 @@ pub(super) fn bad(text: impl Into<String>) -> Failed {
     Failed(StatusCode::BAD_REQUEST, text.into())
 }
 
-/// The API, with the guard before it that [`listen::serve`] feeds.
+/// The page and the API, with the guards before them that [`listen::serve`] feeds.
 pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
     // Streams, and a walk over a log that may be long.
     let slow = Router::new()
         .route("/v1/audit/verify", get(verify))
         .route("/v1/approvals/watch", get(stream::watch_approvals))
         .route("/v1/audit/follow", get(stream::follow_audit));
-    Router::new()
+    // For those who are not signed in yet.
+    let open = page::router()
+        .route("/v1/sign-in", get(people::ways).post(people::sign_in))
+        .route("/v1/sign-in/tailnet", post(people::sign_in_by_tailnet))
+        .route("/v1/sign-in/invitation", post(people::use_invitation))
+        .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
+        .layer(middleware::from_fn(admit::greet));
+    let closed = Router::new()
         .route("/v1/health", get(health))
         .route("/v1/peers", get(peers).post(add_peer))
         .route("/v1/peers/{name}", delete(remove_peer))
@@ -71,6 +78,11 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .route("/v1/credentials/{name}", put(credentials::set))
         .route("/v1/audit", get(audit))
         .route("/v1/operator-token/rotate", post(rotate_token))
+        .route("/v1/session", get(people::session).delete(people::sign_out))
+        .route("/v1/sessions", get(people::sessions))
+        .route("/v1/sessions/{id}", delete(people::end_session))
+        .route("/v1/operators", get(people::operators).post(people::invite))
+        .route("/v1/operators/{name}", delete(people::remove_operator))
         .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
         .merge(slow)
         .fallback(|| async { not_found("there is no such path".to_owned()) })
@@ -78,9 +90,13 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
             let text = "this path does not take this method".to_owned();
             Failed(StatusCode::METHOD_NOT_ALLOWED, text)
         })
-        .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .layer(Extension(token.clone()))
-        .layer(middleware::from_fn_with_state(token, listen::admit))
+        .layer(middleware::from_fn_with_state(
+            (operator.clone(), token),
+            admit::admit,
+        ));
+    page::guard(open.merge(closed))
+        .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(operator)
 }
 
@@ -177,7 +193,7 @@ async fn approve_peer(
 }
 
 /// What the state refuses is the caller's doing; the rest is ours.
-fn state_failed(error: StateError) -> Failed {
+pub(super) fn state_failed(error: StateError) -> Failed {
     match error {
         StateError::Refused(text) => bad(text),
         error => broken(error),

@@ -1,27 +1,32 @@
-//! The operator's JSON API and the enrolment of agents' machines.
+//! The operator's JSON API with the page on it, and the enrolment of agents' machines.
 //!
 //! The API is served on a Unix socket in the state folder, where the file's mode is the guard and the
-//! kernel names the person, and on `dashboard_listen`, where a bearer token is. Enrolment has a
-//! listener of its own, over TLS by the gateway's CA.
+//! kernel names the person, and on `dashboard_listen`, where a bearer token is, or for browsers a
+//! session ([`admit`]). Enrolment has a listener of its own, over TLS by the gateway's CA.
 //!
 //! Invariants: a secret's value never leaves by this API; the API is on loopback alone; who decides
 //! is what the transport proved, never what a body says. A program that runs under the gateway's own
 //! account on the gateway's own machine is an operator: agents do not.
 
+mod admit;
 mod api;
 pub mod client;
 mod credentials;
 mod enrol;
 pub mod listen;
 mod machine;
+mod page;
+mod password;
+pub mod people;
 pub mod stream;
+pub mod tailnet;
 pub mod token;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -33,6 +38,8 @@ use crate::tls::{Authority, Leaves};
 use crate::verdict::approval::Queue;
 use crate::verdict::gate::Gate;
 
+use people::People;
+use tailnet::Forwarding;
 use token::OperatorToken;
 
 /// The socket's name in the state folder.
@@ -51,6 +58,10 @@ pub struct Operator {
     secrets: SecretStore,
     authority: Arc<Authority>,
     watchers: Arc<Semaphore>,
+    people: Arc<People>,
+    /// Where the page is, once it is served.
+    page: Arc<OnceLock<SocketAddr>>,
+    forwarding: Option<Arc<Forwarding>>,
 }
 
 /// The API cannot be served.
@@ -73,21 +84,32 @@ pub enum AdminError {
 struct Person(String);
 
 impl Operator {
+    /// # Errors
+    /// No random bytes.
     pub fn new(
         state: State,
         queue: Queue,
         gate: Arc<Gate>,
         secrets: SecretStore,
         authority: Arc<Authority>,
-    ) -> Self {
-        Operator {
+    ) -> Result<Self, AdminError> {
+        Ok(Operator {
             state,
             queue,
             gate,
             secrets,
             authority,
             watchers: Arc::new(Semaphore::new(stream::WATCHERS_MAX)),
-        }
+            people: People::new()?,
+            page: Arc::default(),
+            forwarding: None,
+        })
+    }
+
+    /// With a tailscaled on this machine, whose peers have no part in its loopback.
+    pub fn beside(mut self, forwarding: Forwarding) -> Self {
+        self.forwarding = Some(Arc::new(forwarding));
+        self
     }
 
     fn audit(&self) -> PathBuf {
@@ -151,7 +173,12 @@ pub async fn serve(
         .await
         .map_err(failed(what.clone()))?;
     let bound = tcp.local_addr().map_err(failed(what))?;
-    tracing::info!(address = %bound, "the admin API listens");
+    let _ = operator.page.set(bound);
+    tracing::info!(page = format!("http://{bound}/"), "the admin page and its API are served");
+    let tcp = listen::Loopback {
+        listener: tcp,
+        tailnet: operator.forwarding.clone(),
+    };
     tokio::spawn(listen::serve(tcp, router, listen::BOUNDS));
 
     if let Some(address) = gateway.enrol_listen {
