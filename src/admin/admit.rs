@@ -60,8 +60,7 @@ impl Site {
     pub(super) fn set_cookie(&self, token: &str, lasts_s: i64) -> Option<HeaderValue> {
         let secure = if self.scheme == "https" { "; Secure" } else { "" };
         let name = self.cookie();
-        let text =
-            format!("{name}={token}; Path=/; Max-Age={lasts_s}; HttpOnly; SameSite=Strict{secure}");
+        let text = format!("{name}={token}; Path=/; Max-Age={lasts_s}; HttpOnly; SameSite=Strict{secure}");
         HeaderValue::from_str(&text).ok()
     }
 }
@@ -77,14 +76,12 @@ pub(super) enum Caller {
     Loopback(Arc<Site>, SocketAddr),
     /// A person by the tailnet's word.
     Tailnet(Arc<Site>, SocketAddr, Person),
-    /// A node of the tailnet that may not, and why.
-    Refused(Arc<Site>, String),
 }
 
 impl Caller {
     pub(super) fn site(&self) -> Option<&Arc<Site>> {
         match self {
-            Caller::Loopback(site, _) | Caller::Tailnet(site, ..) | Caller::Refused(site, _) => Some(site),
+            Caller::Loopback(site, _) | Caller::Tailnet(site, ..) => Some(site),
             Caller::Known(_) | Caller::Stranger(_) => None,
         }
     }
@@ -141,7 +138,6 @@ pub(super) async fn greet(request: Request, next: Next) -> Response {
         Some(Caller::Known(_)) => Ok(()),
         Some(Caller::Stranger(name)) => Err(forbidden(format!("{name} may not use this socket"))),
         Some(Caller::Loopback(site, _) | Caller::Tailnet(site, ..)) => of_page(site, &parts),
-        Some(Caller::Refused(site, why)) => of_page(site, &parts).and(Err(forbidden(why.clone()))),
         None => Err(forbidden("nobody")),
     };
     match allowed {
@@ -170,8 +166,9 @@ pub(super) async fn admit(
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind == "text/event-stream");
     match stays_open.filter(|_| is_stream) {
-        Some(ended) => answer
-            .map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(ended)))),
+        Some(ended) => {
+            answer.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(ended))))
+        }
         None => answer,
     }
 }
@@ -190,7 +187,6 @@ async fn who(
         }
         Some(Caller::Loopback(site, _)) => (site, None),
         Some(Caller::Tailnet(site, _, person)) => (site, Some(person)),
-        Some(Caller::Refused(_, why)) => return Err(forbidden(why.clone())),
         None => return Err(forbidden("nobody")),
     };
     if login.is_none() && !headers.contains_key(header::COOKIE) {
@@ -233,7 +229,10 @@ async fn session(operator: &Operator, site: &Site, headers: &HeaderMap) -> Resul
         return Ok(None);
     };
     let (token, guard) = (token.to_owned(), guard.to_owned());
-    let found = operator.state.run(move |state| state.session(&token, &guard)).await;
+    let found = operator
+        .state
+        .run(move |state| state.session(&token, &guard))
+        .await;
     found.map_err(super::api::broken)
 }
 

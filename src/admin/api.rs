@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::token::OperatorToken;
-use super::{Operator, Person, admit, credentials, listen, page, people, stream};
+use super::{Operator, Person, admit, credentials, listen, overview, page, people, stream};
 use crate::audit::read::{Filter, Reader};
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
@@ -66,7 +66,9 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
         .layer(middleware::from_fn(admit::greet));
     let closed = Router::new()
-        .route("/v1/health", get(health))
+        .route("/v1/health", get(overview::health))
+        .route("/v1/agents", get(overview::agents))
+        .route("/v1/policy", get(overview::policy))
         .route("/v1/peers", get(peers).post(add_peer))
         .route("/v1/peers/{name}", delete(remove_peer))
         .route("/v1/peers/{name}/approve", post(approve_peer))
@@ -98,15 +100,6 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
     page::guard(open.merge(closed))
         .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(operator)
-}
-
-async fn health(Shared(operator): Shared<Operator>) -> Json<Value> {
-    let policy = operator.gate.policy();
-    Json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "policy": format!("{:016x}", policy.version()),
-        "ca": operator.authority.fingerprint(),
-    }))
 }
 
 async fn peers(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {

@@ -23,7 +23,7 @@ use tower_service::Service as _;
 use super::Person;
 use super::admit::{Caller, Site};
 use super::api::Failed;
-use super::tailnet::Forwarding;
+use super::tailnet::Tailnet;
 
 /// What one caller may take of a listener.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +80,11 @@ impl Listen for UnixListener {
         } else {
             Caller::Stranger(name)
         };
-        let opened = Opened { io, caller, over: None };
+        let opened = Opened {
+            io,
+            caller,
+            over: None,
+        };
         Ok(Box::pin(async move { Some(opened) }))
     }
 }
@@ -89,7 +93,7 @@ impl Listen for UnixListener {
 pub(super) struct Loopback {
     pub listener: TcpListener,
     /// Whose forwarding is no reason to be let in.
-    pub tailnet: Option<Arc<Forwarding>>,
+    pub tailnet: Option<Arc<Tailnet>>,
 }
 
 impl Listen for Loopback {
@@ -103,11 +107,15 @@ impl Listen for Loopback {
         let caller = Caller::Loopback(site, source);
         Ok(Box::pin(async move {
             if let Some(tailnet) = tailnet
-                && tailnet.is_of_peer(source).await
+                && tailnet.forwards(source).await
             {
                 return None;
             }
-            Some(Opened { io, caller, over: None })
+            Some(Opened {
+                io,
+                caller,
+                over: None,
+            })
         }))
     }
 }

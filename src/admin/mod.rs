@@ -10,13 +10,15 @@
 
 mod admit;
 mod api;
+mod certificate;
 pub mod client;
 mod credentials;
 mod enrol;
 pub mod listen;
 mod machine;
+mod overview;
 mod page;
-mod password;
+pub mod password;
 pub mod people;
 pub mod stream;
 pub mod tailnet;
@@ -27,6 +29,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -39,7 +42,7 @@ use crate::verdict::approval::Queue;
 use crate::verdict::gate::Gate;
 
 use people::People;
-use tailnet::Forwarding;
+use tailnet::Tailnet;
 use token::OperatorToken;
 
 /// The socket's name in the state folder.
@@ -61,7 +64,8 @@ pub struct Operator {
     people: Arc<People>,
     /// Where the page is, once it is served.
     page: Arc<OnceLock<SocketAddr>>,
-    forwarding: Option<Arc<Forwarding>>,
+    tailnet: Option<Arc<Tailnet>>,
+    started: Instant,
 }
 
 /// The API cannot be served.
@@ -102,13 +106,14 @@ impl Operator {
             watchers: Arc::new(Semaphore::new(stream::WATCHERS_MAX)),
             people: People::new()?,
             page: Arc::default(),
-            forwarding: None,
+            tailnet: None,
+            started: Instant::now(),
         })
     }
 
     /// With a tailscaled on this machine, whose peers have no part in its loopback.
-    pub fn beside(mut self, forwarding: Forwarding) -> Self {
-        self.forwarding = Some(Arc::new(forwarding));
+    pub fn beside(mut self, tailnet: Arc<Tailnet>) -> Self {
+        self.tailnet = Some(tailnet);
         self
     }
 
@@ -161,6 +166,7 @@ pub async fn serve(
     let failed = |what: String| move |error| AdminError::Listen(what, error);
     let token = Arc::new(OperatorToken::open(operator.state.dir())?);
     let router = api::router(operator.clone(), token);
+    tailnet::serve(&operator, router.clone(), leaves.clone());
     // A socket that an earlier run left.
     let _ = std::fs::remove_file(&path);
     let shown = path.display().to_string();
@@ -174,10 +180,13 @@ pub async fn serve(
         .map_err(failed(what.clone()))?;
     let bound = tcp.local_addr().map_err(failed(what))?;
     let _ = operator.page.set(bound);
-    tracing::info!(page = format!("http://{bound}/"), "the admin page and its API are served");
+    tracing::info!(
+        page = format!("http://{bound}/"),
+        "the admin page and its API are served"
+    );
     let tcp = listen::Loopback {
         listener: tcp,
-        tailnet: operator.forwarding.clone(),
+        tailnet: operator.tailnet.clone(),
     };
     tokio::spawn(listen::serve(tcp, router, listen::BOUNDS));
 

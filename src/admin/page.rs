@@ -21,20 +21,22 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// Path, type, content.
 const FILES: &[(&str, &str, &str)] = &[
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
-    ("/page/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
+    (
+        "/page/style.css",
+        "text/css; charset=utf-8",
+        include_str!("page/style.css"),
+    ),
     ("/page/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
     ("/page/app.js", SCRIPT, include_str!("page/app.js")),
     ("/page/api.js", SCRIPT, include_str!("page/api.js")),
     ("/page/show.js", SCRIPT, include_str!("page/show.js")),
-    ("/page/list.js", SCRIPT, include_str!("page/list.js")),
     ("/page/sign-in.js", SCRIPT, include_str!("page/sign-in.js")),
     ("/page/approvals.js", SCRIPT, include_str!("page/approvals.js")),
-    ("/page/traffic.js", SCRIPT, include_str!("page/traffic.js")),
-    ("/page/agents.js", SCRIPT, include_str!("page/agents.js")),
-    ("/page/policy.js", SCRIPT, include_str!("page/policy.js")),
-    ("/page/credentials.js", SCRIPT, include_str!("page/credentials.js")),
-    ("/page/gateway.js", SCRIPT, include_str!("page/gateway.js")),
-    ("/page/vendor/preact-htm.js", SCRIPT, include_str!("page/vendor/preact-htm.js")),
+    (
+        "/page/vendor/preact-htm.js",
+        SCRIPT,
+        include_str!("page/vendor/preact-htm.js"),
+    ),
 ];
 
 /// The files' routes.
@@ -52,7 +54,9 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
                 true => StatusCode::NOT_MODIFIED.into_response(),
                 false => content.into_response(),
             };
-            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            answer
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
             if let Ok(tag) = HeaderValue::from_str(&tag) {
                 answer.headers_mut().insert(header::ETAG, tag);
             }
@@ -72,14 +76,27 @@ pub(super) async fn guarded(request: Request, next: Next) -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-        (header::HeaderName::from_static("permissions-policy"), "camera=(), microphone=(), geolocation=()"),
+        (
+            header::HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+        (
+            header::HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+        (
+            header::HeaderName::from_static("permissions-policy"),
+            "camera=(), microphone=(), geolocation=()",
+        ),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
     // A file's tag is asked for anew each time; nothing else is kept.
-    let kept = if headers.contains_key(header::ETAG) { "no-cache" } else { "no-store" };
+    let kept = if headers.contains_key(header::ETAG) {
+        "no-cache"
+    } else {
+        "no-store"
+    };
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(kept));
     answer
 }

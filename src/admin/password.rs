@@ -158,15 +158,9 @@ mod tests {
     #[tokio::test]
     async fn a_password_is_kept_as_argon2id_and_is_itself_alone() {
         let passwords = Passwords::new().unwrap();
-        let kept = passwords
-            .hash("correct horse battery".to_owned())
-            .await
-            .unwrap();
+        let kept = passwords.hash("correct horse battery".to_owned()).await.unwrap();
         assert!(kept.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{kept}");
-        let again = passwords
-            .hash("correct horse battery".to_owned())
-            .await
-            .unwrap();
+        let again = passwords.hash("correct horse battery".to_owned()).await.unwrap();
         assert_ne!(kept, again, "no salt");
         let is = |kept: Option<&str>, given: &str| {
             let (kept, given, passwords) = (kept.map(str::to_owned), given.to_owned(), passwords.clone());

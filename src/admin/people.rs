@@ -70,9 +70,15 @@ pub(super) async fn ways(
         Caller::Tailnet(_, _, Person(login)) => Some(login.clone()),
         _ => None,
     };
-    let operators = operator.state.run(|state| state.operators()).await.map_err(broken)?;
+    let operators = operator
+        .state
+        .run(|state| state.operators())
+        .await
+        .map_err(broken)?;
     let has_password = operators.iter().any(|account| account.created_us.is_some());
-    Ok(Json(json!({ "tailnet": login, "password": login.is_none(), "has_operators": has_password })))
+    Ok(Json(
+        json!({ "tailnet": login, "password": login.is_none(), "has_operators": has_password }),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -89,11 +95,20 @@ pub(super) async fn sign_in(
     Json(SignIn { name, password }): Json<SignIn>,
 ) -> Result<Response, Failed> {
     if !matches!(caller, Caller::Loopback(..)) {
-        return Err(bad("a password is for the gateway's own machine; the tailnet knows who you are"));
+        return Err(bad(
+            "a password is for the gateway's own machine; the tailnet knows who you are",
+        ));
     }
     let asked = name.clone();
-    let kept = operator.state.run(move |state| state.operator_password(&asked)).await;
-    let is = operator.people.passwords.is(&name, kept.map_err(broken)?, password).await?;
+    let kept = operator
+        .state
+        .run(move |state| state.operator_password(&asked))
+        .await;
+    let is = operator
+        .people
+        .passwords
+        .is(&name, kept.map_err(broken)?, password)
+        .await?;
     if !is {
         tracing::warn!(address = caller.address(), "a sign-in to the admin page failed");
         return Err(Failed(
@@ -141,7 +156,10 @@ pub(super) async fn use_invitation(
         return Ok(Json(json!({ "name": name })).into_response());
     };
     let kept = operator.people.passwords.hash(password).await?;
-    let used = operator.state.run(move |state| state.accept_invitation(&invitation, &kept)).await;
+    let used = operator
+        .state
+        .run(move |state| state.accept_invitation(&invitation, &kept))
+        .await;
     let name = used.map_err(broken)?.ok_or_else(over)?;
     operator.people.note_end();
     tracing::info!(person = name, "an operator has set their password");
@@ -158,8 +176,14 @@ async fn open(
     let Some(site) = caller.site() else {
         return Err(bad("a session is for browsers"));
     };
-    let browser = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
-    let browser: String = browser.unwrap_or_default().chars().take(BROWSER_CHARS_MAX).collect();
+    let browser = headers
+        .get(header::USER_AGENT)
+        .and_then(|value| value.to_str().ok());
+    let browser: String = browser
+        .unwrap_or_default()
+        .chars()
+        .take(BROWSER_CHARS_MAX)
+        .collect();
     let (name, address) = (person.clone(), caller.address());
     let opened = operator
         .state
@@ -167,7 +191,12 @@ async fn open(
         .await;
     let opened = opened.map_err(broken)?;
     operator.people.note_end();
-    tracing::info!(person, session = opened.id, address = caller.address(), "signed in");
+    tracing::info!(
+        person,
+        session = opened.id,
+        address = caller.address(),
+        "signed in"
+    );
     let body = json!({ "person": person, "session": opened.id, "guard": opened.guard });
     with_cookie(site.set_cookie(&opened.token, SESSION_S_MAX), body)
 }
@@ -200,7 +229,11 @@ pub(super) async fn sign_out(
 }
 
 pub(super) async fn sessions(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
-    let open = operator.state.run(|state| state.sessions()).await.map_err(broken)?;
+    let open = operator
+        .state
+        .run(|state| state.sessions())
+        .await
+        .map_err(broken)?;
     Ok(Json(json!(open)))
 }
 
@@ -223,7 +256,11 @@ async fn end(operator: &Operator, id: i64) -> Result<bool, Failed> {
 }
 
 pub(super) async fn operators(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
-    let all = operator.state.run(|state| state.operators()).await.map_err(broken)?;
+    let all = operator
+        .state
+        .run(|state| state.operators())
+        .await
+        .map_err(broken)?;
     Ok(Json(json!(all)))
 }
 
@@ -244,7 +281,10 @@ pub(super) async fn invite(
         .run(move |state| state.invite_operator(&invited, INVITATION_LASTS))
         .await
         .map_err(state_failed)?;
-    let address = operator.page.get().ok_or_else(|| broken("the page is not served yet"))?;
+    let address = operator
+        .page
+        .get()
+        .ok_or_else(|| broken("the page is not served yet"))?;
     tracing::info!(name, person, "an operator is invited");
     // Behind the `#`: a browser keeps it to itself.
     let url = format!("http://{address}/#/invitation/{token}");
@@ -259,7 +299,10 @@ pub(super) async fn remove_operator(
     Extension(Person(person)): Extension<Person>,
 ) -> Result<Json<Value>, Failed> {
     let gone = name.clone();
-    let removed = operator.state.run(move |state| state.remove_operator(&gone)).await;
+    let removed = operator
+        .state
+        .run(move |state| state.remove_operator(&gone))
+        .await;
     operator.people.note_end();
     if !removed.map_err(broken)? {
         return Err(not_found(format!("there is no operator {name}")));

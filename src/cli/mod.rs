@@ -11,6 +11,7 @@ mod gateway;
 mod inspect;
 mod join;
 mod leave;
+mod operators;
 mod peers;
 mod run;
 mod status;
@@ -64,6 +65,8 @@ enum Command {
     Leave(leave::Args),
     /// List, add, approve or remove peers.
     Peers(peers::Args),
+    /// Invite people to the admin page, list or remove them, end their sessions.
+    Operators(operators::Args),
     /// List, show, approve, deny or watch held actions.
     Approvals(approvals::Args),
     /// List, set or rotate secrets.
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Leave(args) => leave::run(args),
         Command::Peers(args) => peers::run(args),
+        Command::Operators(args) => operators::run(args),
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
         Command::Audit(args) => audit::run(args),

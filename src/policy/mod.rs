@@ -10,6 +10,7 @@ mod hcl;
 mod load;
 pub mod model;
 mod rule;
+mod shown;
 #[cfg(feature = "daemon")]
 pub mod source;
 

@@ -100,6 +100,8 @@ pub struct Tailscale {
     pub hostname: Option<String>,
     pub tags: Vec<String>,
     pub routes: Vec<IpNet>,
+    /// Who reaches the admin page on the tailnet: logins in lower case, `*@domain`, `grant:NAME`.
+    pub operators: Vec<String>,
 }
 
 /// The `limits` block: every bound that an operator may set, with its unit in its name.

@@ -320,6 +320,7 @@ gateway {
     hostname = "keep"
     tags = ["tag:gw"]
     routes = ["10.20.0.0/16"]
+    operators = ["Ann@example.com", "*@ops.example.com", "grant:admin"]
   }
   audit {
     keep_days = 9

@@ -122,7 +122,8 @@ impl State {
                 "DELETE FROM operator_invite WHERE expires_us < ? OR name = ?",
                 params![now, name],
             )?;
-            let query = "SELECT count(*) FROM (SELECT name FROM operator UNION SELECT name FROM operator_invite)
+            let query =
+                "SELECT count(*) FROM (SELECT name FROM operator UNION SELECT name FROM operator_invite)
                          WHERE name <> ?";
             if transaction.query_row(query, [name], |row| row.get::<_, i64>(0))? >= OPERATORS_MAX {
                 let text = format!("there are {OPERATORS_MAX} operators already");
@@ -219,7 +220,10 @@ impl State {
             ] {
                 gone += transaction.execute(query, [name])?;
             }
-            transaction.execute("DELETE FROM session WHERE person = ? AND via = 'password'", [name])?;
+            transaction.execute(
+                "DELETE FROM session WHERE person = ? AND via = 'password'",
+                [name],
+            )?;
             transaction.commit()?;
             Ok(gone > 0)
         })
@@ -422,7 +426,10 @@ mod tests {
             open("ann");
         }
         assert!(!state.is_open_session(first.id).unwrap() && state.is_open_session(other.id).unwrap());
-        assert_eq!(state.sessions().unwrap().len() as i64, SESSIONS_PER_PERSON_MAX + 1);
+        assert_eq!(
+            state.sessions().unwrap().len() as i64,
+            SESSIONS_PER_PERSON_MAX + 1
+        );
         for n in 0..OPERATORS_MAX {
             state
                 .invite_operator(&format!("p{n}"), Duration::from_secs(60))

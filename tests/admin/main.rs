@@ -7,6 +7,7 @@
     reason = "tests say what they expect"
 )]
 
+mod browser;
 mod commands;
 mod fields;
 mod gateway;

@@ -6,6 +6,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
+mod page;
 mod tailscaled;
 mod world;
 

@@ -35,6 +35,9 @@ struct Shared {
     mood: Mood,
     prefs: Value,
     asked: Vec<String>,
+    has_device: bool,
+    /// Key and certificate, PEM, where the tailnet has HTTPS.
+    certificate: Option<(String, String)>,
 }
 
 /// The daemon; dropped, its socket answers nobody.
@@ -55,6 +58,8 @@ impl Tailscaled {
             mood: Mood::Honest,
             prefs: json!({ "AdvertiseRoutes": ["192.0.2.0/24"] }),
             asked: Vec::new(),
+            has_device: true,
+            certificate: None,
         };
         let mut daemon = Tailscaled {
             socket: folder.join("tailscaled.sock"),
@@ -77,6 +82,7 @@ impl Tailscaled {
             .route("/localapi/v0/status", get(status))
             .route("/localapi/v0/whois", get(who_is))
             .route("/localapi/v0/prefs", get(prefs).patch(patch_prefs))
+            .route("/localapi/v0/cert/{name}", get(certificate))
             .route("/localapi/v0/watch-ipn-bus", get(watch))
             .with_state((self.shared.clone(), self.bus.clone()));
         let socket = self.socket.clone();
@@ -94,6 +100,23 @@ impl Tailscaled {
 
     pub fn mood(&self, mood: Mood) {
         self.shared.lock().unwrap().mood = mood;
+    }
+
+    /// As in userspace mode.
+    pub fn without_device(&self) {
+        self.shared.lock().unwrap().has_device = false;
+    }
+
+    /// As a tailnet with HTTPS certificates.
+    pub fn certify(&self, name: &str) {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        let pair = (made.signing_key.serialize_pem(), made.cert.pem());
+        std::fs::write(self.certificate_file(), &pair.1).unwrap();
+        self.shared.lock().unwrap().certificate = Some(pair);
+    }
+
+    pub fn certificate_file(&self) -> PathBuf {
+        self.socket.with_extension("crt")
     }
 
     /// Lets a node join, or changes it, without telling.
@@ -175,13 +198,29 @@ async fn say(shared: &Mutex<Shared>, headers: &HeaderMap, honest: Option<Value>)
 
 async fn status(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Response {
     let status = json!({
-        "BackendState": "Running", "TUN": true, "TailscaleIPs": ["100.64.0.1"],
+        "BackendState": "Running", "TUN": shared.lock().unwrap().has_device, "TailscaleIPs": ["100.64.0.1"],
         "Self": { "DNSName": "gw.lab.ts.net.", "Tags": ["tag:gateway"], "AllowedIPs": ["100.64.0.1/32"] },
     });
     // Only what it says of others is a lie here.
     match is_named(&headers) {
         true => status.to_string().into_response(),
         false => say(&shared, &headers, None).await,
+    }
+}
+
+async fn certificate(
+    State((shared, _)): State<Daemon>,
+    Query(query): Query<BTreeMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    let pair = shared.lock().unwrap().certificate.clone();
+    match pair.filter(|_| is_named(&headers) && query["type"] == "pair") {
+        Some((key, certificate)) => format!("{key}{certificate}").into_response(),
+        None => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "your Tailscale account does not support getting TLS certs",
+        )
+            .into_response(),
     }
 }
 

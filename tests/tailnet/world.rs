@@ -36,7 +36,8 @@ pub fn alone(test: impl FnOnce() + Send + 'static) {
         return;
     }
     ip("link set lo up");
-    for address in ["100.64.0.2/32", "100.64.0.3/32", "100.64.0.4/32", "100.64.0.9/32"] {
+    for host in [1, 2, 3, 4, 9] {
+        let address = format!("100.64.0.{host}/32");
         ip(&format!("addr add {address} dev lo"));
     }
     ip("addr add fd7a:115c:a1e0::2/128 dev lo");
@@ -48,15 +49,24 @@ pub fn alone(test: impl FnOnce() + Send + 'static) {
 
 impl World {
     pub fn start() -> World {
+        World::start_with(|_| {})
+    }
+
+    /// With a tailscaled of another kind.
+    pub fn start_with(prepare: impl FnOnce(&Tailscaled)) -> World {
         let folder = tempfile::tempdir().unwrap();
         let daemon = Tailscaled::new(folder.path());
+        prepare(&daemon);
         let service = serve();
         let policy = format!(
             r#"
 gateway {{
   state_dir        = "{folder}/state"
   dashboard_listen = "127.0.0.1:18080"
-  tailscale {{ socket = "{folder}/tailscaled.sock" }}
+  tailscale {{
+    socket    = "{folder}/tailscaled.sock"
+    operators = ["ann@example.com"]
+  }}
 }}
 endpoint "http" "api" {{
   hosts    = ["api.test:80"]
@@ -106,15 +116,30 @@ rule "dev" {{
             gateway,
             lines,
         };
-        until("tailscaled is heard", || {
-            world
-                .lines
-                .lock()
-                .unwrap()
-                .iter()
-                .any(|line| line.contains("tailscaled is heard"))
-        });
+        until("tailscaled is heard", || world.says("tailscaled is heard"));
         world
+    }
+
+    /// Whether the gateway has said so.
+    pub fn says(&self, what: &str) -> bool {
+        self.lines.lock().unwrap().iter().any(|line| line.contains(what))
+    }
+
+    /// The gateway's own CA.
+    pub fn ca(&self) -> std::path::PathBuf {
+        self.folder.path().join("state/ca.pem")
+    }
+
+    pub fn token(&self) -> String {
+        let text = std::fs::read_to_string(self.folder.path().join("state/operator.token")).unwrap();
+        text.trim().to_owned()
+    }
+
+    /// Changes the policy, which the gateway reloads.
+    pub fn rewrite(&self, from: &str, to: &str) {
+        let file = self.folder.path().join("policy.hcl");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace(from, to)).unwrap();
     }
 
     /// Ends the gateway as systemd would.

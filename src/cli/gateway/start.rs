@@ -16,6 +16,7 @@ use crate::audit::log::Log;
 use crate::credential::store::SecretStore;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names, Resolver, Zone, forward_to};
+use crate::ingress::tailnet::LocalApi;
 use crate::ingress::wireguard::{Config, Listener, Peer, PeerSet, Status};
 use crate::policy::{Gateway, Policy, Wireguard};
 use crate::proxy::{Parts, Proxy};
@@ -74,13 +75,20 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let answerer = Arc::new(Answerer::new(names.clone(), zone(&gate), resolver(&gateway))?);
 
     let reload_secrets = secrets.clone();
-    let operator = Operator::new(
+    let mut operator = Operator::new(
         state.clone(),
         queue.clone(),
         gate.clone(),
         secrets,
         authority.clone(),
     )?;
+    if let (Some(node), Some(socket)) = (
+        &tailnet,
+        gateway.tailscale.as_ref().and_then(|own| own.socket.as_ref()),
+    ) {
+        let beside = admin::tailnet::Tailnet::new(node.clone(), LocalApi::new(socket)?, socket.clone());
+        operator = operator.beside(beside);
+    }
     admin::serve(operator, &gateway, leaves).await?;
     let wireguard = match &gateway.wireguard {
         Some(config) => Some(listen(config, &gateway, &state, answerer.clone()).await?),

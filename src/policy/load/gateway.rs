@@ -309,10 +309,8 @@ impl<'a> Loader<'a> {
                 Err(_) => self.one_of(&route, "routes", "a list of ranges, 10.20.0.0/16"),
             }
         }
-        fields.inert(
-            &["operators", "oauth_client_id", "oauth_client_secret", "state_dir"],
-            INERT,
-        );
+        tailscale.operators = self.operators(&fields);
+        fields.inert(&["oauth_client_id", "oauth_client_secret", "state_dir"], INERT);
         fields.finish();
         self.model.gateway.tailscale = Some(tailscale);
     }

@@ -5,6 +5,7 @@ mod approver;
 mod credential;
 mod endpoint;
 mod gateway;
+mod operators;
 mod profile;
 mod rule;
 
