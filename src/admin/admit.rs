@@ -103,7 +103,7 @@ fn forbidden(text: impl Into<String>) -> Failed {
     Failed(StatusCode::FORBIDDEN, text.into())
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: impl header::AsHeaderName) -> Option<&'a str> {
+fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 

@@ -249,7 +249,7 @@ async fn what_another_page_makes_a_browser_send_is_refused() {
     for headers in [
         format!("Host: {host}\r\n"),
         format!("Host: {host}\r\nOrigin: https://evil.test\r\n"),
-        format!("Host: evil.test\r\nOrigin: http://evil.test\r\n"),
+        "Host: evil.test\r\nOrigin: http://evil.test\r\n".to_owned(),
     ] {
         assert_eq!(
             hear(&world, "POST /v1/sign-in", &headers, &body).await.status,
