@@ -32,6 +32,17 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/page/show.js", SCRIPT, include_str!("page/show.js")),
     ("/page/sign-in.js", SCRIPT, include_str!("page/sign-in.js")),
     ("/page/approvals.js", SCRIPT, include_str!("page/approvals.js")),
+    ("/page/traffic.js", SCRIPT, include_str!("page/traffic.js")),
+    ("/page/list.js", SCRIPT, include_str!("page/list.js")),
+    ("/page/audit.js", SCRIPT, include_str!("page/audit.js")),
+    ("/page/agents.js", SCRIPT, include_str!("page/agents.js")),
+    ("/page/policy.js", SCRIPT, include_str!("page/policy.js")),
+    (
+        "/page/credentials.js",
+        SCRIPT,
+        include_str!("page/credentials.js"),
+    ),
+    ("/page/gateway.js", SCRIPT, include_str!("page/gateway.js")),
     (
         "/page/vendor/preact-htm.js",
         SCRIPT,

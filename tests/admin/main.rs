@@ -8,10 +8,13 @@
 )]
 
 mod browser;
+mod chromium;
 mod commands;
 mod fields;
 mod gateway;
 mod http;
+mod page;
+mod places;
 mod streams;
 mod tunnel;
 mod world;

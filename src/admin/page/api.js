@@ -20,6 +20,8 @@ export function keepGuard(guard) {
   else localStorage.removeItem(KEY)
 }
 
+export const hasGuard = () => localStorage.getItem(KEY) !== null
+
 function headers(more) {
   const guard = localStorage.getItem(KEY)
   return guard ? { ...more, 'X-Tailkeep-Guard': guard } : { ...more }

@@ -1,11 +1,20 @@
 // The page's frame: who is signed in, where one is, what waits.
 
 import { html, render, useEffect, useState } from './vendor/preact-htm.js'
-import { ask, follow, get, keepGuard, whenSignedOut } from './api.js'
+import { ask, follow, get, hasGuard, keepGuard, whenSignedOut } from './api.js'
 import { SignIn, Invited } from './sign-in.js'
 import { Approvals, open } from './approvals.js'
+import { Traffic } from './traffic.js'
+import { Audit } from './audit.js'
+import { Agents } from './agents.js'
+import { Policy } from './policy.js'
+import { Credentials } from './credentials.js'
+import { Gateway } from './gateway.js'
 
-const PLACES = [['approvals', 'Approvals']]
+const PLACES = [
+  ['approvals', 'Approvals'], ['traffic', 'Traffic'], ['agents', 'Agents'], ['policy', 'Policy'], ['credentials', 'Credentials'],
+  ['audit', 'Audit'], ['gateway', 'Gateway']
+]
 
 function useHash() {
   const [hash, set] = useState(location.hash)
@@ -71,14 +80,21 @@ function Frame({ who, onSignOut }) {
   </div>`
 }
 
-function Place({ place, rest, held, live }) {
-  return html`<${Approvals} held=${held} live=${live} id=${rest[0] ? Number(rest[0]) : undefined} />`
+function Place({ place, rest, held, live, who }) {
+  const id = rest[0] ? Number(rest[0]) : undefined
+  if (place === 'traffic') return html`<${Traffic} id=${id} />`
+  if (place === 'audit') return html`<${Audit} id=${id} />`
+  if (place === 'agents') return html`<${Agents} />`
+  if (place === 'policy') return html`<${Policy} />`
+  if (place === 'credentials') return html`<${Credentials} />`
+  if (place === 'gateway') return html`<${Gateway} who=${who} />`
+  return html`<${Approvals} held=${held} live=${live} id=${id} />`
 }
 
 function App() {
   const [who, setWho] = useState()
   const [place, rest] = useHash()
-  const look = () => get('/v1/session').then(setWho, () => setWho(null))
+  const look = () => (hasGuard() ? get('/v1/session') : Promise.reject()).then(setWho, () => setWho(null))
   useEffect(() => {
     whenSignedOut(() => setWho(null))
     look()

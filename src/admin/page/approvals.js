@@ -1,6 +1,6 @@
 // Held actions: the list, one of them whole, and the decision.
 
-import { html, useEffect, useRef, useState } from './vendor/preact-htm.js'
+import { html, useLayoutEffect, useRef, useState } from './vendor/preact-htm.js'
 import { ask, get } from './api.js'
 import { Badge, Empty, Facts, Fields, Problem, ago, printable, span, useLoaded, useNow, when } from './show.js'
 
@@ -37,7 +37,7 @@ export function Approvals({ held, live, id }) {
     const next = listed[index < 0 ? 0 : Math.min(Math.max(index + by, 0), listed.length - 1)]
     location.hash = `#/approvals/${next.id}`
   }
-  useEffect(() => {
+  useLayoutEffect(() => {
     const onKey = event => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, textarea, select')) return
       if (event.key === 'j' || event.key === 'ArrowDown') step(1)
@@ -78,9 +78,9 @@ function Question({ id, listed, now }) {
       <div class="headline"><h1 id="asked">${question.node} asks ${question.endpoint}</h1><${Badge} of=${held.state} />
         ${held.state === 'pending' && html`<${Left} held=${held} now=${now} />`}</div>
       ${held.state === 'pending' && !held.waiting && html`<p class="note">Its agent is not connected now. A decision holds for its next try of exactly this.</p>`}
-      <h3>What will happen, whole</h3>
+      <h2 class="sub">What will happen, whole</h2>
       <pre class="whole mono" tabindex="0" aria-label="The whole action">${printable(question.detail || question.summary, true)}</pre>
-      <h3>Why you are asked</h3>
+      <h2 class="sub">Why you are asked</h2>
       <${Fields} rows=${[
         ['Rule', html`<code>${question.rule}</code>`],
         ['Reason', question.reason && printable(question.reason)],
@@ -89,7 +89,7 @@ function Question({ id, listed, now }) {
         ['Said so far', held.by.length ? held.by.join(', ') : null],
         ['Said why', held.reason && printable(held.reason)]
       ]} />
-      <h3>Who asks</h3>
+      <h2 class="sub">Who asks</h2>
       <${Fields} rows=${[
         ['Agent', html`<code>${printable(question.node)}</code>`],
         ['Login', question.login && printable(question.login)],
@@ -97,9 +97,9 @@ function Question({ id, listed, now }) {
         ['Credential', question.credential ? html`<code>${question.credential}</code> is put in by the gateway` : 'none'],
         ['Asked', `${when(held.asked_us)} (${ago(held.asked_us, now)})`]
       ]} />
-      <h3>Facts</h3>
+      <h2 class="sub">Facts</h2>
       <${Facts} facts=${question.facts} without=${question.detail ? ['statement'] : []} />
-      <h3>Bound to</h3>
+      <h2 class="sub">Bound to</h2>
       <${Fields} rows=${[
         ['Digest', html`<code>${question.digest}</code>`],
         ['Until', when(held.expires_us)],
@@ -131,7 +131,7 @@ function Decide({ id, onDone }) {
     setBusy(false)
     arm(null)
   }
-  useEffect(() => {
+  useLayoutEffect(() => {
     const onKey = event => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return
       const isTyping = event.target.closest('input, textarea, select')

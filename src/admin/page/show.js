@@ -95,6 +95,9 @@ export const Empty = ({ title, children }) => html`<div class="empty"><h2>${titl
 
 export const Problem = ({ error }) => (error ? html`<p class="problem" role="alert">${String(error.message || error)}</p>` : null)
 
+// As a `ref`: what appears has the keyboard.
+export const focus = element => element && queueMicrotask(() => element.focus())
+
 // Loads once, and again when `key` changes or the returned function is called.
 export function useLoaded(load, keys = []) {
   const [state, set] = useState({ loading: true })
@@ -108,4 +111,26 @@ export function useLoaded(load, keys = []) {
     return () => { gone = true }
   }, [...keys, round])
   return [state, () => again(count => count + 1)]
+}
+
+// Does something every so often while it is shown.
+export function useEvery(ms, action) {
+  useEffect(() => {
+    const timer = setInterval(() => { if (!document.hidden) action() }, ms)
+    return () => clearInterval(timer)
+  }, [ms])
+}
+
+// A button that wants to be pressed twice.
+export function Sure({ kind, what, onSure, children }) {
+  const [asked, ask] = useState(false)
+  useEffect(() => {
+    if (!asked) return
+    const timer = setTimeout(() => ask(false), 5000)
+    return () => clearTimeout(timer)
+  }, [asked])
+  return html`<button class=${asked ? kind : ''} aria-label=${asked ? `Really: ${what}` : what} onClick=${() => {
+    if (asked) onSure()
+    ask(!asked)
+  }}>${asked ? 'Really?' : children}</button>`
 }

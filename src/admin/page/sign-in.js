@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from './vendor/preact-htm.js'
 import { ask, get, keepGuard } from './api.js'
-import { Problem } from './show.js'
+import { Problem, focus } from './show.js'
 
 const PASSWORD_CHARS_MIN = 12
 
@@ -37,7 +37,7 @@ export function SignIn({ onDone }) {
       <p>The tailnet says that you are <strong>${ways.tailnet}</strong>.</p>
       <${Problem} error=${error} />
       <form onSubmit=${enter(() => ask('POST', '/v1/sign-in/tailnet'))}>
-        <button class="primary" disabled=${busy} autofocus>Continue as ${ways.tailnet}</button>
+        <button class="primary" disabled=${busy} ref=${focus}>Continue as ${ways.tailnet}</button>
       </form><//>`
   }
   return html`<${Frame} title="Sign in to Tailkeep">
@@ -45,7 +45,7 @@ export function SignIn({ onDone }) {
     ${!ways.has_operators && html`<p class="note">Nobody has a password yet. On the gateway, run<br/>
       <code>tailkeep operators invite NAME</code><br/>and open the link that it prints.</p>`}
     <form onSubmit=${enter(form => ask('POST', '/v1/sign-in', { name: form.get('name').trim(), password: form.get('password') }))}>
-      <label>Name<input name="name" autocomplete="username" autocapitalize="none" spellcheck=${false} required autofocus /></label>
+      <label>Name<input name="name" autocomplete="username" autocapitalize="none" spellcheck=${false} required ref=${focus} /></label>
       <label>Password<input name="password" type="password" autocomplete="current-password" required /></label>
       <button class="primary" disabled=${busy}>Sign in</button>
     </form><//>`
@@ -79,8 +79,8 @@ export function Invited({ invitation, onDone }) {
     <p>Choose a password of at least ${PASSWORD_CHARS_MIN} characters. It is yours alone: what you approve is recorded under your name.</p>
     <${Problem} error=${error} />
     <form onSubmit=${enter}>
-      <input type="hidden" name="name" autocomplete="username" value=${name} />
-      <label>Password<input name="password" type="password" autocomplete="new-password" minlength=${PASSWORD_CHARS_MIN} required autofocus /></label>
+      <input class="said" type="text" name="name" autocomplete="username" value=${name} readonly tabindex="-1" aria-label="Name" />
+      <label>Password<input name="password" type="password" autocomplete="new-password" minlength=${PASSWORD_CHARS_MIN} required ref=${focus} /></label>
       <label>Once more<input name="again" type="password" autocomplete="new-password" required /></label>
       <button class="primary" disabled=${busy}>Set the password and sign in</button>
     </form><//>`
