@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -26,10 +26,12 @@ use super::admit::{Caller, Site};
 use super::certificate::Certificate;
 use super::listen::{self, Listen, Opened, Opening};
 use super::{Operator, Person};
-use crate::identity::Identity;
+use crate::identity::{Identity, Live};
+use crate::ingress::tailnet::directory::By;
 use crate::ingress::tailnet::localapi::{Protocol, Status};
 use crate::ingress::tailnet::{LocalApi, Node};
 use crate::policy::Policy;
+use crate::sys::{TcpState, tcp_state};
 use crate::tls::Leaves;
 use crate::verdict::gate::Gate;
 
@@ -128,19 +130,21 @@ impl Listen for Door {
         let (site, certificate) = (self.site.clone(), self.certificate.clone());
         Ok(Box::pin(async move {
             let directory = tailnet.node.directory().clone();
-            let (changes, reloads) = (directory.changes(), gate.reloads());
-            let known = match directory.who(source, Protocol::Tcp).await {
-                Ok(known) => known,
+            let (told, reloads) = (directory.told(), gate.reloads());
+            let local = io.local_addr().ok()?.ip();
+            let state = || tcp_state(&io).unwrap_or(TcpState::Closed);
+            let met = match directory.meet((source, local), By::Peer, &state).await {
+                Ok(met) => met,
                 Err(error) => {
                     tracing::debug!(%source, %error, "nobody is let in to the admin page");
                     return None;
                 }
             };
-            let identity = known.identity.clone();
-            let person = match operator(&gate.policy(), &identity) {
+            let live = met.live();
+            let person = match operator(&gate.policy(), &live.now()) {
                 Ok(login) => login,
                 Err(why) => {
-                    let node = &identity.node;
+                    let node = &live.now().node;
                     tracing::warn!(node, why, "a peer that is no operator tried the admin page");
                     return None;
                 }
@@ -149,8 +153,8 @@ impl Listen for Door {
             let (who, gate_then) = (person.clone(), gate.clone());
             let over = async move {
                 tokio::select! {
-                    () = directory.until_other(known, (source, Protocol::Tcp), changes) => {}
-                    () = until_no_operator(gate_then, reloads, identity, who) => {}
+                    () = directory.until_gone(met) => {}
+                    () = until_no_operator(gate_then, (told, reloads), live, who) => {}
                 }
             };
             Some(Opened {
@@ -162,15 +166,22 @@ impl Listen for Door {
     }
 }
 
-/// Ends when a reload takes the right away.
+/// Ends when the policy or the tailnet takes the right away.
 async fn until_no_operator(
     gate: Arc<Gate>,
-    mut reloads: tokio::sync::watch::Receiver<u64>,
-    identity: Arc<Identity>,
+    (mut told, mut reloads): (watch::Receiver<u64>, watch::Receiver<u64>),
+    live: Live,
     person: String,
 ) {
-    while reloads.changed().await.is_ok() {
-        if operator(&gate.policy(), &identity).as_ref() != Ok(&person) {
+    loop {
+        if operator(&gate.policy(), &live.now()).as_ref() != Ok(&person) {
+            return;
+        }
+        let changed = tokio::select! {
+            changed = told.changed() => changed,
+            changed = reloads.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }

@@ -14,6 +14,7 @@ mod leave;
 mod operators;
 mod peers;
 mod run;
+mod setup;
 mod status;
 mod test;
 mod validate;
@@ -71,6 +72,8 @@ enum Command {
     Approvals(approvals::Args),
     /// List, set or rotate secrets.
     Credentials(credentials::Args),
+    /// Give a gateway on a tailnet what only root may: the interception of real addresses, systemd units.
+    Setup(setup::Args),
     /// Follow, export or verify the audit log.
     Audit(audit::Args),
 }
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Operators(args) => operators::run(args),
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
+        Command::Setup(args) => setup::run(args),
         Command::Audit(args) => audit::run(args),
     };
     match result {
@@ -113,9 +117,10 @@ fn segment(text: &str) -> String {
 fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
-        // Controls drive a terminal; the others turn round what stands beside them.
+        // Controls drive a terminal; the others turn round what stands beside them, or are not seen.
         if char.is_control()
-            || matches!(char, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            || matches!(char, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
         {
             out.extend(char.escape_unicode());
         } else {

@@ -46,14 +46,7 @@ fn policy(text: &str) -> Arc<Policy> {
 }
 
 fn agent() -> Agent {
-    let identity = Identity {
-        transport: Transport::Wireguard,
-        address: "10.55.0.2".parse().unwrap(),
-        node: "laptop".to_owned(),
-        login: None,
-        tags: Vec::new(),
-        grants: Vec::new(),
-    };
+    let identity = Identity::new(Transport::Wireguard, "10.55.0.2".parse().unwrap(), "laptop");
     Agent::new(Arc::new(identity), "dev".into())
 }
 
@@ -64,6 +57,7 @@ fn action(text: &str) -> Action {
         credential: None,
         facts: Facts::None,
         digest: Digest::of(text.as_bytes()),
+        whole: true,
         summary: format!("GET /{text}"),
         detail: format!("GET /{text}\nx: {text}"),
     }

@@ -8,6 +8,7 @@ mod gateway;
 mod operators;
 mod profile;
 mod rule;
+mod tailscale;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

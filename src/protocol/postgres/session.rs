@@ -70,6 +70,7 @@ enum What {
     /// The statements of a Query, and which of them is asked for.
     Query {
         message: Bytes,
+        digest: Digest,
         statements: Arc<[Statement]>,
         at: usize,
     },
@@ -272,6 +273,7 @@ impl PgSession {
             credential: self.config.credential.clone(),
             facts,
             digest,
+            whole: true,
             summary: summary.split_whitespace().collect::<Vec<_>>().join(" "),
             detail: text.to_owned(),
         })));
