@@ -18,7 +18,7 @@ use super::{Operator, Person, credentials, enrol, listen, stream};
 use crate::audit::read::{Filter, Reader};
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
-use crate::verdict::approval::{Decide, DecideError, Decision};
+use crate::verdict::approval::{Decide, DecideError, Decision, Voter};
 
 /// How long an enrolment link lasts where nothing is said.
 const ENROLMENT_LASTS: Duration = Duration::from_secs(3600);
@@ -230,24 +230,26 @@ async fn approve(
     operator: Shared<Operator>,
     Path(id): Path<i64>,
     person: Extension<Person>,
+    voter: Option<Extension<Voter>>,
     said: Query<Said>,
 ) -> Result<Json<Value>, Failed> {
-    decide(operator, id, person, Decision::Allow, said).await
+    decide(operator, id, (person, voter), Decision::Allow, said).await
 }
 
 async fn deny(
     operator: Shared<Operator>,
     Path(id): Path<i64>,
     person: Extension<Person>,
+    voter: Option<Extension<Voter>>,
     said: Query<Said>,
 ) -> Result<Json<Value>, Failed> {
-    decide(operator, id, person, Decision::Deny, said).await
+    decide(operator, id, (person, voter), Decision::Deny, said).await
 }
 
 async fn decide(
     Shared(operator): Shared<Operator>,
     id: i64,
-    Extension(Person(person)): Extension<Person>,
+    (Extension(Person(person)), voter): (Extension<Person>, Option<Extension<Voter>>),
     decision: Decision,
     Query(Said { reason }): Query<Said>,
 ) -> Result<Json<Value>, Failed> {
@@ -266,7 +268,8 @@ async fn decide(
     }
     let decide = Decide {
         id,
-        person,
+        // Whom the tailnet proved, where it did; else the account or the token.
+        person: voter.map_or_else(|| Voter::Account(person), |Extension(voter)| voter),
         decision,
         reason: reason.map(|reason| operator.secrets.known().scrub(&reason).into_owned()),
     };

@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 
 use crate::credential::store::SecretStore;
 use crate::policy::Gateway;
+use crate::proxy::whoami::Teller;
 use crate::state::State;
 use crate::tls::{Authority, Leaves};
 use crate::verdict::approval::Queue;
@@ -51,6 +52,8 @@ pub struct Operator {
     secrets: SecretStore,
     authority: Arc<Authority>,
     watchers: Arc<Semaphore>,
+    /// Tells enrolled machines what their agents reach.
+    teller: Option<Teller>,
 }
 
 /// The API cannot be served.
@@ -87,7 +90,15 @@ impl Operator {
             secrets,
             authority,
             watchers: Arc::new(Semaphore::new(stream::WATCHERS_MAX)),
+            teller: None,
         }
+    }
+
+    /// With what agents are told.
+    #[must_use]
+    pub fn telling(mut self, teller: Teller) -> Self {
+        self.teller = Some(teller);
+        self
     }
 
     fn audit(&self) -> PathBuf {

@@ -328,6 +328,9 @@ pub enum SecretSource {
     Store,
 }
 
+/// What stands before the name of a grant in a list of approvers.
+pub const APPROVER_GRANT: &str = "grant:";
+
 /// Who arbitrates in a chain.
 #[derive(Clone, Debug)]
 pub struct Approver {
@@ -344,7 +347,8 @@ pub enum ApproverKind {
         timeout: Option<Duration>,
         /// Distinct people who must allow.
         require_approvers: u32,
-        /// Who may decide; empty for every operator.
+        /// Who may decide: accounts, logins, `*@domain`, and [`APPROVER_GRANT`] with a name; empty for
+        /// every operator.
         approvers: Vec<String>,
     },
     Llm {

@@ -4,6 +4,8 @@
 //! that claims the destination ([`route`]), and hands the bytes to the driver of the endpoint's
 //! protocol. What nothing claims is passed through or closed, as the policy says.
 //!
+//! The gateway's own name leads to [`whoami`].
+//!
 //! Invariants: no identity without a profile gets further than a record; a destination is looked
 //! up in the policy of now; nothing leaves without a permit.
 
@@ -12,6 +14,7 @@ mod passthrough;
 pub mod postgres;
 pub mod route;
 mod sql;
+pub mod whoami;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::credential::store::SecretStore;
-use crate::identity::Agent;
+use crate::identity::{Agent, Identity};
 use crate::ingress::Flow;
 use crate::ingress::dns::Names;
 use crate::policy::{Endpoint, Protocol};
@@ -31,6 +34,7 @@ use crate::verdict::{Cause, Refusal};
 
 use http::budget::{Budget, HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
 use route::{Destination, Route};
+use whoami::Teller;
 
 /// Everything that connections share.
 pub struct Proxy {
@@ -44,6 +48,7 @@ pub struct Proxy {
     cancels: postgres::Cancels,
     statements: Arc<Mutex<crate::facts::sql::cache::Cache>>,
     services: passthrough::Services,
+    teller: Teller,
     /// Open connections of each address inside a tunnel.
     open: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -79,6 +84,7 @@ impl Proxy {
             }),
         };
         Arc::new(Proxy {
+            teller: Teller::new(parts.gate.clone(), parts.names.clone(), parts.leaves.ca_pem()),
             gate: parts.gate,
             names: parts.names,
             leaves: parts.leaves,
@@ -95,6 +101,11 @@ impl Proxy {
         })
     }
 
+    /// What tells agents who they are.
+    pub fn teller(&self) -> &Teller {
+        &self.teller
+    }
+
     /// The pool of upstream connections, to be swept now and then.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.http.pool
@@ -104,10 +115,10 @@ impl Proxy {
     pub async fn serve(self: Arc<Self>, flow: Flow) {
         let (live, address) = (flow.identity.clone(), flow.destination);
         let identity = live.now();
-        let Some(_place) = self.enter(identity.address) else {
+        let Some(_place) = self.enter(&identity) else {
             tracing::warn!(
                 node = identity.node,
-                "a connection over connections_max is closed"
+                "a connection over connections_max, or over the agent's own limit, is closed"
             );
             return;
         };
@@ -116,6 +127,9 @@ impl Proxy {
             Some(name) => format!("{name}:{}", address.port()),
             None => address.to_string(),
         };
+        if self.teller.is_at(address, name.as_deref()) {
+            return self.teller.serve(flow).await;
+        }
         let mut reloads = self.gate.reloads();
         let Ok(agent) = self.gate.admit(&live, &dialled).await else {
             return;
@@ -204,8 +218,11 @@ impl Proxy {
     }
 
     /// Takes a place among the agent's connections; given back when the value is dropped.
-    fn enter(&self, address: IpAddr) -> Option<Place<'_>> {
+    fn enter(&self, identity: &Identity) -> Option<Place<'_>> {
+        let address = identity.address;
         let limit = self.gate.policy().model().gateway.limits.connections_max;
+        let own = identity.limits.connections;
+        let limit = own.map_or(limit, |own| limit.min(usize::try_from(own).unwrap_or(limit)));
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(address).or_default();
         if *count >= limit {

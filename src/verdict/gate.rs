@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::approval::{Answer, Queue};
+use super::pace::Pace;
 use super::{Action, Cause, Permit, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
@@ -30,6 +31,7 @@ pub struct Gate {
     queue: Queue,
     log: Log,
     known: KnownSecrets,
+    pace: Pace,
     /// How often a policy came into force, or a peer became known as something else.
     reloads: watch::Sender<u64>,
 }
@@ -48,6 +50,7 @@ impl Gate {
             queue,
             log,
             known: KnownSecrets::default(),
+            pace: Pace::default(),
             reloads: watch::Sender::new(0),
         }
     }
@@ -157,7 +160,13 @@ impl Gate {
         let policy = self.policy();
         let then = agent;
         let agent = &*then.now();
-        let judgement = self.ask_policy(&policy, agent, action);
+        let judgement = match self.may_ask(agent, action) {
+            Ok(()) => self.ask_policy(&policy, agent, action),
+            Err(refusal) => Judgement {
+                verdict: Verdict::Deny(refusal),
+                shadow: Vec::new(),
+            },
+        };
         let judge_time = started.elapsed();
 
         let asked = Instant::now();
@@ -245,6 +254,17 @@ impl Gate {
             outcome.status = clean;
         }
         self.log.finish(record, outcome);
+    }
+
+    /// Counts a request of an agent whose number is limited.
+    fn may_ask(&self, agent: &Agent, action: &Action) -> Result<(), Refusal> {
+        if action.step != Step::Request {
+            return Ok(());
+        }
+        self.pace.take(&agent.identity, Instant::now()).map_err(|wait| {
+            let wait = wait.as_secs() + 1;
+            Refusal::new(Cause::TooMany, format!("too many requests; the next in {wait} s"))
+        })
     }
 
     fn ask_policy(&self, policy: &Policy, agent: &Agent, action: &Action) -> Judgement {

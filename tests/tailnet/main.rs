@@ -6,14 +6,17 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
+mod both;
 mod bus;
 mod kept;
 #[path = "../support/tailnet/mod.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
+mod limits;
 mod real;
 mod tailscaled;
 mod userspace;
+mod whoami;
 mod world;
 
 use std::time::Duration;

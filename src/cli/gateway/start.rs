@@ -80,7 +80,8 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         gate.clone(),
         secrets,
         authority.clone(),
-    );
+    )
+    .telling(proxy.teller().clone());
     admin::serve(operator, &gateway, leaves).await?;
     let wireguard = match &gateway.wireguard {
         Some(config) => Some(listen(config, &gateway, &state, answerer.clone()).await?),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::diagnostic::Diagnostic;
 use super::super::hcl::Fields;
-use super::super::{Approver, ApproverKind};
+use super::super::{APPROVER_GRANT, Approver, ApproverKind};
 use super::{Kind, Loader};
 
 impl<'a> Loader<'a> {
@@ -62,13 +62,12 @@ impl<'a> Loader<'a> {
         let required = fields
             .size("require_approvers", 1..=100)
             .and_then(|count| u32::try_from(count).ok());
-        let approvers: Vec<String> = fields
-            .texts("approvers")
-            .into_iter()
-            .map(|text| text.value)
-            .collect();
+        let approvers = self.people(fields);
         let required = required.unwrap_or(1);
-        if !approvers.is_empty() && approvers.len() < required as usize {
+        // A grant or a domain may stand for any number of people.
+        let is_group = |name: &String| name.starts_with(APPROVER_GRANT) || name.starts_with("*@");
+        let counted = !approvers.is_empty() && !approvers.iter().any(is_group);
+        if counted && approvers.len() < required as usize {
             let message = format!("{required} people must allow, and only {} may", approvers.len());
             self.findings
                 .error(Diagnostic::new(fields.at_of("approvers"), message).help("lower `require_approvers`"));
@@ -79,6 +78,39 @@ impl<'a> Loader<'a> {
             require_approvers: required,
             approvers,
         }
+    }
+
+    /// Who may decide, each once; a login in lower case.
+    fn people(&self, fields: &Fields<'a>) -> Vec<String> {
+        let mut people: Vec<String> = Vec::new();
+        for text in fields.texts("approvers") {
+            let (name, domain) = text.value.split_once('@').unwrap_or((&text.value, "x"));
+            let wrong = match text.value.strip_prefix(APPROVER_GRANT) {
+                Some(grant) => grant.is_empty() || grant.contains('/'),
+                None => {
+                    let is_domain = name == "*" && domain != "x";
+                    name.is_empty()
+                        || domain.is_empty()
+                        || domain.contains('*')
+                        || (name.contains('*') && !is_domain)
+                        || name.starts_with("tag:")
+                }
+            };
+            if wrong {
+                let message = format!("`{}` cannot decide", text.value);
+                let help = "people decide: \"alice@example.com\", \"*@example.com\", \"grant:oncall\" \
+                            (app capability tailkeep.dev/cap/approver), or an account of the gateway's machine";
+                self.findings.error(Diagnostic::new(text.at, message).help(help));
+            }
+            let person = match text.value.contains('@') && !text.value.starts_with(APPROVER_GRANT) {
+                true => text.value.to_ascii_lowercase(),
+                false => text.value,
+            };
+            if !people.contains(&person) {
+                people.push(person);
+            }
+        }
+        people
     }
 
     fn llm(&self, fields: &Fields<'a>, texts: &HashMap<String, String>) -> ApproverKind {
