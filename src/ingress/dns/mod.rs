@@ -96,12 +96,14 @@ pub struct Answerer {
 }
 
 impl Answerer {
-    /// Gives every exact name of the zone its address and starts to answer.
+    /// Gives every exact name of the zone its address, and the gateway its own, and starts to answer.
     pub fn new(names: Arc<Names>, zone: Zone, resolver: Resolver) -> Result<Self, NamesError> {
         for name in &zone.exact {
             names.assign(name)?;
         }
-        names.assign(HOST)?;
+        if let Err(error) = names.assign(HOST) {
+            tracing::warn!(%error, "agents cannot ask {HOST} what they reach");
+        }
         Ok(Answerer {
             names,
             zone: ArcSwap::from_pointee(zone),

@@ -249,7 +249,10 @@ impl<'a> Loader<'a> {
 pub fn login_matches(pattern: &str, login: &str) -> bool {
     match pattern.strip_prefix('*') {
         Some(domain) => {
-            login.len() > domain.len() && login.ends_with(domain) && login.matches('@').count() == 1
+            domain.starts_with('@')
+                && login.len() > domain.len()
+                && login.ends_with(domain)
+                && login.matches('@').count() == 1
         }
         None => pattern == login,
     }
