@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::token::OperatorToken;
-use super::{Operator, Person, credentials, enrol, listen, stream};
+use super::{Operator, Person, credentials, enrol, listen, node, stream};
 use crate::audit::read::{Filter, Reader};
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
@@ -99,7 +99,10 @@ async fn peers(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed
         .run(|state| Ok((state.peers()?, state.enrolments()?)))
         .await;
     let (peers, waiting) = listed.map_err(broken)?;
-    Ok(Json(json!({ "peers": peers, "waiting": waiting })))
+    let nodes = node::nodes(&operator);
+    Ok(Json(
+        json!({ "peers": peers, "waiting": waiting, "tailnet": nodes }),
+    ))
 }
 
 #[derive(Deserialize)]

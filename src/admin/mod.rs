@@ -14,6 +14,7 @@ mod credentials;
 mod enrol;
 pub mod listen;
 mod machine;
+mod node;
 pub mod stream;
 pub mod token;
 
@@ -27,6 +28,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use crate::credential::store::SecretStore;
+use crate::ingress::tailnet::Directory;
 use crate::policy::Gateway;
 use crate::proxy::whoami::Teller;
 use crate::state::State;
@@ -54,6 +56,8 @@ pub struct Operator {
     watchers: Arc<Semaphore>,
     /// Tells enrolled machines what their agents reach.
     teller: Option<Teller>,
+    /// The tailnet's nodes that have connected.
+    directory: Option<Arc<Directory>>,
 }
 
 /// The API cannot be served.
@@ -91,7 +95,15 @@ impl Operator {
             authority,
             watchers: Arc::new(Semaphore::new(stream::WATCHERS_MAX)),
             teller: None,
+            directory: None,
         }
+    }
+
+    /// With the nodes of a tailnet to show.
+    #[must_use]
+    pub fn showing(mut self, directory: Arc<Directory>) -> Self {
+        self.directory = Some(directory);
+        self
     }
 
     /// With what agents are told.

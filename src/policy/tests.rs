@@ -663,7 +663,7 @@ profile "all" {
   nodes  = ["build-7"]
 }
 profile "one" {
-  logins = ["bob@example.com"]
+  logins = ["bob@elsewhere.com"]
   nodes  = ["build-8.evil.ts.net"]
 }
 "#;
@@ -684,10 +684,9 @@ profile "one" {
         None,
         "a wildcard names no guest"
     );
-    assert_eq!(
-        of(true, "build-8.evil.ts.net", "ann@example.com"),
-        Some("one".to_owned())
-    );
+    let one = Some("one".to_owned());
+    assert_eq!(of(true, "build-8.evil.ts.net", "ann@example.com"), one);
+    assert_eq!(of(true, "x.evil.ts.net", "Bob@elsewhere.com"), one);
     assert_eq!(of(false, "build-7", "eve@evil.com"), all);
     assert_eq!(of(true, "build-7.evil.ts.net", "eve@evil.com"), None);
     assert_eq!(of(false, "x", "eve@evil.com@example.com"), None);

@@ -42,5 +42,10 @@ fn a_grant_limits_connections_and_requests() {
             grant(json!({ "bytes": 9 })),
         );
         assert_eq!(world.ask("100.64.0.4", "GET"), "");
+        let shown = world.command("any", &["peers", "list"]).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let has = |text: &str| assert!(shown.contains(text), "{text}: {shown}");
+        has("profile dev  limits {\"requests_per_minute\":2}");
+        has("not understood, and grants nothing: tailkeep.dev/cap/profile: unknown field `bytes`");
     });
 }

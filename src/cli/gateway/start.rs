@@ -74,7 +74,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let answerer = Arc::new(Answerer::new(names.clone(), zone(&gate), resolver(&gateway))?);
 
     let reload_secrets = secrets.clone();
-    let operator = Operator::new(
+    let mut operator = Operator::new(
         state.clone(),
         queue.clone(),
         gate.clone(),
@@ -82,6 +82,9 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         authority.clone(),
     )
     .telling(proxy.teller().clone());
+    if let Some(node) = &tailnet {
+        operator = operator.showing(node.directory().clone());
+    }
     admin::serve(operator, &gateway, leaves).await?;
     let wireguard = match &gateway.wireguard {
         Some(config) => Some(listen(config, &gateway, &state, answerer.clone()).await?),
