@@ -12,6 +12,7 @@
 pub mod http;
 mod passthrough;
 pub mod postgres;
+mod replay;
 pub mod route;
 mod sql;
 pub mod whoami;
