@@ -23,7 +23,7 @@ fn node(policy: &Policy, known: &Known) -> Value {
         "login": identity.login,
         "is_guest": identity.is_guest,
         "tags": identity.tags,
-        "profile": profile.as_ref().ok(),
+        "profile": profile.as_deref().ok(),
         "no_profile": profile.as_ref().err(),
         "grants": identity.grants,
         "approves": known.approves,
