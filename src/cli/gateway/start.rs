@@ -26,6 +26,7 @@ use crate::tls::{Authority, Connectors, Leaves};
 use crate::upstream::{Closed, Dialer};
 use crate::verdict::approval::Queue;
 use crate::verdict::gate::Gate;
+use crate::verdict::judge::Judges;
 
 /// How often idle upstream connections are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
@@ -56,7 +57,9 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     )?);
     let secrets = SecretStore::new(&gateway.state_dir);
     secrets.learn(policy.model());
-    let gate = Gate::new(Arc::new(policy), queue.clone(), log.clone()).hiding(secrets.known().clone());
+    let gate = Gate::new(Arc::new(policy), queue.clone(), log.clone())
+        .hiding(secrets.known().clone())
+        .judging(Judges::new(secrets.clone()).context("the judges' HTTP client")?);
     let gate = Arc::new(gate);
     let dialer = Arc::new(Dialer::new(
         gateway.resolver,
