@@ -4,6 +4,7 @@
 //! they are written in a policy, `type.name`.
 
 mod approver;
+mod tailscale;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::audit::Retention;
 use crate::facts::Family;
 
 pub use approver::*;
+pub use tailscale::{TAILNET_RANGES, Tailscale, Via};
 
 /// Everything a configuration says.
 #[derive(Clone, Debug, Default)]
@@ -93,17 +95,6 @@ pub enum Stack {
     Auto,
     Kernel,
     Userspace,
-}
-
-/// The `tailscale` block of the gateway, as written.
-#[derive(Clone, Debug, Default)]
-pub struct Tailscale {
-    pub socket: Option<PathBuf>,
-    pub authkey: Option<String>,
-    pub control_url: Option<String>,
-    pub hostname: Option<String>,
-    pub tags: Vec<String>,
-    pub routes: Vec<IpNet>,
 }
 
 /// The `limits` block: every bound that an operator may set, with its unit in its name.

@@ -5,54 +5,38 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
-use super::directory::{Directory, Own};
-use super::localapi::{LocalApi, LocalApiError, Status};
+use super::directory::Directory;
+use super::localapi::{LocalApi, LocalApiError, Prefs, Status};
+use super::routes::Routes;
 
 /// How long until a tailscaled that was lost is tried again; doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// See [`RETRY_MIN`].
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// The routes that this gateway advertises beside those that the node has from elsewhere.
-#[derive(Clone, Debug, Default)]
-pub struct Routes(pub Vec<IpNet>);
-
-impl Routes {
-    /// What to declare where `there` is declared: ours added, or taken out.
-    pub fn over(&self, there: &[IpNet], wanted: bool) -> Option<Vec<IpNet>> {
-        let is_ours = |net: &IpNet| self.0.contains(net);
-        let mut all: Vec<IpNet> = there.iter().copied().filter(|net| !is_ours(net)).collect();
-        if wanted {
-            all.extend(&self.0);
-        }
-        let mut before = there.to_vec();
-        let mut after = all.clone();
-        before.sort();
-        after.sort();
-        (before != after).then_some(all)
-    }
-}
+/// How long after a look the next one comes at the earliest, however much the bus says. No answer
+/// from before the bus spoke is used for a new connection meanwhile.
+pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A node that a running tailscaled keeps.
 #[derive(Debug)]
 pub struct Node {
     api: LocalApi,
     directory: Arc<Directory>,
-    routes: Routes,
-    /// Whether the routes are to be declared. Held while they are, so that a withdrawal comes last.
-    wanted: Mutex<bool>,
+    /// Held while they are declared, so that a withdrawal comes last.
+    routes: Mutex<Routes>,
     status: watch::Sender<Option<Status>>,
 }
 
 impl Node {
     /// Nothing is asked or declared before [`Node::follow`].
-    pub fn new(api: LocalApi, routes: Routes) -> Arc<Self> {
+    pub fn new(api: LocalApi) -> Arc<Self> {
         Arc::new(Node {
             directory: Directory::new(api.clone()),
             api,
-            routes,
-            wanted: Mutex::new(true),
+            routes: Mutex::default(),
             status: watch::Sender::new(None),
         })
     }
@@ -81,6 +65,7 @@ impl Node {
                 tracing::debug!(%error, "tailscaled is not heard");
             }
             self.status.send_replace(None);
+            self.directory.lost();
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
         }
@@ -88,15 +73,36 @@ impl Node {
 
     async fn follow_once(&self, wait: &mut Duration) -> Result<std::convert::Infallible, LocalApiError> {
         let mut bus = self.api.watch().await?;
+        let (mut looked, mut due) = (None, None);
+        let mut prefs = None;
         loop {
-            let notify = bus.next().await?;
-            *wait = RETRY_MIN;
-            if let Some(prefs) = &notify.prefs {
-                self.declare(prefs.advertise_routes.as_deref().unwrap_or_default())
-                    .await;
-            }
-            if notify.net_map || notify.state.is_some() {
+            // Not by the time-out alone: a bus that always has more would never let it come.
+            if let Some(at) = due
+                && at <= Instant::now()
+            {
+                if let Some(Prefs { advertise_routes }) = prefs.take() {
+                    let routes = self.routes.lock().await;
+                    self.declare(&routes, &advertise_routes.unwrap_or_default()).await;
+                }
                 self.look().await?;
+                (looked, due) = (Some(Instant::now()), None);
+            }
+            let next = async {
+                match due {
+                    Some(at) => tokio::time::timeout_at(at, bus.next()).await.ok(),
+                    None => Some(bus.next().await),
+                }
+            };
+            let Some(notify) = next.await.transpose()? else {
+                continue;
+            };
+            *wait = RETRY_MIN;
+            if notify.net_map || notify.state.is_some() {
+                self.directory.changing();
+            }
+            if notify.prefs.is_some() || notify.net_map || notify.state.is_some() {
+                prefs = notify.prefs.or(prefs);
+                due = due.or(Some(looked.map_or_else(Instant::now, |at| at + LOOK_EVERY)));
             }
         }
     }
@@ -109,13 +115,6 @@ impl Node {
             .as_ref()
             .map(|own| own.name.trim_matches('.'))
             .unwrap_or_default();
-        let own = Own {
-            suffix: name
-                .split_once('.')
-                .map(|(_, rest)| rest.to_owned())
-                .unwrap_or_default(),
-            has_device: status.has_device,
-        };
         let before = self
             .status
             .borrow()
@@ -128,34 +127,56 @@ impl Node {
                 url => tracing::warn!(state, url, "a person has to log the node in"),
             }
         }
+        self.directory.changed(&status);
         self.status.send_replace(Some(status));
-        self.directory.changed(own);
         Ok(())
+    }
+
+    /// Declares these routes from now on, and none that were ours before. Once the routes were
+    /// withdrawn, nothing is declared any more.
+    pub async fn advertise(&self, routes: Vec<IpNet>) {
+        let mut ours = self.routes.lock().await;
+        if !ours.replace(routes) {
+            return;
+        }
+        // A tailscaled that is not heard says its prefs when it is.
+        if let Ok(prefs) = self.api.prefs().await {
+            self.declare(&ours, prefs.advertise_routes.as_deref().unwrap_or_default())
+                .await;
+        }
+    }
+
+    /// The routes that are declared and are not ours.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`].
+    pub async fn others(&self) -> Result<Vec<IpNet>, LocalApiError> {
+        let routes = self.routes.lock().await;
+        let there = self.api.prefs().await?.advertise_routes.unwrap_or_default();
+        Ok(there.into_iter().filter(|net| !routes.are_ours(net)).collect())
     }
 
     /// Declares our routes beside those that are there. Where this user may not, that is said once
     /// for each change.
-    async fn declare(&self, there: &[IpNet]) {
-        let wanted = self.wanted.lock().await;
-        if let Some(all) = self.routes.over(there, true).filter(|_| *wanted) {
-            match self.api.advertise(&all).await {
-                Ok(_) => tracing::info!(routes = ?self.routes.0, "the tailnet's routes are declared"),
-                Err(error) => tracing::error!(
-                    %error,
-                    routes = ?self.routes.0,
-                    "the routes could not be declared; let this user: tailscale set --operator=USER"
-                ),
-            }
+    async fn declare(&self, routes: &Routes, there: &[IpNet]) {
+        let Some(all) = routes.over(there) else { return };
+        match self.api.advertise(&all).await {
+            Ok(_) => tracing::info!(routes = ?routes.ours(), "the tailnet's routes are declared"),
+            Err(error) => tracing::error!(
+                %error,
+                routes = ?routes.ours(),
+                "the routes could not be declared; let this user: tailscale set --operator=USER"
+            ),
         }
     }
 
-    /// Withdraws our routes for good; others stay.
+    /// Takes our routes out of those that the node advertises, for good.
     pub async fn withdraw(&self) {
-        let mut wanted = self.wanted.lock().await;
-        *wanted = false;
+        let mut routes = self.routes.lock().await;
+        routes.end();
         let done = async {
-            let there = self.api.prefs().await?.advertise_routes.unwrap_or_default();
-            if let Some(rest) = self.routes.over(&there, false) {
+            let prefs = self.api.prefs().await?;
+            if let Some(rest) = routes.over(prefs.advertise_routes.as_deref().unwrap_or_default()) {
                 self.api.advertise(&rest).await?;
             }
             Ok::<_, LocalApiError>(())
@@ -163,26 +184,5 @@ impl Node {
         if let Err(error) = done.await {
             tracing::warn!(%error, "the tailnet's routes could not be withdrawn");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn our_routes_come_and_go_beside_others() {
-        let nets =
-            |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|text| text.parse().unwrap()).collect() };
-        let routes = Routes(nets(&["10.78.0.0/16", "fd78::/64"]));
-        let both = nets(&["192.0.2.0/24", "10.78.0.0/16", "fd78::/64"]);
-        assert_eq!(routes.over(&nets(&["192.0.2.0/24"]), true), Some(both.clone()));
-        assert_eq!(
-            routes.over(&nets(&["192.0.2.0/24", "10.78.0.0/16"]), true),
-            Some(both.clone())
-        );
-        assert_eq!(routes.over(&both, true), None);
-        assert_eq!(routes.over(&both, false), Some(nets(&["192.0.2.0/24"])));
-        assert_eq!(routes.over(&nets(&["192.0.2.0/24"]), false), None);
     }
 }
