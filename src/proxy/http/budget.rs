@@ -79,13 +79,8 @@ mod tests {
     #[test]
     fn an_agent_has_its_own_room_and_gets_it_back() {
         let budget = Budget::new(HELD_BYTES_MAX);
-        let agent = |node: &str, address: &str| Identity {
-            transport: Transport::Wireguard,
-            address: address.parse().unwrap(),
-            node: node.to_owned(),
-            login: None,
-            tags: Vec::new(),
-            grants: Vec::new(),
+        let agent = |node: &str, address: &str| {
+            Identity::new(Transport::Wireguard, address.parse().unwrap(), node)
         };
         let (one, two) = (&agent("one", "10.77.0.2"), &agent("two", "10.77.0.4"));
         let again = &agent("one", "fd00::7");
