@@ -79,9 +79,8 @@ mod tests {
     #[test]
     fn an_agent_has_its_own_room_and_gets_it_back() {
         let budget = Budget::new(HELD_BYTES_MAX);
-        let agent = |node: &str, address: &str| {
-            Identity::new(Transport::Wireguard, address.parse().unwrap(), node)
-        };
+        let agent =
+            |node: &str, address: &str| Identity::new(Transport::Wireguard, address.parse().unwrap(), node);
         let (one, two) = (&agent("one", "10.77.0.2"), &agent("two", "10.77.0.4"));
         let again = &agent("one", "fd00::7");
         let most = budget.take(one, HELD_BYTES_MAX - 1).unwrap();
