@@ -3,6 +3,8 @@
 //! The loader turns HCL into these once; nothing behind it reads HCL. Keys are references as
 //! they are written in a policy, `type.name`.
 
+mod tailscale;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use ipnet::IpNet;
 
 use crate::audit::Retention;
 use crate::facts::Family;
+
+pub use tailscale::{TAILNET_RANGES, Tailscale, Via};
 
 /// Everything a configuration says.
 #[derive(Clone, Debug, Default)]
@@ -89,17 +93,6 @@ pub enum Stack {
     Auto,
     Kernel,
     Userspace,
-}
-
-/// The `tailscale` block of the gateway, as written.
-#[derive(Clone, Debug, Default)]
-pub struct Tailscale {
-    pub socket: Option<PathBuf>,
-    pub authkey: Option<String>,
-    pub control_url: Option<String>,
-    pub hostname: Option<String>,
-    pub tags: Vec<String>,
-    pub routes: Vec<IpNet>,
 }
 
 /// The `limits` block: every bound that an operator may set, with its unit in its name.

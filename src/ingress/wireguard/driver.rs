@@ -20,13 +20,11 @@ use super::{Config, Drop, PeerSet, Status};
 use crate::identity::Identity;
 use crate::ingress::Flow;
 
-/// TCP connections of all peers together.
-const FLOWS_MAX: usize = 16_384;
 /// Datagrams taken in one go before the flows have their turn.
 const BATCH_MAX: usize = 64;
 /// DNS queries in flight, all peers together.
 const DNS_IN_FLIGHT_MAX: usize = 256;
-/// Shares of `connections_max` that all keys of one peer have together, and of [`FLOWS_MAX`] the part
+/// Shares of `connections_max` that all keys of one peer have together, and of `flows_max` the part
 /// that they may fill: a machine has a key for each of its runs.
 pub(super) const KEYS_SHARE: usize = 4;
 /// DNS queries of one peer in flight, by all its keys: none can take the others' places.
@@ -234,8 +232,10 @@ impl Driver {
     fn tick(&mut self) {
         self.device.tick(&mut self.output);
         if let Some(kernel) = &mut self.kernel {
-            kernel.tick();
+            kernel.tick(Instant::now());
         }
+        // What had no descriptor when it came.
+        self.take_accepted(true);
         if self.last_second.elapsed() < Duration::from_secs(1) {
             return;
         }
@@ -324,7 +324,7 @@ impl Driver {
         let limit = self.config.connections_max;
         let all = limit
             .saturating_mul(KEYS_SHARE)
-            .min(FLOWS_MAX / KEYS_SHARE)
+            .min(self.config.flows_max / KEYS_SHARE)
             .max(limit);
         let held: usize = self.device.siblings(peer).iter().map(|key| count(*key)).sum();
         limit.min(count(peer) + all.saturating_sub(held))
