@@ -630,7 +630,7 @@ fn who_may_decide_is_checked_at_load() {
         let policy = approver(fields).unwrap_or_else(|errors| panic!("{}", errors.render()));
         match &policy.model().approver("human_approver.a").unwrap().kind {
             ApproverKind::Human { approvers, .. } => approvers.clone(),
-            ApproverKind::Llm { .. } => Vec::new(),
+            ApproverKind::Llm(_) => Vec::new(),
         }
     };
     let list = r#"approvers = ["Ann@Example.com", "*@ops.test", "grant:OnCall", "root", "ann@example.com"]"#;

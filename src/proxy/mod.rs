@@ -47,6 +47,8 @@ pub struct Proxy {
     secrets: SecretStore,
     http: Arc<http::Shared<Gate>>,
     cancels: postgres::Cancels,
+    /// What agents' Postgres connections hold in memory.
+    sessions: Budget,
     statements: Arc<Mutex<crate::facts::sql::cache::Cache>>,
     services: passthrough::Services,
     teller: Teller,
@@ -94,6 +96,7 @@ impl Proxy {
             secrets: parts.secrets,
             http: Arc::new(http),
             cancels: postgres::Cancels::default(),
+            sessions: Budget::new(postgres::AGENT_BYTES_MAX),
             statements: Arc::new(Mutex::new(crate::facts::sql::cache::Cache::new(
                 STATEMENTS_KEPT_MAX,
             ))),

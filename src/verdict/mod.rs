@@ -11,6 +11,8 @@
 pub mod approval;
 #[cfg(feature = "daemon")]
 pub mod gate;
+#[cfg(feature = "daemon")]
+pub mod judge;
 pub mod pace;
 pub mod permit;
 #[cfg(feature = "daemon")]
