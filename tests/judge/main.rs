@@ -262,7 +262,7 @@ async fn decide(world: &World, decision: Decision) {
     });
     let decide = Decide {
         id: held.await.expect("nobody is asked").id,
-        person: "ann".to_owned(),
+        person: "ann".into(),
         decision,
         reason: None,
     };
