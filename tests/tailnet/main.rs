@@ -8,6 +8,7 @@
 
 mod both;
 mod bus;
+mod granted;
 mod kept;
 #[path = "../support/tailnet/mod.rs"]
 #[allow(dead_code, reason = "others use the rest")]
