@@ -1,6 +1,9 @@
 //! What a real tailnet's policy file grants and withdraws.
 
-use crate::lab::{POLICY, World, until};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+use crate::lab::{POLICY, SOON, World, until};
 use crate::real::{attached, service};
 
 const DEV: &str = r#"
@@ -14,6 +17,25 @@ rule "dev" {
   verdict   = "allow"
 }
 "#;
+
+fn get(open: &mut UnixStream) -> String {
+    open.write_all(b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n")
+        .unwrap();
+    let mut got = Vec::new();
+    let mut piece = [0; 1024];
+    while !got.ends_with(b"done") {
+        match open.read(&mut piece).unwrap() {
+            0 => break,
+            length => got.extend_from_slice(&piece[..length]),
+        }
+    }
+    String::from_utf8(got).unwrap()
+}
+
+/// Bytes until the other side has closed.
+fn get_end(open: &mut UnixStream) -> usize {
+    open.read(&mut [0; 16]).unwrap()
+}
 
 /// The fixture's policy with values of the capability for tag:agent-dev.
 fn granting(values: &str) -> String {
@@ -48,7 +70,19 @@ fn granted_and_withdrawn(mut world: World) {
     until("what is not understood grants nothing", || !lets_in());
     world.control.policy(&granting(r#"{"profiles": ["dev"]}"#));
     until("the grant counts again", &lets_in);
+    // A change that leaves the profile as it is ends nothing; the withdrawal ends what is open.
+    let mut open = dev.dial("10.78.0.1", 80).unwrap();
+    open.set_read_timeout(Some(SOON)).unwrap();
+    assert!(get(&mut open).contains(" 200 "));
+    world.control.policy(&granting(
+        r#"{"profiles": ["dev"], "limits": {"requests_per_minute": 600}}"#,
+    ));
+    until("the limit is told", || {
+        told().contains("\"requests_per_minute\":600")
+    });
+    assert!(get(&mut open).contains(" 200 "));
     world.control.policy(POLICY);
+    assert_eq!(get_end(&mut open), 0, "the session ends");
     until("the grant is withdrawn", || !lets_in());
 }
 
