@@ -14,11 +14,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::token::OperatorToken;
-use super::{Operator, Person, admit, credentials, enrol, listen, overview, page, people, stream};
+use super::{Operator, Person, admit, credentials, enrol, listen, node, overview, page, people, stream};
 use crate::audit::read::{Filter, Reader};
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
-use crate::verdict::approval::{Decide, DecideError, Decision};
+use crate::verdict::approval::{Decide, DecideError, Decision, Voter};
 
 /// How long an enrolment link lasts where nothing is said.
 const ENROLMENT_LASTS: Duration = Duration::from_secs(3600);
@@ -108,7 +108,10 @@ async fn peers(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed
         .run(|state| Ok((state.peers()?, state.enrolments()?)))
         .await;
     let (peers, waiting) = listed.map_err(broken)?;
-    Ok(Json(json!({ "peers": peers, "waiting": waiting })))
+    let nodes = node::nodes(&operator);
+    Ok(Json(
+        json!({ "peers": peers, "waiting": waiting, "tailnet": nodes }),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -239,24 +242,26 @@ async fn approve(
     operator: Shared<Operator>,
     Path(id): Path<i64>,
     person: Extension<Person>,
+    voter: Option<Extension<Voter>>,
     said: Query<Said>,
 ) -> Result<Json<Value>, Failed> {
-    decide(operator, id, person, Decision::Allow, said).await
+    decide(operator, id, (person, voter), Decision::Allow, said).await
 }
 
 async fn deny(
     operator: Shared<Operator>,
     Path(id): Path<i64>,
     person: Extension<Person>,
+    voter: Option<Extension<Voter>>,
     said: Query<Said>,
 ) -> Result<Json<Value>, Failed> {
-    decide(operator, id, person, Decision::Deny, said).await
+    decide(operator, id, (person, voter), Decision::Deny, said).await
 }
 
 async fn decide(
     Shared(operator): Shared<Operator>,
     id: i64,
-    Extension(Person(person)): Extension<Person>,
+    (Extension(Person(person)), voter): (Extension<Person>, Option<Extension<Voter>>),
     decision: Decision,
     Query(Said { reason }): Query<Said>,
 ) -> Result<Json<Value>, Failed> {
@@ -275,7 +280,8 @@ async fn decide(
     }
     let decide = Decide {
         id,
-        person,
+        // Whom the tailnet proved, where it did; else the account or the token.
+        person: voter.map_or_else(|| Voter::Account(person), |Extension(voter)| voter),
         decision,
         reason: reason.map(|reason| operator.secrets.known().scrub(&reason).into_owned()),
     };

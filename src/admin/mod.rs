@@ -16,6 +16,7 @@ mod credentials;
 mod enrol;
 pub mod listen;
 mod machine;
+mod node;
 mod overview;
 mod page;
 pub mod password;
@@ -35,7 +36,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use crate::credential::store::SecretStore;
+use crate::ingress::tailnet::Directory;
 use crate::policy::Gateway;
+use crate::proxy::whoami::Teller;
 use crate::state::State;
 use crate::tls::{Authority, Leaves};
 use crate::verdict::approval::Queue;
@@ -61,6 +64,10 @@ pub struct Operator {
     secrets: SecretStore,
     authority: Arc<Authority>,
     watchers: Arc<Semaphore>,
+    /// Tells enrolled machines what their agents reach.
+    teller: Option<Teller>,
+    /// The tailnet's nodes that have connected.
+    directory: Option<Arc<Directory>>,
     people: Arc<People>,
     /// Where the page is, once it is served.
     page: Arc<OnceLock<SocketAddr>>,
@@ -104,6 +111,8 @@ impl Operator {
             secrets,
             authority,
             watchers: Arc::new(Semaphore::new(stream::WATCHERS_MAX)),
+            teller: None,
+            directory: None,
             people: People::new()?,
             page: Arc::default(),
             tailnet: None,
@@ -114,6 +123,20 @@ impl Operator {
     /// With a tailscaled on this machine, whose peers have no part in its loopback.
     pub fn beside(mut self, tailnet: Arc<Tailnet>) -> Self {
         self.tailnet = Some(tailnet);
+        self
+    }
+
+    /// With the nodes of a tailnet to show.
+    #[must_use]
+    pub fn showing(mut self, directory: Arc<Directory>) -> Self {
+        self.directory = Some(directory);
+        self
+    }
+
+    /// With what agents are told.
+    #[must_use]
+    pub fn telling(mut self, teller: Teller) -> Self {
+        self.teller = Some(teller);
         self
     }
 

@@ -114,7 +114,7 @@ pub(super) async fn policy(Shared(operator): Shared<Operator>) -> Result<Json<Va
         } => json!({
             "key": &*approver.key, "kind": "human", "required": require_approvers, "people": approvers,
         }),
-        ApproverKind::Llm { model, .. } => json!({ "key": &*approver.key, "kind": "llm", "model": model }),
+        ApproverKind::Llm(llm) => json!({ "key": &*approver.key, "kind": "llm", "model": llm.model }),
     });
     Ok(Json(json!({
         "version": format!("{:016x}", policy.version()),

@@ -18,6 +18,7 @@ mod setup;
 mod status;
 mod test;
 mod validate;
+mod whoami;
 
 use std::process::ExitCode;
 
@@ -62,6 +63,8 @@ enum Command {
     Env(env::Args),
     /// Report how this machine is connected.
     Status(status::Args),
+    /// Say what this machine's agents reach, and by which placeholders.
+    Whoami(whoami::Args),
     /// Undo `join`.
     Leave(leave::Args),
     /// List, add, approve or remove peers.
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Env(args) => env::run(args),
         Command::Status(args) => status::run(args),
+        Command::Whoami(args) => whoami::run(args),
         Command::Leave(args) => leave::run(args),
         Command::Peers(args) => peers::run(args),
         Command::Operators(args) => operators::run(args),

@@ -21,4 +21,6 @@ mod reload;
 #[path = "../http/server.rs"]
 mod server;
 mod sql;
+mod terminal;
+mod whoami;
 mod world;

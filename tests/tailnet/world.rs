@@ -49,11 +49,20 @@ pub fn alone(test: impl FnOnce() + Send + 'static) {
 
 impl World {
     pub fn start() -> World {
-        World::start_with(|_| {})
+        World::made("", |_| {})
+    }
+
+    /// With more in the gateway's block.
+    pub fn with(gateway: &str) -> World {
+        World::made(gateway, |_| {})
     }
 
     /// With a tailscaled of another kind.
     pub fn start_with(prepare: impl FnOnce(&Tailscaled)) -> World {
+        World::made("", prepare)
+    }
+
+    fn made(gateway: &str, prepare: impl FnOnce(&Tailscaled)) -> World {
         let folder = tempfile::tempdir().unwrap();
         let daemon = Tailscaled::new(folder.path());
         prepare(&daemon);
@@ -67,6 +76,7 @@ gateway {{
     socket    = "{folder}/tailscaled.sock"
     operators = ["ann@example.com"]
   }}
+  {gateway}
 }}
 endpoint "http" "api" {{
   hosts    = ["api.test:80"]
@@ -74,6 +84,7 @@ endpoint "http" "api" {{
 }}
 profile "ci" {{
   tags      = ["tag:agent-ci"]
+  peers     = ["laptop"]
   endpoints = [http.api]
 }}
 profile "dev" {{
@@ -85,6 +96,11 @@ rule "frozen" {{
   priority  = 100
   condition = "'tag:frozen' in agent.tags || 'example.com/cap/frozen' in agent.caps || agent.login == 'frozen@example.com'"
   verdict   = "deny"
+}}
+rule "over-wireguard" {{
+  endpoint  = http.api
+  condition = "agent.transport == 'wireguard' && agent.node == 'laptop' && agent.tags == [] && agent.login == '' && agent.caps == []"
+  verdict   = "allow"
 }}
 rule "ci-reads" {{
   endpoint  = http.api
@@ -157,6 +173,29 @@ rule "dev" {{
             "{:?}",
             self.lines.lock().unwrap()
         );
+    }
+
+    /// A tailkeep command on this machine; `home` is the agent's.
+    pub fn command(&self, home: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tailkeep"));
+        command
+            .args(args)
+            .env("TAILKEEP_SOCKET", self.folder.path().join("state/admin.sock"))
+            .env("TAILKEEP_HOME", self.folder.path().join(home))
+            .current_dir(self.folder.path());
+        command
+    }
+
+    /// A GET to an address, under a name.
+    pub fn ask_at(&self, source: &str, to: &str, host: &str) -> String {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        say(from(source, to), &request)
+    }
+
+    /// What the gateway answers when a peer asks it for a path of its own name.
+    pub fn ask_gateway(&self, source: &str, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: tailkeep.internal\r\nConnection: close\r\n\r\n");
+        say(from(source, "10.78.0.2:80"), &request)
     }
 
     /// What a peer is answered; nothing where its connection is closed.
@@ -254,11 +293,15 @@ impl Open {
 }
 
 fn exchange(stream: Option<TcpStream>, method: &str) -> String {
+    let request =
+        format!("{method} / HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    say(stream, &request)
+}
+
+fn say(stream: Option<TcpStream>, request: &str) -> String {
     let Some(mut stream) = stream else {
         return "not connected".to_owned();
     };
-    let request =
-        format!("{method} / HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     let _ = stream.write_all(request.as_bytes());
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);

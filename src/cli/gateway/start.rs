@@ -17,7 +17,7 @@ use crate::credential::store::SecretStore;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names, Resolver, Zone, forward_to};
 use crate::ingress::tailnet::LocalApi;
-use crate::ingress::wireguard::{Config, Listener, Peer, PeerSet, Status};
+use crate::ingress::wireguard::{Config, FLOWS_MAX, Listener, Peer, PeerSet, Status};
 use crate::policy::{Gateway, Policy, TAILNET_RANGES, Wireguard};
 use crate::proxy::{Parts, Proxy};
 use crate::state::State;
@@ -27,9 +27,14 @@ use crate::tls::{Authority, Connectors, Leaves};
 use crate::upstream::{Closed, Dialer};
 use crate::verdict::approval::Queue;
 use crate::verdict::gate::Gate;
+use crate::verdict::judge::Judges;
 
 /// How often idle upstream connections are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
+/// Descriptors kept for the gateway's own files, listeners and operators.
+const DESCRIPTORS_RESERVED: usize = 128;
+/// Descriptors that a connection of an agent takes: its own, and those towards upstream.
+const DESCRIPTORS_PER_FLOW: usize = 4;
 /// How often it is noted when peers were seen.
 const SEEN_EVERY: Duration = Duration::from_secs(5);
 
@@ -53,7 +58,9 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     )?);
     let secrets = SecretStore::new(&gateway.state_dir);
     secrets.learn(policy.model());
-    let gate = Gate::new(Arc::new(policy), queue.clone(), log.clone()).hiding(secrets.known().clone());
+    let gate = Gate::new(Arc::new(policy), queue.clone(), log.clone())
+        .hiding(secrets.known().clone())
+        .judging(Judges::new(secrets.clone()).context("the judges' HTTP client")?);
     let gate = Arc::new(gate);
     let dialer = Arc::new(Dialer::new(
         gateway.resolver,
@@ -77,7 +84,11 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         gate.clone(),
         secrets,
         authority.clone(),
-    )?;
+    )?
+    .telling(proxy.teller().clone());
+    if let Some(node) = &tailnet {
+        operator = operator.showing(node.directory().clone());
+    }
     if let (Some(node), Some(socket)) = (
         &tailnet,
         gateway.tailscale.as_ref().and_then(|own| own.socket.as_ref()),
@@ -209,9 +220,34 @@ async fn listen(
         mtu: config.mtu,
         stack: config.stack,
         connections_max: gateway.limits.connections_max,
+        flows_max: flows_that_fit(),
         dns: Some(answerer.handler()),
     };
     Ok(Listener::bind(listener, peers(state)).await?)
+}
+
+/// Connections of all peers for which there are descriptors, after asking for all that may be had.
+fn flows_that_fit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let current = match setrlimit(Resource::Nofile, most) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    let descriptors = current.map_or(usize::MAX, |own| usize::try_from(own).unwrap_or(usize::MAX));
+    let fit = descriptors.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_FLOW;
+    if fit < FLOWS_MAX {
+        tracing::warn!(
+            descriptors,
+            connections = fit,
+            "few open files are allowed, so connections are few"
+        );
+    }
+    fit.min(FLOWS_MAX)
 }
 
 /// The peers of the state database, as the ingress wants them, after every change.

@@ -12,6 +12,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+mod limits;
+
 use super::packet::{self, ACK, FIN, Kind, Packet, RST, SYN};
 use super::*;
 
@@ -323,7 +325,7 @@ impl Client {
                     source,
                     kind: Kind::Tcp(segment),
                     ..
-                } if source == to.ip() => break segment,
+                } if source == to.ip() && segment.to == from.port() => break segment,
                 // What another connection still had to say.
                 _ => answer = self.next(SOON).await.unwrap(),
             }
@@ -366,6 +368,7 @@ fn config() -> Config {
         mtu: 1420,
         stack: Stack::Userspace,
         connections_max: 3,
+        flows_max: FLOWS_MAX,
         dns: Some(dns),
     }
 }
@@ -514,6 +517,28 @@ async fn refusals_and_connections_are_bounded(stack: Stack) {
         client.send(&packet::datagram(client.here(1), to, b"x")).await;
     }
     assert!(dropped(&listener, Drop::RateLimited).await > 0);
+}
+
+/// A machine has a key for each of its runs: none of them has a whole peer's share.
+async fn the_keys_of_one_peer_share_its_connections(stack: Stack) {
+    let keys: Vec<Peer> = (1..=6)
+        .map(|number| Peer {
+            name: if number < 6 { "machine" } else { "other" }.to_owned(),
+            ..peer(number, number)
+        })
+        .collect();
+    let (listener, _change) = listener(stack, &keys).await;
+    let to = at("203.0.113.9:1");
+    for number in 1..=4 {
+        let mut client = Client::new(number, number, listener.local_addr()).await;
+        for port in 1..=3 {
+            assert_eq!(client.syn(port, to).await, Some(SYN | ACK), "{number}");
+        }
+    }
+    let mut fifth = Client::new(5, 5, listener.local_addr()).await;
+    assert_eq!(fifth.syn(1, to).await, Some(RST | ACK));
+    let mut other = Client::new(6, 6, listener.local_addr()).await;
+    assert_eq!(other.syn(1, to).await, Some(SYN | ACK));
 }
 
 async fn a_peer_roams_and_rekeys_while_its_connection_lives(stack: Stack) {
@@ -731,12 +756,17 @@ macro_rules! over_both {
     };
 }
 
+use limits::{connections_of_all_peers_are_bounded, connections_that_nobody_takes_are_reset};
+
 over_both! {
+    connections_of_all_peers_are_bounded,
+    connections_that_nobody_takes_are_reset,
     any_destination_is_accepted_and_known,
     a_peer_speaks_from_its_own_address_alone,
     an_unknown_key_gets_nothing_and_is_counted,
     what_is_unclaimed_is_refused_at_once,
     refusals_and_connections_are_bounded,
+    the_keys_of_one_peer_share_its_connections,
     a_peer_roams_and_rekeys_while_its_connection_lives,
     a_flood_of_handshakes_must_prove_its_address_and_locks_nobody_out,
     a_removed_peer_loses_its_connections_and_its_address_may_be_anothers,
