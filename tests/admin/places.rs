@@ -28,6 +28,7 @@ fn action(n: usize) -> Action {
         digest: Digest::of(&n.to_be_bytes()),
         summary: format!("GET /orders/{n}?expand=items"),
         detail: String::new(),
+        whole: true,
     }
 }
 
