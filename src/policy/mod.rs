@@ -4,9 +4,11 @@
 //! diagnostic that was found. [`Policy::evaluate`] is total: it never panics, and whatever it
 //! cannot decide it denies.
 
+mod analysis;
 pub mod cel;
 pub mod diagnostic;
 mod hcl;
+mod index;
 mod load;
 pub mod model;
 mod rule;
@@ -16,7 +18,9 @@ pub mod source;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::facts::{FactSet, Facts, Mask};
+use chrono::{DateTime, Utc};
+
+use crate::facts::{FactSet, FactSource, Mask};
 use crate::identity::{Agent, Identity, Transport};
 use crate::verdict::{Digest, Verdict};
 
@@ -132,15 +136,18 @@ impl Policy {
         self.rules.needs(agent, endpoint)
     }
 
-    /// Judges one request. Total: what it cannot decide it denies.
+    /// Judges one request at a time, which conditions read as `now`. Total: what it cannot decide
+    /// it denies.
     pub fn evaluate(
         &self,
         agent: &Agent,
         endpoint: &str,
         credential: Option<&str>,
-        facts: &Facts,
+        facts: &dyn FactSource,
+        now: DateTime<Utc>,
     ) -> Judgement {
-        self.rules.judge(agent, endpoint, credential, facts, &mut None)
+        self.rules
+            .judge(agent, endpoint, credential, (facts, now), &mut None)
     }
 
     /// As [`Policy::evaluate`], and what was found of each rule on the way, in their order.
@@ -149,10 +156,13 @@ impl Policy {
         agent: &Agent,
         endpoint: &str,
         credential: Option<&str>,
-        facts: &Facts,
+        facts: &dyn FactSource,
+        now: DateTime<Utc>,
     ) -> (Judgement, Vec<Step>) {
         let mut trace = Some(Vec::new());
-        let judgement = self.rules.judge(agent, endpoint, credential, facts, &mut trace);
+        let judgement = self
+            .rules
+            .judge(agent, endpoint, credential, (facts, now), &mut trace);
         (judgement, trace.unwrap_or_default())
     }
 }

@@ -3,9 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use super::cel::{Condition, Env, Fault};
+use super::diagnostic::At;
+use super::index::Index;
 use super::{Judgement, Model, Protocol, Unmatched};
-use crate::facts::{FactSet, Facts};
+use crate::facts::{FactSet, FactSource};
 use crate::identity::Agent;
 use crate::verdict::{Cause, Refusal, Verdict};
 
@@ -43,6 +47,8 @@ pub(crate) struct Rule {
     pub(crate) shadow: bool,
     /// The place in the order of declaration.
     pub(crate) order: usize,
+    /// Where its name stands.
+    pub(crate) at: At,
 }
 
 impl Rule {
@@ -73,10 +79,43 @@ pub struct Step {
     pub why: Vec<String>,
 }
 
+/// The rules of one endpoint.
+#[derive(Debug, Default)]
+struct Shelved {
+    /// In the order of the walk.
+    rules: Vec<Arc<Rule>>,
+    index: Index,
+    /// Facts that rules for every profile read.
+    reads: FactSet,
+    /// Facts that the rules of one profile read besides.
+    profile_reads: HashMap<Arc<str>, FactSet>,
+}
+
+impl Shelved {
+    fn new(mut rules: Vec<Arc<Rule>>) -> Shelved {
+        rules.sort_by_key(|rule| (std::cmp::Reverse(rule.priority), rule.order));
+        let (mut reads, mut profile_reads) = (FactSet::EMPTY, HashMap::new());
+        for rule in &rules {
+            let own = rule.condition.as_ref().map_or(FactSet::EMPTY, Condition::reads);
+            let place: &mut FactSet = match &rule.profile {
+                Some(profile) => profile_reads.entry(profile.clone()).or_default(),
+                None => &mut reads,
+            };
+            *place = place.union(own);
+        }
+        Shelved {
+            index: Index::new(&rules),
+            rules,
+            reads,
+            profile_reads,
+        }
+    }
+}
+
 /// The rules, by endpoint, in the order in which they are walked.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    by_endpoint: HashMap<Arc<str>, Vec<Arc<Rule>>>,
+    by_endpoint: HashMap<Arc<str>, Shelved>,
     held: HashMap<Arc<str>, Vec<Arc<str>>>,
     refused: HashMap<Arc<str>, bool>,
     unmatched_allow: bool,
@@ -99,9 +138,10 @@ impl Rules {
                     .push(rule.clone());
             }
         }
-        for rules in by_endpoint.values_mut() {
-            rules.sort_by_key(|rule| (std::cmp::Reverse(rule.priority), rule.order));
-        }
+        let by_endpoint = by_endpoint
+            .into_iter()
+            .map(|(endpoint, rules)| (endpoint, Shelved::new(rules)))
+            .collect();
         let held = model
             .profiles
             .iter()
@@ -123,23 +163,21 @@ impl Rules {
         self.count
     }
 
-    fn of(&self, endpoint: &str) -> &[Arc<Rule>] {
-        self.by_endpoint.get(endpoint).map_or(&[], Vec::as_slice)
-    }
-
     pub(crate) fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet {
-        let own = self.of(endpoint).iter().filter(|rule| rule.is_for(agent));
-        own.filter_map(|rule| rule.condition.as_ref())
-            .fold(FactSet::EMPTY, |set, condition| set.union(condition.reads()))
+        let Some(own) = self.by_endpoint.get(endpoint) else {
+            return FactSet::EMPTY;
+        };
+        let of_profile = own.profile_reads.get(&agent.profile);
+        own.reads.union(of_profile.copied().unwrap_or_default())
     }
 
-    /// Walks the rules. `trace` is told of each that was looked at.
-    pub(crate) fn judge(
-        &self,
-        agent: &Agent,
+    /// Walks the rules that could match. `trace` is told of every one on the way to the verdict.
+    pub(crate) fn judge<'a>(
+        &'a self,
+        agent: &'a Agent,
         endpoint: &str,
-        credential: Option<&str>,
-        facts: &Facts,
+        credential: Option<&'a str>,
+        (facts, now): (&'a dyn FactSource, DateTime<Utc>),
         trace: &mut Option<Vec<Step>>,
     ) -> Judgement {
         let mut shadow = Vec::new();
@@ -149,37 +187,25 @@ impl Rules {
                 shadow,
             };
         }
-        let env = Env::new(facts, agent);
-        for rule in self.of(endpoint).iter().filter(|rule| rule.is_for(agent)) {
-            let matched = rule.matches(credential, &env);
-            if let Some(trace) = trace {
-                trace.push(step(rule, credential, &matched, &env));
+        let env = Env::new(facts, agent).at(now);
+        let walk = Walk {
+            agent,
+            credential,
+            env,
+        };
+        let decided = self.by_endpoint.get(endpoint).and_then(|own| match trace {
+            Some(_) => walk.run(own.rules.iter(), &mut shadow, trace),
+            None => {
+                let places = own.index.candidates(&agent.profile, facts, agent);
+                walk.run(
+                    places.filter_map(|place| own.rules.get(place)),
+                    &mut shadow,
+                    trace,
+                )
             }
-            if rule.shadow {
-                match matched {
-                    Ok(true) => shadow.push(format!("{}={}", rule.name, rule.outcome.name())),
-                    Ok(false) => {}
-                    Err(_) => shadow.push(format!("{}=unevaluable", rule.name)),
-                }
-                continue;
-            }
-            match matched {
-                Ok(false) => {}
-                Ok(true) => {
-                    return Judgement {
-                        verdict: verdict(rule),
-                        shadow,
-                    };
-                }
-                Err(fault) => {
-                    let cause = Cause::Unevaluable(rule.name.clone());
-                    let refusal = Refusal::new(cause, UNEVALUABLE).with_detail(fault.to_string());
-                    return Judgement {
-                        verdict: Verdict::Deny(refusal),
-                        shadow,
-                    };
-                }
-            }
+        });
+        if let Some(verdict) = decided {
+            return Judgement { verdict, shadow };
         }
         let verdict = match self.unmatched_allow {
             true => Verdict::Allow { rule: None },
@@ -206,6 +232,47 @@ impl Rules {
                 "this gateway does not read the destination's protocol",
             )),
         }
+    }
+}
+
+/// One action on its way past the rules.
+struct Walk<'a> {
+    agent: &'a Agent,
+    credential: Option<&'a str>,
+    env: Env<'a>,
+}
+
+impl<'a> Walk<'a> {
+    fn run(
+        &self,
+        rules: impl Iterator<Item = &'a Arc<Rule>>,
+        shadow: &mut Vec<String>,
+        trace: &mut Option<Vec<Step>>,
+    ) -> Option<Verdict> {
+        for rule in rules.filter(|rule| rule.is_for(self.agent)) {
+            let matched = rule.matches(self.credential, &self.env);
+            if let Some(trace) = trace {
+                trace.push(step(rule, self.credential, &matched, &self.env));
+            }
+            if rule.shadow {
+                match matched {
+                    Ok(true) => shadow.push(format!("{}={}", rule.name, rule.outcome.name())),
+                    Ok(false) => {}
+                    Err(_) => shadow.push(format!("{}=unevaluable", rule.name)),
+                }
+                continue;
+            }
+            match matched {
+                Ok(false) => {}
+                Ok(true) => return Some(verdict(rule)),
+                Err(fault) => {
+                    let cause = Cause::Unevaluable(rule.name.clone());
+                    let refusal = Refusal::new(cause, UNEVALUABLE).with_detail(fault.to_string());
+                    return Some(Verdict::Deny(refusal));
+                }
+            }
+        }
+        None
     }
 }
 

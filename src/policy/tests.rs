@@ -4,6 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::*;
+use crate::facts::Facts;
+
+/// When everything here happens.
+const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 fn load(text: &str) -> Result<Policy, Diagnostics> {
     let source = Source {
@@ -45,7 +49,7 @@ fn judge(policy: &Policy, tag: &str, credential: Option<&str>) -> Judgement {
     let identity = identity(tag);
     let profile = policy.profile_for(&identity).unwrap();
     let agent = Agent::new(Arc::new(identity), profile);
-    policy.evaluate(&agent, "https.api", credential, &Facts::None)
+    policy.evaluate(&agent, "https.api", credential, &Facts::None, NOW)
 }
 
 fn said(policy: &Policy, tag: &str) -> String {

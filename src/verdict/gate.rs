@@ -255,6 +255,7 @@ impl Gate {
                 &action.endpoint,
                 action.credential.as_deref(),
                 &action.facts,
+                chrono::Utc::now(),
             ),
         }
     }

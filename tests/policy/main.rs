@@ -7,6 +7,8 @@
     reason = "tests say what they expect"
 )]
 
+mod speed;
+
 use std::process::{Command, Output};
 
 const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policies");

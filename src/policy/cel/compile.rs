@@ -11,6 +11,7 @@ use regex::RegexBuilder;
 use self::literal::{fold_case, header_name, list_node};
 use super::function::Ty;
 use super::node::{Fold, Kind, Node};
+use super::time::Zone;
 use super::value::Value;
 use super::{CelError, REGEX_BYTES_MAX, floor, function};
 use crate::facts::{FactSet, Family, Kind as FactKind, Slot};
@@ -22,6 +23,7 @@ pub(crate) struct Compiler<'a> {
     family: Option<Family>,
     scope: Vec<(String, Ty)>,
     pub(crate) reads: FactSet,
+    pub(crate) reads_now: bool,
     pub(crate) errors: Vec<CelError>,
 }
 
@@ -51,6 +53,7 @@ impl<'a> Compiler<'a> {
                 .map(|name| ((*name).to_owned(), Ty::Dyn))
                 .collect(),
             reads: FactSet::EMPTY,
+            reads_now: false,
             errors: Vec::new(),
         }
     }
@@ -138,6 +141,10 @@ impl<'a> Compiler<'a> {
         if let Some((index, (_, ty))) = bound.and_then(|index| Some((index, self.scope.get(index)?))) {
             return (node(Kind::Var(index)), ty.clone());
         }
+        if ident == "now" && self.family.is_some() {
+            self.reads_now = true;
+            return (node(Kind::Now), Ty::Other);
+        }
         if let Some(ty) = function::type_name(ident) {
             return (node(Kind::Const(Value::Type(ty))), Ty::Dyn);
         }
@@ -214,6 +221,14 @@ impl<'a> Compiler<'a> {
             }
             return (found, ty);
         }
+        if let (Expr::Ident(net), false) = (&select.operand.expr, self.is_bound("net"))
+            && net == "net"
+            && let Some(name) = ["net.IP", "net.CIDR"]
+                .iter()
+                .find(|name| name[4..] == *select.field)
+        {
+            return (node(Kind::Const(Value::Type(name))), Ty::Dyn);
+        }
         let (of, ty) = self.expr(&select.operand);
         let value = match ty {
             Ty::Dyn => Ty::Dyn,
@@ -238,8 +253,16 @@ impl<'a> Compiler<'a> {
 
     fn call(&mut self, id: u64, call: &CallExpr) -> Typed {
         match (call.func_name.as_str(), call.args.as_slice()) {
-            (operators::LOGICAL_AND, sides) => self.logic(sides, Kind::And),
-            (operators::LOGICAL_OR, sides) => self.logic(sides, Kind::Or),
+            (operators::LOGICAL_AND, sides) => {
+                let (mut sides, ty) = self.logic(sides, true);
+                // What costs nothing and finds the rule stands first; see `key`.
+                sides.sort_by_key(|side| super::key::keys(side).is_none());
+                (node(Kind::And(sides)), ty)
+            }
+            (operators::LOGICAL_OR, sides) => {
+                let (sides, ty) = self.logic(sides, false);
+                (node(Kind::Or(sides)), ty)
+            }
             (operators::NOT_STRICTLY_FALSE, [inner]) => {
                 let (inner, _) = self.expr(inner);
                 (node(Kind::NotStrictlyFalse(Box::new(inner))), Ty::Bool)
@@ -262,14 +285,19 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn logic(&mut self, sides: &[Expression], make: fn(Vec<Node>) -> Kind) -> Typed {
+    /// The sides of `&&` or `||`; those of one inside it are its own.
+    fn logic(&mut self, sides: &[Expression], and: bool) -> (Vec<Node>, Ty) {
         let mut nodes = Vec::with_capacity(sides.len());
         for side in sides {
             let (side_node, ty) = self.expr(side);
             self.want(side.id, &ty, &Ty::Bool, "a side of && or ||");
-            nodes.push(side_node);
+            match side_node.kind {
+                Kind::And(inner) if and => nodes.extend(inner),
+                Kind::Or(inner) if !and => nodes.extend(inner),
+                kind => nodes.push(node(kind)),
+            }
         }
-        (node(make(nodes)), Ty::Bool)
+        (nodes, Ty::Bool)
     }
 
     fn function(&mut self, id: u64, call: &CallExpr) -> Typed {
@@ -293,6 +321,12 @@ impl<'a> Compiler<'a> {
         if full == "matches" && typed.len() == 2 {
             return self.matches(id, typed);
         }
+        if member
+            && typed.len() == 2
+            && let Some((date, ty)) = function::find(&full, true, 1).filter(|(found, _)| found.is_date())
+        {
+            return self.zoned(id, date, ty, typed);
+        }
         let Some((found, ty)) = function::find(&full, member, typed.len()) else {
             let near = nearest(&full, function::names());
             let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
@@ -315,8 +349,37 @@ impl<'a> Compiler<'a> {
         }
         fold_case(found, &mut typed);
         let ty = function::result(found, ty, &typed.iter().map(|(_, ty)| ty).collect::<Vec<_>>());
-        let args = typed.into_iter().map(|(arg, _)| arg).collect();
+        let mut args: Vec<Node> = typed.into_iter().map(|(arg, _)| arg).collect();
+        if found.is_regex() && args.len() > 1 {
+            let pattern = args.remove(1);
+            return match self.pattern(id, &full, pattern, false) {
+                Some(regex) => (node(Kind::Regex(found, Box::new(regex), args)), ty),
+                None => null(ty),
+            };
+        }
         (node(Kind::Call(found, args)), ty)
+    }
+
+    /// `now.getHours('Europe/Berlin')`: the zone is looked up at load.
+    fn zoned(&mut self, id: u64, date: function::Function, ty: Ty, typed: Vec<Typed>) -> Typed {
+        let mut typed = typed.into_iter();
+        let (Some((time, time_ty)), Some((zone, _))) = (typed.next(), typed.next()) else {
+            return null(ty);
+        };
+        self.want(id, &time_ty, &Ty::Other, "what a zone is for");
+        let Kind::Const(Value::Text(name)) = &zone.kind else {
+            let message = format!("the zone of `{}` is not a literal", date.name());
+            self.error(id, message, Some("only a literal zone is looked up at load"));
+            return null(ty);
+        };
+        match Zone::find(name) {
+            Some(zone) => (node(Kind::Date(date, Box::new(time), zone)), ty),
+            None => {
+                let help = "write a name of the tz database, 'Europe/Berlin', or an offset, '+02:00'";
+                self.error(id, format!("there is no time zone `{name}`"), Some(help));
+                null(ty)
+            }
+        }
     }
 
     fn is_bound(&self, ident: &str) -> bool {
@@ -329,21 +392,30 @@ impl<'a> Compiler<'a> {
             return null(Ty::Bool);
         };
         self.want(id, &ty, &Ty::Text, "what `matches` reads");
+        let method = matches!(text.kind, Kind::Slot(Slot::HttpMethod));
+        match self.pattern(id, "matches", pattern, method) {
+            Some(regex) => (node(Kind::Matches(Box::new(text), regex)), Ty::Bool),
+            None => null(Ty::Bool),
+        }
+    }
+
+    /// A literal pattern, compiled.
+    fn pattern(&mut self, id: u64, name: &str, pattern: Node, insensitive: bool) -> Option<regex::Regex> {
         let Kind::Const(Value::Text(pattern)) = pattern.kind else {
             let help = Some("only a literal pattern is compiled at load");
-            self.error(id, "the pattern of `matches` is not a literal", help);
-            return null(Ty::Bool);
+            self.error(id, format!("the pattern of `{name}` is not a literal"), help);
+            return None;
         };
         let built = RegexBuilder::new(&pattern)
             .size_limit(REGEX_BYTES_MAX)
             .dfa_size_limit(REGEX_BYTES_MAX)
-            .case_insensitive(matches!(text.kind, Kind::Slot(Slot::HttpMethod)))
+            .case_insensitive(insensitive)
             .build();
         match built {
-            Ok(regex) => (node(Kind::Matches(Box::new(text), regex)), Ty::Bool),
+            Ok(regex) => Some(regex),
             Err(error) => {
                 self.error(id, format!("not a regular expression: {error}"), None);
-                null(Ty::Bool)
+                None
             }
         }
     }

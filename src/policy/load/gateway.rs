@@ -52,6 +52,19 @@ impl<'a> Loader<'a> {
                 "`defaults { unmatched = \"allow\" }` lets it pass, as the reference implementation does";
             self.findings.note(Diagnostic::new(place, message).help(help));
         }
+        let file = |name: &str| bodies.iter().any(|(_, body)| body.has_attribute(name));
+        let block = |name: &str| {
+            let all = singles.get("defaults").into_iter().flatten();
+            all.into_iter()
+                .any(|placed| placed.block.body.has_attribute(name))
+        };
+        if !file("unknown_host") && !block("unknown_host") {
+            let message = "a destination that no endpoint claims is refused";
+            let help = "`defaults { unknown_host = \"passthrough\" }` lets it through unread, as the reference \
+                        implementation does";
+            self.findings
+                .note(Diagnostic::new(At::default(), message).help(help));
+        }
     }
 
     fn defaults(&mut self, placed: &[Placed<'a>]) -> bool {

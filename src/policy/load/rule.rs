@@ -56,6 +56,7 @@ impl<'a> Loader<'a> {
         {
             let order = self.rules.len();
             let endpoints = keys.clone();
+            let at = name_at(placed);
             let profile = profile.cloned();
             self.rules.push(Rule {
                 name,
@@ -68,9 +69,22 @@ impl<'a> Loader<'a> {
                 priority,
                 shadow,
                 order,
+                at,
             });
         }
         keys
+    }
+
+    /// A part that fails where the action lacks something: a note.
+    fn fragile(&self, text: &Spot<String>, condition: &Condition) {
+        for found in condition.fragile() {
+            let message = format!(
+                "`{}` fails where it is missing, and a condition that fails denies",
+                found.part
+            );
+            let help = format!("write `{} && …` if what lacks it is not meant", found.guard);
+            self.findings.note(Diagnostic::new(text.at, message).help(help));
+        }
     }
 
     /// A nested rule's name is `profile/name`, so that two profiles may have rules of one name.
@@ -178,7 +192,10 @@ impl<'a> Loader<'a> {
             return Err(());
         }
         match Condition::compile(&text.value, family) {
-            Ok(condition) => Ok(Some(condition)),
+            Ok(condition) => {
+                self.fragile(&text, &condition);
+                Ok(Some(condition))
+            }
             Err(errors) => {
                 for error in errors {
                     self.cel_error(&text, error);
@@ -210,6 +227,18 @@ impl<'a> Loader<'a> {
         diagnostic.help = error.help;
         self.findings.error(diagnostic);
     }
+}
+
+fn name_at(placed: Placed<'_>) -> At {
+    let span = placed
+        .block
+        .labels
+        .first()
+        .and_then(|label| hcl_edit::Span::span(label));
+    hcl::at(
+        placed.file,
+        span.or_else(|| hcl_edit::Span::span(&placed.block.ident)),
+    )
 }
 
 /// Where byte `offset` of a text stands in the HCL that wrote it: behind escapes, or in the lines
