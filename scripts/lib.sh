@@ -30,16 +30,16 @@ need_cargo_tool() {
 BUILD_PACKAGES=(build-essential cmake clang libclang-dev pkg-config)
 
 # Oldest Go that builds the tests' servers, and the one that is fetched where there is none.
-GO_MINOR_MIN=23
-GO_FETCHED=1.24.9
+GO_MIN=1.26.1
+GO_FETCHED=1.26.8
 
 # need_go: puts a Go that is new enough first in PATH. Debian's is too old to build the tests' servers, but it can
 # fetch a newer one, which is published as a module.
 need_go() {
-  local minor root from arch
+  local version root from arch
   # Without Go the pipe fails, and with it the caller, silently.
-  minor=$( (go env GOVERSION 2>/dev/null || true) | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
-  [ "${minor:-0}" -ge "$GO_MINOR_MIN" ] && return 0
+  version=$( (go env GOVERSION 2>/dev/null || true) | sed -n 's/^go\([0-9.]*\).*/\1/p')
+  [ "$(printf '%s\n' "$GO_MIN" "${version:-0}" | sort -V | head -1)" = "$GO_MIN" ] && return 0
   root="$PWD/target/go-$GO_FETCHED"
   if [ ! -x "$root/bin/go" ]; then
     command -v go >/dev/null || need_packages golang-go
@@ -72,5 +72,24 @@ need_kubernetes() {
     go build -buildvcs=false -o "$to/cluster" .
     go build -buildvcs=false -o "$to/kubectl" k8s.io/kubernetes/cmd/kubectl
   )
+  printf '%s\n' "$sources" >"$to/sources"
+}
+
+# need_tailnet: builds the tests' control server, and tailscaled with its command line inside, once for each version
+# of their sources.
+need_tailnet() {
+  local from="$PWD/tailscale/fixture" to="$PWD/target/tailnet" sources
+  sources=$(cat "$from"/go.mod "$from"/go.sum "$from"/*.go | sha256sum)
+  [ -x "$to/control" ] && [ -x "$to/tailscaled" ] && [ "$(cat "$to/sources" 2>/dev/null)" = "$sources" ] && return 0
+  need_go
+  say "building a control server and tailscaled for the tests (once; minutes)"
+  mkdir -p "$to"
+  (
+    cd "$from"
+    export CGO_ENABLED=0 GOTOOLCHAIN=local
+    go build -buildvcs=false -trimpath -ldflags='-s -w' -o "$to/control" .
+    go build -buildvcs=false -trimpath -ldflags='-s -w' -tags ts_include_cli -o "$to/tailscaled" tailscale.com/cmd/tailscaled
+  )
+  ln -sf tailscaled "$to/tailscale"
   printf '%s\n' "$sources" >"$to/sources"
 }

@@ -6,6 +6,10 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
+#[path = "../support/tailnet/mod.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod lab;
+mod real;
 mod tailscaled;
 mod world;
 
