@@ -230,11 +230,7 @@ impl<'a> Loader<'a> {
 }
 
 fn name_at(placed: Placed<'_>) -> At {
-    let span = placed
-        .block
-        .labels
-        .first()
-        .and_then(|label| hcl_edit::Span::span(label));
+    let span = placed.block.labels.first().and_then(hcl_edit::Span::span);
     hcl::at(
         placed.file,
         span.or_else(|| hcl_edit::Span::span(&placed.block.ident)),
