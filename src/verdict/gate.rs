@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::approval::{Answer, Question, Queue};
+use super::approval::{Answer, Queue};
 use super::{Action, Cause, Permit, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
 use crate::credential::KnownSecrets;
 use crate::facts::FactSet;
 use crate::identity::{Agent, Identity};
-use crate::policy::{ApproverKind, Judgement, Policy, UnknownHost};
+use crate::policy::{Judgement, Policy, UnknownHost};
 
 const UNAVAILABLE_REASON: &str = "this cannot be judged right now";
 const NOT_HELD_REASON: &str = "this endpoint is not one of yours";
@@ -91,16 +91,32 @@ impl Gate {
         mut reloads: watch::Receiver<u64>,
     ) -> Refusal {
         while reloads.changed().await.is_ok() {
-            match self.ask_policy(&self.policy(), agent, action).verdict {
-                Verdict::Allow { .. } => {}
-                Verdict::Ask { rule, .. } if Some(&rule) == approved_by => {}
-                Verdict::Ask { rule, .. } => {
-                    return Refusal::new(Cause::Rule(rule), "a new policy wants an approval for this");
-                }
-                Verdict::Deny(refusal) => return refusal,
+            if let Err(refusal) = self.still(agent, action, approved_by) {
+                return refusal;
             }
         }
         Refusal::new(Cause::NoRule, UNAVAILABLE_REASON)
+    }
+
+    /// Whether the policy in force lets a permitted action pass. `approved_by` is the permit's.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn still(
+        &self,
+        agent: &Agent,
+        action: &Action,
+        approved_by: Option<&Arc<str>>,
+    ) -> Result<(), Refusal> {
+        match self.ask_policy(&self.policy(), agent, action).verdict {
+            Verdict::Allow { .. } => Ok(()),
+            Verdict::Ask { rule, .. } if Some(&rule) == approved_by => Ok(()),
+            Verdict::Ask { rule, .. } => Err(Refusal::new(
+                Cause::Rule(rule),
+                "a new policy wants an approval for this",
+            )),
+            Verdict::Deny(refusal) => Err(refusal),
+        }
     }
 
     /// The agent behind an identity, by the policy in force.
@@ -270,7 +286,7 @@ impl Gate {
     ) -> Result<Allowed, Refusal> {
         let mut approvers = Vec::with_capacity(chain.len());
         for key in chain {
-            let question = match question(policy, agent, action, &rule, &reason, key) {
+            let question = match record::question(policy, agent, action, &rule, &reason, key) {
                 Ok(question) => record::clean_question(&self.known, question),
                 Err(detail) => {
                     let cause = Cause::ApprovalDown(rule.clone());
@@ -341,51 +357,6 @@ impl Gate {
             tracing::error!(error = %down, "a refusal could not be recorded");
         }
     }
-}
-
-fn question(
-    policy: &Policy,
-    agent: &Agent,
-    action: &Action,
-    rule: &Arc<str>,
-    reason: &str,
-    key: &Arc<str>,
-) -> Result<Question, String> {
-    let approver = policy
-        .model()
-        .approver(key)
-        .ok_or_else(|| format!("{key} is not in the policy"))?;
-    let (timeout, required, eligible) = match &approver.kind {
-        ApproverKind::Human {
-            timeout,
-            require_approvers,
-            approvers,
-            ..
-        } => (
-            timeout.unwrap_or(policy.model().defaults.human_timeout),
-            *require_approvers,
-            approvers.clone(),
-        ),
-        ApproverKind::Llm { .. } => return Err(format!("{key}: this gateway has no LLM judge yet")),
-    };
-    Ok(Question {
-        approver: key.clone(),
-        rule: rule.clone(),
-        reason: reason.to_owned(),
-        node: agent.identity.node.clone(),
-        login: agent.identity.login.clone(),
-        profile: agent.profile.clone(),
-        endpoint: action.endpoint.clone(),
-        credential: action.credential.clone(),
-        summary: record::masked(policy.mask(), &action.facts, &action.summary),
-        detail: record::masked(policy.mask(), &action.facts, &action.detail),
-        facts: action.facts.to_json(policy.mask()),
-        digest: action.digest,
-        required,
-        eligible,
-        timeout,
-        policy: policy.version(),
-    })
 }
 
 pub(super) fn or_default(text: &str, default: &str) -> String {
