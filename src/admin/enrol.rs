@@ -213,14 +213,7 @@ pub(super) fn assigned(
     peer: &PeerKey,
     key: [u8; 32],
 ) -> Assigned {
-    let identity = Identity {
-        transport: Transport::Wireguard,
-        address: IpAddr::V4(peer.v4),
-        node: peer.peer.clone(),
-        login: None,
-        tags: Vec::new(),
-        grants: Vec::new(),
-    };
+    let identity = Identity::new(Transport::Wireguard, IpAddr::V4(peer.v4), peer.peer.clone());
     let profile = operator.gate.policy().profile_for(&identity).ok();
     let profile = profile.and_then(|name| model.profile(&name));
     let mut placeholders = BTreeMap::new();

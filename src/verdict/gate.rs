@@ -18,7 +18,7 @@ use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
 use crate::credential::KnownSecrets;
 use crate::facts::FactSet;
-use crate::identity::{Agent, Identity};
+use crate::identity::{Agent, Identity, Live};
 use crate::policy::{Judgement, Policy, UnknownHost};
 
 const UNAVAILABLE_REASON: &str = "this cannot be judged right now";
@@ -30,7 +30,7 @@ pub struct Gate {
     queue: Queue,
     log: Log,
     known: KnownSecrets,
-    /// How many policies came into force.
+    /// How often a policy came into force, or a peer became known as something else.
     reloads: watch::Sender<u64>,
 }
 
@@ -75,12 +75,18 @@ impl Gate {
         self.reloads.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Changes with every policy that comes into force.
+    /// A peer with open connections is known as something else than before: whatever lasts is
+    /// judged anew by that, as after [`Gate::swap`].
+    pub fn peers_changed(&self) {
+        self.reloads.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Changes with every policy that comes into force, and with [`Gate::peers_changed`].
     pub fn reloads(&self) -> watch::Receiver<u64> {
         self.reloads.subscribe()
     }
 
-    /// Waits until a policy is in force that would not let a permitted action pass any more: for
+    /// Waits until the policy in force, by what is known of the peer then, would not let a permitted action pass any more: for
     /// actions that last, such as an upgraded stream. `approved_by` is the permit's, `reloads` what
     /// [`Gate::reloads`] gave before the action was judged. Costs nothing while nothing is reloaded.
     pub async fn revoked(
@@ -98,7 +104,7 @@ impl Gate {
         Refusal::new(Cause::NoRule, UNAVAILABLE_REASON)
     }
 
-    /// Whether the policy in force lets a permitted action pass. `approved_by` is the permit's.
+    /// Whether the policy in force lets a permitted action pass, by what is known of the agent now. `approved_by` is the permit's.
     ///
     /// # Errors
     /// Why it does not.
@@ -108,7 +114,7 @@ impl Gate {
         action: &Action,
         approved_by: Option<&Arc<str>>,
     ) -> Result<(), Refusal> {
-        match self.ask_policy(&self.policy(), agent, action).verdict {
+        match self.ask_policy(&self.policy(), &agent.now(), action).verdict {
             Verdict::Allow { .. } => Ok(()),
             Verdict::Ask { rule, .. } if Some(&rule) == approved_by => Ok(()),
             Verdict::Ask { rule, .. } => Err(Refusal::new(
@@ -123,10 +129,10 @@ impl Gate {
     ///
     /// # Errors
     /// No profile or several claim it. The refusal is recorded.
-    pub async fn admit(&self, identity: &Arc<Identity>, destination: &str) -> Result<Agent, Refusal> {
-        let policy = self.policy();
+    pub async fn admit(&self, live: &Live, destination: &str) -> Result<Agent, Refusal> {
+        let (policy, identity) = (self.policy(), &live.now());
         match policy.profile_for(identity) {
-            Ok(profile) => Ok(Agent::new(identity.clone(), profile)),
+            Ok(profile) => Ok(Agent::new(live.clone(), profile)),
             Err(detail) => {
                 let refusal = Refusal::new(Cause::NoProfile, "no profile is for you").with_detail(detail);
                 self.turn_away(identity, None, destination, &refusal).await;
@@ -140,7 +146,7 @@ impl Gate {
         self.policy().needs(agent, endpoint)
     }
 
-    /// Judges one action. The permit is for these bytes, once.
+    /// Judges one action, by what is known of the agent now. The permit is for these bytes, once.
     ///
     /// Dropping the future while an approval is pending withdraws the question.
     ///
@@ -149,6 +155,8 @@ impl Gate {
     pub async fn judge(&self, agent: &Agent, action: &Action) -> Result<Permit, Refusal> {
         let started = Instant::now();
         let policy = self.policy();
+        let then = agent;
+        let agent = &*then.now();
         let judgement = self.ask_policy(&policy, agent, action);
         let judge_time = started.elapsed();
 
@@ -174,9 +182,9 @@ impl Gate {
             }
         };
         let wait_time = asked.elapsed();
-        // A reload while people were deciding: the new policy must still want this action to pass.
+        // People took their time: the policy of now must still want this action of this agent to pass.
         let decision = match decision {
-            Ok(allowed) if !allowed.approvers.is_empty() => self.still_asks(agent, action, allowed),
+            Ok(allowed) if !allowed.approvers.is_empty() => self.still_asks(&then.now(), action, allowed),
             decision => decision,
         };
 
@@ -221,7 +229,8 @@ impl Gate {
     /// Records a refusal that was found before an action could be read: a destination that no
     /// endpoint claims, a request that two servers would read differently.
     pub async fn refuse(&self, agent: &Agent, endpoint: &str, summary: &str, refusal: Refusal) -> Refusal {
-        let mut record = record::blank(&agent.identity, Some(agent.profile.clone()), Arc::from(endpoint));
+        let identity = &agent.now().identity;
+        let mut record = record::blank(identity, Some(agent.profile.clone()), Arc::from(endpoint));
         let policy = self.policy();
         record.summary = policy.mask().text(summary).into_owned();
         record.policy = policy.version();

@@ -5,14 +5,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
-use super::directory::{Directory, Own};
-use super::localapi::{LocalApi, LocalApiError, Status};
+use super::directory::Directory;
+use super::localapi::{LocalApi, LocalApiError, Prefs, Status};
 
 /// How long until a tailscaled that was lost is tried again; doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// See [`RETRY_MIN`].
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How long after a look the next one comes at the earliest, however much the bus says. No answer
+/// from before the bus spoke is used for a new connection meanwhile.
+pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The routes that this gateway advertises beside those that the node has from elsewhere.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +86,7 @@ impl Node {
                 tracing::debug!(%error, "tailscaled is not heard");
             }
             self.status.send_replace(None);
+            self.directory.lost();
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
         }
@@ -88,15 +94,35 @@ impl Node {
 
     async fn follow_once(&self, wait: &mut Duration) -> Result<std::convert::Infallible, LocalApiError> {
         let mut bus = self.api.watch().await?;
+        let (mut looked, mut due) = (None, None);
+        let mut prefs = None;
         loop {
-            let notify = bus.next().await?;
-            *wait = RETRY_MIN;
-            if let Some(prefs) = &notify.prefs {
-                self.declare(prefs.advertise_routes.as_deref().unwrap_or_default())
-                    .await;
-            }
-            if notify.net_map || notify.state.is_some() {
+            // Not by the time-out alone: a bus that always has more would never let it come.
+            if let Some(at) = due
+                && at <= Instant::now()
+            {
+                if let Some(Prefs { advertise_routes }) = prefs.take() {
+                    self.declare(&advertise_routes.unwrap_or_default()).await;
+                }
                 self.look().await?;
+                (looked, due) = (Some(Instant::now()), None);
+            }
+            let next = async {
+                match due {
+                    Some(at) => tokio::time::timeout_at(at, bus.next()).await.ok(),
+                    None => Some(bus.next().await),
+                }
+            };
+            let Some(notify) = next.await.transpose()? else {
+                continue;
+            };
+            *wait = RETRY_MIN;
+            if notify.net_map || notify.state.is_some() {
+                self.directory.changing();
+            }
+            if notify.prefs.is_some() || notify.net_map || notify.state.is_some() {
+                prefs = notify.prefs.or(prefs);
+                due = due.or(Some(looked.map_or_else(Instant::now, |at| at + LOOK_EVERY)));
             }
         }
     }
@@ -109,13 +135,6 @@ impl Node {
             .as_ref()
             .map(|own| own.name.trim_matches('.'))
             .unwrap_or_default();
-        let own = Own {
-            suffix: name
-                .split_once('.')
-                .map(|(_, rest)| rest.to_owned())
-                .unwrap_or_default(),
-            has_device: status.has_device,
-        };
         let before = self
             .status
             .borrow()
@@ -128,8 +147,8 @@ impl Node {
                 url => tracing::warn!(state, url, "a person has to log the node in"),
             }
         }
+        self.directory.changed(&status);
         self.status.send_replace(Some(status));
-        self.directory.changed(own);
         Ok(())
     }
 
