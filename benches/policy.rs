@@ -54,14 +54,8 @@ fn policy(rules: usize) -> Policy {
 }
 
 fn agent() -> Agent {
-    let identity = Identity {
-        transport: Transport::Tailnet,
-        address: IpAddr::from([100, 64, 0, 7]),
-        node: "build-7".to_owned(),
-        login: None,
-        tags: vec!["tag:ci".to_owned()],
-        grants: Vec::new(),
-    };
+    let mut identity = Identity::new(Transport::Tailnet, IpAddr::from([100, 64, 0, 7]), "build-7");
+    identity.tags = vec!["tag:ci".to_owned()];
     Agent::new(Arc::new(identity), "ci".into())
 }
 

@@ -143,14 +143,8 @@ fn policy(shared: &[String], own: &[String]) -> Policy {
 }
 
 fn agent(profile: &str) -> Agent {
-    let identity = Identity {
-        transport: Transport::Tailnet,
-        address: IpAddr::from([100, 64, 0, 7]),
-        node: "n".to_owned(),
-        login: None,
-        tags: vec![format!("tag:{profile}")],
-        grants: Vec::new(),
-    };
+    let mut identity = Identity::new(Transport::Tailnet, IpAddr::from([100, 64, 0, 7]), "build-7");
+    identity.tags = vec![format!("tag:{profile}")];
     Agent::new(Arc::new(identity), profile.into())
 }
 
