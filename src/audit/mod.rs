@@ -14,6 +14,8 @@ mod note;
 #[cfg(feature = "daemon")]
 pub mod read;
 #[cfg(feature = "daemon")]
+pub mod replay;
+#[cfg(feature = "daemon")]
 mod retention;
 #[cfg(feature = "daemon")]
 mod row;

@@ -11,6 +11,7 @@ mod hcl;
 mod index;
 mod load;
 pub mod model;
+mod recorded;
 mod rule;
 #[cfg(feature = "daemon")]
 pub mod source;
@@ -28,6 +29,7 @@ use rule::Rules;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use model::*;
+pub use recorded::RecordedFacts;
 pub use rule::Step;
 
 /// One configuration file, already read.
@@ -56,6 +58,19 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// Rules in shadow mode that matched before the deciding one, as `rule=verdict`.
     pub shadow: Vec<String>,
+    /// How often the deciding rule lets actions pass.
+    pub limits: Option<Arc<[Limit]>>,
+}
+
+impl Judgement {
+    /// A verdict that no rule limits or shadows.
+    pub fn plain(verdict: Verdict) -> Judgement {
+        Judgement {
+            verdict,
+            shadow: Vec::new(),
+            limits: None,
+        }
+    }
 }
 
 impl Policy {
@@ -147,6 +162,20 @@ impl Policy {
         facts: &dyn FactSource,
         now: DateTime<Utc>,
     ) -> Judgement {
+        let who = (&*agent.profile, agent as &dyn FactSource);
+        self.rules
+            .judge(who, endpoint, credential, (facts, now), &mut None)
+    }
+
+    /// As [`Policy::evaluate`], for an agent of whom there is a record: its profile and its facts.
+    pub fn evaluate_recorded(
+        &self,
+        agent: (&str, &dyn FactSource),
+        endpoint: &str,
+        credential: Option<&str>,
+        facts: &dyn FactSource,
+        now: DateTime<Utc>,
+    ) -> Judgement {
         self.rules
             .judge(agent, endpoint, credential, (facts, now), &mut None)
     }
@@ -161,9 +190,10 @@ impl Policy {
         now: DateTime<Utc>,
     ) -> (Judgement, Vec<Step>) {
         let mut trace = Some(Vec::new());
+        let who = (&*agent.profile, agent as &dyn FactSource);
         let judgement = self
             .rules
-            .judge(agent, endpoint, credential, (facts, now), &mut trace);
+            .judge(who, endpoint, credential, (facts, now), &mut trace);
         (judgement, trace.unwrap_or_default())
     }
 }

@@ -63,6 +63,9 @@ pub struct Gateway {
     pub resolver: Option<SocketAddr>,
     /// How long audit records are kept (the `audit` block).
     pub audit: Retention,
+    /// How far back a reload is replayed before it comes into force (`reload_guard`): one that would
+    /// change a verdict waits for `tailkeep replay --accept`. Without it none waits.
+    pub reload_guard: Option<Duration>,
     pub limits: Limits,
 }
 
@@ -151,6 +154,7 @@ impl Default for Gateway {
             virtual_v6: "fd7a:7461:696c:78::/64".parse().expect("a constant"),
             resolver: None,
             audit: Retention::default(),
+            reload_guard: None,
             limits: Limits::default(),
         }
     }
@@ -181,6 +185,69 @@ impl Default for Defaults {
 pub enum Unmatched {
     Deny,
     Allow,
+}
+
+/// How often a rule lets actions pass (`limit { rate = "30/m" per = "agent" }`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Actions in any stretch of the window's length; at most [`LIMIT_COUNT_MAX`].
+    pub count: u32,
+    /// Whole seconds.
+    pub window: Duration,
+    pub per: Per,
+}
+
+/// Actions that a limit may count to: the time of each is kept.
+pub const LIMIT_COUNT_MAX: u32 = 10_000;
+
+impl Limit {
+    /// `30/m`, `5/10s`, `1000/d`.
+    pub(super) fn rate(text: &str) -> Option<(u32, Duration)> {
+        let (count, window) = text.split_once('/')?;
+        let count = count
+            .trim()
+            .parse()
+            .ok()
+            .filter(|count| (1..=LIMIT_COUNT_MAX).contains(count))?;
+        let window = window.trim();
+        let unit = match window.chars().last()? {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86_400,
+            _ => return None,
+        };
+        let number = match window.get(..window.len() - 1)? {
+            "" => 1,
+            number => number.parse::<u64>().ok().filter(|number| *number > 0)?,
+        };
+        let seconds = number
+            .checked_mul(unit)
+            .filter(|seconds| *seconds <= 31 * 86_400)?;
+        Some((count, Duration::from_secs(seconds)))
+    }
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let per = match self.per {
+            Per::Agent => "for an agent",
+            Per::Profile => "for a profile",
+            Per::Endpoint => "for an endpoint",
+            Per::Rule => "for all together",
+        };
+        write!(f, "{} in {} s {per}", self.count, self.window.as_secs())
+    }
+}
+
+/// By what a [`Limit`] counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Per {
+    #[default]
+    Agent,
+    Profile,
+    Endpoint,
+    Rule,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::cel::{Condition, Env, Fault};
 use super::diagnostic::At;
 use super::index::Index;
-use super::{Judgement, Model, Protocol, Unmatched};
+use super::{Judgement, Limit, Model, Protocol, Unmatched};
 use crate::facts::{FactSet, FactSource};
 use crate::identity::Agent;
 use crate::verdict::{Cause, Refusal, Verdict};
@@ -45,6 +45,7 @@ pub(crate) struct Rule {
     pub(crate) reason: Option<String>,
     pub(crate) priority: i64,
     pub(crate) shadow: bool,
+    pub(crate) limits: Option<Arc<[Limit]>>,
     /// The place in the order of declaration.
     pub(crate) order: usize,
     /// Where its name stands.
@@ -52,10 +53,8 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    fn is_for(&self, agent: &Agent) -> bool {
-        self.profile
-            .as_ref()
-            .is_none_or(|profile| *profile == agent.profile)
+    fn is_for(&self, profile: &str) -> bool {
+        self.profile.as_ref().is_none_or(|own| **own == *profile)
     }
 
     /// Whether it matches.
@@ -174,29 +173,26 @@ impl Rules {
     /// Walks the rules that could match. `trace` is told of every one on the way to the verdict.
     pub(crate) fn judge<'a>(
         &'a self,
-        agent: &'a Agent,
+        (profile, agent): (&'a str, &'a dyn FactSource),
         endpoint: &str,
         credential: Option<&'a str>,
         (facts, now): (&'a dyn FactSource, DateTime<Utc>),
         trace: &mut Option<Vec<Step>>,
     ) -> Judgement {
         let mut shadow = Vec::new();
-        if let Some(refusal) = self.unreachable(agent, endpoint) {
-            return Judgement {
-                verdict: Verdict::Deny(refusal),
-                shadow,
-            };
+        if let Some(refusal) = self.unreachable(profile, endpoint) {
+            return Judgement::plain(Verdict::Deny(refusal));
         }
         let env = Env::new(facts, agent).at(now);
         let walk = Walk {
-            agent,
+            profile,
             credential,
             env,
         };
         let decided = self.by_endpoint.get(endpoint).and_then(|own| match trace {
             Some(_) => walk.run(own.rules.iter(), &mut shadow, trace),
             None => {
-                let places = own.index.candidates(&agent.profile, facts, agent);
+                let places = own.index.candidates(profile, facts, agent);
                 walk.run(
                     places.filter_map(|place| own.rules.get(place)),
                     &mut shadow,
@@ -204,19 +200,27 @@ impl Rules {
                 )
             }
         });
-        if let Some(verdict) = decided {
-            return Judgement { verdict, shadow };
+        if let Some((verdict, limits)) = decided {
+            return Judgement {
+                verdict,
+                shadow,
+                limits,
+            };
         }
         let verdict = match self.unmatched_allow {
             true => Verdict::Allow { rule: None },
             false => Verdict::Deny(Refusal::new(Cause::NoRule, "no rule allows this")),
         };
-        Judgement { verdict, shadow }
+        Judgement {
+            verdict,
+            shadow,
+            limits: None,
+        }
     }
 
     /// Why no action of this agent may reach the endpoint at all.
-    fn unreachable(&self, agent: &Agent, endpoint: &str) -> Option<Refusal> {
-        let Some(held) = self.held.get(&agent.profile) else {
+    fn unreachable(&self, profile: &str, endpoint: &str) -> Option<Refusal> {
+        let Some(held) = self.held.get(profile) else {
             return Some(Refusal::new(Cause::NoProfile, "no profile is for this agent"));
         };
         if !held.iter().any(|key| &**key == endpoint) {
@@ -237,7 +241,7 @@ impl Rules {
 
 /// One action on its way past the rules.
 struct Walk<'a> {
-    agent: &'a Agent,
+    profile: &'a str,
     credential: Option<&'a str>,
     env: Env<'a>,
 }
@@ -248,8 +252,8 @@ impl<'a> Walk<'a> {
         rules: impl Iterator<Item = &'a Arc<Rule>>,
         shadow: &mut Vec<String>,
         trace: &mut Option<Vec<Step>>,
-    ) -> Option<Verdict> {
-        for rule in rules.filter(|rule| rule.is_for(self.agent)) {
+    ) -> Option<(Verdict, Option<Arc<[Limit]>>)> {
+        for rule in rules.filter(|rule| rule.is_for(self.profile)) {
             let matched = rule.matches(self.credential, &self.env);
             if let Some(trace) = trace {
                 trace.push(step(rule, self.credential, &matched, &self.env));
@@ -264,11 +268,11 @@ impl<'a> Walk<'a> {
             }
             match matched {
                 Ok(false) => {}
-                Ok(true) => return Some(verdict(rule)),
+                Ok(true) => return Some((verdict(rule), rule.limits.clone())),
                 Err(fault) => {
                     let cause = Cause::Unevaluable(rule.name.clone());
                     let refusal = Refusal::new(cause, UNEVALUABLE).with_detail(fault.to_string());
-                    return Some(Verdict::Deny(refusal));
+                    return Some((Verdict::Deny(refusal), None));
                 }
             }
         }

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::approval::{Answer, Queue};
+use super::rate::Counter;
 use super::{Action, Cause, Permit, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
@@ -30,6 +31,7 @@ pub struct Gate {
     queue: Queue,
     log: Log,
     known: KnownSecrets,
+    rates: Counter,
     /// How often a policy came into force, or a peer became known as something else.
     reloads: watch::Sender<u64>,
 }
@@ -48,6 +50,7 @@ impl Gate {
             queue,
             log,
             known: KnownSecrets::default(),
+            rates: Counter::default(),
             reloads: watch::Sender::new(0),
         }
     }
@@ -161,7 +164,12 @@ impl Gate {
         let judge_time = started.elapsed();
 
         let asked = Instant::now();
-        let decision = match judgement.verdict {
+        // A retry of a held action counts like any other: the rate is of what is asked.
+        let verdict = match self.rates.count(&judgement, agent, &action.endpoint) {
+            Ok(()) => judgement.verdict,
+            Err(refusal) => Verdict::Deny(refusal),
+        };
+        let decision = match verdict {
             Verdict::Allow { rule } => {
                 let cause = match (action.step, &rule) {
                     (Step::Connect, _) => "connect",
@@ -248,10 +256,7 @@ impl Gate {
     }
 
     fn ask_policy(&self, policy: &Policy, agent: &Agent, action: &Action) -> Judgement {
-        let plain = |verdict| Judgement {
-            verdict,
-            shadow: Vec::new(),
-        };
+        let plain = Judgement::plain;
         // The profile is asked for anew: a reload may have moved or removed it since the connection opened.
         match policy.profile_for(&agent.identity) {
             Ok(profile) if profile == agent.profile => {}

@@ -12,6 +12,7 @@ pub mod approval;
 #[cfg(feature = "daemon")]
 pub mod gate;
 pub mod permit;
+pub mod rate;
 #[cfg(feature = "daemon")]
 mod record;
 
@@ -77,6 +78,17 @@ pub struct Refusal {
     pub detail: Option<String>,
 }
 
+impl Verdict {
+    /// The rule that lets it pass or asks.
+    pub fn rule(&self) -> Option<&Arc<str>> {
+        match self {
+            Verdict::Allow { rule } => rule.as_ref(),
+            Verdict::Ask { rule, .. } => Some(rule),
+            Verdict::Deny(_) => None,
+        }
+    }
+}
+
 impl Refusal {
     pub fn new(cause: Cause, reason: impl Into<String>) -> Self {
         Refusal {
@@ -95,7 +107,9 @@ impl Refusal {
     pub fn rule(&self) -> Option<&Arc<str>> {
         match &self.cause {
             Cause::Rule(rule) | Cause::Unevaluable(rule) => Some(rule),
-            Cause::Refused { rule, .. } | Cause::TimedOut { rule, .. } => Some(rule),
+            Cause::Refused { rule, .. } | Cause::TimedOut { rule, .. } | Cause::Limit { rule, .. } => {
+                Some(rule)
+            }
             _ => None,
         }
     }
@@ -122,6 +136,8 @@ pub enum Cause {
     NoProfile,
     /// The profile does not hold the endpoint, or no endpoint claims the destination.
     NoEndpoint,
+    /// A limit of the rule is reached; after so many seconds it would not be.
+    Limit { rule: Arc<str>, retry_after_s: u64 },
     /// A placeholder stands where its credential may not go, or the secret is missing.
     Credential,
     /// The request cannot be read, or two servers would read it differently.
@@ -141,6 +157,7 @@ impl Cause {
             Cause::AuditDown => "audit_down",
             Cause::NoProfile => "no_profile",
             Cause::NoEndpoint => "no_endpoint",
+            Cause::Limit { .. } => "limit",
             Cause::Credential => "credential",
             Cause::Malformed => "malformed",
         }

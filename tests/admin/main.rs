@@ -10,6 +10,7 @@
 mod commands;
 mod fields;
 mod gateway;
+mod guard;
 mod http;
 mod streams;
 mod tunnel;

@@ -7,6 +7,8 @@
     reason = "tests say what they expect"
 )]
 
+#[cfg(feature = "daemon")]
+mod rehearsal;
 mod speed;
 
 use std::process::{Command, Output};

@@ -128,6 +128,7 @@ impl<'a> Loader<'a> {
             if let Some(cidr) = fields.text("virtual_cidr6") {
                 self.net(&cidr, false, |gateway| &mut gateway.virtual_v6);
             }
+            self.model.gateway.reload_guard = fields.duration("reload_guard");
             self.wireguard(&fields);
             self.tailscale(&fields);
             self.audit(&fields);
