@@ -15,6 +15,7 @@ mod leave;
 mod peers;
 mod replay;
 mod run;
+mod setup;
 mod status;
 mod test;
 mod validate;
@@ -74,6 +75,8 @@ enum Command {
     Approvals(approvals::Args),
     /// List, set or rotate secrets.
     Credentials(credentials::Args),
+    /// Give a gateway on a tailnet what only root may: the interception of real addresses, systemd units.
+    Setup(setup::Args),
     /// Follow, export or verify the audit log.
     Audit(audit::Args),
 }
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Peers(args) => peers::run(args),
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
+        Command::Setup(args) => setup::run(args),
         Command::Audit(args) => audit::run(args),
     };
     match result {

@@ -3,6 +3,10 @@
 //! The loader turns HCL into these once; nothing behind it reads HCL. Keys are references as
 //! they are written in a policy, `type.name`.
 
+mod tailscale;
+
+mod limit;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +16,10 @@ use ipnet::IpNet;
 
 use crate::audit::Retention;
 use crate::facts::Family;
+
+pub use limit::{LIMIT_COUNT_MAX, Limit, Per};
+
+pub use tailscale::{TAILNET_RANGES, Tailscale, Via};
 
 /// Everything a configuration says.
 #[derive(Clone, Debug, Default)]
@@ -94,17 +102,6 @@ pub enum Stack {
     Userspace,
 }
 
-/// The `tailscale` block of the gateway, as written.
-#[derive(Clone, Debug, Default)]
-pub struct Tailscale {
-    pub socket: Option<PathBuf>,
-    pub authkey: Option<String>,
-    pub control_url: Option<String>,
-    pub hostname: Option<String>,
-    pub tags: Vec<String>,
-    pub routes: Vec<IpNet>,
-}
-
 /// The `limits` block: every bound that an operator may set, with its unit in its name.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -185,69 +182,6 @@ impl Default for Defaults {
 pub enum Unmatched {
     Deny,
     Allow,
-}
-
-/// How often a rule lets actions pass (`limit { rate = "30/m" per = "agent" }`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limit {
-    /// Actions in any stretch of the window's length; at most [`LIMIT_COUNT_MAX`].
-    pub count: u32,
-    /// Whole seconds.
-    pub window: Duration,
-    pub per: Per,
-}
-
-/// Actions that a limit may count to: the time of each is kept.
-pub const LIMIT_COUNT_MAX: u32 = 10_000;
-
-impl Limit {
-    /// `30/m`, `5/10s`, `1000/d`.
-    pub(super) fn rate(text: &str) -> Option<(u32, Duration)> {
-        let (count, window) = text.split_once('/')?;
-        let count = count
-            .trim()
-            .parse()
-            .ok()
-            .filter(|count| (1..=LIMIT_COUNT_MAX).contains(count))?;
-        let window = window.trim();
-        let unit = match window.chars().last()? {
-            's' => 1,
-            'm' => 60,
-            'h' => 3600,
-            'd' => 86_400,
-            _ => return None,
-        };
-        let number = match window.get(..window.len() - 1)? {
-            "" => 1,
-            number => number.parse::<u64>().ok().filter(|number| *number > 0)?,
-        };
-        let seconds = number
-            .checked_mul(unit)
-            .filter(|seconds| *seconds <= 31 * 86_400)?;
-        Some((count, Duration::from_secs(seconds)))
-    }
-}
-
-impl std::fmt::Display for Limit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let per = match self.per {
-            Per::Agent => "for an agent",
-            Per::Profile => "for a profile",
-            Per::Endpoint => "for an endpoint",
-            Per::Rule => "for all together",
-        };
-        write!(f, "{} in {} s {per}", self.count, self.window.as_secs())
-    }
-}
-
-/// By what a [`Limit`] counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Per {
-    #[default]
-    Agent,
-    Profile,
-    Endpoint,
-    Rule,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,11 @@ mod kept;
 #[path = "../support/tailnet/mod.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
+#[path = "../support/postgres.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod postgres;
 mod real;
+mod redirect;
 mod tailscaled;
 mod userspace;
 mod world;

@@ -17,7 +17,7 @@ use crate::credential::store::SecretStore;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names, Resolver, Zone, forward_to};
 use crate::ingress::wireguard::{Config, Listener, Peer, PeerSet, Status};
-use crate::policy::{Gateway, Policy, Wireguard};
+use crate::policy::{Gateway, Policy, TAILNET_RANGES, Wireguard};
 use crate::proxy::{Parts, Proxy};
 use crate::state::State;
 use crate::state::peer::PeerKey;
@@ -35,11 +35,7 @@ const SEEN_EVERY: Duration = Duration::from_secs(5);
 /// Serves until SIGINT or SIGTERM, then flushes the audit log.
 pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let gateway = policy.model().gateway.clone();
-    let tailnet = gateway
-        .tailscale
-        .as_ref()
-        .map(|own| tailnet::prepare(own, &gateway))
-        .transpose()?;
+    let tailnet = gateway.tailscale.as_ref().map(tailnet::prepare).transpose()?;
     let first_version = policy.version();
     let state = State::open(&gateway.state_dir)?;
     let _lock = admin::Lock::take(&gateway.state_dir)?;
@@ -68,7 +64,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         names: names.clone(),
         leaves: leaves.clone(),
         connectors: Arc::new(Connectors::default()),
-        dialer,
+        dialer: dialer.clone(),
         secrets: secrets.clone(),
     });
     let answerer = Arc::new(Answerer::new(names.clone(), zone(&gate), resolver(&gateway))?);
@@ -95,9 +91,15 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
             "the configuration has no ingress: add a wireguard or a tailscale block to the gateway"
         );
     }
-    if let Some(node) = &tailnet {
-        tailnet::serve(node, names, gate.clone(), proxy.clone());
-    }
+    let tailnet_ends = {
+        let (tailnet, parts, proxy) = (tailnet.clone(), (gate.clone(), dialer), proxy.clone());
+        async move {
+            match tailnet {
+                Some(node) => tailnet::serve(node, names, parts, proxy).await,
+                None => std::future::pending().await,
+            }
+        }
+    };
     tokio::spawn(sweep(proxy.clone()));
     let (reload_gate, reload_log) = (gate.clone(), log.clone());
     let guard_gate = gate.clone();
@@ -111,14 +113,18 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         }
     }));
 
-    until_told().await?;
+    let failed = tokio::select! {
+        told = until_told() => told.err().map(anyhow::Error::from),
+        error = tailnet_ends => Some(error),
+    };
     tracing::info!("ending");
     // Their agents lose the connection, and may come back to the same question after a restart.
     queue.close();
     if let Some(node) = tailnet {
         node.withdraw().await;
     }
-    log.flush().await.context("the audit log could not be flushed")
+    log.flush().await.context("the audit log could not be flushed")?;
+    failed.map_or(Ok(()), Err)
 }
 
 async fn until_told() -> std::io::Result<()> {
@@ -273,8 +279,8 @@ fn closed(gateway: &Gateway) -> Closed {
     let mut listeners = vec![gateway.admin_listen];
     listeners.extend(gateway.enrol_listen);
     if let Some(tailscale) = &gateway.tailscale {
-        nets.extend(tailnet::RANGES);
-        nets.extend(&tailscale.routes);
+        nets.extend(TAILNET_RANGES);
+        listeners.push(SocketAddr::from(([0, 0, 0, 0], tailscale.redirect_port)));
     }
     if let Some(wireguard) = &gateway.wireguard {
         nets.extend([wireguard.subnet_v4, wireguard.subnet_v6]);

@@ -1,31 +1,23 @@
 //! The tailnet's part of a gateway.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use tokio::sync::{mpsc, watch};
 
+use super::routes;
 use crate::ingress::dns::Names;
-use crate::ingress::tailnet::{Accepted, Listener, LocalApi, Node, Routes};
-use crate::policy::{Gateway, Tailscale};
+use crate::ingress::tailnet::{Accepted, Door, Listener, LocalApi, Node, Plan, Redirect};
+use crate::policy::Tailscale;
 use crate::proxy::Proxy;
+use crate::upstream::Dialer;
 use crate::verdict::gate::Gate;
-
-/// What tailnets give out as addresses: other nodes, which the gateway leads nobody to.
-pub(super) const RANGES: [IpNet; 2] = [
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10)),
-    IpNet::V6(Ipv6Net::new_assert(
-        Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0),
-        48,
-    )),
-];
 
 /// The node that the block is about.
 ///
 /// # Errors
 /// What the block asks for is not there yet: a gateway that left it out would only look as if it
 /// guarded what it was told to.
-pub(super) fn prepare(block: &Tailscale, gateway: &Gateway) -> anyhow::Result<Arc<Node>> {
+pub(super) fn prepare(block: &Tailscale) -> anyhow::Result<Arc<Node>> {
     let Some(socket) = &block.socket else {
         anyhow::bail!(
             "gateway {{ tailscale {{ … }} }}: this version attaches to a running tailscaled alone; \
@@ -45,19 +37,16 @@ pub(super) fn prepare(block: &Tailscale, gateway: &Gateway) -> anyhow::Result<Ar
              give that to it, and leave the field out"
         );
     }
-    anyhow::ensure!(
-        block.routes.is_empty(),
-        "gateway {{ tailscale {{ routes = … }} }}: this version serves the endpoints' virtual addresses alone; \
-         leave the field out, and {} and {} are advertised",
-        gateway.virtual_v4,
-        gateway.virtual_v6
-    );
-    let routes = Routes(vec![gateway.virtual_v4, gateway.virtual_v6]);
-    Ok(Node::new(LocalApi::new(socket)?, routes))
+    Ok(Node::new(LocalApi::new(socket)?))
 }
 
-/// Follows the node, and serves its peers.
-pub(super) fn serve(node: &Arc<Node>, names: Arc<Names>, gate: Arc<Gate>, proxy: Arc<Proxy>) {
+/// Follows the node, and serves its peers. Ends with the reason for which the gateway must not go on.
+pub(super) async fn serve(
+    node: Arc<Node>,
+    names: Arc<Names>,
+    (gate, dialer): (Arc<Gate>, Arc<Dialer>),
+    proxy: Arc<Proxy>,
+) -> anyhow::Error {
     let follower = node.clone();
     tokio::spawn(async move { follower.follow().await });
     let (mut told, told_gate) = (node.directory().told(), gate.clone());
@@ -66,31 +55,45 @@ pub(super) fn serve(node: &Arc<Node>, names: Arc<Names>, gate: Arc<Gate>, proxy:
             told_gate.peers_changed();
         }
     });
-    let (listener, mut accepted) = Listener::new(names, node.directory().clone());
-    tokio::spawn(async move {
-        let model_gate = gate.clone();
-        let model = move |read: &mut dyn FnMut(&crate::policy::Model)| read(model_gate.policy().model());
-        let changed = || {
-            let mut reloads = gate.reloads();
-            async move {
-                // A gate that is gone changes no more.
-                if reloads.changed().await.is_err() {
-                    std::future::pending().await
-                }
+    let (door, accepted) = Door::new(node.directory().clone());
+    let (plan, plan_changes) = watch::channel(Plan::of(gate.policy().model()));
+    let port = redirect_port(&gate);
+    tokio::spawn(Redirect::new(door.clone(), port, plan_changes).run(node.status()));
+    tokio::spawn(listen(Listener::new(names, door), gate.clone()));
+    tokio::spawn(hand_over(accepted, proxy));
+    routes::keep(&node, &gate, &dialer, &plan).await
+}
+
+/// The port as it was at the start: the table of the kernel's has it too.
+pub(super) fn redirect_port(gate: &Gate) -> u16 {
+    let tailscale = gate.policy().model().gateway.tailscale.clone();
+    tailscale.unwrap_or_default().redirect_port
+}
+
+async fn listen(listener: Listener, gate: Arc<Gate>) {
+    let model_gate = gate.clone();
+    let model = move |read: &mut dyn FnMut(&crate::policy::Model)| read(model_gate.policy().model());
+    let changed = || {
+        let mut reloads = gate.reloads();
+        async move {
+            // A gate that is gone changes no more.
+            if reloads.changed().await.is_err() {
+                std::future::pending().await
             }
-        };
-        listener.run(model, changed).await;
-    });
-    tokio::spawn(async move {
-        while let Some(Accepted { flow, other }) = accepted.recv().await {
-            let proxy = proxy.clone();
-            tokio::spawn(async move {
-                let (node, dialled) = (flow.identity.now().node.clone(), flow.destination);
-                tokio::select! {
-                    () = proxy.serve(flow) => {}
-                    () = other => tracing::info!(node, %dialled, "a connection ends: its peer has left the tailnet"),
-                }
-            });
         }
-    });
+    };
+    listener.run(model, changed).await;
+}
+
+async fn hand_over(mut accepted: mpsc::Receiver<Accepted>, proxy: Arc<Proxy>) {
+    while let Some(Accepted { flow, other }) = accepted.recv().await {
+        let proxy = proxy.clone();
+        tokio::spawn(async move {
+            let (node, dialled) = (flow.identity.now().node.clone(), flow.destination);
+            tokio::select! {
+                () = proxy.serve(flow) => {}
+                () = other => tracing::info!(node, %dialled, "a connection ends: its peer has left the tailnet"),
+            }
+        });
+    }
 }

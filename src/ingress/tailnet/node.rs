@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::directory::Directory;
 use super::localapi::{LocalApi, LocalApiError, Prefs, Status};
+use super::routes::Routes;
 
 /// How long until a tailscaled that was lost is tried again; doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
@@ -19,45 +20,23 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// from before the bus spoke is used for a new connection meanwhile.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// The routes that this gateway advertises beside those that the node has from elsewhere.
-#[derive(Clone, Debug, Default)]
-pub struct Routes(pub Vec<IpNet>);
-
-impl Routes {
-    /// What to declare where `there` is declared: ours added, or taken out.
-    pub fn over(&self, there: &[IpNet], wanted: bool) -> Option<Vec<IpNet>> {
-        let is_ours = |net: &IpNet| self.0.contains(net);
-        let mut all: Vec<IpNet> = there.iter().copied().filter(|net| !is_ours(net)).collect();
-        if wanted {
-            all.extend(&self.0);
-        }
-        let mut before = there.to_vec();
-        let mut after = all.clone();
-        before.sort();
-        after.sort();
-        (before != after).then_some(all)
-    }
-}
-
 /// A node that a running tailscaled keeps.
 #[derive(Debug)]
 pub struct Node {
     api: LocalApi,
     directory: Arc<Directory>,
-    routes: Routes,
-    /// Whether the routes are to be declared. Held while they are, so that a withdrawal comes last.
-    wanted: Mutex<bool>,
+    /// Held while they are declared, so that a withdrawal comes last.
+    routes: Mutex<Routes>,
     status: watch::Sender<Option<Status>>,
 }
 
 impl Node {
     /// Nothing is asked or declared before [`Node::follow`].
-    pub fn new(api: LocalApi, routes: Routes) -> Arc<Self> {
+    pub fn new(api: LocalApi) -> Arc<Self> {
         Arc::new(Node {
             directory: Directory::new(api.clone()),
             api,
-            routes,
-            wanted: Mutex::new(true),
+            routes: Mutex::default(),
             status: watch::Sender::new(None),
         })
     }
@@ -102,7 +81,8 @@ impl Node {
                 && at <= Instant::now()
             {
                 if let Some(Prefs { advertise_routes }) = prefs.take() {
-                    self.declare(&advertise_routes.unwrap_or_default()).await;
+                    let routes = self.routes.lock().await;
+                    self.declare(&routes, &advertise_routes.unwrap_or_default()).await;
                 }
                 self.look().await?;
                 (looked, due) = (Some(Instant::now()), None);
@@ -152,29 +132,51 @@ impl Node {
         Ok(())
     }
 
-    /// Declares our routes beside those that are there. Where this user may not, that is said once
-    /// for each change.
-    async fn declare(&self, there: &[IpNet]) {
-        let wanted = self.wanted.lock().await;
-        if let Some(all) = self.routes.over(there, true).filter(|_| *wanted) {
-            match self.api.advertise(&all).await {
-                Ok(_) => tracing::info!(routes = ?self.routes.0, "the tailnet's routes are declared"),
-                Err(error) => tracing::error!(
-                    %error,
-                    routes = ?self.routes.0,
-                    "the routes could not be declared; let this user: tailscale set --operator=USER"
-                ),
-            }
+    /// Declares these routes from now on, and none that were ours before. Once the routes were
+    /// withdrawn, nothing is declared any more.
+    pub async fn advertise(&self, routes: Vec<IpNet>) {
+        let mut ours = self.routes.lock().await;
+        if !ours.replace(routes) {
+            return;
+        }
+        // A tailscaled that is not heard says its prefs when it is.
+        if let Ok(prefs) = self.api.prefs().await {
+            self.declare(&ours, prefs.advertise_routes.as_deref().unwrap_or_default())
+                .await;
         }
     }
 
-    /// Withdraws our routes for good; others stay.
+    /// The routes that are declared and are not ours.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`].
+    pub async fn others(&self) -> Result<Vec<IpNet>, LocalApiError> {
+        let routes = self.routes.lock().await;
+        let there = self.api.prefs().await?.advertise_routes.unwrap_or_default();
+        Ok(there.into_iter().filter(|net| !routes.are_ours(net)).collect())
+    }
+
+    /// Declares our routes beside those that are there. Where this user may not, that is said once
+    /// for each change.
+    async fn declare(&self, routes: &Routes, there: &[IpNet]) {
+        let Some(all) = routes.over(there) else { return };
+        match self.api.advertise(&all).await {
+            Ok(_) => tracing::info!(routes = ?routes.ours(), "the tailnet's routes are declared"),
+            Err(error) => tracing::error!(
+                %error,
+                routes = ?routes.ours(),
+                "the routes could not be declared; let this user: tailscale set --operator=USER"
+            ),
+        }
+    }
+
+    /// Takes our routes out of those that the node advertises, for good.
     pub async fn withdraw(&self) {
-        let mut wanted = self.wanted.lock().await;
-        *wanted = false;
+        let mut routes = self.routes.lock().await;
+        routes.end();
         let done = async {
-            let there = self.api.prefs().await?.advertise_routes.unwrap_or_default();
-            if let Some(rest) = self.routes.over(&there, false) {
+            let prefs = self.api.prefs().await?;
+            if let Some(rest) = routes.over(prefs.advertise_routes.as_deref().unwrap_or_default()) {
                 self.api.advertise(&rest).await?;
             }
             Ok::<_, LocalApiError>(())
@@ -182,26 +184,5 @@ impl Node {
         if let Err(error) = done.await {
             tracing::warn!(%error, "the tailnet's routes could not be withdrawn");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn our_routes_come_and_go_beside_others() {
-        let nets =
-            |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|text| text.parse().unwrap()).collect() };
-        let routes = Routes(nets(&["10.78.0.0/16", "fd78::/64"]));
-        let both = nets(&["192.0.2.0/24", "10.78.0.0/16", "fd78::/64"]);
-        assert_eq!(routes.over(&nets(&["192.0.2.0/24"]), true), Some(both.clone()));
-        assert_eq!(
-            routes.over(&nets(&["192.0.2.0/24", "10.78.0.0/16"]), true),
-            Some(both.clone())
-        );
-        assert_eq!(routes.over(&both, true), None);
-        assert_eq!(routes.over(&both, false), Some(nets(&["192.0.2.0/24"])));
-        assert_eq!(routes.over(&nets(&["192.0.2.0/24"]), false), None);
     }
 }

@@ -9,13 +9,13 @@ use ipnet::IpNet;
 
 use super::super::diagnostic::{At, Diagnostic};
 use super::super::hcl::{Fields, Spot};
-use super::super::{Gateway, Stack, Tailscale, UnknownHost, Unmatched, Wireguard};
+use super::super::{Gateway, Stack, UnknownHost, Unmatched, Wireguard};
 use super::{Loader, Placed};
 
 /// Blocks without labels of their own, and those that are read for their note alone.
 pub(super) const SINGLES: &[&str] = &["gateway", "defaults", "env_pushdown", "enrollment", "plugin"];
 
-const INERT: &str = "it is part of the grammar, and this gateway does otherwise or not at all";
+pub(super) const INERT: &str = "it is part of the grammar, and this gateway does otherwise or not at all";
 
 impl<'a> Loader<'a> {
     pub(super) fn top_level(
@@ -297,91 +297,6 @@ impl<'a> Loader<'a> {
         fields.inert(&["host_loopback_port", "interface"], INERT);
         fields.finish();
         self.model.gateway.wireguard = Some(wireguard);
-    }
-
-    fn tailscale(&mut self, gateway: &Fields<'a>) {
-        let Some(fields) = gateway.nested("tailscale") else {
-            return;
-        };
-        let text = |name| fields.text(name).map(|text| text.value);
-        let mut tailscale = Tailscale {
-            socket: text("socket").map(PathBuf::from),
-            authkey: text("authkey"),
-            control_url: text("control_url"),
-            hostname: text("hostname"),
-            ..Tailscale::default()
-        };
-        for tag in fields.texts("tags") {
-            if !tag.value.starts_with("tag:") {
-                self.one_of(&tag, "tags", "a list of `tag:name`");
-            }
-            tailscale.tags.push(tag.value);
-        }
-        for route in fields.texts("routes") {
-            match route.value.parse::<IpNet>() {
-                Ok(net) => tailscale.routes.push(net),
-                Err(_) => self.one_of(&route, "routes", "a list of ranges, 10.20.0.0/16"),
-            }
-        }
-        fields.inert(
-            &["operators", "oauth_client_id", "oauth_client_secret", "state_dir"],
-            INERT,
-        );
-        fields.finish();
-        self.model.gateway.tailscale = Some(tailscale);
-    }
-
-    fn audit(&mut self, gateway: &Fields<'a>) {
-        let Some(fields) = gateway.nested("audit") else {
-            return;
-        };
-        let audit = &mut self.model.gateway.audit;
-        let sizes: [(&'static str, &mut u64, _); 2] = [
-            ("keep_days", &mut audit.keep_days, 0..=36_500),
-            ("bytes_max", &mut audit.bytes_max, 0..=1 << 50),
-        ];
-        for (name, place, range) in sizes {
-            if let Some(size) = fields.size(name, range).and_then(|size| u64::try_from(size).ok()) {
-                *place = size;
-            }
-        }
-        fields.finish();
-    }
-
-    fn limits(&mut self, gateway: &Fields<'a>) {
-        let Some(fields) = gateway.nested("limits") else {
-            return;
-        };
-        let limits = &mut self.model.gateway.limits;
-        let sizes: [(&'static str, &mut usize); 5] = [
-            ("body_bytes_max", &mut limits.body_bytes_max),
-            ("decoded_bytes_max", &mut limits.decoded_bytes_max),
-            ("statement_bytes_max", &mut limits.statement_bytes_max),
-            ("message_bytes_max", &mut limits.message_bytes_max),
-            ("connections_max", &mut limits.connections_max),
-        ];
-        for (name, place) in sizes {
-            if let Some(size) = fields
-                .size(name, 1..=1 << 30)
-                .and_then(|size| usize::try_from(size).ok())
-            {
-                *place = size;
-            }
-        }
-        let times: [(&'static str, &mut u64); 3] = [
-            ("connect_ms", &mut limits.connect_ms),
-            ("handshake_ms", &mut limits.handshake_ms),
-            ("idle_s", &mut limits.idle_s),
-        ];
-        for (name, place) in times {
-            if let Some(time) = fields
-                .size(name, 1..=1 << 30)
-                .and_then(|time| u64::try_from(time).ok())
-            {
-                *place = time;
-            }
-        }
-        fields.finish();
     }
 }
 

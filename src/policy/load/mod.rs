@@ -2,11 +2,13 @@
 //! reports every error. *Pure.*
 
 mod approver;
+mod bounds;
 mod credential;
 mod endpoint;
 mod gateway;
 mod profile;
 mod rule;
+mod tailscale;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
