@@ -16,6 +16,8 @@ mod note;
 #[cfg(feature = "daemon")]
 pub mod read;
 #[cfg(feature = "daemon")]
+pub mod replay;
+#[cfg(feature = "daemon")]
 mod retention;
 #[cfg(feature = "daemon")]
 mod row;

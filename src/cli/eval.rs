@@ -68,6 +68,9 @@ pub struct Args {
     /// The body of the request.
     #[arg(long)]
     body: Option<String>,
+    /// The time that `now` means, such as 2026-07-01T09:00:00Z; else the present.
+    #[arg(long)]
+    at: Option<chrono::DateTime<chrono::Utc>>,
     /// Print why each earlier rule did not match.
     #[arg(long)]
     explain: bool,
@@ -89,9 +92,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(key) => Some(Arc::from(key.as_str())),
         None => fallback(&policy, &agent, &endpoint),
     };
+    let now = args.at.unwrap_or_else(chrono::Utc::now);
     let mut denied = false;
     for facts in facts(&policy, &args, &endpoint, credential.as_deref())? {
-        let (judgement, steps) = policy.explain(&agent, &endpoint, credential.as_deref(), &facts);
+        let (judgement, steps) = policy.explain(&agent, &endpoint, credential.as_deref(), &facts, now);
         print(&args, &agent, &endpoint, &judgement, &steps, &facts);
         denied |= matches!(judgement.verdict, Verdict::Deny(_));
     }

@@ -10,9 +10,11 @@ mod eval;
 mod gateway;
 mod inspect;
 mod join;
+mod learn;
 mod leave;
 mod operators;
 mod peers;
+mod replay;
 mod run;
 mod setup;
 mod status;
@@ -51,6 +53,10 @@ enum Command {
     Validate(validate::Args),
     /// Replay recorded actions and report each verdict that moved.
     Test(test::Args),
+    /// Judge the recorded audit log by another policy, and print every verdict that would change.
+    Replay(replay::Args),
+    /// Write the smallest set of allow rules that covers what a profile was seen to do.
+    Learn(learn::Args),
     /// Judge one action given on the command line.
     Eval(eval::Args),
     /// Print the facts of statements or requests, one JSON object a line.
@@ -88,6 +94,8 @@ pub fn main() -> ExitCode {
         Command::Gateway(args) => gateway::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Test(args) => test::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Learn(args) => learn::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Join(args) => join::run(args),

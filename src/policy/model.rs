@@ -6,6 +6,8 @@
 mod approver;
 mod tailscale;
 
+mod limit;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use crate::audit::Retention;
 use crate::facts::Family;
 
 pub use approver::*;
+pub use limit::{LIMIT_COUNT_MAX, Limit, Per};
+
 pub use tailscale::{TAILNET_RANGES, Tailscale, Via};
 
 /// Everything a configuration says.
@@ -69,6 +73,9 @@ pub struct Gateway {
     pub resolver: Option<SocketAddr>,
     /// How long audit records are kept (the `audit` block).
     pub audit: Retention,
+    /// How far back a reload is replayed before it comes into force (`reload_guard`): one that would
+    /// change a verdict waits for `tailkeep replay --accept`. Without it none waits.
+    pub reload_guard: Option<Duration>,
     pub limits: Limits,
 }
 
@@ -146,6 +153,7 @@ impl Default for Gateway {
             virtual_v6: "fd7a:7461:696c:78::/64".parse().expect("a constant"),
             resolver: None,
             audit: Retention::default(),
+            reload_guard: None,
             limits: Limits::default(),
         }
     }

@@ -4,6 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::*;
+use crate::facts::Facts;
+
+/// When everything here happens.
+const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 fn load(text: &str) -> Result<Policy, Diagnostics> {
     let source = Source {
@@ -41,7 +45,7 @@ fn judge(policy: &Policy, tag: &str, credential: Option<&str>) -> Judgement {
     let identity = identity(tag);
     let profile = policy.profile_for(&identity).unwrap();
     let agent = Agent::new(Arc::new(identity), profile);
-    policy.evaluate(&agent, "https.api", credential, &Facts::None)
+    policy.evaluate(&agent, "https.api", credential, &Facts::None, NOW)
 }
 
 fn said(policy: &Policy, tag: &str) -> String {
@@ -200,6 +204,33 @@ fn shadow_rules_are_recorded_and_change_nothing() {
 }
 
 #[test]
+fn a_limit_is_read_and_goes_with_the_verdict() {
+    let rule = |limits: &str| {
+        let rule = format!("rule \"a\" {{\nendpoint = https.api\nverdict = \"allow\"\n{limits}\n}}");
+        load(&format!("{BASE}{CI}\n{rule}"))
+    };
+    let policy = rule("limit {\nrate = \"30/m\"\n}\nlimit {\nrate = \"5/10s\"\nper = \"rule\"\n}").unwrap();
+    let limits = judge(&policy, "tag:ci", None).limits.unwrap();
+    let said: Vec<String> = limits.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["30 in 60 s for an agent", "5 in 10 s for all together"]);
+    for per in ["agent", "profile", "endpoint", "rule"] {
+        rule(&format!("limit {{\nrate = \"1/d\"\nper = \"{per}\"\n}}")).unwrap();
+    }
+    for (limit, wanted) in [
+        ("", "a limit has no `rate`"),
+        ("rate = \"30\"", "`rate` is a number"),
+        ("rate = \"0/m\"", "`rate` is a number"),
+        ("rate = \"10001/m\"", "`rate` is a number"),
+        ("rate = \"1/32d\"", "`rate` is a number"),
+        ("rate = \"1/m\"\nper = \"node\"", "`per` is `agent`"),
+        ("rate = \"1/m\"\nburst = 3", "has no `burst`"),
+    ] {
+        let errors = rule(&format!("limit {{\n{limit}\n}}")).unwrap_err().to_string();
+        assert!(errors.contains(wanted), "{limit}: {errors}");
+    }
+}
+
+#[test]
 fn an_endpoint_that_the_profile_does_not_hold_is_closed() {
     let policy = with(
         r#"profile "ci" { tags = ["tag:ci"] }
@@ -327,6 +358,7 @@ gateway {
     keep_days = 9
     bytes_max = 10
   }
+  reload_guard = "24h"
   limits {
     body_bytes_max = 1
     decoded_bytes_max = 2
@@ -617,7 +649,7 @@ fn every_family_reads_the_agents_facts() {
                 ..identity("tag:ci")
             };
             let agent = Agent::new(Arc::new(identity), "p".into());
-            let verdict = policy.evaluate(&agent, key, None, &Facts::None).verdict;
+            let verdict = policy.evaluate(&agent, key, None, &Facts::None, NOW).verdict;
             let allowed = matches!(verdict, Verdict::Allow { .. });
             assert_eq!(allowed, want, "{kind}: {condition}: {verdict:?}");
         }

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::approval::Queue;
 use super::judge::Judges;
 use super::pace::Pace;
+use super::rate::Counter;
 use super::{Action, Cause, Permit, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
@@ -37,6 +38,7 @@ pub struct Gate {
     known: KnownSecrets,
     pace: Pace,
     judges: Option<Judges>,
+    rates: Counter,
     /// How often a policy came into force, or a peer became known as something else.
     reloads: watch::Sender<u64>,
 }
@@ -57,6 +59,7 @@ impl Gate {
             known: KnownSecrets::default(),
             pace: Pace::default(),
             judges: None,
+            rates: Counter::default(),
             reloads: watch::Sender::new(0),
         }
     }
@@ -181,15 +184,17 @@ impl Gate {
         let agent = &*then.now();
         let judgement = match self.may_ask(agent, action) {
             Ok(()) => self.ask_policy(&policy, agent, action),
-            Err(refusal) => Judgement {
-                verdict: Verdict::Deny(refusal),
-                shadow: Vec::new(),
-            },
+            Err(refusal) => Judgement::plain(Verdict::Deny(refusal)),
         };
         let judge_time = started.elapsed();
 
         let asked = Instant::now();
-        let decision = match judgement.verdict {
+        // A retry of a held action counts like any other: the rate is of what is asked.
+        let verdict = match self.rates.count(&judgement, agent, &action.endpoint) {
+            Ok(()) => judgement.verdict,
+            Err(refusal) => Verdict::Deny(refusal),
+        };
+        let decision = match verdict {
             Verdict::Allow { rule } => {
                 let cause = match (action.step, &rule) {
                     (Step::Connect, _) => "connect",
@@ -290,10 +295,7 @@ impl Gate {
     }
 
     fn ask_policy(&self, policy: &Policy, agent: &Agent, action: &Action) -> Judgement {
-        let plain = |verdict| Judgement {
-            verdict,
-            shadow: Vec::new(),
-        };
+        let plain = Judgement::plain;
         // The profile is asked for anew: a reload may have moved or removed it since the connection opened.
         match policy.profile_for(&agent.identity) {
             Ok(profile) if profile == agent.profile => {}
@@ -322,6 +324,7 @@ impl Gate {
                 &action.endpoint,
                 action.credential.as_deref(),
                 &action.facts,
+                chrono::Utc::now(),
             ),
         }
     }

@@ -121,7 +121,9 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     };
     tokio::spawn(sweep(proxy.clone()));
     let (reload_gate, reload_log) = (gate.clone(), log.clone());
-    tokio::spawn(policy_watch::watch(path, first_version, move |policy| {
+    let guard_gate = gate.clone();
+    let guard = Arc::new(move |new: &Policy| policy_watch::guard(&guard_gate.policy(), new));
+    tokio::spawn(policy_watch::watch(path, first_version, guard, move |policy| {
         reload_secrets.learn(policy.model());
         reload_log.retain(policy.model().gateway.audit);
         reload_gate.swap(policy);

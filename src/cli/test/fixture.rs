@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::cli::eval::{self, request};
@@ -40,6 +41,8 @@ pub(super) struct Action {
     pub host: Option<String>,
     pub credential: Option<String>,
     pub peer_ip: Option<IpAddr>,
+    /// When it was done (ours): `now` of conditions; else the time of the test.
+    pub at: Option<DateTime<Utc>>,
     pub agent: Option<Who>,
     pub http: Option<Http>,
     pub k8s: Option<K8s>,

@@ -2,6 +2,7 @@
 //! reports every error. *Pure.*
 
 mod approver;
+mod bounds;
 mod credential;
 mod endpoint;
 mod gateway;
@@ -119,9 +120,13 @@ pub(super) fn load(sources: &[Source], read: ReadFile<'_>) -> Result<Loaded, Dia
         rules: Vec::new(),
     };
     loader.walk(&bodies);
-    let (model, rules) = (loader.model, loader.rules);
+    let (model, rules, names) = (loader.model, loader.rules, loader.names);
     let errors = findings.errors.take();
     if errors.is_empty() {
+        let place = |kind: Kind, name: &str| names.get(&(kind, name.to_owned())).copied().unwrap_or_default();
+        for note in super::analysis::notes(&model, &rules, &place) {
+            findings.note(note);
+        }
         let notes = Diagnostics::new(sources, findings.notes.take());
         return Ok(Loaded { model, rules, notes });
     }
