@@ -212,6 +212,8 @@ pub struct Endpoint {
     pub sslmode: SslMode,
     /// Postgres: the only database that agents may name.
     pub database: Option<String>,
+    /// MCP: the only path that agents may name, without a slash at its end.
+    pub path: String,
     /// Free text for people.
     pub description: Option<String>,
 }
@@ -225,6 +227,8 @@ pub enum Protocol {
     Http,
     /// `kubernetes`.
     Kubernetes,
+    /// The Model Context Protocol over HTTP (`mcp`).
+    Mcp,
     /// `postgres`.
     Postgres,
     /// A type of the grammar whose wire this gateway does not read yet: everything is refused.
