@@ -15,6 +15,7 @@ mod enrol;
 pub mod listen;
 mod machine;
 pub mod stream;
+mod tailnet;
 pub mod token;
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -27,6 +28,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use crate::credential::store::SecretStore;
+use crate::ingress::tailnet::Node;
 use crate::policy::Gateway;
 use crate::state::State;
 use crate::tls::{Authority, Leaves};
@@ -51,6 +53,8 @@ pub struct Operator {
     secrets: SecretStore,
     authority: Arc<Authority>,
     watchers: Arc<Semaphore>,
+    /// The gateway's node, where it is on a tailnet.
+    node: Option<Arc<Node>>,
 }
 
 /// The API cannot be served.
@@ -87,7 +91,14 @@ impl Operator {
             secrets,
             authority,
             watchers: Arc::new(Semaphore::new(stream::WATCHERS_MAX)),
+            node: None,
         }
+    }
+
+    /// On a tailnet, by this node.
+    pub fn on_tailnet(mut self, node: Option<Arc<Node>>) -> Self {
+        self.node = node;
+        self
     }
 
     fn audit(&self) -> PathBuf {

@@ -15,6 +15,7 @@ mod peers;
 mod run;
 mod setup;
 mod status;
+mod tailnet;
 mod test;
 mod validate;
 
@@ -71,6 +72,8 @@ enum Command {
     Credentials(credentials::Args),
     /// Give a gateway on a tailnet what only root may: the interception of real addresses, systemd units.
     Setup(setup::Args),
+    /// Show the gateway's node of the tailnet, its routes, and what the tailnet's policy file lacks.
+    Tailnet(tailnet::Args),
     /// Follow, export or verify the audit log.
     Audit(audit::Args),
 }
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Peers(args) => peers::run(args),
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
+        Command::Tailnet(args) => tailnet::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Audit(args) => audit::run(args),
     };

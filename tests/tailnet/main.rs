@@ -6,11 +6,13 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
+mod approval;
 mod bus;
 mod kept;
 #[path = "../support/tailnet/mod.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
+mod names;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod postgres;

@@ -76,7 +76,8 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         gate.clone(),
         secrets,
         authority.clone(),
-    );
+    )
+    .on_tailnet(tailnet.clone());
     admin::serve(operator, &gateway, leaves).await?;
     let wireguard = match &gateway.wireguard {
         Some(config) => Some(listen(config, &gateway, &state, answerer.clone()).await?),
@@ -92,7 +93,8 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         );
     }
     let tailnet_ends = {
-        let (tailnet, parts, proxy) = (tailnet.clone(), (gate.clone(), dialer), proxy.clone());
+        let (tailnet, proxy) = (tailnet.clone(), proxy.clone());
+        let (names, parts) = ((names, answerer.clone()), (gate.clone(), dialer));
         async move {
             match tailnet {
                 Some(node) => tailnet::serve(node, names, parts, proxy).await,
