@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use agent::{Agent, GATEWAY_KEY, able, must, peer};
 use tailkeep::ingress::Flow;
-use tailkeep::ingress::wireguard::{Config, Listener, PeerSet};
+use tailkeep::ingress::wireguard::{Config, FLOWS_MAX, Listener, PeerSet};
 use tailkeep::policy::model::Stack;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
@@ -135,6 +135,7 @@ async fn leg(number: u8, stack: Stack, far: bool) -> [(f64, f64); 2] {
         mtu: 1420,
         stack,
         connections_max: 8,
+        flows_max: FLOWS_MAX,
         dns: None,
     };
     let mut listener = Listener::bind(config, peers).await.expect("a listener");

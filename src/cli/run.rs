@@ -3,8 +3,10 @@
 //! The process outside keeps the UDP socket and the cryptography; a copy of this program enters
 //! the namespaces, hands the TUN descriptor out, waits for the handshake and becomes the command.
 
-use std::fs::{self, DirBuilder};
-use std::io::{BufRead as _, BufReader, IoSliceMut, IsTerminal as _, Read as _, Write as _};
+mod signals;
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{BufRead as _, BufReader, IoSliceMut, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,8 +18,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 
+use self::signals::Signals;
 use crate::client::namespace::{self, Plan};
 use crate::client::store::{Enrolment, Store};
 use crate::client::{environment, signed, tunnel::Tunnel};
@@ -76,16 +78,17 @@ fn outside(command: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
     let store = Store::from_env()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_start(signals::leave_to_main_thread)
         .build()?;
     let mut enrolment = store.load()?;
     let lock = store.lock()?;
     if lock.is_some() {
         refresh(&store, &mut enrolment, &runtime);
-        return serve(&store, &enrolment, &runtime, command);
+        return serve(&store, (&enrolment, lock), &runtime, command);
     }
     // The enrolment's own key is in use; this run gets one for itself.
     let run = runtime.block_on(signed::begin_run(&enrolment))?;
-    let done = serve(&store, &run, &runtime, command);
+    let done = serve(&store, (&run, None), &runtime, command);
     // Should the gateway not hear it, it forgets the key in a while.
     let _ = runtime.block_on(signed::end_run(&enrolment, &run));
     done
@@ -108,7 +111,7 @@ pub(super) fn refresh(store: &Store, enrolment: &mut Enrolment, runtime: &Runtim
 
 fn serve(
     store: &Store,
-    enrolment: &Enrolment,
+    (enrolment, lock): (&Enrolment, Option<File>),
     runtime: &Runtime,
     command: &[std::ffi::OsString],
 ) -> anyhow::Result<ExitCode> {
@@ -130,7 +133,10 @@ fn serve(
                 // It says why on stderr, in one line, and ends.
                 return Ok(child.wait()?);
             };
-            let tunnel = runtime.block_on(Tunnel::connect(enrolment))?;
+            let mut tunnel = runtime.block_on(Tunnel::connect(enrolment))?;
+            if let Some(lock) = &lock {
+                tunnel.note_in(lock.try_clone()?);
+            }
             runtime.block_on(drive(tunnel, tun, inside, &mut child))
         }
         None => Ok(child.wait()?),
@@ -212,27 +218,18 @@ async fn drive(
     mut inside: UnixStream,
     child: &mut Child,
 ) -> anyhow::Result<ExitStatus> {
-    let mut ended = signal(SignalKind::child())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut quit = signal(SignalKind::quit())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+    let signals = Signals::take()?;
     inside.write_all(b"G")?;
     drop(inside);
-    // A terminal sends these to the whole foreground group, the command included.
-    let from_terminal = std::io::stdin().is_terminal();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
     let mut carried = std::pin::pin!(tunnel.carry(tun));
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
+        signals::stop_with(pid)?;
         let forward = tokio::select! {
-            _ = ended.recv() => None,
-            _ = interrupt.recv() => (!from_terminal).then_some(Signal::SIGINT),
-            _ = quit.recv() => (!from_terminal).then_some(Signal::SIGQUIT),
-            _ = terminate.recv() => Some(Signal::SIGTERM),
-            _ = hang_up.recv() => Some(Signal::SIGHUP),
+            signal = signals.next() => signal?,
             broken = &mut carried => { broken?; None }
         };
         if let Some(forward) = forward {

@@ -1,7 +1,7 @@
 //! `tailkeep status`.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::Format;
 use crate::client::store::{Store, StoreError};
@@ -42,13 +42,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None
     };
     let handshake_ms = (lock.is_some() && failure.is_none()).then(|| started.elapsed().as_millis());
+    let handshake_age_s = lock
+        .is_none()
+        .then(|| store.noted_handshake())
+        .flatten()
+        .map(|at_s| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            now.as_secs().saturating_sub(at_s)
+        });
     let assigned = &enrolment.assigned;
     match args.format {
         Format::Json => println!(
             "{}",
             serde_json::json!({
                 "enrolled": true, "running": lock.is_none(), "reachable": handshake_ms.is_some(),
-                "handshake_ms": handshake_ms, "error": failure, "name": assigned.name,
+                "handshake_ms": handshake_ms, "handshake_age_s": handshake_age_s, "error": failure, "name": assigned.name,
                 "gateway": assigned.wireguard_endpoint, "address_v4": assigned.address_v4,
                 "address_v6": assigned.address_v6, "endpoints": assigned.endpoints,
             })
@@ -63,7 +71,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             match (&failure, handshake_ms) {
                 (Some(error), _) => println!("tunnel     {error}"),
                 (None, Some(ms)) => println!("tunnel     handshake in {ms} ms"),
-                (None, None) => println!("tunnel     in use by a run"),
+                (None, None) => match handshake_age_s {
+                    Some(age) => println!("tunnel     in use by a run, handshake {age} s ago"),
+                    None => println!("tunnel     in use by a run, no handshake yet"),
+                },
             }
         }
     }

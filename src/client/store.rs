@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "enrolment.json";
+const LOCK: &str = "run.lock";
 
 /// What the gateway answered at enrolment.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -140,7 +141,7 @@ impl Store {
 
     /// Takes the lock that one run holds; `None` while another run holds it.
     pub fn lock(&self) -> Result<Option<File>, StoreError> {
-        let path = self.0.join("run.lock");
+        let path = self.0.join(LOCK);
         let fail = |error| StoreError::Io(path.clone(), error);
         let file = OpenOptions::new()
             .write(true)
@@ -150,15 +151,25 @@ impl Store {
             .open(&path)
             .map_err(fail)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
+            Ok(()) => {
+                // What an earlier run noted.
+                file.set_len(0).map_err(fail)?;
+                Ok(Some(file))
+            }
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(error)) => Err(fail(error)),
         }
     }
 
+    /// When the run that holds the lock agreed on its keys, seconds since 1970; see [`note_handshake`].
+    pub fn noted_handshake(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.0.join(LOCK)).ok()?;
+        text.trim().parse().ok()
+    }
+
     /// Removes the enrolment and what was made from it. The key goes first.
     pub fn remove(&self) -> Result<(), StoreError> {
-        for name in [FILE, "ca.pem", "bundle.pem", "truststore.jks", "run.lock"] {
+        for name in [FILE, "ca.pem", "bundle.pem", "truststore.jks", LOCK] {
             let path = self.0.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -171,6 +182,12 @@ impl Store {
         let _ = fs::remove_dir(&self.0);
         Ok(())
     }
+}
+
+/// Writes into a run's lock when its keys were agreed, seconds since 1970.
+pub fn note_handshake(lock: &File, at_s: u64) -> io::Result<()> {
+    // Always as long, so that a reader sees one number.
+    lock.write_all_at(format!("{at_s:020}\n").as_bytes(), 0)
 }
 
 #[cfg(test)]
@@ -190,6 +207,14 @@ mod tests {
         assert_eq!(mode(&store.folder().join(FILE)), 0o600);
         let held = store.lock().unwrap();
         assert!(held.is_some() && store.lock().unwrap().is_none());
+        assert_eq!(store.noted_handshake(), None);
+        for at_s in [1_000_000, 7] {
+            note_handshake(held.as_ref().unwrap(), at_s).unwrap();
+            assert_eq!(store.noted_handshake(), Some(at_s));
+        }
+        drop(held);
+        let _next = store.lock().unwrap();
+        assert_eq!(store.noted_handshake(), None);
         store.remove().unwrap();
         assert!(!store.folder().exists());
     }

@@ -1,9 +1,10 @@
 //! The WireGuard tunnel in user space: packets between a TUN descriptor and a UDP socket that
 //! stays in the caller's network namespace.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, interval, timeout_at};
 
-use super::store::Enrolment;
+use super::store::{Enrolment, note_handshake};
 
 /// For the first handshake, in seconds.
 pub const HANDSHAKE_SECONDS_MAX: u64 = 10;
@@ -48,6 +49,8 @@ pub struct Tunnel {
     socket: UdpSocket,
     endpoint: String,
     out: Vec<u8>,
+    /// Where it is noted when keys were agreed, and what was noted last.
+    notes: Option<(File, u64)>,
 }
 
 fn key(text: &str) -> Result<[u8; 32], TunnelError> {
@@ -77,6 +80,7 @@ impl Tunnel {
             socket,
             endpoint,
             out: vec![0; PACKET_BYTES_MAX + OVERHEAD_BYTES],
+            notes: None,
         };
         tunnel.handshake().await?;
         Ok(tunnel)
@@ -115,6 +119,24 @@ impl Tunnel {
         Ok(())
     }
 
+    /// Notes in a run's lock when keys are agreed, for `tailkeep status`.
+    pub fn note_in(&mut self, lock: File) {
+        self.notes = Some((lock, 0));
+        self.note();
+    }
+
+    fn note(&mut self) {
+        let (Some((lock, noted)), Some(age)) = (&mut self.notes, self.session.stats().0) else {
+            return;
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at_s = now.saturating_sub(age).as_secs();
+        // The two clocks may differ in their last second.
+        if at_s.abs_diff(*noted) > 1 && note_handshake(lock, at_s).is_ok() {
+            *noted = at_s;
+        }
+    }
+
     /// Carries packets until the TUN device goes. `tun` must be non-blocking.
     pub async fn carry(mut self, tun: OwnedFd) -> Result<(), TunnelError> {
         // An `OwnedFd` is owned and stays open: what the deprecation warns of cannot happen here.
@@ -146,6 +168,7 @@ impl Tunnel {
         if let TunnResult::WriteToNetwork(packet) = self.session.update_timers(&mut self.out) {
             send(&self.socket, packet).await;
         }
+        self.note();
     }
 
     async fn receive(&mut self, datagram: &[u8], tun: Option<&OwnedFd>) {

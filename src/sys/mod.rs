@@ -13,6 +13,8 @@ pub mod private_tcp;
 mod tcp;
 mod tun;
 
+#[cfg(test)]
+pub use tcp::buffers_are_fixed;
 pub use tcp::{TcpState, tcp_state};
 
 #[cfg(test)]

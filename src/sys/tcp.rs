@@ -42,3 +42,28 @@ pub fn tcp_state(socket: &impl AsFd) -> io::Result<TcpState> {
         _ => TcpState::Alive,
     })
 }
+
+/// Whether the buffers of a socket have a size of their own, so that the kernel does not let them grow.
+#[cfg(test)]
+pub fn buffers_are_fixed(socket: &impl AsFd) -> io::Result<bool> {
+    /// `SO_BUF_LOCK` of `asm-generic/socket.h`: which buffers were given a size.
+    const SO_BUF_LOCK: libc::c_int = 72;
+    /// `SOCK_SNDBUF_LOCK` and `SOCK_RCVBUF_LOCK` of `linux/socket.h`.
+    const BOTH: libc::c_int = 3;
+    let mut locks: libc::c_int = 0;
+    let mut length: libc::socklen_t = 4;
+    // SAFETY: `locks` and `length` live over the call, and `length` is the size of `locks`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_BUF_LOCK,
+            (&raw mut locks).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(locks == BOTH)
+}

@@ -267,9 +267,15 @@ mod tests {
     /// A resolver on loopback that answers every A with 192.0.2.1 and AAAA with nothing; over
     /// UDP it first sends a forgery, and is cut off where `short`.
     async fn server(short: bool) -> SocketAddr {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // A port that is free for both: what is free for one may be taken for the other.
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            match tokio::net::TcpListener::bind(udp.local_addr().unwrap()).await {
+                Ok(tcp) => break (udp, tcp),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::AddrInUse),
+            }
+        };
         let address = udp.local_addr().unwrap();
-        let tcp = tokio::net::TcpListener::bind(address).await.unwrap();
         let records = |question: &[u8]| match question[question.len() - 3] {
             1 => vec![(5, &b"\x01a\x00"[..]), (TYPE_A, &[192, 0, 2, 1][..])],
             _ => vec![],

@@ -21,4 +21,5 @@ mod reload;
 #[path = "../http/server.rs"]
 mod server;
 mod sql;
+mod terminal;
 mod world;

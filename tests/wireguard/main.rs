@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tailkeep::ingress::Flow;
-use tailkeep::ingress::wireguard::{Config, DnsAnswer, Drop as Cause, Listener, PeerSet};
+use tailkeep::ingress::wireguard::{Config, DnsAnswer, Drop as Cause, FLOWS_MAX, Listener, PeerSet};
 use tailkeep::policy::model::Stack;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -34,6 +34,7 @@ fn config(stack: Stack) -> Config {
         mtu: 1420,
         stack,
         connections_max: 4,
+        flows_max: FLOWS_MAX,
         dns: Some(dns),
     }
 }

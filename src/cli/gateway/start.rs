@@ -16,7 +16,7 @@ use crate::audit::log::Log;
 use crate::credential::store::SecretStore;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names, Resolver, Zone, forward_to};
-use crate::ingress::wireguard::{Config, Listener, Peer, PeerSet, Status};
+use crate::ingress::wireguard::{Config, FLOWS_MAX, Listener, Peer, PeerSet, Status};
 use crate::policy::{Gateway, Policy, TAILNET_RANGES, Wireguard};
 use crate::proxy::{Parts, Proxy};
 use crate::state::State;
@@ -29,6 +29,10 @@ use crate::verdict::gate::Gate;
 
 /// How often idle upstream connections are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
+/// Descriptors kept for the gateway's own files, listeners and operators.
+const DESCRIPTORS_RESERVED: usize = 128;
+/// Descriptors that a connection of an agent takes: its own, and those towards upstream.
+const DESCRIPTORS_PER_FLOW: usize = 4;
 /// How often it is noted when peers were seen.
 const SEEN_EVERY: Duration = Duration::from_secs(5);
 
@@ -203,9 +207,34 @@ async fn listen(
         mtu: config.mtu,
         stack: config.stack,
         connections_max: gateway.limits.connections_max,
+        flows_max: flows_that_fit(),
         dns: Some(answerer.handler()),
     };
     Ok(Listener::bind(listener, peers(state)).await?)
+}
+
+/// Connections of all peers for which there are descriptors, after asking for all that may be had.
+fn flows_that_fit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let current = match setrlimit(Resource::Nofile, most) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    let descriptors = current.map_or(usize::MAX, |own| usize::try_from(own).unwrap_or(usize::MAX));
+    let fit = descriptors.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_FLOW;
+    if fit < FLOWS_MAX {
+        tracing::warn!(
+            descriptors,
+            connections = fit,
+            "few open files are allowed, so connections are few"
+        );
+    }
+    fit.min(FLOWS_MAX)
 }
 
 /// The peers of the state database, as the ingress wants them, after every change.

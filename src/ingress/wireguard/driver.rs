@@ -20,8 +20,6 @@ use super::{Config, Drop, PeerSet, Status};
 use crate::identity::Identity;
 use crate::ingress::Flow;
 
-/// TCP connections of all peers together.
-const FLOWS_MAX: usize = 16_384;
 /// Datagrams taken in one go before the flows have their turn.
 const BATCH_MAX: usize = 64;
 /// DNS queries in flight, all peers together.
@@ -231,8 +229,10 @@ impl Driver {
     fn tick(&mut self) {
         self.device.tick(&mut self.output);
         if let Some(kernel) = &mut self.kernel {
-            kernel.tick();
+            kernel.tick(Instant::now());
         }
+        // What had no descriptor when it came.
+        self.take_accepted(true);
         if self.last_second.elapsed() < Duration::from_secs(1) {
             return;
         }

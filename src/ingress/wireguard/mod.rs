@@ -36,6 +36,8 @@ use crate::policy::model::Stack;
 use crate::sys::private_tcp::{self, Plan, SetUpError};
 pub use kernel::KernelStream;
 
+/// TCP connections of all peers together, where the machine allows as many.
+pub const FLOWS_MAX: usize = 16_384;
 /// Accepted flows that wait for [`Listener::accept`]; the next one is reset.
 const ACCEPT_QUEUE_MAX: usize = 1024;
 
@@ -72,6 +74,8 @@ pub struct Config {
     pub stack: Stack,
     /// Open TCP connections of one peer; the next is reset.
     pub connections_max: usize,
+    /// Open TCP connections of all peers; the next is reset.
+    pub flows_max: usize,
     /// Answers DNS queries; without it port 53 is refused like any other.
     pub dns: Option<DnsAnswer>,
 }

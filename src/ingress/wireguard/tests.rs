@@ -12,6 +12,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+mod limits;
+
 use super::packet::{self, ACK, FIN, Kind, Packet, RST, SYN};
 use super::*;
 
@@ -323,7 +325,7 @@ impl Client {
                     source,
                     kind: Kind::Tcp(segment),
                     ..
-                } if source == to.ip() => break segment,
+                } if source == to.ip() && segment.to == from.port() => break segment,
                 // What another connection still had to say.
                 _ => answer = self.next(SOON).await.unwrap(),
             }
@@ -366,6 +368,7 @@ fn config() -> Config {
         mtu: 1420,
         stack: Stack::Userspace,
         connections_max: 3,
+        flows_max: FLOWS_MAX,
         dns: Some(dns),
     }
 }
@@ -731,7 +734,11 @@ macro_rules! over_both {
     };
 }
 
+use limits::{connections_of_all_peers_are_bounded, connections_that_nobody_takes_are_reset};
+
 over_both! {
+    connections_of_all_peers_are_bounded,
+    connections_that_nobody_takes_are_reset,
     any_destination_is_accepted_and_known,
     a_peer_speaks_from_its_own_address_alone,
     an_unknown_key_gets_nothing_and_is_counted,

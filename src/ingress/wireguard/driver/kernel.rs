@@ -6,7 +6,7 @@ use super::super::Drop;
 use super::super::device::PeerIndex;
 use super::super::kernel::{Event, Stack};
 use super::super::packet::{self, Packet, Segment};
-use super::{Driver, FLOWS_MAX, dns, ends};
+use super::{Driver, dns, ends};
 use crate::ingress::{Flow, FlowStream};
 
 impl Driver {
@@ -64,7 +64,7 @@ impl Driver {
         packet: &Packet<'_>,
         segment: &Segment,
     ) -> Result<(), Drop> {
-        let limits = (self.config.connections_max, FLOWS_MAX);
+        let limits = (self.config.connections_max, self.config.flows_max);
         let Some(kernel) = &mut self.kernel else {
             return Ok(());
         };

@@ -8,7 +8,7 @@ use super::super::Drop;
 use super::super::device::PeerIndex;
 use super::super::flow::{self, Endpoint, FlowId, Stream};
 use super::super::packet::{self, Packet, Segment};
-use super::{Connection, Driver, FLOWS_MAX, OVERDUE_US, dns, ends};
+use super::{Connection, Driver, OVERDUE_US, dns, ends};
 use crate::identity::Identity;
 use crate::ingress::{Flow, FlowStream};
 
@@ -30,7 +30,7 @@ impl Driver {
             return Ok(None);
         }
         let own = self.per_peer.get(&peer).copied().unwrap_or(0);
-        if own >= self.config.connections_max || self.connections.len() >= FLOWS_MAX {
+        if own >= self.config.connections_max || self.connections.len() >= self.config.flows_max {
             self.refuse(peer, packet::reset(packet, segment))?;
             return Err(Drop::ConnectionLimit);
         }

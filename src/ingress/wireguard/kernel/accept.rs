@@ -9,7 +9,16 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::super::flow::Ends;
-use super::{ACCEPTS_MAX, Accepted, KernelStream, Stack, State, reset};
+use super::{
+    ACCEPTS_MAX, Accepted, KernelStream, NARROW_BYTES, Stack, State, WIDE_MAX, WIDE_PER_PEER_MAX, reset,
+};
+
+/// Keeps the kernel from letting the buffers of a connection grow.
+fn narrow(socket: &TcpStream) -> std::io::Result<()> {
+    let socket = socket2::SockRef::from(socket);
+    socket.set_recv_buffer_size(NARROW_BYTES)?;
+    socket.set_send_buffer_size(NARROW_BYTES)
+}
 
 impl Stack {
     /// Accepts connections; `all` leaves none behind.
@@ -31,7 +40,15 @@ impl Stack {
     pub(super) fn accept_one(&self, at: usize, all: bool) -> Option<Option<TcpStream>> {
         let listener = self.listeners.get(at)?;
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let accept = |listener: &OwnedFd| Ok(rustix::net::accept_with(listener, flags)?);
+        // Without a free descriptor the connection stays in the queue, and would be reported for ever:
+        // it is looked at again when another comes, and at every tick.
+        let accept = |listener: &OwnedFd| match rustix::net::accept_with(listener, flags) {
+            Err(error @ (rustix::io::Errno::MFILE | rustix::io::Errno::NFILE)) => {
+                tracing::error!(%error, "cannot accept a connection");
+                Err(std::io::ErrorKind::WouldBlock.into())
+            }
+            result => Ok(result?),
+        };
         let result = if all {
             accept(listener.get_ref())
         } else {
@@ -61,6 +78,7 @@ impl Stack {
             source: plain(source),
             destination: plain(destination),
         };
+        let wide = self.wide;
         let Some(entry) = self.flows.get_mut(&ends) else {
             reset(&socket);
             return None;
@@ -77,6 +95,17 @@ impl Stack {
                 reset(&socket);
                 return None;
             }
+        }
+        let count = self.counts.entry(entry.peer).or_default();
+        if !entry.wide && wide < WIDE_MAX && count.wide < WIDE_PER_PEER_MAX {
+            entry.wide = true;
+            count.wide += 1;
+            self.wide += 1;
+        }
+        if !entry.wide && narrow(&socket).is_err() {
+            reset(&socket);
+            self.forget(&ends);
+            return None;
         }
         entry.id = self.next_id;
         self.next_id += 1;

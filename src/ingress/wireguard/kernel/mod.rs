@@ -2,7 +2,8 @@
 //!
 //! The driver hands over TCP packets whose source it has checked; they go in by a TUN device
 //! ([`offload`]), and the kernel's answers come out of it. `sys::private_tcp` makes the namespace.
-//! DNS over UDP, refusals and echo never come here.
+//! DNS over UDP, refusals and echo never come here. The kernel may hold up to four megabytes for a
+//! connection whose owner does not read; so only [`WIDE_MAX`] may grow, and the rest stay small.
 //!
 //! Invariants: a connection belongs to the peer whose SYN opened it, by a table that the driver
 //! keeps itself; a socket that the table does not know is reset. Connections are counted from
@@ -12,6 +13,8 @@
 mod accept;
 mod offload;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -46,6 +49,13 @@ const READS_MAX: usize = 8;
 const READS_ALL_MAX: usize = 1024;
 /// Connections accepted in one go.
 const ACCEPTS_MAX: usize = 64;
+/// Connections of all peers whose buffers may grow to `RECEIVE_BYTES_MAX` and `SEND_BYTES_MAX`.
+pub(super) const WIDE_MAX: usize = 256;
+/// The same of one peer. What it opens beyond has [`NARROW_BYTES`] each way: with the bound on
+/// connections, that bounds what all of them hold together.
+pub(super) const WIDE_PER_PEER_MAX: usize = 32;
+/// Bytes each way of a connection that is not wide, as the kernel is told; it counts them twice.
+const NARROW_BYTES: usize = 64 << 10;
 
 enum State {
     /// The SYN went in.
@@ -60,12 +70,14 @@ struct Entry {
     peer: PeerIndex,
     id: u64,
     state: State,
+    wide: bool,
 }
 
 #[derive(Default)]
 struct Count {
     all: usize,
     half: usize,
+    wide: usize,
 }
 
 /// What waits to be done.
@@ -98,6 +110,7 @@ pub(super) struct Stack {
     closed: (mpsc::UnboundedSender<Closed>, mpsc::UnboundedReceiver<Closed>),
     next_id: u64,
     swept: Instant,
+    wide: usize,
 }
 
 fn watch(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
@@ -128,6 +141,7 @@ impl Stack {
             closed: mpsc::unbounded_channel(),
             next_id: 0,
             swept: Instant::now(),
+            wide: 0,
         })
     }
 
@@ -168,7 +182,7 @@ impl Stack {
             if full(self) && self.swept.elapsed() >= Duration::from_millis(SWEEP_MS) {
                 // What came before this SYN may have ended a connection.
                 self.flush();
-                self.tick();
+                self.tick(Instant::now());
             }
             if full(self) {
                 return Err(Cause::ConnectionLimit);
@@ -179,7 +193,13 @@ impl Stack {
             let id = self.next_id;
             self.next_id += 1;
             let state = State::Half;
-            self.flows.insert(ends, Entry { peer, id, state });
+            let entry = Entry {
+                peer,
+                id,
+                state,
+                wide: false,
+            };
+            self.flows.insert(ends, entry);
             let until = Instant::now() + Duration::from_secs(HALF_OPEN_S);
             self.half.push_back((until, ends, id));
         } else if flags & packet::RST != 0
@@ -236,7 +256,9 @@ impl Stack {
         let Some(entry) = self.flows.remove(ends) else {
             return;
         };
+        self.wide = self.wide.saturating_sub(usize::from(entry.wide));
         if let Some(count) = self.counts.get_mut(&entry.peer) {
+            count.wide = count.wide.saturating_sub(usize::from(entry.wide));
             count.all = count.all.saturating_sub(1);
             if matches!(entry.state, State::Half) {
                 count.half = count.half.saturating_sub(1);
@@ -294,8 +316,7 @@ impl Stack {
     }
 
     /// Sees lingering and half-open connections to their end; call a few times a second.
-    pub(super) fn tick(&mut self) {
-        let now = Instant::now();
+    pub(super) fn tick(&mut self, now: Instant) {
         self.swept = now;
         let lingering = std::mem::take(&mut self.lingering);
         self.lingering = lingering
@@ -320,6 +341,7 @@ impl Stack {
             if !keep && let State::Open(socket) | State::Lingering(socket, _) = &entry.state {
                 reset(&**socket);
             }
+            self.wide = self.wide.saturating_sub(usize::from(!keep && entry.wide));
             keep
         });
         self.counts.retain(|peer, _| !gone.contains(peer));
