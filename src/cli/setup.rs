@@ -160,9 +160,18 @@ mod tests {
             program: "/usr/local/bin/tailkeep".into(),
         };
         let pairs = [
-            (unit::gateway(&wanted), include_str!("../../tailscale/tailkeep.service")),
-            (unit::intercept(&wanted), include_str!("../../tailscale/tailkeep-intercept.service")),
-            (table::text(&wanted), include_str!("../../tailscale/intercept.nft")),
+            (
+                unit::gateway(&wanted),
+                include_str!("../../tailscale/tailkeep.service"),
+            ),
+            (
+                unit::intercept(&wanted),
+                include_str!("../../tailscale/tailkeep-intercept.service"),
+            ),
+            (
+                table::text(&wanted),
+                include_str!("../../tailscale/intercept.nft"),
+            ),
         ];
         for (written, example) in pairs {
             assert_eq!(written, example);

@@ -124,8 +124,9 @@ fn a_port_that_another_resolver_has_takes_nothing_else_away() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let mut line = [0; 5];
-    squatter.stdout.take().unwrap().read_exact(&mut line).unwrap();
+    // Kept open: a program whose output nobody takes ends.
+    let mut says = squatter.stdout.take().unwrap();
+    says.read_exact(&mut [0; 6]).unwrap();
     let gateway = attached(&world, &node, PROFILES);
     gateway.until_says("another resolver has the port");
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
