@@ -11,6 +11,7 @@ mod gateway;
 mod inspect;
 mod join;
 mod leave;
+mod operators;
 mod peers;
 mod run;
 mod setup;
@@ -18,6 +19,7 @@ mod status;
 mod tailnet;
 mod test;
 mod validate;
+mod whoami;
 
 use std::process::ExitCode;
 
@@ -62,10 +64,14 @@ enum Command {
     Env(env::Args),
     /// Report how this machine is connected.
     Status(status::Args),
+    /// Say what this machine's agents reach, and by which placeholders.
+    Whoami(whoami::Args),
     /// Undo `join`.
     Leave(leave::Args),
     /// List, add, approve or remove peers.
     Peers(peers::Args),
+    /// Invite people to the admin page, list or remove them, end their sessions.
+    Operators(operators::Args),
     /// List, show, approve, deny or watch held actions.
     Approvals(approvals::Args),
     /// List, set or rotate secrets.
@@ -91,8 +97,10 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Env(args) => env::run(args),
         Command::Status(args) => status::run(args),
+        Command::Whoami(args) => whoami::run(args),
         Command::Leave(args) => leave::run(args),
         Command::Peers(args) => peers::run(args),
+        Command::Operators(args) => operators::run(args),
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
         Command::Tailnet(args) => tailnet::run(args),

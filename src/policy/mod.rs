@@ -10,6 +10,7 @@ mod hcl;
 mod load;
 pub mod model;
 mod rule;
+mod shown;
 #[cfg(feature = "daemon")]
 pub mod source;
 
@@ -23,6 +24,7 @@ use crate::verdict::{Digest, Verdict};
 use rule::Rules;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use load::login_matches;
 pub use model::*;
 pub use rule::Step;
 

@@ -11,6 +11,9 @@
 pub mod approval;
 #[cfg(feature = "daemon")]
 pub mod gate;
+#[cfg(feature = "daemon")]
+pub mod judge;
+pub mod pace;
 pub mod permit;
 #[cfg(feature = "daemon")]
 mod record;
@@ -127,6 +130,8 @@ pub enum Cause {
     NoEndpoint,
     /// A placeholder stands where its credential may not go, or the secret is missing.
     Credential,
+    /// The agent asks more often than the tailnet's policy file lets it.
+    TooMany,
     /// The request cannot be read, or two servers would read it differently.
     Malformed,
 }
@@ -145,6 +150,7 @@ impl Cause {
             Cause::NoProfile => "no_profile",
             Cause::NoEndpoint => "no_endpoint",
             Cause::Credential => "credential",
+            Cause::TooMany => "too_many",
             Cause::Malformed => "malformed",
         }
     }

@@ -5,6 +5,7 @@ mod approver;
 mod credential;
 mod endpoint;
 mod gateway;
+mod operators;
 mod profile;
 mod rule;
 mod tailscale;
@@ -19,7 +20,7 @@ use super::diagnostic::{At, Diagnostic, Diagnostics, nearest};
 use super::hcl::{self, Fields, Findings, Reference};
 use super::rule::Rule;
 use super::{Model, ReadFile, Source};
-pub(super) use profile::login_matches;
+pub use profile::login_matches;
 
 /// What a reference may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

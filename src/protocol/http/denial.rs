@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Malformed;
 use crate::verdict::{Cause, Refusal};
 
-/// The answer to a refused request: 403, or 400 where it was malformed. The rule's reason stands
+/// The answer to a refused request: 403, 400 where it was malformed, 429 where it was one too many. The rule's reason stands
 /// in it; an evaluator's detail does not.
 pub fn deny(refusal: &Refusal) -> Response<Bytes> {
     let status = status_of(&refusal.cause);
@@ -35,6 +35,7 @@ pub fn malformed(error: Malformed) -> Response<Bytes> {
 pub(crate) fn status_of(cause: &Cause) -> StatusCode {
     match cause {
         Cause::Malformed => StatusCode::BAD_REQUEST,
+        Cause::TooMany => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::FORBIDDEN,
     }
 }

@@ -50,10 +50,10 @@ pub fn deny(refusal: &Refusal, facts: Option<&K8sFacts>) -> Response<Bytes> {
     if let Some(rule) = refusal.rule() {
         message = format!("{message} (rule {rule})");
     }
-    let reason = if code == http::StatusCode::FORBIDDEN {
-        "Forbidden"
-    } else {
-        "BadRequest"
+    let reason = match code {
+        http::StatusCode::FORBIDDEN => "Forbidden",
+        http::StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
+        _ => "BadRequest",
     };
     let details = details(facts, refusal.cause.name(), &refusal.reason);
     answer(code, &status(code.as_u16(), reason, &message, details))
