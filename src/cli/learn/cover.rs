@@ -188,8 +188,11 @@ fn http(own: &[&Seen]) -> Vec<(String, u64)> {
     rules.collect()
 }
 
+/// What two lists hold, and how often it was seen.
+type Parts = (BTreeSet<String>, BTreeSet<String>, u64);
+
 fn sql(own: &[&Seen]) -> Vec<(String, u64)> {
-    let mut rules: BTreeMap<&BTreeSet<String>, (BTreeSet<String>, BTreeSet<String>, u64)> = BTreeMap::new();
+    let mut rules: BTreeMap<&BTreeSet<String>, Parts> = BTreeMap::new();
     for one in own {
         if let Action::Sql(verbs, tables, functions) = &one.action {
             let entry = rules.entry(verbs).or_default();
