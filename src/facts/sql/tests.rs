@@ -363,3 +363,20 @@ fn a_text_of_nothing_but_names_has_each_of_them_once() {
     assert_eq!(whole.columns.len(), names.len() + 1);
     assert_eq!(whole.columns.iter().filter(|name| *name == "c0").count(), 1);
 }
+
+#[test]
+fn many_tables_and_columns_are_each_named_once() {
+    let names = |letter: &str| {
+        (0..4_000)
+            .map(|number| format!("{letter}{number}"))
+            .collect::<Vec<_>>()
+    };
+    let (columns, tables) = (names("c"), names("t"));
+    let text = format!("select {} from {}, t0, t1", columns.join(","), tables.join(","));
+    let statement = one(&text);
+    assert_eq!(statement.columns, columns);
+    assert_eq!(statement.bare.reads, tables);
+    // The row of the last one.
+    let text = format!("select t3999, {} from {}", columns.join(","), tables.join(","));
+    assert!(one(&text).columns.contains(&"*".to_owned()));
+}

@@ -1,5 +1,7 @@
 //! From the parse tree of one statement to its facts. *Pure.*
 
+use std::collections::HashSet;
+
 use super::Statement;
 use super::builtin::{is_operator, is_plain_function};
 use super::look::{dedupe, has_where, is_constant, is_off, named, push, row_limit, strings, verb_of};
@@ -26,7 +28,8 @@ pub(super) fn facts_of(tree: &Tree, text: &str) -> Statement {
     }
     walk.out.opaque = walk.out.opaque_itself || !walk.out.executes.is_empty();
     // A row as a whole, `SELECT t FROM t`, is all of its columns.
-    if walk.last_fields.iter().any(|name| walk.ranges.contains(name)) {
+    let ranges: HashSet<&String> = walk.ranges.iter().collect();
+    if walk.last_fields.iter().any(|name| ranges.contains(name)) {
         push(&mut walk.out.columns, "*");
     }
     let Statement {
@@ -37,9 +40,12 @@ pub(super) fn facts_of(tree: &Tree, text: &str) -> Statement {
         functions,
         columns,
         objects,
+        bare,
         ..
     } = &mut walk.out;
-    for list in [verbs, tables, reads, writes, functions, columns, objects] {
+    let bare = [&mut bare.reads, &mut bare.writes, &mut bare.functions];
+    let lists = [verbs, tables, reads, writes, functions, columns, objects];
+    for list in lists.into_iter().chain(bare) {
         dedupe(list);
     }
     walk.out
