@@ -8,6 +8,8 @@
 //! without an outcome was told to its caller.
 
 #[cfg(feature = "daemon")]
+pub mod activity;
+#[cfg(feature = "daemon")]
 pub mod log;
 #[cfg(feature = "daemon")]
 mod note;

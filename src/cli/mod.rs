@@ -12,6 +12,7 @@ mod inspect;
 mod join;
 mod learn;
 mod leave;
+mod operators;
 mod peers;
 mod replay;
 mod run;
@@ -19,6 +20,7 @@ mod setup;
 mod status;
 mod test;
 mod validate;
+mod whoami;
 
 use std::process::ExitCode;
 
@@ -67,10 +69,14 @@ enum Command {
     Env(env::Args),
     /// Report how this machine is connected.
     Status(status::Args),
+    /// Say what this machine's agents reach, and by which placeholders.
+    Whoami(whoami::Args),
     /// Undo `join`.
     Leave(leave::Args),
     /// List, add, approve or remove peers.
     Peers(peers::Args),
+    /// Invite people to the admin page, list or remove them, end their sessions.
+    Operators(operators::Args),
     /// List, show, approve, deny or watch held actions.
     Approvals(approvals::Args),
     /// List, set or rotate secrets.
@@ -96,8 +102,10 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Env(args) => env::run(args),
         Command::Status(args) => status::run(args),
+        Command::Whoami(args) => whoami::run(args),
         Command::Leave(args) => leave::run(args),
         Command::Peers(args) => peers::run(args),
+        Command::Operators(args) => operators::run(args),
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
         Command::Setup(args) => setup::run(args),

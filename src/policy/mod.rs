@@ -13,6 +13,7 @@ mod load;
 pub mod model;
 mod recorded;
 mod rule;
+mod shown;
 #[cfg(feature = "daemon")]
 pub mod source;
 
@@ -28,6 +29,7 @@ use crate::verdict::{Digest, Verdict};
 use rule::Rules;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use load::login_matches;
 pub use model::*;
 pub use recorded::RecordedFacts;
 pub use rule::Step;

@@ -3,9 +3,9 @@
 //! The loader turns HCL into these once; nothing behind it reads HCL. Keys are references as
 //! they are written in a policy, `type.name`.
 
-mod tailscale;
-
+mod approver;
 mod limit;
+mod tailscale;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -17,8 +17,8 @@ use ipnet::IpNet;
 use crate::audit::Retention;
 use crate::facts::Family;
 
+pub use approver::*;
 pub use limit::{LIMIT_COUNT_MAX, Limit, Per};
-
 pub use tailscale::{TAILNET_RANGES, Tailscale, Via};
 
 /// Everything a configuration says.
@@ -327,32 +327,6 @@ pub enum SecretSource {
     /// Set by `tailkeep credentials set`, or the environment variable
     /// `TAILKEEP_SECRET_<NAME>[_<SLOT>]` (`CLAWPATROL_SECRET_…` is read too).
     Store,
-}
-
-/// Who arbitrates in a chain.
-#[derive(Clone, Debug)]
-pub struct Approver {
-    /// `human_approver.oncall`.
-    pub key: Arc<str>,
-    pub name: String,
-    pub kind: ApproverKind,
-}
-
-#[derive(Clone, Debug)]
-pub enum ApproverKind {
-    Human {
-        channel: Option<String>,
-        timeout: Option<Duration>,
-        /// Distinct people who must allow.
-        require_approvers: u32,
-        /// Who may decide; empty for every operator.
-        approvers: Vec<String>,
-    },
-    Llm {
-        model: String,
-        credential: Option<Arc<str>>,
-        policy: String,
-    },
 }
 
 /// A group of agents, and what they hold.

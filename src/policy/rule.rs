@@ -22,7 +22,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Outcome::Allow => "allow",
             Outcome::Deny => "deny",
@@ -156,6 +156,14 @@ impl Rules {
             unmatched_allow: model.defaults.unmatched == Unmatched::Allow,
             count,
         }
+    }
+
+    /// Each rule once, in the order of declaration.
+    pub(super) fn all(&self) -> Vec<&Arc<Rule>> {
+        let mut all: Vec<&Arc<Rule>> = self.by_endpoint.values().flat_map(|own| &own.rules).collect();
+        all.sort_by_key(|rule| rule.order);
+        all.dedup_by_key(|rule| rule.order);
+        all
     }
 
     pub(crate) fn len(&self) -> usize {

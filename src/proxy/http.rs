@@ -163,7 +163,7 @@ where
     let [first] = first;
     let clear = Replayed::new(io, first);
     if first != HANDSHAKE_RECORD {
-        let place = shared.http2.take(claimed.agent.identity.address, 1);
+        let place = shared.http2.take(&claimed.agent.identity, 1);
         let talk = place.as_ref().map_or(Talk::Http1, |_| Talk::Either);
         let connection = Connection::new(shared, claimed, None);
         return run(clear, connection, talk, &limits).await;
@@ -183,7 +183,7 @@ where
         });
     // A name that is none of this endpoint's is refused below; nothing is asked for its sake.
     let place = match greeting.offers(b"h2") && sni.is_some() == greeting.sni().is_some() {
-        true => shared.http2.take(claimed.agent.identity.address, 1),
+        true => shared.http2.take(&claimed.agent.identity, 1),
         false => None,
     };
     let offer = match place.is_some() {

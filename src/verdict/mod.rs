@@ -11,6 +11,9 @@
 pub mod approval;
 #[cfg(feature = "daemon")]
 pub mod gate;
+#[cfg(feature = "daemon")]
+pub mod judge;
+pub mod pace;
 pub mod permit;
 pub mod rate;
 #[cfg(feature = "daemon")]
@@ -143,6 +146,8 @@ pub enum Cause {
     Limit { rule: Arc<str>, retry_after_s: u64 },
     /// A placeholder stands where its credential may not go, or the secret is missing.
     Credential,
+    /// The agent asks more often than the tailnet's policy file lets it.
+    TooMany,
     /// The request cannot be read, or two servers would read it differently.
     Malformed,
 }
@@ -162,6 +167,7 @@ impl Cause {
             Cause::NoEndpoint => "no_endpoint",
             Cause::Limit { .. } => "limit",
             Cause::Credential => "credential",
+            Cause::TooMany => "too_many",
             Cause::Malformed => "malformed",
         }
     }

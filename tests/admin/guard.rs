@@ -20,6 +20,7 @@ fn action() -> Action {
         digest: Digest::of(b"x"),
         summary: "GET /".to_owned(),
         detail: String::new(),
+        whole: true,
     }
 }
 

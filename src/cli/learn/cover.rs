@@ -11,6 +11,9 @@ use crate::facts::Family;
 /// The priority of what is learned: before all that a policy says by default.
 const PRIORITY: i64 = 1000;
 
+/// Verbs, tables or functions.
+type Names = BTreeSet<String>;
+
 /// One action that was seen.
 pub(super) struct Seen {
     pub(super) family: Family,
@@ -189,7 +192,7 @@ fn http(own: &[&Seen]) -> Vec<(String, u64)> {
 }
 
 fn sql(own: &[&Seen]) -> Vec<(String, u64)> {
-    let mut rules: BTreeMap<&BTreeSet<String>, (BTreeSet<String>, BTreeSet<String>, u64)> = BTreeMap::new();
+    let mut rules: BTreeMap<&Names, (Names, Names, u64)> = BTreeMap::new();
     for one in own {
         if let Action::Sql(verbs, tables, functions) = &one.action {
             let entry = rules.entry(verbs).or_default();

@@ -9,6 +9,7 @@ use super::super::hcl::{Fields, Spot};
 use super::super::{Claim, Endpoint, HostPattern, HostPort, Protocol, SslMode};
 use super::{Kind, Loader};
 use crate::facts::Family;
+use crate::identity::manifest::HOST;
 
 /// Type, protocol, family, port where a claim names none.
 const TYPES: &[(&str, Protocol, Family, u16)] = &[
@@ -179,6 +180,10 @@ impl<'a> Loader<'a> {
             (_, Ok(ip)) => HostPattern::Net(IpNet::from(ip)),
             _ => match host.strip_prefix("*.") {
                 Some(suffix) if is_name(suffix) => HostPattern::Suffix(suffix.to_owned()),
+                None if host == HOST => {
+                    self.one_of(text, "a host", "another name: this one is the gateway's own");
+                    return None;
+                }
                 None if is_name(&host) => HostPattern::Name(host),
                 _ => {
                     self.one_of(

@@ -6,6 +6,7 @@ mod bounds;
 mod credential;
 mod endpoint;
 mod gateway;
+mod operators;
 mod profile;
 mod rule;
 mod tailscale;
@@ -20,7 +21,7 @@ use super::diagnostic::{At, Diagnostic, Diagnostics, nearest};
 use super::hcl::{self, Fields, Findings, Reference};
 use super::rule::Rule;
 use super::{Model, ReadFile, Source};
-pub(super) use profile::login_matches;
+pub use profile::login_matches;
 
 /// What a reference may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -46,6 +46,7 @@ pub(crate) fn status_of(cause: &Cause) -> StatusCode {
     match cause {
         Cause::Malformed => StatusCode::BAD_REQUEST,
         Cause::Limit { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Cause::TooMany => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::FORBIDDEN,
     }
 }

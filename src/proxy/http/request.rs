@@ -208,7 +208,7 @@ impl<J: Judge> Exchange<'_, J> {
             .size_hint()
             .upper()
             .and_then(|upper| usize::try_from(upper).ok());
-        let agent = self.connection.claimed.agent.identity.address;
+        let agent = &self.connection.claimed.agent.identity;
         let wanted = upper.map_or(most, |upper| upper.min(most));
         let Some(room) = self.connection.shared.held.take(agent, wanted) else {
             return Ok(Taken::Over(Begun::new(incoming)));

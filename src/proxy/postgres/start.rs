@@ -115,7 +115,7 @@ pub(super) async fn connect(
         agent.write_all(negotiate).await?;
     }
     let candidate = select(agent, &startup, context).await?;
-    let chosen = ask(startup, candidate, context).await?;
+    let chosen = ask(agent, startup, candidate, context).await?;
     let (permit, judged) = (chosen.permit.record(), chosen.judged.clone());
     let began = Instant::now();
     let reached = reach(chosen, context).await;
@@ -150,7 +150,12 @@ async fn select<'a>(
     }
 }
 
-async fn ask(startup: Startup, candidate: &Candidate, context: &Context<'_>) -> Result<Chosen, ServeError> {
+async fn ask(
+    agent: &mut Box<dyn Wire>,
+    startup: Startup,
+    candidate: &Candidate,
+    context: &Context<'_>,
+) -> Result<Chosen, ServeError> {
     let user = candidate.user.clone().unwrap_or_else(|| startup.user.clone());
     let allowed = [
         context.endpoint.database.as_deref(),
@@ -186,7 +191,7 @@ async fn ask(startup: Startup, candidate: &Candidate, context: &Context<'_>) -> 
         .await
         .map_err(ServeError::Refused)?;
     let grammar = context.gateway.grammar(&database, &user);
-    let judged = settings::judge(&startup.settings, &*grammar, &action, context).await;
+    let judged = settings::judge(agent, &startup.settings, &*grammar, &action, context).await;
     let judged = judged.inspect_err(|_| {
         let outcome = Outcome {
             status: "not dialled".to_owned(),

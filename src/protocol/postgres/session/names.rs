@@ -93,6 +93,11 @@ impl<V> Default for Kept<V> {
 }
 
 impl<V: Weighs> Kept<V> {
+    /// Bytes that all entries need together.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&V> {
         self.entries.get(name)
     }
