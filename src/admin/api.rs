@@ -14,7 +14,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::token::OperatorToken;
-use super::{Operator, Person, admit, credentials, enrol, listen, node, overview, page, people, stream};
+use super::{
+    Operator, Person, admit, credentials, enrol, listen, node, overview, page, people, routes, stream,
+};
 use crate::audit::read::{Filter, Reader};
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
@@ -79,6 +81,7 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .route("/v1/credentials", get(credentials::list))
         .route("/v1/credentials/{name}", put(credentials::set))
         .route("/v1/audit", get(audit))
+        .route("/v1/tailnet", get(routes::report))
         .route("/v1/operator-token/rotate", post(rotate_token))
         .route("/v1/session", get(people::session).delete(people::sign_out))
         .route("/v1/sessions", get(people::sessions))

@@ -21,6 +21,7 @@ mod overview;
 mod page;
 pub mod password;
 pub mod people;
+mod routes;
 pub mod stream;
 pub mod tailnet;
 pub mod token;

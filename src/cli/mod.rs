@@ -18,6 +18,7 @@ mod replay;
 mod run;
 mod setup;
 mod status;
+mod tailnet;
 mod test;
 mod validate;
 mod whoami;
@@ -83,6 +84,8 @@ enum Command {
     Credentials(credentials::Args),
     /// Give a gateway on a tailnet what only root may: the interception of real addresses, systemd units.
     Setup(setup::Args),
+    /// Show the gateway's node of the tailnet, its routes, and what the tailnet's policy file lacks.
+    Tailnet(tailnet::Args),
     /// Follow, export or verify the audit log.
     Audit(audit::Args),
 }
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Operators(args) => operators::run(args),
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
+        Command::Tailnet(args) => tailnet::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Audit(args) => audit::run(args),
     };

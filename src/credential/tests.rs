@@ -24,6 +24,7 @@ fn endpoint(key: &str) -> Endpoint {
         ca_cert: None,
         sslmode: SslMode::Prefer,
         database: None,
+        path: String::new(),
         description: None,
     }
 }

@@ -4,8 +4,9 @@
 //! they are written in a policy, `type.name`.
 
 mod approver;
-mod limit;
 mod tailscale;
+
+mod limit;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::facts::Family;
 
 pub use approver::*;
 pub use limit::{LIMIT_COUNT_MAX, Limit, Per};
+
 pub use tailscale::{TAILNET_RANGES, Tailscale, Via};
 
 /// Everything a configuration says.
@@ -210,6 +212,8 @@ pub struct Endpoint {
     pub sslmode: SslMode,
     /// Postgres: the only database that agents may name.
     pub database: Option<String>,
+    /// MCP: the only path that agents may name, without a slash at its end.
+    pub path: String,
     /// Free text for people.
     pub description: Option<String>,
 }
@@ -223,6 +227,8 @@ pub enum Protocol {
     Http,
     /// `kubernetes`.
     Kubernetes,
+    /// The Model Context Protocol over HTTP (`mcp`).
+    Mcp,
     /// `postgres`.
     Postgres,
     /// A type of the grammar whose wire this gateway does not read yet: everything is refused.

@@ -160,7 +160,11 @@ impl Rules {
 
     /// Each rule once, in the order of declaration.
     pub(super) fn all(&self) -> Vec<&Arc<Rule>> {
-        let mut all: Vec<&Arc<Rule>> = self.by_endpoint.values().flat_map(|own| &own.rules).collect();
+        let mut all: Vec<&Arc<Rule>> = self
+            .by_endpoint
+            .values()
+            .flat_map(|shelved| &shelved.rules)
+            .collect();
         all.sort_by_key(|rule| rule.order);
         all.dedup_by_key(|rule| rule.order);
         all

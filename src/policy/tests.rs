@@ -426,6 +426,10 @@ credential "postgres_credential" "ro" {
   database = "orders"
 }
 credential "anthropic_manual_key" "a" { endpoint = http.plain }
+endpoint "mcp" "tools" {
+  hosts = ["tools.example.com"]
+  path = "/tools/mcp/"
+}
 approver "human_approver" "ops" {
   channel = "x"
   timeout = 60

@@ -5,7 +5,7 @@
 //! ([`crate::facts`]), judged ([`Judge`]), given its secret ([`crate::credential`]) and sent
 //! ([`crate::upstream::Pool`]).
 //!
-//! - [`request`] is the path of one request up to its verdict, [`send`] from there on; [`answer`] what it is answered when it goes nowhere.
+//! - [`request`] is the path of one request up to its verdict, `ask` what is asked on it, [`send`] from there on; [`answer`] what it is answered when it goes nowhere.
 //! - `head` checks a request's head against what was dialled.
 //! - [`body`] holds and streams bodies, [`download`] is the response's way back.
 //! - [`upgrade`] splices what is no longer HTTP. [`activity`] ends who is too slow.
@@ -16,6 +16,7 @@
 
 pub mod activity;
 pub mod answer;
+mod ask;
 pub mod body;
 pub mod budget;
 pub mod download;

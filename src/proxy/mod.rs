@@ -201,7 +201,7 @@ impl Proxy {
         name: Option<Arc<str>>,
     ) {
         match endpoint.protocol {
-            Protocol::Https | Protocol::Http | Protocol::Kubernetes => {
+            Protocol::Https | Protocol::Http | Protocol::Kubernetes | Protocol::Mcp => {
                 let claimed = http::Claimed {
                     agent: Arc::new(agent),
                     endpoint: endpoint.key.clone(),

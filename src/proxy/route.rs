@@ -148,6 +148,7 @@ mod tests {
             ca_cert: None,
             sslmode: SslMode::Prefer,
             database: None,
+            path: String::new(),
             description: None,
         })
     }

@@ -36,9 +36,9 @@ pub struct Gate {
     queue: Queue,
     log: Log,
     known: KnownSecrets,
-    rates: Counter,
     pace: Pace,
     judges: Option<Judges>,
+    rates: Counter,
     /// How often a policy came into force, or a peer became known as something else.
     reloads: watch::Sender<u64>,
 }
@@ -57,9 +57,9 @@ impl Gate {
             queue,
             log,
             known: KnownSecrets::default(),
-            rates: Counter::default(),
             pace: Pace::default(),
             judges: None,
+            rates: Counter::default(),
             reloads: watch::Sender::new(0),
         }
     }

@@ -18,9 +18,9 @@ fn action() -> Action {
         credential: None,
         facts: Facts::None,
         digest: Digest::of(b"x"),
+        whole: true,
         summary: "GET /".to_owned(),
         detail: String::new(),
-        whole: true,
     }
 }
 

@@ -6,6 +6,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
+mod approval;
 mod both;
 mod bus;
 mod granted;
@@ -14,6 +15,7 @@ mod kept;
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
 mod limits;
+mod names;
 mod page;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "others use the rest")]

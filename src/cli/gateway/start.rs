@@ -111,7 +111,8 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         );
     }
     let tailnet_ends = {
-        let (tailnet, parts, proxy) = (tailnet.clone(), (gate.clone(), dialer), proxy.clone());
+        let (tailnet, proxy) = (tailnet.clone(), proxy.clone());
+        let (names, parts) = ((names, answerer.clone()), (gate.clone(), dialer));
         async move {
             match tailnet {
                 Some(node) => tailnet::serve(node, names, parts, proxy).await,

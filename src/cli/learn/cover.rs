@@ -11,9 +11,6 @@ use crate::facts::Family;
 /// The priority of what is learned: before all that a policy says by default.
 const PRIORITY: i64 = 1000;
 
-/// Verbs, tables or functions.
-type Names = BTreeSet<String>;
-
 /// One action that was seen.
 pub(super) struct Seen {
     pub(super) family: Family,
@@ -191,8 +188,11 @@ fn http(own: &[&Seen]) -> Vec<(String, u64)> {
     rules.collect()
 }
 
+/// What two lists hold, and how often it was seen.
+type Parts = (BTreeSet<String>, BTreeSet<String>, u64);
+
 fn sql(own: &[&Seen]) -> Vec<(String, u64)> {
-    let mut rules: BTreeMap<&Names, (Names, Names, u64)> = BTreeMap::new();
+    let mut rules: BTreeMap<&BTreeSet<String>, Parts> = BTreeMap::new();
     for one in own {
         if let Action::Sql(verbs, tables, functions) = &one.action {
             let entry = rules.entry(verbs).or_default();

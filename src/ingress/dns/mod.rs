@@ -193,6 +193,14 @@ impl Answerer {
     }
 }
 
+/// The answer to a message of somebody who is to learn nothing; `None` where none is due.
+pub fn refused(message: &[u8]) -> Option<Vec<u8>> {
+    match wire::parse(message) {
+        Ok(query) => Some(query.reply(Code::Refused, None)),
+        Err(reply) => reply,
+    }
+}
+
 enum Answer {
     Reply(Vec<u8>),
     Forward,

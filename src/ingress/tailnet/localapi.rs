@@ -117,6 +117,9 @@ pub struct OwnNode {
     /// Own addresses and the routes that were approved.
     #[serde(rename = "AllowedIPs", default)]
     pub allowed: Option<Vec<IpNet>>,
+    /// Those of its routes that lead to it, where several nodes have the same.
+    #[serde(rename = "PrimaryRoutes", default)]
+    pub primary: Option<Vec<IpNet>>,
 }
 
 /// What the node was told to be (`ipn.Prefs`), as far as it is read.

@@ -176,8 +176,16 @@ impl<'a> Compiler<'a> {
 
     /// The slot that `family.fact` means. `Err` if the family is known and the fact is not.
     fn slot(&mut self, id: u64, select: &SelectExpr) -> Option<Typed> {
-        let Expr::Ident(first) = &select.operand.expr else {
-            return None;
+        // `http.method`, or `http.graphql.kind`.
+        let (first, name) = match &select.operand.expr {
+            Expr::Ident(first) => (first, select.field.clone()),
+            Expr::Select(inner) => match &inner.operand.expr {
+                Expr::Ident(first) if Slot::is_group(first, &inner.field) => {
+                    (first, format!("{}.{}", inner.field, select.field))
+                }
+                _ => return None,
+            },
+            _ => return None,
         };
         if self.scope.iter().any(|(name, _)| name == first) {
             return None;
@@ -187,16 +195,12 @@ impl<'a> Compiler<'a> {
             (family, first) if family.name() == first => family,
             _ => return None,
         };
-        let Some(slot) = Slot::find(family, &select.field) else {
+        let Some(slot) = Slot::find(family, &name) else {
             let names: Vec<&str> = Slot::of_family(family).map(Slot::name).collect();
-            let near = nearest(&select.field, names.iter().copied());
+            let near = nearest(&name, names.iter().copied());
             let near = near.map_or(String::new(), |near| format!("did you mean `{family}.{near}`? "));
             let help = format!("{near}{family} has: {}", names.join(", "));
-            self.error(
-                id,
-                format!("there is no `{family}.{}`", select.field),
-                Some(&help),
-            );
+            self.error(id, format!("there is no `{family}.{name}`"), Some(&help));
             return Some(null(Ty::Dyn));
         };
         self.reads.insert(slot);

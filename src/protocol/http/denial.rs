@@ -45,8 +45,8 @@ pub fn malformed(error: Malformed) -> Response<Bytes> {
 pub(crate) fn status_of(cause: &Cause) -> StatusCode {
     match cause {
         Cause::Malformed => StatusCode::BAD_REQUEST,
-        Cause::Limit { .. } => StatusCode::TOO_MANY_REQUESTS,
         Cause::TooMany => StatusCode::TOO_MANY_REQUESTS,
+        Cause::Limit { .. } => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::FORBIDDEN,
     }
 }

@@ -27,6 +27,7 @@ use super::statement::{Grammar, Statement};
 use super::wire::{self, WireError};
 use crate::audit::RecordId;
 use crate::facts::Facts;
+use crate::facts::sql::path::SearchPath;
 use crate::protocol::{Output, Side};
 use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 
@@ -111,6 +112,8 @@ pub struct PgSession {
     copy_in: bool,
     statements: Kept<Prepared>,
     portals: Kept<Portal>,
+    /// Where names without a schema may be looked up.
+    path: SearchPath,
     held: Option<Held>,
     judging: Option<Judging>,
     next_id: u64,
@@ -140,11 +143,19 @@ impl PgSession {
             copy_in: false,
             statements: Kept::default(),
             portals: Kept::default(),
+            path: SearchPath::default(),
             held: None,
             judging: None,
             next_id: 0,
             closed: false,
         }
+    }
+
+    /// The session, with the `search_path` that its start-up packet set.
+    #[must_use]
+    pub fn with_path(mut self, path: SearchPath) -> Self {
+        self.path = path;
+        self
     }
 
     /// Takes bytes that a side sent. What the agent sent waits for [`PgSession::advance`].
@@ -276,6 +287,10 @@ impl PgSession {
 
     /// Asks the gate about one statement. The digest is over the messages that will be sent.
     fn decide(&mut self, what: What, permits: Vec<RecordId>, text: &str, facts: Facts, digest: Digest) {
+        if let Facts::Sql(facts) = &facts {
+            // Whether or not it is permitted and succeeds: the lists say what names may mean.
+            self.path.apply(&facts.statement.path, &facts.user);
+        }
         let mut summary: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
         if text.chars().nth(SUMMARY_CHARS_MAX).is_some() {
             // What is decided on may stand behind a long comment.

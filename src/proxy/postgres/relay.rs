@@ -129,7 +129,7 @@ pub(super) async fn relay(
     let mut relay = Relay {
         context,
         connected: &ends,
-        session: PgSession::new(config, connected.status, began),
+        session: PgSession::new(config, connected.status, began).with_path(connected.path),
         to_agent: Queue::default(),
         to_server: Queue::default(),
         ruling: None,
