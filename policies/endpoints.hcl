@@ -26,11 +26,22 @@ credential "postgres_credential" "orders_ro" {
   secret   = env("ORDERS_RO_PASSWORD")
 }
 
+credential "postgres_credential" "orders_rw" {
+  endpoint = postgres.orders
+  user     = "orders_rw"
+  secret   = env("ORDERS_RW_PASSWORD")
+}
+
 # Without `secret`, the value is set by `tailkeep credentials set staging_token`.
 credential "bearer_token" "staging_token" {
   endpoint = kubernetes.staging
 }
 
+# Whoever may use the operator's API decides, unless people are named:
+#   approvers         = ["alice@example.com", "*@ops.example.com", "grant:oncall"]
+#   require_approvers = 2
+# "grant:oncall" are those whom the tailnet's policy file gives the app capability
+# tailkeep.dev/cap/approver with {"approvers": ["oncall"]}.
 approver "human_approver" "oncall" {
   channel = "#agent-approvals"
   timeout = "15m"

@@ -93,3 +93,22 @@ need_tailnet() {
   ln -sf tailscaled "$to/tailscale"
   printf '%s\n' "$sources" >"$to/sources"
 }
+
+# The accessibility rules that the admin page is held to.
+AXE=4.14.1
+
+# need_axe: axe-core for the tests of the admin page, once.
+need_axe() {
+  local to="$PWD/target/axe"
+  [ "$(cat "$to/version" 2>/dev/null)" = "$AXE" ] && return 0
+  command -v npm >/dev/null || need_packages npm
+  say "fetching axe-core $AXE (once)"
+  mkdir -p "$to"
+  (
+    cd "$to"
+    npm pack --silent "axe-core@$AXE" >/dev/null
+    tar xzf "axe-core-$AXE.tgz" --strip-components=1 package/axe.min.js package/LICENSE
+    rm "axe-core-$AXE.tgz"
+  )
+  printf '%s\n' "$AXE" >"$to/version"
+}

@@ -1,4 +1,4 @@
-//! `/v1/`: peers, approvals, credentials, the audit log. Every answer is JSON, errors included:
+//! `/v1/`: peers, approvals, credentials, the audit log, with the page beside it. Every answer is JSON, errors included:
 //! `{"error": "…"}`. Within `/v1/` fields and paths are added and never change their meaning.
 
 use std::sync::Arc;
@@ -14,11 +14,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::token::OperatorToken;
-use super::{Operator, Person, credentials, enrol, listen, stream};
+use super::{
+    Operator, Person, admit, credentials, enrol, listen, node, overview, page, people, routes, stream,
+};
 use crate::audit::read::{Filter, Reader};
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
-use crate::verdict::approval::{Decide, DecideError, Decision};
+use crate::verdict::approval::{Decide, DecideError, Decision, Voter};
 
 /// How long an enrolment link lasts where nothing is said.
 const ENROLMENT_LASTS: Duration = Duration::from_secs(3600);
@@ -51,15 +53,24 @@ pub(super) fn bad(text: impl Into<String>) -> Failed {
     Failed(StatusCode::BAD_REQUEST, text.into())
 }
 
-/// The API, with the guard before it that [`listen::serve`] feeds.
+/// The page and the API, with the guards before them that [`listen::serve`] feeds.
 pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
     // Streams, and a walk over a log that may be long.
     let slow = Router::new()
         .route("/v1/audit/verify", get(verify))
         .route("/v1/approvals/watch", get(stream::watch_approvals))
         .route("/v1/audit/follow", get(stream::follow_audit));
-    Router::new()
-        .route("/v1/health", get(health))
+    // For those who are not signed in yet.
+    let open = page::router()
+        .route("/v1/sign-in", get(people::ways).post(people::sign_in))
+        .route("/v1/sign-in/tailnet", post(people::sign_in_by_tailnet))
+        .route("/v1/sign-in/invitation", post(people::use_invitation))
+        .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
+        .layer(middleware::from_fn(admit::greet));
+    let closed = Router::new()
+        .route("/v1/health", get(overview::health))
+        .route("/v1/agents", get(overview::agents))
+        .route("/v1/policy", get(overview::policy))
         .route("/v1/peers", get(peers).post(add_peer))
         .route("/v1/peers/{name}", delete(remove_peer))
         .route("/v1/peers/{name}/approve", post(approve_peer))
@@ -70,7 +81,13 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .route("/v1/credentials", get(credentials::list))
         .route("/v1/credentials/{name}", put(credentials::set))
         .route("/v1/audit", get(audit))
+        .route("/v1/tailnet", get(routes::report))
         .route("/v1/operator-token/rotate", post(rotate_token))
+        .route("/v1/session", get(people::session).delete(people::sign_out))
+        .route("/v1/sessions", get(people::sessions))
+        .route("/v1/sessions/{id}", delete(people::end_session))
+        .route("/v1/operators", get(people::operators).post(people::invite))
+        .route("/v1/operators/{name}", delete(people::remove_operator))
         .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
         .merge(slow)
         .fallback(|| async { not_found("there is no such path".to_owned()) })
@@ -78,19 +95,14 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
             let text = "this path does not take this method".to_owned();
             Failed(StatusCode::METHOD_NOT_ALLOWED, text)
         })
-        .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .layer(Extension(token.clone()))
-        .layer(middleware::from_fn_with_state(token, listen::admit))
+        .layer(middleware::from_fn_with_state(
+            (operator.clone(), token),
+            admit::admit,
+        ));
+    page::guard(open.merge(closed))
+        .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(operator)
-}
-
-async fn health(Shared(operator): Shared<Operator>) -> Json<Value> {
-    let policy = operator.gate.policy();
-    Json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "policy": format!("{:016x}", policy.version()),
-        "ca": operator.authority.fingerprint(),
-    }))
 }
 
 async fn peers(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
@@ -99,7 +111,10 @@ async fn peers(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed
         .run(|state| Ok((state.peers()?, state.enrolments()?)))
         .await;
     let (peers, waiting) = listed.map_err(broken)?;
-    Ok(Json(json!({ "peers": peers, "waiting": waiting })))
+    let nodes = node::nodes(&operator);
+    Ok(Json(
+        json!({ "peers": peers, "waiting": waiting, "tailnet": nodes }),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -230,24 +245,26 @@ async fn approve(
     operator: Shared<Operator>,
     Path(id): Path<i64>,
     person: Extension<Person>,
+    voter: Option<Extension<Voter>>,
     said: Query<Said>,
 ) -> Result<Json<Value>, Failed> {
-    decide(operator, id, person, Decision::Allow, said).await
+    decide(operator, id, (person, voter), Decision::Allow, said).await
 }
 
 async fn deny(
     operator: Shared<Operator>,
     Path(id): Path<i64>,
     person: Extension<Person>,
+    voter: Option<Extension<Voter>>,
     said: Query<Said>,
 ) -> Result<Json<Value>, Failed> {
-    decide(operator, id, person, Decision::Deny, said).await
+    decide(operator, id, (person, voter), Decision::Deny, said).await
 }
 
 async fn decide(
     Shared(operator): Shared<Operator>,
     id: i64,
-    Extension(Person(person)): Extension<Person>,
+    (Extension(Person(person)), voter): (Extension<Person>, Option<Extension<Voter>>),
     decision: Decision,
     Query(Said { reason }): Query<Said>,
 ) -> Result<Json<Value>, Failed> {
@@ -266,7 +283,8 @@ async fn decide(
     }
     let decide = Decide {
         id,
-        person,
+        // Whom the tailnet proved, where it did; else the account or the token.
+        person: voter.map_or_else(|| Voter::Account(person), |Extension(voter)| voter),
         decision,
         reason: reason.map(|reason| operator.secrets.known().scrub(&reason).into_owned()),
     };

@@ -23,9 +23,8 @@ use tokio::sync::Semaphore;
 use super::api::{Failed, bad, broken, state_failed};
 use super::{Operator, machine};
 use crate::client::enrol::Request;
-use crate::client::environment;
 use crate::client::store::Assigned;
-use crate::identity::{Identity, Transport};
+use crate::identity::{Identity, Transport, manifest};
 use crate::ingress::wireguard::public_key;
 use crate::policy::{Model, Wireguard};
 use crate::state::peer::{PeerKey, Subnets};
@@ -221,24 +220,8 @@ pub(super) fn assigned(
         let Some(credential) = model.credential(&held.credential) else {
             continue;
         };
-        let variable: String = credential
-            .name
-            .chars()
-            .map(|char| {
-                if char.is_ascii_alphanumeric() {
-                    char.to_ascii_uppercase()
-                } else {
-                    '_'
-                }
-            })
-            .collect();
-        // A look-alike was configured because a client checks the form of its secret.
-        let alike = held.placeholders.iter().find(|text| !text.starts_with("{{"));
-        if let Some(text) = alike
-            .or(held.placeholders.first())
-            .filter(|_| environment::may_set(&variable))
-        {
-            placeholders.insert(variable, text.clone());
+        if let Some((variable, text)) = manifest::variable(credential, held) {
+            placeholders.insert(variable, text.to_owned());
         }
     }
     let own = |net: IpNet| net.hosts().next();

@@ -1,19 +1,17 @@
-//! The API's listeners: who may speak, how many at a time, and for how long.
+//! The API's listeners: who is at the other end, how many at a time, and for how long.
 //!
-//! On the Unix socket the kernel names the caller: root, or the account that the gateway runs as.
-//! On TCP a bearer token does, and a `Host` that is this listener, since a page in a browser can be
-//! led here by a name that resolves to loopback.
+//! On the Unix socket the kernel names the caller: root, or the account that the gateway runs as. On
+//! loopback nobody is named yet; who may ask what is said by [`super::admit`].
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State as Shared};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,8 +21,9 @@ use tokio::sync::Semaphore;
 use tower_service::Service as _;
 
 use super::Person;
+use super::admit::{Caller, Site};
 use super::api::Failed;
-use super::token::OperatorToken;
+use super::tailnet::Tailnet;
 
 /// What one caller may take of a listener.
 #[derive(Clone, Copy, Debug)]
@@ -48,36 +47,31 @@ pub const BOUNDS: Bounds = Bounds {
 };
 /// Bytes of a request's head.
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
-/// Bytes of an answer that [`in_json`] puts into JSON; ours are short.
-const PLAIN_BYTES_MAX: usize = 4 << 10;
 
-/// Who is at the other end, as the transport proved it.
-#[derive(Clone, Debug)]
-enum Caller {
-    /// A person by the account of their process.
-    Known(Person),
-    /// Another account than those that may.
-    Stranger(String),
-    /// Whoever has the token, on a listener with this address.
-    Token(SocketAddr),
+/// A connection that is to be let in, and for how long.
+pub(super) struct Opened<I> {
+    pub io: I,
+    pub caller: Caller,
+    /// When this ends, so does the connection.
+    pub over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-/// A listener of either kind.
+/// What is to be done before a connection is served: a handshake, a question who it is. `None` closes it.
+pub(super) type Opening<I> = Pin<Box<dyn Future<Output = Option<Opened<I>>> + Send>>;
+
+/// A listener of any kind.
 pub(super) trait Listen: Send + 'static {
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    fn next(&self) -> impl Future<Output = io::Result<(Self::Io, Peer)>> + Send;
+    fn next(&self) -> impl Future<Output = io::Result<Opening<Self::Io>>> + Send;
 }
-
-/// What a listener knows of a connection.
-pub(super) struct Peer(Caller);
 
 impl Listen for UnixListener {
     type Io = tokio::net::UnixStream;
 
-    async fn next(&self) -> io::Result<(Self::Io, Peer)> {
-        let (stream, _) = self.accept().await?;
-        let uid = stream.peer_cred()?.uid();
+    async fn next(&self) -> io::Result<Opening<Self::Io>> {
+        let (io, _) = self.accept().await?;
+        let uid = io.peer_cred()?.uid();
         let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
         let name = user.map_or_else(|| format!("uid:{uid}"), |user| user.name);
         let may = uid == 0 || uid == nix::unistd::geteuid().as_raw();
@@ -86,29 +80,54 @@ impl Listen for UnixListener {
         } else {
             Caller::Stranger(name)
         };
-        Ok((stream, Peer(caller)))
+        let opened = Opened {
+            io,
+            caller,
+            over: None,
+        };
+        Ok(Box::pin(async move { Some(opened) }))
     }
 }
 
-impl Listen for TcpListener {
+/// The listener for this machine.
+pub(super) struct Loopback {
+    pub listener: TcpListener,
+    /// Whose forwarding is no reason to be let in.
+    pub tailnet: Option<Arc<Tailnet>>,
+}
+
+impl Listen for Loopback {
     type Io = tokio::net::TcpStream;
 
-    async fn next(&self) -> io::Result<(Self::Io, Peer)> {
-        let (stream, _) = self.accept().await?;
-        let own = stream.local_addr()?;
-        stream.set_nodelay(true)?;
-        Ok((stream, Peer(Caller::Token(own))))
+    async fn next(&self) -> io::Result<Opening<Self::Io>> {
+        let (io, source) = self.listener.accept().await?;
+        let site = Arc::new(Site::loopback(io.local_addr()?));
+        io.set_nodelay(true)?;
+        let tailnet = self.tailnet.clone();
+        let caller = Caller::Loopback(site, source);
+        Ok(Box::pin(async move {
+            if let Some(tailnet) = tailnet
+                && tailnet.forwards(source).await
+            {
+                return None;
+            }
+            Some(Opened {
+                io,
+                caller,
+                over: None,
+            })
+        }))
     }
 }
 
-/// Serves `router`, with [`admit`] before it, until the listener fails for good.
+/// Serves `router`, whose guard is [`super::admit`], until the listener fails for good.
 pub(super) async fn serve<L: Listen>(listener: L, router: Router, bounds: Bounds) {
     let places = Arc::new(Semaphore::new(bounds.connections_max));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
-        let (stream, Peer(caller)) = match listener.next().await {
+        let opening = match listener.next().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection to the admin API could not be accepted");
@@ -117,58 +136,30 @@ pub(super) async fn serve<L: Listen>(listener: L, router: Router, bounds: Bounds
             }
         };
         let router = router.clone();
-        let service =
-            hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-                request.extensions_mut().insert(caller.clone());
-                router.clone().call(request)
-            });
         tokio::spawn(async move {
             let _place = place;
+            let opened = tokio::time::timeout(bounds.head, opening).await;
+            let Ok(Some(Opened { io, caller, over })) = opened else {
+                return;
+            };
+            let service =
+                hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+                    request.extensions_mut().insert(caller.clone());
+                    router.clone().call(request)
+                });
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder
                 .timer(TokioTimer::new())
                 .header_read_timeout(bounds.head)
                 .max_buf_size(HEAD_BYTES_MAX);
-            let served = builder.serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(bounds.connection, served).await;
+            let served = builder.serve_connection(TokioIo::new(io), service);
+            let served = tokio::time::timeout(bounds.connection, served);
+            match over {
+                Some(over) => tokio::select! { _ = served => {}, () = over => {} },
+                None => drop(served.await),
+            }
         });
     }
-}
-
-/// Lets a request in, with the [`Person`] who makes it, or says why not.
-pub(super) async fn admit(
-    Shared(token): Shared<Arc<OperatorToken>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let forbidden = |text: String| Failed(StatusCode::FORBIDDEN, text).into_response();
-    let person = match request.extensions().get::<Caller>() {
-        Some(Caller::Known(person)) => person.clone(),
-        Some(Caller::Stranger(name)) => {
-            tracing::warn!(name, "an account that may not use the admin socket tried to");
-            return forbidden(format!("{name} may not use this socket"));
-        }
-        Some(Caller::Token(own)) => {
-            let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-            let hosts = [own.to_string(), format!("localhost:{}", own.port())];
-            let host_is_ours = text(header::HOST).is_some_and(|host| hosts.iter().any(|own| own == host));
-            if !host_is_ours || request.headers().contains_key(header::ORIGIN) {
-                return forbidden("not for browsers".to_owned());
-            }
-            let given = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-            if !given.is_some_and(|given| token.is(given)) {
-                let text = "the operator's token is needed".to_owned();
-                let mut answer = Failed(StatusCode::UNAUTHORIZED, text).into_response();
-                let scheme = axum::http::HeaderValue::from_static("Bearer");
-                answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
-                return answer;
-            }
-            Person("operator".to_owned())
-        }
-        None => return forbidden("nobody".to_owned()),
-    };
-    request.extensions_mut().insert(person);
-    in_json(next.run(request).await).await
 }
 
 /// For everything but streams: a request that takes too long is given up.
@@ -180,28 +171,6 @@ pub(super) async fn in_time(Shared(bounds): Shared<Bounds>, request: Request, ne
             Failed(StatusCode::REQUEST_TIMEOUT, text).into_response()
         }
     }
-}
-
-/// The framework's own errors are plain text; here they are like ours.
-async fn in_json(answer: Response) -> Response {
-    let status = answer.status();
-    let is_json = answer
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind == "application/json");
-    if is_json || !(status.is_client_error() || status.is_server_error()) {
-        return answer;
-    }
-    let (mut parts, body) = answer.into_parts();
-    let text = axum::body::to_bytes(body, PLAIN_BYTES_MAX)
-        .await
-        .unwrap_or_default();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    parts.headers.remove(header::CONTENT_LENGTH);
-    let text = if text.is_empty() { status.to_string() } else { text };
-    let failed = Failed(status, text).into_response();
-    parts.headers.extend(failed.headers().clone());
-    Response::from_parts(parts, Body::new(failed.into_body()))
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! Invariants: a machine speaks for itself alone; a held or removed one is refused; a manifest names
 //! endpoints and placeholders, never rules or values.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
@@ -18,7 +20,9 @@ use serde_json::{Value, json};
 use super::Operator;
 use super::enrol::{Answer, assigned, refused, subnets};
 use crate::client::proof;
-use crate::client::signed::{LEAVE, MANIFEST, RUN, RUN_END, RunKey};
+use crate::client::signed::{LEAVE, MANIFEST, RUN, RUN_END, RunKey, WHOAMI};
+use crate::identity::manifest::Manifest;
+use crate::identity::{Identity, Live, Transport};
 use crate::ingress::wireguard::public_key;
 use crate::state::PeerKey;
 
@@ -27,6 +31,7 @@ type Refused = (StatusCode, Json<Value>);
 pub(super) fn routes() -> Router<Operator> {
     Router::new()
         .route(MANIFEST, post(manifest))
+        .route(WHOAMI, post(whoami))
         .route(RUN, post(begin_run))
         .route(RUN_END, post(end_run))
         .route(LEAVE, post(leave))
@@ -84,6 +89,21 @@ fn answer(operator: &Operator, peer: &PeerKey) -> Answer {
 async fn manifest(Shared(operator): Shared<Operator>, headers: HeaderMap, body: Bytes) -> Answer {
     let peer = machine(&operator, &headers, MANIFEST, &body).await?;
     answer(&operator, &peer)
+}
+
+/// What the machine's agents are told, whichever of its keys they use.
+async fn whoami(
+    Shared(operator): Shared<Operator>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Manifest>, Refused> {
+    let peer = machine(&operator, &headers, WHOAMI, &body).await?;
+    let teller = operator.teller.as_ref();
+    let teller = teller.ok_or_else(|| refused(StatusCode::CONFLICT, "this gateway serves no agents"))?;
+    let identity = Identity::new(Transport::Wireguard, IpAddr::V4(peer.v4), peer.peer);
+    let told = teller.tell(&Live::from(Arc::new(identity))).await;
+    told.map(Json)
+        .map_err(|refusal| refused(StatusCode::FORBIDDEN, &refusal.reason))
 }
 
 fn run_key(body: &Bytes) -> Result<[u8; 32], Refused> {

@@ -1,38 +1,52 @@
-//! The operator's JSON API and the enrolment of agents' machines.
+//! The operator's JSON API with the page on it, and the enrolment of agents' machines.
 //!
 //! The API is served on a Unix socket in the state folder, where the file's mode is the guard and the
-//! kernel names the person, and on `dashboard_listen`, where a bearer token is. Enrolment has a
-//! listener of its own, over TLS by the gateway's CA.
+//! kernel names the person, and on `dashboard_listen`, where a bearer token is, or for browsers a
+//! session ([`admit`]). Enrolment has a listener of its own, over TLS by the gateway's CA.
 //!
 //! Invariants: a secret's value never leaves by this API; the API is on loopback alone; who decides
 //! is what the transport proved, never what a body says. A program that runs under the gateway's own
 //! account on the gateway's own machine is an operator: agents do not.
 
+mod admit;
 mod api;
+mod certificate;
 pub mod client;
 mod credentials;
 mod enrol;
 pub mod listen;
 mod machine;
+mod node;
+mod overview;
+mod page;
+pub mod password;
+pub mod people;
+mod routes;
 pub mod stream;
+pub mod tailnet;
 pub mod token;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use crate::credential::store::SecretStore;
+use crate::ingress::tailnet::Directory;
 use crate::policy::Gateway;
+use crate::proxy::whoami::Teller;
 use crate::state::State;
 use crate::tls::{Authority, Leaves};
 use crate::verdict::approval::Queue;
 use crate::verdict::gate::Gate;
 
+use people::People;
+use tailnet::Tailnet;
 use token::OperatorToken;
 
 /// The socket's name in the state folder.
@@ -51,6 +65,15 @@ pub struct Operator {
     secrets: SecretStore,
     authority: Arc<Authority>,
     watchers: Arc<Semaphore>,
+    /// Tells enrolled machines what their agents reach.
+    teller: Option<Teller>,
+    /// The tailnet's nodes that have connected.
+    directory: Option<Arc<Directory>>,
+    people: Arc<People>,
+    /// Where the page is, once it is served.
+    page: Arc<OnceLock<SocketAddr>>,
+    tailnet: Option<Arc<Tailnet>>,
+    started: Instant,
 }
 
 /// The API cannot be served.
@@ -73,21 +96,49 @@ pub enum AdminError {
 struct Person(String);
 
 impl Operator {
+    /// # Errors
+    /// No random bytes.
     pub fn new(
         state: State,
         queue: Queue,
         gate: Arc<Gate>,
         secrets: SecretStore,
         authority: Arc<Authority>,
-    ) -> Self {
-        Operator {
+    ) -> Result<Self, AdminError> {
+        Ok(Operator {
             state,
             queue,
             gate,
             secrets,
             authority,
             watchers: Arc::new(Semaphore::new(stream::WATCHERS_MAX)),
-        }
+            teller: None,
+            directory: None,
+            people: People::new()?,
+            page: Arc::default(),
+            tailnet: None,
+            started: Instant::now(),
+        })
+    }
+
+    /// With a tailscaled on this machine, whose peers have no part in its loopback.
+    pub fn beside(mut self, tailnet: Arc<Tailnet>) -> Self {
+        self.tailnet = Some(tailnet);
+        self
+    }
+
+    /// With the nodes of a tailnet to show.
+    #[must_use]
+    pub fn showing(mut self, directory: Arc<Directory>) -> Self {
+        self.directory = Some(directory);
+        self
+    }
+
+    /// With what agents are told.
+    #[must_use]
+    pub fn telling(mut self, teller: Teller) -> Self {
+        self.teller = Some(teller);
+        self
     }
 
     fn audit(&self) -> PathBuf {
@@ -139,6 +190,7 @@ pub async fn serve(
     let failed = |what: String| move |error| AdminError::Listen(what, error);
     let token = Arc::new(OperatorToken::open(operator.state.dir())?);
     let router = api::router(operator.clone(), token);
+    tailnet::serve(&operator, router.clone(), leaves.clone());
     // A socket that an earlier run left.
     let _ = std::fs::remove_file(&path);
     let shown = path.display().to_string();
@@ -151,7 +203,15 @@ pub async fn serve(
         .await
         .map_err(failed(what.clone()))?;
     let bound = tcp.local_addr().map_err(failed(what))?;
-    tracing::info!(address = %bound, "the admin API listens");
+    let _ = operator.page.set(bound);
+    tracing::info!(
+        page = format!("http://{bound}/"),
+        "the admin page and its API are served"
+    );
+    let tcp = listen::Loopback {
+        listener: tcp,
+        tailnet: operator.tailnet.clone(),
+    };
     tokio::spawn(listen::serve(tcp, router, listen::BOUNDS));
 
     if let Some(address) = gateway.enrol_listen {

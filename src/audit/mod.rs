@@ -8,11 +8,15 @@
 //! without an outcome was told to its caller.
 
 #[cfg(feature = "daemon")]
+pub mod activity;
+#[cfg(feature = "daemon")]
 pub mod log;
 #[cfg(feature = "daemon")]
 mod note;
 #[cfg(feature = "daemon")]
 pub mod read;
+#[cfg(feature = "daemon")]
+pub mod replay;
 #[cfg(feature = "daemon")]
 mod retention;
 #[cfg(feature = "daemon")]

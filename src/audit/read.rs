@@ -26,8 +26,14 @@ pub struct ReadError(#[from] rusqlite::Error);
 pub struct Filter {
     /// Only records after this number.
     pub after: u64,
+    /// Only records before this number.
+    pub before: Option<u64>,
     /// Unix time in microseconds: only records at or after it.
     pub since_us: Option<i64>,
+    /// Unix time in microseconds: only records before it.
+    pub until_us: Option<i64>,
+    /// Only records that have this text in what was asked, by whom, or why: letter case aside.
+    pub text: Option<String>,
     pub node: Option<String>,
     pub endpoint: Option<String>,
     pub verdict: Option<String>,
@@ -56,7 +62,7 @@ pub struct Verified {
 /// A reader of a log that may be open elsewhere.
 pub struct Reader {
     path: PathBuf,
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 impl Reader {
@@ -87,7 +93,9 @@ impl Reader {
              LEFT JOIN outcome o ON o.seq = (SELECT max(seq) FROM outcome WHERE record = record.id)
              WHERE id > ?1 AND (?2 IS NULL OR at_us >= ?2) AND (?3 IS NULL OR node = ?3)
              AND (?4 IS NULL OR endpoint = ?4) AND (?5 IS NULL OR verdict = ?5)
-             AND (?6 IS NULL OR rule = ?6) ORDER BY id {order} LIMIT ?7"
+             AND (?6 IS NULL OR rule = ?6) AND (?8 IS NULL OR id < ?8) AND (?9 IS NULL OR at_us < ?9)
+             AND (?10 IS NULL OR instr(lower(concat_ws(' ', summary, node, login, endpoint, rule, cause, reason)), lower(?10)) > 0)
+             ORDER BY id {order} LIMIT ?7"
         )
         .replace("WHERE record = record.id", "WHERE outcome.record = record.id");
         let limit = filter.limit.unwrap_or(PAGE_RECORDS_MAX).min(PAGE_RECORDS_MAX);
@@ -99,7 +107,12 @@ impl Reader {
             filter.endpoint,
             filter.verdict,
             filter.rule,
-            limit
+            limit,
+            filter
+                .before
+                .map(|before| i64::try_from(before).unwrap_or(i64::MAX)),
+            filter.until_us,
+            filter.text,
         ])?;
         let (mut values, mut bytes) = (Vec::new(), 0);
         while bytes < PAGE_BYTES_MAX

@@ -126,7 +126,7 @@ struct Filter {
 }
 
 /// Unix time, microseconds, of as long ago as the text says.
-fn ago(text: &str) -> Result<i64, String> {
+pub(super) fn ago(text: &str) -> Result<i64, String> {
     let wrong = || "a number with s, m, h or d, such as 15m".to_owned();
     let (number, unit) = text
         .split_at_checked(text.len().saturating_sub(1))

@@ -11,7 +11,7 @@ use super::Format;
 use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
 use crate::facts::sql::{self, SqlFacts};
-use crate::facts::{FactSet, Facts, Mask};
+use crate::facts::{FactSet, Facts, Family, Mask, mcp};
 use crate::identity::{Agent, Identity, Transport};
 use crate::policy::{CredentialKind, Judgement, Policy, Protocol, Step, source};
 use crate::verdict::Verdict;
@@ -68,6 +68,9 @@ pub struct Args {
     /// The body of the request.
     #[arg(long)]
     body: Option<String>,
+    /// The time that `now` means, such as 2026-07-01T09:00:00Z; else the present.
+    #[arg(long)]
+    at: Option<chrono::DateTime<chrono::Utc>>,
     /// Print why each earlier rule did not match.
     #[arg(long)]
     explain: bool,
@@ -89,9 +92,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(key) => Some(Arc::from(key.as_str())),
         None => fallback(&policy, &agent, &endpoint),
     };
+    let now = args.at.unwrap_or_else(chrono::Utc::now);
     let mut denied = false;
     for facts in facts(&policy, &args, &endpoint, credential.as_deref())? {
-        let (judgement, steps) = policy.explain(&agent, &endpoint, credential.as_deref(), &facts);
+        let (judgement, steps) = policy.explain(&agent, &endpoint, credential.as_deref(), &facts, now);
         print(&args, &agent, &endpoint, &judgement, &steps, &facts);
         denied |= matches!(judgement.verdict, Verdict::Deny(_));
     }
@@ -133,7 +137,7 @@ fn endpoint(policy: &Policy, args: &Args, agent: &Agent) -> anyhow::Result<Arc<s
         return Ok(found.key.clone());
     }
     let wanted = |protocol: Protocol| match protocol {
-        Protocol::Https | Protocol::Http => args.http.is_some(),
+        Protocol::Https | Protocol::Http | Protocol::Mcp => args.http.is_some(),
         Protocol::Kubernetes => args.k8s.is_some(),
         Protocol::Postgres => args.sql.is_some(),
         Protocol::Unread => false,
@@ -196,10 +200,28 @@ fn facts(
             facts.context("the request is refused")?,
         ))]);
     }
-    let facts = HttpFacts::read(&parts, &host, held, FactSet::ALL, limits.decoded_bytes_max);
-    Ok(vec![Facts::Http(Box::new(
-        facts.context("the request is refused")?,
-    ))])
+    let mcp = policy
+        .model()
+        .endpoint(endpoint)
+        .is_some_and(|own| own.family == Family::Mcp);
+    http_facts((&parts, &host), held, mcp, limits.decoded_bytes_max)
+}
+
+/// The facts of a request: one set, or one for each message or operation of a batch.
+pub(super) fn http_facts(
+    (parts, host): (&http::request::Parts, &str),
+    held: HeldBody<'_>,
+    mcp: bool,
+    decoded_bytes_max: usize,
+) -> anyhow::Result<Vec<Facts>> {
+    let refused = "the request is refused";
+    if mcp {
+        let read = mcp::read(parts, held, decoded_bytes_max).context(refused)?;
+        let each = read.messages.into_iter();
+        return Ok(each.map(|one| Facts::Mcp(Box::new(one))).collect());
+    }
+    let each = HttpFacts::read_each(parts, host, held, FactSet::ALL, decoded_bytes_max).context(refused)?;
+    Ok(each.into_iter().map(|one| Facts::Http(Box::new(one))).collect())
 }
 
 /// The database of the endpoint and the user of the credential.

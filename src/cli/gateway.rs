@@ -28,7 +28,13 @@ const STARTER: &[(&str, &str)] = &[
     ("gateway.hcl", include_str!("../../policies/gateway.hcl")),
     ("endpoints.hcl", include_str!("../../policies/endpoints.hcl")),
     ("agent-ci.hcl", include_str!("../../policies/agent-ci.hcl")),
+    ("agent-dev.hcl", include_str!("../../policies/agent-dev.hcl")),
     ("agent-ops.hcl", include_str!("../../policies/agent-ops.hcl")),
+    // No `*.hcl`: the gateway does not read it, the tailnet's administrator does.
+    (
+        "tailnet-policy.hujson",
+        include_str!("../../tailscale/policy.hujson"),
+    ),
 ];
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {

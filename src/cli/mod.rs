@@ -10,13 +10,18 @@ mod eval;
 mod gateway;
 mod inspect;
 mod join;
+mod learn;
 mod leave;
+mod operators;
 mod peers;
+mod replay;
 mod run;
 mod setup;
 mod status;
+mod tailnet;
 mod test;
 mod validate;
+mod whoami;
 
 use std::process::ExitCode;
 
@@ -49,6 +54,10 @@ enum Command {
     Validate(validate::Args),
     /// Replay recorded actions and report each verdict that moved.
     Test(test::Args),
+    /// Judge the recorded audit log by another policy, and print every verdict that would change.
+    Replay(replay::Args),
+    /// Write the smallest set of allow rules that covers what a profile was seen to do.
+    Learn(learn::Args),
     /// Judge one action given on the command line.
     Eval(eval::Args),
     /// Print the facts of statements or requests, one JSON object a line.
@@ -61,16 +70,22 @@ enum Command {
     Env(env::Args),
     /// Report how this machine is connected.
     Status(status::Args),
+    /// Say what this machine's agents reach, and by which placeholders.
+    Whoami(whoami::Args),
     /// Undo `join`.
     Leave(leave::Args),
     /// List, add, approve or remove peers.
     Peers(peers::Args),
+    /// Invite people to the admin page, list or remove them, end their sessions.
+    Operators(operators::Args),
     /// List, show, approve, deny or watch held actions.
     Approvals(approvals::Args),
     /// List, set or rotate secrets.
     Credentials(credentials::Args),
     /// Give a gateway on a tailnet what only root may: the interception of real addresses, systemd units.
     Setup(setup::Args),
+    /// Show the gateway's node of the tailnet, its routes, and what the tailnet's policy file lacks.
+    Tailnet(tailnet::Args),
     /// Follow, export or verify the audit log.
     Audit(audit::Args),
 }
@@ -82,16 +97,21 @@ pub fn main() -> ExitCode {
         Command::Gateway(args) => gateway::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Test(args) => test::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Learn(args) => learn::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Join(args) => join::run(args),
         Command::Run(args) => run::run(args),
         Command::Env(args) => env::run(args),
         Command::Status(args) => status::run(args),
+        Command::Whoami(args) => whoami::run(args),
         Command::Leave(args) => leave::run(args),
         Command::Peers(args) => peers::run(args),
+        Command::Operators(args) => operators::run(args),
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
+        Command::Tailnet(args) => tailnet::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Audit(args) => audit::run(args),
     };

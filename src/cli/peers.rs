@@ -65,6 +65,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 );
                 println!("{}", line.trim_end());
             }
+            for node in rows("tailnet") {
+                println!("{}", node_line(&node));
+                for what in node["not_understood"].as_array().into_iter().flatten() {
+                    let what = super::printable(what.as_str().unwrap_or_default());
+                    println!("    not understood, and grants nothing: {what}");
+                }
+            }
             for waiting in rows("waiting") {
                 println!(
                     "{:<24} waits for `tailkeep join`",
@@ -112,6 +119,33 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A node of the tailnet: who it is, and what it got.
+fn node_line(node: &serde_json::Value) -> String {
+    let text = |field: &str| super::printable(node[field].as_str().unwrap_or_default());
+    let list = |field: &str| {
+        let all = node[field].as_array().into_iter().flatten();
+        let all: Vec<_> = all.filter_map(|own| own.as_str().map(super::printable)).collect();
+        all.join(" ")
+    };
+    let who = match node["login"].as_str() {
+        Some(_) => text("login"),
+        None => list("tags"),
+    };
+    let mut line = format!("{:<24} {:<40} {who}", text("node"), list("addresses"));
+    match node["profile"].as_str() {
+        Some(_) => line.push_str(&format!("  profile {}", text("profile"))),
+        None => line.push_str(&format!("  {}", text("no_profile"))),
+    }
+    for (field, what) in [("limits", "limits"), ("expires", "until")] {
+        let value = &node[field];
+        if !value.is_null() && value != &serde_json::json!({}) {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            line.push_str(&format!("  {what} {value}"));
+        }
+    }
+    line
 }
 
 /// The configuration as wg-quick(8) reads it. It trusts the gateway's CA by nobody's doing but its owner's.

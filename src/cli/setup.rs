@@ -133,3 +133,54 @@ fn asked() -> anyhow::Result<bool> {
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Via;
+
+    #[test]
+    fn the_examples_are_what_is_written() {
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        let names = nets(&["10.78.0.0/16", "fd7a:7461:696c:78::/64"]);
+        let wanted = Wanted {
+            plan: Plan {
+                names: names.clone(),
+                real: nets(&["10.20.0.0/16"]),
+                via: vec![Via {
+                    site: 7,
+                    cidr: "10.1.0.0/16".parse().unwrap(),
+                }],
+            },
+            names,
+            port: 8739,
+            device: "tailscale0".to_owned(),
+            user: "tailkeep".to_owned(),
+            config: "/etc/tailkeep/policies".into(),
+            program: "/usr/local/bin/tailkeep".into(),
+        };
+        let pairs = [
+            (
+                unit::gateway(&wanted),
+                include_str!("../../tailscale/tailkeep.service"),
+            ),
+            (
+                unit::intercept(&wanted),
+                include_str!("../../tailscale/tailkeep-intercept.service"),
+            ),
+            (
+                table::text(&wanted),
+                include_str!("../../tailscale/intercept.nft"),
+            ),
+        ];
+        for (written, example) in pairs {
+            assert_eq!(written, example);
+        }
+    }
+
+    #[test]
+    fn a_word_of_a_unit_means_itself() {
+        assert_eq!(change::quoted("/etc/tailkeep"), "/etc/tailkeep");
+        assert_eq!(change::quoted("/a b/100%$x\"y\\"), "\"/a b/100%%$$x\\\"y\\\\\"");
+    }
+}

@@ -122,9 +122,10 @@ fn replay(policy: &Policy, file: &Path) -> anyhow::Result<Option<String>> {
     let endpoint = endpoint(policy, &fixture)?;
     let agent = agent(policy, &fixture.action, endpoint)?;
     let credential = credential(policy, &fixture.action, &agent, endpoint);
+    let now = fixture.action.at.unwrap_or_else(chrono::Utc::now);
     let mut decided: Option<(&str, String)> = None;
     for facts in facts(policy, &fixture.action, endpoint, credential.as_deref())? {
-        let judgement = policy.evaluate(&agent, &endpoint.key, credential.as_deref(), &facts);
+        let judgement = policy.evaluate(&agent, &endpoint.key, credential.as_deref(), &facts, now);
         let (verdict, rule) = summary(&judgement.verdict);
         // Statements that are sent as one go as far as the strictest of them.
         if decided.as_ref().is_none_or(|own| rank(verdict) > rank(own.0)) {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::store::{Enrolment, Store, StoreError};
 use super::truststore;
+use crate::identity::manifest::BUNDLE_VARIABLES;
+pub use crate::identity::manifest::may_set;
 
 /// Where distributions keep the system's roots, as one PEM file.
 const SYSTEM_ROOTS: [&str; 5] = [
@@ -15,49 +17,12 @@ const SYSTEM_ROOTS: [&str; 5] = [
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-/// Variables that name the only file of roots: they get the system's roots and the gateway's CA.
-const BUNDLE_VARIABLES: [&str; 8] = [
-    "SSL_CERT_FILE",
-    "CURL_CA_BUNDLE",
-    "REQUESTS_CA_BUNDLE",
-    "GIT_SSL_CAINFO",
-    "AWS_CA_BUNDLE",
-    "CARGO_HTTP_CAINFO",
-    "PIP_CERT",
-    "DENO_CERT",
-];
 /// The roots for a JVM, in the store.
 const JAVA_STORE: &str = "truststore.jks";
 /// Where our own options begin.
 const JAVA_MARK: &str = "-Djavax.net.ssl.trustStoreType=";
 /// Largest file of roots that is read, in bytes.
 pub const ROOTS_BYTES_MAX: u64 = 8 << 20;
-
-/// Whether the gateway may set a variable: a hostile one must not reach `PATH` or `LD_PRELOAD`.
-pub fn may_set(name: &str) -> bool {
-    let shape = name.starts_with(|c: char| c.is_ascii_uppercase())
-        && name.len() <= 128
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-    let loads_code = [
-        "LD_", "DYLD_", "GIT_", "BASH_", "PYTHON", "NODE_", "JAVA_", "_JAVA", "PERL", "RUBY",
-    ]
-    .iter()
-    .any(|prefix| name.starts_with(prefix));
-    let shell = [
-        "PATH",
-        "HOME",
-        "SHELL",
-        "ENV",
-        "IFS",
-        "EDITOR",
-        "PAGER",
-        "JDK_JAVA_OPTIONS",
-    ]
-    .contains(&name);
-    shape && !loads_code && !shell && !BUNDLE_VARIABLES.contains(&name)
-}
 
 /// Writes the CA files into the store and returns every variable to set.
 pub fn variables(store: &Store, enrolment: &Enrolment) -> Result<BTreeMap<String, String>, StoreError> {

@@ -16,3 +16,4 @@ pub mod signed;
 pub mod store;
 pub mod truststore;
 pub mod tunnel;
+pub mod whoami;

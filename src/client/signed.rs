@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::enrol::{EnrolError, check, exchange, pin_of};
 use super::proof::{self, Claim};
 use super::store::{Assigned, Enrolment};
+use crate::identity::manifest::Manifest;
 
 /// What the machine's profile reaches, as [`Assigned`].
 pub const MANIFEST: &str = "/v1/manifest";
 /// A key for a further run: [`RunKey`] to [`Assigned`].
 pub const RUN: &str = "/v1/run";
+/// What the machine's agents are told, as [`Manifest`].
+pub const WHOAMI: &str = "/v1/whoami";
 /// The end of such a key.
 pub const RUN_END: &str = "/v1/run/end";
 /// The machine's own key goes, with all that hang on it.
@@ -67,6 +70,15 @@ fn assigned(enrolment: &Enrolment, told: &[u8]) -> Result<Assigned, EnrolError> 
 /// The gateway cannot be reached, refuses, or says what it may not.
 pub async fn manifest(enrolment: &Enrolment) -> Result<Assigned, EnrolError> {
     assigned(enrolment, &send(enrolment, MANIFEST, Vec::new()).await?)
+}
+
+/// What the gateway tells this machine's agents of themselves.
+///
+/// # Errors
+/// As [`manifest`]; no profile is for the machine.
+pub async fn whoami(enrolment: &Enrolment) -> Result<Manifest, EnrolError> {
+    let told = send(enrolment, WHOAMI, Vec::new()).await?;
+    serde_json::from_slice(&told).map_err(|error| EnrolError::Answer(error.to_string()))
 }
 
 /// An enrolment of its own for a further run, until [`end_run`].

@@ -27,6 +27,8 @@ pub struct Scrub {
     longest: usize,
     placeholder: Vec<u8>,
     held: Zeroizing<Vec<u8>>,
+    /// Bytes at the front of `held` that went on already.
+    released: usize,
     /// How many times a secret was put back.
     hits: u64,
 }
@@ -41,6 +43,7 @@ impl Scrub {
             longest,
             placeholder: placeholder.as_bytes().to_vec(),
             held: Zeroizing::new(Vec::new()),
+            released: 0,
             hits: 0,
         }
     }
@@ -94,21 +97,42 @@ impl Scrub {
         let mut input = std::mem::take(&mut self.held);
         input.extend_from_slice(chunk);
         let mut out = Vec::with_capacity(input.len());
-        let used = self.replace(&input, &mut out, false);
+        let (hits, used) = (self.hits, self.replace(&input, &mut out, false));
         self.held = Zeroizing::new(input.get(used..).unwrap_or_default().to_vec());
+        self.without_released(&mut out, hits, used);
         Bytes::from(out)
+    }
+
+    /// Takes what [`Scrub::release`] gave off what goes on now. Where a secret was found, its first part
+    /// may have gone; its place is the caller's to close.
+    fn without_released(&mut self, out: &mut Vec<u8>, hits: u64, used: usize) {
+        let gone = self.released.min(used);
+        self.released -= gone;
+        if self.hits == hits {
+            out.drain(..gone.min(out.len()));
+        }
+    }
+
+    /// What is held, for a stream that pauses. It is still looked at, with what comes behind it.
+    pub fn release(&mut self) -> Bytes {
+        let held = self.held.get(self.released..).unwrap_or_default();
+        let held = Bytes::copy_from_slice(held);
+        self.released = self.held.len();
+        held
     }
 
     /// Whether anything is kept back.
     pub fn holds(&self) -> bool {
-        !self.held.is_empty()
+        self.held.len() > self.released
     }
 
     /// What was kept back, at the end of the body.
     pub fn finish(&mut self) -> Bytes {
         let input = std::mem::take(&mut self.held);
         let mut out = Vec::with_capacity(input.len());
+        let hits = self.hits;
         self.replace(&input, &mut out, true);
+        self.without_released(&mut out, hits, input.len());
         Bytes::from(out)
     }
 

@@ -24,6 +24,7 @@ fn endpoint(key: &str) -> Endpoint {
         ca_cert: None,
         sslmode: SslMode::Prefer,
         database: None,
+        path: String::new(),
         description: None,
     }
 }
@@ -139,6 +140,32 @@ fn choose(fallback: Option<&str>, target: &str, headers: &[(&str, &str)], body: 
         Ok(None) => "-".to_owned(),
         Err(refusal) => refusal.reason,
     }
+}
+
+/// A stream that pauses within a secret has no more of it than went before.
+#[test]
+fn a_secret_is_seen_over_a_pause() {
+    let secret = Secret::new(b"s3cr3t-of-login".to_vec());
+    let mut scrub = Scrub::new(&secret, b"s3cr3t-of-login", "{{pat}}");
+    let mut out = scrub.push(b"a s3cr3t").to_vec();
+    assert!(scrub.holds());
+    out.extend(scrub.release());
+    assert!(!scrub.holds());
+    assert_eq!(out, b"a s3cr3t");
+    assert_eq!(scrub.release(), "");
+    out.extend(scrub.push(b"-of"));
+    out.extend(scrub.release());
+    assert_eq!((&out[..], scrub.hits()), (&b"a s3cr3t-of"[..], 0));
+    scrub.push(b"-login");
+    assert_eq!(scrub.hits(), 1);
+    // What only began like one goes on whole, and once.
+    let mut scrub = Scrub::new(&secret, b"s3cr3t-of-login", "{{pat}}");
+    let mut out = scrub.push(b"s3cr3t").to_vec();
+    out.extend(scrub.release());
+    out.extend(scrub.push(b"-of-state s3"));
+    out.extend(scrub.release());
+    out.extend(scrub.finish());
+    assert_eq!((&out[..], scrub.hits()), (&b"s3cr3t-of-state s3"[..], 0));
 }
 
 #[test]

@@ -9,6 +9,7 @@
 pub mod http;
 pub mod k8s;
 pub mod mask;
+pub mod mcp;
 pub mod slot;
 pub mod sql;
 
@@ -91,6 +92,7 @@ pub enum Facts {
     Http(Box<http::HttpFacts>),
     Sql(Box<sql::SqlFacts>),
     K8s(Box<k8s::K8sFacts>),
+    Mcp(Box<mcp::McpFacts>),
 }
 
 impl Facts {
@@ -101,6 +103,7 @@ impl Facts {
             Facts::Http(_) => Some(Family::Http),
             Facts::Sql(_) => Some(Family::Sql),
             Facts::K8s(_) => Some(Family::K8s),
+            Facts::Mcp(_) => Some(Family::Mcp),
         }
     }
 
@@ -146,7 +149,7 @@ fn mask_fact(mask: &Mask, slot: Slot, value: &mut serde_json::Value) {
     };
     match slot {
         Slot::HttpHeaders => by_name(value, &|name, text| mask.header(name, text).into_owned()),
-        Slot::HttpQuery | Slot::K8sParams => {
+        Slot::HttpQuery | Slot::HttpForm | Slot::McpQuery | Slot::K8sParams => {
             by_name(value, &|name, text| mask.parameter(name, text).into_owned());
         }
         Slot::SqlParameters => mask.parameters_json(value),
@@ -162,6 +165,7 @@ impl FactSource for Facts {
             Facts::Http(facts) => facts.fact(slot),
             Facts::Sql(facts) => facts.fact(slot),
             Facts::K8s(facts) => facts.fact(slot),
+            Facts::Mcp(facts) => facts.fact(slot),
         }
     }
 }

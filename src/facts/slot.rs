@@ -11,6 +11,8 @@ pub enum Family {
     Http,
     Sql,
     K8s,
+    /// The Model Context Protocol, over HTTP.
+    Mcp,
     /// Who asks. Every condition may read it, whatever the endpoint's family.
     Agent,
 }
@@ -22,6 +24,7 @@ impl Family {
             Family::Http => "http",
             Family::Sql => "sql",
             Family::K8s => "k8s",
+            Family::Mcp => "mcp",
             Family::Agent => "agent",
         }
     }
@@ -93,6 +96,12 @@ slots! {
     HttpHost Http "host" Text "The host that the request names, without the port.";
     HttpBody Http "body" Text "The body, content-decoded, as UTF-8.";
     HttpBodyJson Http "body_json" Json "The body read as JSON; null where there is none.";
+    HttpForm Http "form" MultiMap "The fields of an application/x-www-form-urlencoded body, decoded; empty for any other.";
+    HttpMultipart Http "multipart" Texts "The names of the parts of a multipart/form-data body; empty for any other.";
+    HttpGraphqlOperation Http "graphql.operation" Text "The name of the GraphQL operation that runs; empty where it has none.";
+    HttpGraphqlKind Http "graphql.kind" Text "query, mutation or subscription; empty for a request that is no GraphQL.";
+    HttpGraphqlFields Http "graphql.fields" Texts "The operation's own fields, without aliases, through fragments.";
+    HttpGraphqlPaths Http "graphql.paths" Texts "Every field that is selected, as a path: viewer.email.";
     HttpWebsocket Http "websocket" Bool "Whether the request asks for an upgrade to WebSocket.";
 
     SqlVerb Sql "verb" Text "The verb of the outermost statement.";
@@ -101,7 +110,9 @@ slots! {
     SqlReads Sql "reads" Texts "The tables that are read.";
     SqlWrites Sql "writes" Texts "The tables that are written, altered or dropped.";
     SqlFunctions Sql "functions" Texts "Every function that is called.";
-    SqlColumns Sql "columns" Texts "Every column that is named.";
+    SqlColumns Sql "columns" Texts "Every column that is named; * where all of a row are meant.";
+    SqlObjects Sql "objects" Texts "Every object that DDL or DCL names: tables, roles, schemas, functions, extensions.";
+    SqlSearchPath Sql "search_path" Texts "The schemas that the session has set as its search_path; unknown where it set none.";
     SqlParameters Sql "parameters" Json "The bound parameters as text, null for NULL.";
     SqlStatement Sql "statement" Text "The statement's text.";
     SqlStatements Sql "statements" Int "How many statements were sent together.";
@@ -110,8 +121,9 @@ slots! {
     SqlHasWhere Sql "has_where" Bool "Whether every UPDATE and DELETE has a WHERE that is not constant.";
     SqlRowLimit Sql "row_limit" OptionalInt "The outermost LIMIT, null without one.";
     SqlProgram Sql "program" Bool "Whether COPY … PROGRAM runs a program on the server.";
+    SqlServerFile Sql "server_file" Bool "Whether COPY reads or writes a file of the server.";
     SqlRoleChange Sql "role_change" Bool "Whether the role is changed (SET ROLE, SET SESSION AUTHORIZATION, set_config).";
-    SqlOpaque Sql "opaque" Bool "Whether code runs that cannot be read (DO, EXECUTE of text, CALL).";
+    SqlOpaque Sql "opaque" Bool "Whether code runs that cannot be read (DO, EXECUTE of text, CALL, a function that is not the server's own).";
     SqlUnparseable Sql "unparseable" Bool "Whether the server's grammar refuses the statement.";
 
     K8sVerb K8s "verb" Text "The API server's verb: get, list, watch, create, deletecollection, …";
@@ -121,10 +133,22 @@ slots! {
     K8sNamespace K8s "namespace" Text "The namespace; empty for cluster scope.";
     K8sName K8s "name" Text "The object's name; empty for a collection.";
     K8sParams K8s "params" Map "The query's parameters; the first value of each.";
+    K8sLabelSelector K8s "label_selector" Text "The label selector, decoded; empty where there is none.";
+    K8sFieldSelector K8s "field_selector" Text "The field selector, decoded; empty where there is none.";
+    K8sCommand K8s "command" Texts "Every word of the command that exec or attach is given.";
     K8sBodyJson K8s "body_json" Json "The body read as JSON or YAML; null where there is none.";
     K8sDryRun K8s "dry_run" Bool "Whether the request is a server-side dry run.";
     K8sIsResource K8s "is_resource" Bool "Whether the request is for an API resource.";
     K8sPath K8s "path" Text "The path, for requests that are not for a resource.";
+
+    McpKind Mcp "kind" Text "request, notification or response; stream for the server's events, end for the end of a session.";
+    McpMethod Mcp "method" Text "The method of the JSON-RPC message; empty where it has none.";
+    McpTool Mcp "tool" Text "The tool that tools/call calls; empty for other methods.";
+    McpArguments Mcp "arguments" Json "The arguments of tools/call or prompts/get; null where there are none.";
+    McpResource Mcp "resource" Text "The URI of the resource that is read or watched; empty for other methods.";
+    McpPrompt Mcp "prompt" Text "The prompt that prompts/get asks for; empty for other methods.";
+    McpParams Mcp "params" Json "All parameters of the message; null where there are none.";
+    McpQuery Mcp "query" MultiMap "The query's parameters of the request, decoded.";
 
     AgentTags Agent "tags" Texts "The node's tailnet tags.";
     AgentLogin Agent "login" Text "The user's login; empty for a tagged node.";
@@ -142,6 +166,14 @@ impl Slot {
             .iter()
             .copied()
             .filter(move |slot| slot.family() == family)
+    }
+
+    /// Whether `family.group` is the beginning of facts' names, as `http.graphql` is.
+    pub fn is_group(family: &str, group: &str) -> bool {
+        Slot::ALL.iter().any(|slot| {
+            let rest = slot.name().strip_prefix(group);
+            slot.family().name() == family && rest.is_some_and(|rest| rest.starts_with('.'))
+        })
     }
 
     /// The slot that `family.name` means.

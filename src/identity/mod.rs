@@ -8,6 +8,8 @@
 //! [`Live`] identity is told so, and whatever is judged later reads the facts of then. A connection
 //! whose profile is another one by them ends.
 
+pub mod manifest;
+
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -80,7 +82,7 @@ pub struct Limits {
     /// Open connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,
-    /// Requests and statements that are judged, in any minute.
+    /// Requests and statements that are judged: so many at once, and so many a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
 }

@@ -4,26 +4,34 @@
 //! diagnostic that was found. [`Policy::evaluate`] is total: it never panics, and whatever it
 //! cannot decide it denies.
 
+mod analysis;
 pub mod cel;
 pub mod diagnostic;
 mod hcl;
+mod index;
 mod load;
 pub mod model;
+mod recorded;
 mod rule;
+mod shown;
 #[cfg(feature = "daemon")]
 pub mod source;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::facts::{FactSet, Facts, Mask};
+use chrono::{DateTime, Utc};
+
+use crate::facts::{FactSet, FactSource, Mask};
 use crate::identity::{Agent, Identity, Transport};
 use crate::verdict::{Digest, Verdict};
 
 use rule::Rules;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use load::login_matches;
 pub use model::*;
+pub use recorded::RecordedFacts;
 pub use rule::Step;
 
 /// One configuration file, already read.
@@ -52,6 +60,19 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// Rules in shadow mode that matched before the deciding one, as `rule=verdict`.
     pub shadow: Vec<String>,
+    /// How often the deciding rule lets actions pass.
+    pub limits: Option<Arc<[Limit]>>,
+}
+
+impl Judgement {
+    /// A verdict that no rule limits or shadows.
+    pub fn plain(verdict: Verdict) -> Judgement {
+        Judgement {
+            verdict,
+            shadow: Vec::new(),
+            limits: None,
+        }
+    }
 }
 
 impl Policy {
@@ -133,15 +154,32 @@ impl Policy {
         self.rules.needs(agent, endpoint)
     }
 
-    /// Judges one request. Total: what it cannot decide it denies.
+    /// Judges one request at a time, which conditions read as `now`. Total: what it cannot decide
+    /// it denies.
     pub fn evaluate(
         &self,
         agent: &Agent,
         endpoint: &str,
         credential: Option<&str>,
-        facts: &Facts,
+        facts: &dyn FactSource,
+        now: DateTime<Utc>,
     ) -> Judgement {
-        self.rules.judge(agent, endpoint, credential, facts, &mut None)
+        let who = (&*agent.profile, agent as &dyn FactSource);
+        self.rules
+            .judge(who, endpoint, credential, (facts, now), &mut None)
+    }
+
+    /// As [`Policy::evaluate`], for an agent of whom there is a record: its profile and its facts.
+    pub fn evaluate_recorded(
+        &self,
+        agent: (&str, &dyn FactSource),
+        endpoint: &str,
+        credential: Option<&str>,
+        facts: &dyn FactSource,
+        now: DateTime<Utc>,
+    ) -> Judgement {
+        self.rules
+            .judge(agent, endpoint, credential, (facts, now), &mut None)
     }
 
     /// As [`Policy::evaluate`], and what was found of each rule on the way, in their order.
@@ -150,10 +188,14 @@ impl Policy {
         agent: &Agent,
         endpoint: &str,
         credential: Option<&str>,
-        facts: &Facts,
+        facts: &dyn FactSource,
+        now: DateTime<Utc>,
     ) -> (Judgement, Vec<Step>) {
         let mut trace = Some(Vec::new());
-        let judgement = self.rules.judge(agent, endpoint, credential, facts, &mut trace);
+        let who = (&*agent.profile, agent as &dyn FactSource);
+        let judgement = self
+            .rules
+            .judge(who, endpoint, credential, (facts, now), &mut trace);
         (judgement, trace.unwrap_or_default())
     }
 }

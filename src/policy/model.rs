@@ -3,7 +3,10 @@
 //! The loader turns HCL into these once; nothing behind it reads HCL. Keys are references as
 //! they are written in a policy, `type.name`.
 
+mod approver;
 mod tailscale;
+
+mod limit;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -14,6 +17,9 @@ use ipnet::IpNet;
 
 use crate::audit::Retention;
 use crate::facts::Family;
+
+pub use approver::*;
+pub use limit::{LIMIT_COUNT_MAX, Limit, Per};
 
 pub use tailscale::{TAILNET_RANGES, Tailscale, Via};
 
@@ -67,6 +73,9 @@ pub struct Gateway {
     pub resolver: Option<SocketAddr>,
     /// How long audit records are kept (the `audit` block).
     pub audit: Retention,
+    /// How far back a reload is replayed before it comes into force (`reload_guard`): one that would
+    /// change a verdict waits for `tailkeep replay --accept`. Without it none waits.
+    pub reload_guard: Option<Duration>,
     pub limits: Limits,
 }
 
@@ -144,6 +153,7 @@ impl Default for Gateway {
             virtual_v6: "fd7a:7461:696c:78::/64".parse().expect("a constant"),
             resolver: None,
             audit: Retention::default(),
+            reload_guard: None,
             limits: Limits::default(),
         }
     }
@@ -202,6 +212,8 @@ pub struct Endpoint {
     pub sslmode: SslMode,
     /// Postgres: the only database that agents may name.
     pub database: Option<String>,
+    /// MCP: the only path that agents may name, without a slash at its end.
+    pub path: String,
     /// Free text for people.
     pub description: Option<String>,
 }
@@ -215,6 +227,8 @@ pub enum Protocol {
     Http,
     /// `kubernetes`.
     Kubernetes,
+    /// The Model Context Protocol over HTTP (`mcp`).
+    Mcp,
     /// `postgres`.
     Postgres,
     /// A type of the grammar whose wire this gateway does not read yet: everything is refused.
@@ -319,32 +333,6 @@ pub enum SecretSource {
     /// Set by `tailkeep credentials set`, or the environment variable
     /// `TAILKEEP_SECRET_<NAME>[_<SLOT>]` (`CLAWPATROL_SECRET_…` is read too).
     Store,
-}
-
-/// Who arbitrates in a chain.
-#[derive(Clone, Debug)]
-pub struct Approver {
-    /// `human_approver.oncall`.
-    pub key: Arc<str>,
-    pub name: String,
-    pub kind: ApproverKind,
-}
-
-#[derive(Clone, Debug)]
-pub enum ApproverKind {
-    Human {
-        channel: Option<String>,
-        timeout: Option<Duration>,
-        /// Distinct people who must allow.
-        require_approvers: u32,
-        /// Who may decide; empty for every operator.
-        approvers: Vec<String>,
-    },
-    Llm {
-        model: String,
-        credential: Option<Arc<str>>,
-        policy: String,
-    },
 }
 
 /// A group of agents, and what they hold.

@@ -3,9 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use super::cel::{Condition, Env, Fault};
-use super::{Judgement, Model, Protocol, Unmatched};
-use crate::facts::{FactSet, Facts};
+use super::diagnostic::At;
+use super::index::Index;
+use super::{Judgement, Limit, Model, Protocol, Unmatched};
+use crate::facts::{FactSet, FactSource};
 use crate::identity::Agent;
 use crate::verdict::{Cause, Refusal, Verdict};
 
@@ -18,7 +22,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Outcome::Allow => "allow",
             Outcome::Deny => "deny",
@@ -41,15 +45,16 @@ pub(crate) struct Rule {
     pub(crate) reason: Option<String>,
     pub(crate) priority: i64,
     pub(crate) shadow: bool,
+    pub(crate) limits: Option<Arc<[Limit]>>,
     /// The place in the order of declaration.
     pub(crate) order: usize,
+    /// Where its name stands.
+    pub(crate) at: At,
 }
 
 impl Rule {
-    fn is_for(&self, agent: &Agent) -> bool {
-        self.profile
-            .as_ref()
-            .is_none_or(|profile| *profile == agent.profile)
+    fn is_for(&self, profile: &str) -> bool {
+        self.profile.as_ref().is_none_or(|own| **own == *profile)
     }
 
     /// Whether it matches.
@@ -73,10 +78,43 @@ pub struct Step {
     pub why: Vec<String>,
 }
 
+/// The rules of one endpoint.
+#[derive(Debug, Default)]
+struct Shelved {
+    /// In the order of the walk.
+    rules: Vec<Arc<Rule>>,
+    index: Index,
+    /// Facts that rules for every profile read.
+    reads: FactSet,
+    /// Facts that the rules of one profile read besides.
+    profile_reads: HashMap<Arc<str>, FactSet>,
+}
+
+impl Shelved {
+    fn new(mut rules: Vec<Arc<Rule>>) -> Shelved {
+        rules.sort_by_key(|rule| (std::cmp::Reverse(rule.priority), rule.order));
+        let (mut reads, mut profile_reads) = (FactSet::EMPTY, HashMap::new());
+        for rule in &rules {
+            let own = rule.condition.as_ref().map_or(FactSet::EMPTY, Condition::reads);
+            let place: &mut FactSet = match &rule.profile {
+                Some(profile) => profile_reads.entry(profile.clone()).or_default(),
+                None => &mut reads,
+            };
+            *place = place.union(own);
+        }
+        Shelved {
+            index: Index::new(&rules),
+            rules,
+            reads,
+            profile_reads,
+        }
+    }
+}
+
 /// The rules, by endpoint, in the order in which they are walked.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    by_endpoint: HashMap<Arc<str>, Vec<Arc<Rule>>>,
+    by_endpoint: HashMap<Arc<str>, Shelved>,
     held: HashMap<Arc<str>, Vec<Arc<str>>>,
     refused: HashMap<Arc<str>, bool>,
     unmatched_allow: bool,
@@ -99,9 +137,10 @@ impl Rules {
                     .push(rule.clone());
             }
         }
-        for rules in by_endpoint.values_mut() {
-            rules.sort_by_key(|rule| (std::cmp::Reverse(rule.priority), rule.order));
-        }
+        let by_endpoint = by_endpoint
+            .into_iter()
+            .map(|(endpoint, rules)| (endpoint, Shelved::new(rules)))
+            .collect();
         let held = model
             .profiles
             .iter()
@@ -119,78 +158,81 @@ impl Rules {
         }
     }
 
+    /// Each rule once, in the order of declaration.
+    pub(super) fn all(&self) -> Vec<&Arc<Rule>> {
+        let mut all: Vec<&Arc<Rule>> = self
+            .by_endpoint
+            .values()
+            .flat_map(|shelved| &shelved.rules)
+            .collect();
+        all.sort_by_key(|rule| rule.order);
+        all.dedup_by_key(|rule| rule.order);
+        all
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.count
     }
 
-    fn of(&self, endpoint: &str) -> &[Arc<Rule>] {
-        self.by_endpoint.get(endpoint).map_or(&[], Vec::as_slice)
-    }
-
     pub(crate) fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet {
-        let own = self.of(endpoint).iter().filter(|rule| rule.is_for(agent));
-        own.filter_map(|rule| rule.condition.as_ref())
-            .fold(FactSet::EMPTY, |set, condition| set.union(condition.reads()))
+        let Some(own) = self.by_endpoint.get(endpoint) else {
+            return FactSet::EMPTY;
+        };
+        let of_profile = own.profile_reads.get(&agent.profile);
+        own.reads.union(of_profile.copied().unwrap_or_default())
     }
 
-    /// Walks the rules. `trace` is told of each that was looked at.
-    pub(crate) fn judge(
-        &self,
-        agent: &Agent,
+    /// Walks the rules that could match. `trace` is told of every one on the way to the verdict.
+    pub(crate) fn judge<'a>(
+        &'a self,
+        (profile, agent): (&'a str, &'a dyn FactSource),
         endpoint: &str,
-        credential: Option<&str>,
-        facts: &Facts,
+        credential: Option<&'a str>,
+        (facts, now): (&'a dyn FactSource, DateTime<Utc>),
         trace: &mut Option<Vec<Step>>,
     ) -> Judgement {
         let mut shadow = Vec::new();
-        if let Some(refusal) = self.unreachable(agent, endpoint) {
-            return Judgement {
-                verdict: Verdict::Deny(refusal),
-                shadow,
-            };
+        if let Some(refusal) = self.unreachable(profile, endpoint) {
+            return Judgement::plain(Verdict::Deny(refusal));
         }
-        let env = Env::new(facts, agent);
-        for rule in self.of(endpoint).iter().filter(|rule| rule.is_for(agent)) {
-            let matched = rule.matches(credential, &env);
-            if let Some(trace) = trace {
-                trace.push(step(rule, credential, &matched, &env));
+        let env = Env::new(facts, agent).at(now);
+        let walk = Walk {
+            profile,
+            credential,
+            env,
+        };
+        let decided = self.by_endpoint.get(endpoint).and_then(|own| match trace {
+            Some(_) => walk.run(own.rules.iter(), &mut shadow, trace),
+            None => {
+                let places = own.index.candidates(profile, facts, agent);
+                walk.run(
+                    places.filter_map(|place| own.rules.get(place)),
+                    &mut shadow,
+                    trace,
+                )
             }
-            if rule.shadow {
-                match matched {
-                    Ok(true) => shadow.push(format!("{}={}", rule.name, rule.outcome.name())),
-                    Ok(false) => {}
-                    Err(_) => shadow.push(format!("{}=unevaluable", rule.name)),
-                }
-                continue;
-            }
-            match matched {
-                Ok(false) => {}
-                Ok(true) => {
-                    return Judgement {
-                        verdict: verdict(rule),
-                        shadow,
-                    };
-                }
-                Err(fault) => {
-                    let cause = Cause::Unevaluable(rule.name.clone());
-                    let refusal = Refusal::new(cause, UNEVALUABLE).with_detail(fault.to_string());
-                    return Judgement {
-                        verdict: Verdict::Deny(refusal),
-                        shadow,
-                    };
-                }
-            }
+        });
+        if let Some((verdict, limits)) = decided {
+            return Judgement {
+                verdict,
+                shadow,
+                limits,
+            };
         }
         let verdict = match self.unmatched_allow {
             true => Verdict::Allow { rule: None },
             false => Verdict::Deny(Refusal::new(Cause::NoRule, "no rule allows this")),
         };
-        Judgement { verdict, shadow }
+        Judgement {
+            verdict,
+            shadow,
+            limits: None,
+        }
     }
 
     /// Why no action of this agent may reach the endpoint at all.
-    fn unreachable(&self, agent: &Agent, endpoint: &str) -> Option<Refusal> {
-        let Some(held) = self.held.get(&agent.profile) else {
+    fn unreachable(&self, profile: &str, endpoint: &str) -> Option<Refusal> {
+        let Some(held) = self.held.get(profile) else {
             return Some(Refusal::new(Cause::NoProfile, "no profile is for this agent"));
         };
         if !held.iter().any(|key| &**key == endpoint) {
@@ -206,6 +248,47 @@ impl Rules {
                 "this gateway does not read the destination's protocol",
             )),
         }
+    }
+}
+
+/// One action on its way past the rules.
+struct Walk<'a> {
+    profile: &'a str,
+    credential: Option<&'a str>,
+    env: Env<'a>,
+}
+
+impl<'a> Walk<'a> {
+    fn run(
+        &self,
+        rules: impl Iterator<Item = &'a Arc<Rule>>,
+        shadow: &mut Vec<String>,
+        trace: &mut Option<Vec<Step>>,
+    ) -> Option<(Verdict, Option<Arc<[Limit]>>)> {
+        for rule in rules.filter(|rule| rule.is_for(self.profile)) {
+            let matched = rule.matches(self.credential, &self.env);
+            if let Some(trace) = trace {
+                trace.push(step(rule, self.credential, &matched, &self.env));
+            }
+            if rule.shadow {
+                match matched {
+                    Ok(true) => shadow.push(format!("{}={}", rule.name, rule.outcome.name())),
+                    Ok(false) => {}
+                    Err(_) => shadow.push(format!("{}=unevaluable", rule.name)),
+                }
+                continue;
+            }
+            match matched {
+                Ok(false) => {}
+                Ok(true) => return Some((verdict(rule), rule.limits.clone())),
+                Err(fault) => {
+                    let cause = Cause::Unevaluable(rule.name.clone());
+                    let refusal = Refusal::new(cause, UNEVALUABLE).with_detail(fault.to_string());
+                    return Some((Verdict::Deny(refusal), None));
+                }
+            }
+        }
+        None
     }
 }
 

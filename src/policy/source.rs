@@ -3,6 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The file in the state folder that names the version of a policy whose changes were accepted.
+pub const ACCEPTED_FILE: &str = "reload-accepted";
+
 use super::Source;
 
 /// Most files that one configuration folder may hold.
@@ -72,4 +75,10 @@ fn one(path: &Path) -> Result<Source, ReadError> {
         path: path.to_owned(),
         text,
     })
+}
+
+/// Whether `tailkeep replay --accept` wrote down this version of a policy.
+pub fn is_accepted(state_dir: &Path, version: u64) -> bool {
+    let noted = std::fs::read_to_string(state_dir.join(ACCEPTED_FILE));
+    noted.is_ok_and(|noted| noted.trim() == format!("{version:016x}"))
 }

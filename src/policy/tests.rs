@@ -4,6 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::*;
+use crate::facts::Facts;
+
+/// When everything here happens.
+const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 fn load(text: &str) -> Result<Policy, Diagnostics> {
     let source = Source {
@@ -41,7 +45,7 @@ fn judge(policy: &Policy, tag: &str, credential: Option<&str>) -> Judgement {
     let identity = identity(tag);
     let profile = policy.profile_for(&identity).unwrap();
     let agent = Agent::new(Arc::new(identity), profile);
-    policy.evaluate(&agent, "https.api", credential, &Facts::None)
+    policy.evaluate(&agent, "https.api", credential, &Facts::None, NOW)
 }
 
 fn said(policy: &Policy, tag: &str) -> String {
@@ -200,6 +204,33 @@ fn shadow_rules_are_recorded_and_change_nothing() {
 }
 
 #[test]
+fn a_limit_is_read_and_goes_with_the_verdict() {
+    let rule = |limits: &str| {
+        let rule = format!("rule \"a\" {{\nendpoint = https.api\nverdict = \"allow\"\n{limits}\n}}");
+        load(&format!("{BASE}{CI}\n{rule}"))
+    };
+    let policy = rule("limit {\nrate = \"30/m\"\n}\nlimit {\nrate = \"5/10s\"\nper = \"rule\"\n}").unwrap();
+    let limits = judge(&policy, "tag:ci", None).limits.unwrap();
+    let said: Vec<String> = limits.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["30 in 60 s for an agent", "5 in 10 s for all together"]);
+    for per in ["agent", "profile", "endpoint", "rule"] {
+        rule(&format!("limit {{\nrate = \"1/d\"\nper = \"{per}\"\n}}")).unwrap();
+    }
+    for (limit, wanted) in [
+        ("", "a limit has no `rate`"),
+        ("rate = \"30\"", "`rate` is a number"),
+        ("rate = \"0/m\"", "`rate` is a number"),
+        ("rate = \"10001/m\"", "`rate` is a number"),
+        ("rate = \"1/32d\"", "`rate` is a number"),
+        ("rate = \"1/m\"\nper = \"node\"", "`per` is `agent`"),
+        ("rate = \"1/m\"\nburst = 3", "has no `burst`"),
+    ] {
+        let errors = rule(&format!("limit {{\n{limit}\n}}")).unwrap_err().to_string();
+        assert!(errors.contains(wanted), "{limit}: {errors}");
+    }
+}
+
+#[test]
 fn an_endpoint_that_the_profile_does_not_hold_is_closed() {
     let policy = with(
         r#"profile "ci" { tags = ["tag:ci"] }
@@ -316,6 +347,7 @@ gateway {
     hostname = "keep"
     tags = ["tag:gw"]
     routes = ["10.20.0.0/16"]
+    operators = ["Ann@example.com", "*@ops.example.com", "grant:admin"]
     redirect_port = 9002
     via {
       site = 7
@@ -326,6 +358,7 @@ gateway {
     keep_days = 9
     bytes_max = 10
   }
+  reload_guard = "24h"
   limits {
     body_bytes_max = 1
     decoded_bytes_max = 2
@@ -393,6 +426,10 @@ credential "postgres_credential" "ro" {
   database = "orders"
 }
 credential "anthropic_manual_key" "a" { endpoint = http.plain }
+endpoint "mcp" "tools" {
+  hosts = ["tools.example.com"]
+  path = "/tools/mcp/"
+}
 approver "human_approver" "ops" {
   channel = "x"
   timeout = 60
@@ -575,6 +612,136 @@ fn hcl_that_does_not_parse_is_an_error_and_not_a_panic() {
     ] {
         assert!(load(text).is_err(), "{text}");
     }
+}
+
+#[test]
+fn every_family_reads_the_agents_facts() {
+    let conditions = [
+        ("agent.tags == ['tag:ci']", true),
+        ("'tag:ci' in agent.tags", true),
+        ("'tag:other' in agent.tags", false),
+        ("agent.login == 'ann@example.com'", true),
+        ("agent.login.endsWith('@elsewhere.com')", false),
+        ("agent.node == 'build-7'", true),
+        ("agent.node == 'build-8'", false),
+        (
+            "'example.com/cap/deploy' in agent.caps && 'ci' in agent.caps",
+            true,
+        ),
+        ("'example.com/cap/other' in agent.caps", false),
+        (
+            "agent.transport == 'tailnet' && agent.address == '100.64.0.7' && agent.profile == 'p'",
+            true,
+        ),
+    ];
+    let families = [
+        ("https", "https.e", r#"hosts = ["e.test"]"#),
+        ("postgres", "postgres.e", r#"host = "e.test""#),
+        ("kubernetes", "kubernetes.e", r#"server = "https://e.test""#),
+    ];
+    for (kind, key, place) in families {
+        for (condition, want) in conditions {
+            let text = format!(
+                "endpoint \"{kind}\" \"e\" {{\n  {place}\n}}\nprofile \"p\" {{\n  tags = [\"tag:ci\"]\n  endpoints = [{key}]\n}}\n\
+                 rule \"r\" {{\n  endpoint = {key}\n  condition = \"{condition}\"\n  verdict = \"allow\"\n}}\n"
+            );
+            let policy = load(&text).unwrap_or_else(|errors| panic!("{}", errors.render()));
+            let identity = Identity {
+                login: Some("ann@example.com".to_owned()),
+                grants: vec!["ci".to_owned()],
+                caps: vec!["example.com/cap/deploy".to_owned(), "ci".to_owned()],
+                ..identity("tag:ci")
+            };
+            let agent = Agent::new(Arc::new(identity), "p".into());
+            let verdict = policy.evaluate(&agent, key, None, &Facts::None, NOW).verdict;
+            let allowed = matches!(verdict, Verdict::Allow { .. });
+            assert_eq!(allowed, want, "{kind}: {condition}: {verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn who_may_decide_is_checked_at_load() {
+    let approver = |fields: &str| load(&format!("approver \"human_approver\" \"a\" {{\n{fields}\n}}\n"));
+    let people = |fields: &str| {
+        let policy = approver(fields).unwrap_or_else(|errors| panic!("{}", errors.render()));
+        match &policy.model().approver("human_approver.a").unwrap().kind {
+            ApproverKind::Human { approvers, .. } => approvers.clone(),
+            ApproverKind::Llm(_) => Vec::new(),
+        }
+    };
+    let list = r#"approvers = ["Ann@Example.com", "*@ops.test", "grant:OnCall", "root", "ann@example.com"]"#;
+    assert_eq!(
+        people(list),
+        ["ann@example.com", "*@ops.test", "grant:OnCall", "root"]
+    );
+    // A group may be any number of people, a person is one.
+    assert_eq!(
+        people("require_approvers = 3\n approvers = [\"grant:oncall\"]").len(),
+        1
+    );
+    assert!(approver("require_approvers = 2\n approvers = [\"a\", \"a\"]").is_err());
+    for wrong in [
+        "",
+        "grant:",
+        "grant:a/b",
+        "*",
+        "a*@b.c",
+        "*@",
+        "@b.c",
+        "*@*.c",
+        "tag:x",
+        "tag:x@y",
+    ] {
+        assert!(approver(&format!("approvers = [{wrong:?}]")).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_guest_is_meant_by_its_own_names_alone() {
+    let text = r#"
+profile "all" {
+  logins = ["*@example.com"]
+  nodes  = ["build-7"]
+}
+profile "one" {
+  logins = ["bob@elsewhere.com"]
+  nodes  = ["build-8.evil.ts.net"]
+}
+"#;
+    let policy = load(text).unwrap_or_else(|errors| panic!("{}", errors.render()));
+    let of = |is_guest, node: &str, login: &str| {
+        let identity = Identity {
+            is_guest,
+            node: node.to_owned(),
+            login: Some(login.to_owned()),
+            ..identity("tag:none")
+        };
+        policy.profile_for(&identity).ok().map(|name| name.to_string())
+    };
+    let all = Some("all".to_owned());
+    assert_eq!(of(false, "x", "ann@example.com"), all);
+    assert_eq!(
+        of(true, "x.evil.ts.net", "ann@example.com"),
+        None,
+        "a wildcard names no guest"
+    );
+    let one = Some("one".to_owned());
+    assert_eq!(of(true, "build-8.evil.ts.net", "ann@example.com"), one);
+    assert_eq!(of(true, "x.evil.ts.net", "Bob@elsewhere.com"), one);
+    assert_eq!(of(false, "build-7", "eve@evil.com"), all);
+    assert_eq!(of(true, "build-7.evil.ts.net", "eve@evil.com"), None);
+    assert_eq!(of(false, "x", "eve@evil.com@example.com"), None);
+}
+
+#[test]
+fn no_endpoint_has_the_gateways_own_name() {
+    let errors = load("endpoint \"http\" \"e\" {\n  hosts = [\"tailkeep.internal\"]\n}\n").unwrap_err();
+    assert!(
+        errors.render().contains("the gateway's own"),
+        "{}",
+        errors.render()
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 pub mod http;
 pub mod kubernetes;
+pub mod mcp;
 pub mod postgres;
 
 use std::time::Instant;

@@ -5,7 +5,7 @@
 //! ([`crate::facts`]), judged ([`Judge`]), given its secret ([`crate::credential`]) and sent
 //! ([`crate::upstream::Pool`]).
 //!
-//! - [`request`] is the path of one request up to its verdict, [`send`] from there on; [`answer`] what it is answered when it goes nowhere.
+//! - [`request`] is the path of one request up to its verdict, `ask` what is asked on it, [`send`] from there on; [`answer`] what it is answered when it goes nowhere.
 //! - `head` checks a request's head against what was dialled.
 //! - [`body`] holds and streams bodies, [`download`] is the response's way back.
 //! - [`upgrade`] splices what is no longer HTTP. [`activity`] ends who is too slow.
@@ -16,6 +16,7 @@
 
 pub mod activity;
 pub mod answer;
+mod ask;
 pub mod body;
 pub mod budget;
 pub mod download;
@@ -163,7 +164,7 @@ where
     let [first] = first;
     let clear = Replayed::new(io, first);
     if first != HANDSHAKE_RECORD {
-        let place = shared.http2.take(claimed.agent.identity.address, 1);
+        let place = shared.http2.take(&claimed.agent.identity, 1);
         let talk = place.as_ref().map_or(Talk::Http1, |_| Talk::Either);
         let connection = Connection::new(shared, claimed, None);
         return run(clear, connection, talk, &limits).await;
@@ -183,7 +184,7 @@ where
         });
     // A name that is none of this endpoint's is refused below; nothing is asked for its sake.
     let place = match greeting.offers(b"h2") && sni.is_some() == greeting.sni().is_some() {
-        true => shared.http2.take(claimed.agent.identity.address, 1),
+        true => shared.http2.take(&claimed.agent.identity, 1),
         false => None,
     };
     let offer = match place.is_some() {

@@ -4,6 +4,8 @@
 //! that claims the destination ([`route`]), and hands the bytes to the driver of the endpoint's
 //! protocol. What nothing claims is passed through or closed, as the policy says.
 //!
+//! The gateway's own name leads to [`whoami`].
+//!
 //! Invariants: no identity without a profile gets further than a record; a destination is looked
 //! up in the policy of now; nothing leaves without a permit.
 
@@ -13,6 +15,7 @@ pub mod postgres;
 mod replay;
 pub mod route;
 mod sql;
+pub mod whoami;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::credential::store::SecretStore;
-use crate::identity::Agent;
+use crate::identity::{Agent, Identity};
 use crate::ingress::Flow;
 use crate::ingress::dns::Names;
 use crate::policy::{Endpoint, Protocol};
@@ -32,6 +35,7 @@ use crate::verdict::{Cause, Refusal};
 
 use http::budget::{Budget, HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
 use route::{Destination, Route};
+use whoami::Teller;
 
 /// Everything that connections share.
 pub struct Proxy {
@@ -43,8 +47,11 @@ pub struct Proxy {
     secrets: SecretStore,
     http: Arc<http::Shared<Gate>>,
     cancels: postgres::Cancels,
+    /// What agents' Postgres connections hold in memory.
+    sessions: Budget,
     statements: Arc<Mutex<crate::facts::sql::cache::Cache>>,
     services: passthrough::Services,
+    teller: Teller,
     /// Open connections of each address inside a tunnel.
     open: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -80,6 +87,7 @@ impl Proxy {
             }),
         };
         Arc::new(Proxy {
+            teller: Teller::new(parts.gate.clone(), parts.names.clone(), parts.leaves.ca_pem()),
             gate: parts.gate,
             names: parts.names,
             leaves: parts.leaves,
@@ -88,12 +96,18 @@ impl Proxy {
             secrets: parts.secrets,
             http: Arc::new(http),
             cancels: postgres::Cancels::default(),
+            sessions: Budget::new(postgres::AGENT_BYTES_MAX),
             statements: Arc::new(Mutex::new(crate::facts::sql::cache::Cache::new(
                 STATEMENTS_KEPT_MAX,
             ))),
             services: passthrough::Services::default(),
             open: Mutex::new(HashMap::new()),
         })
+    }
+
+    /// What tells agents who they are.
+    pub fn teller(&self) -> &Teller {
+        &self.teller
     }
 
     /// The pool of upstream connections, to be swept now and then.
@@ -105,10 +119,10 @@ impl Proxy {
     pub async fn serve(self: Arc<Self>, flow: Flow) {
         let (live, address) = (flow.identity.clone(), flow.destination);
         let identity = live.now();
-        let Some(_place) = self.enter(identity.address) else {
+        let Some(_place) = self.enter(&identity) else {
             tracing::warn!(
                 node = identity.node,
-                "a connection over connections_max is closed"
+                "a connection over connections_max, or over the agent's own limit, is closed"
             );
             return;
         };
@@ -117,6 +131,9 @@ impl Proxy {
             Some(name) => format!("{name}:{}", address.port()),
             None => address.to_string(),
         };
+        if self.teller.is_at(address, name.as_deref()) {
+            return self.teller.serve(flow).await;
+        }
         let mut reloads = self.gate.reloads();
         let Ok(agent) = self.gate.admit(&live, &dialled).await else {
             return;
@@ -184,7 +201,7 @@ impl Proxy {
         name: Option<Arc<str>>,
     ) {
         match endpoint.protocol {
-            Protocol::Https | Protocol::Http | Protocol::Kubernetes => {
+            Protocol::Https | Protocol::Http | Protocol::Kubernetes | Protocol::Mcp => {
                 let claimed = http::Claimed {
                     agent: Arc::new(agent),
                     endpoint: endpoint.key.clone(),
@@ -205,8 +222,11 @@ impl Proxy {
     }
 
     /// Takes a place among the agent's connections; given back when the value is dropped.
-    fn enter(&self, address: IpAddr) -> Option<Place<'_>> {
+    fn enter(&self, identity: &Identity) -> Option<Place<'_>> {
+        let address = identity.address;
         let limit = self.gate.policy().model().gateway.limits.connections_max;
+        let own = identity.limits.connections;
+        let limit = own.map_or(limit, |own| limit.min(usize::try_from(own).unwrap_or(limit)));
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(address).or_default();
         if *count >= limit {

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::identity::manifest::HOST;
 use crate::policy::{Claim, Endpoint, HostPattern, Model, UnknownHost};
 
 /// What the agent dialled.
@@ -57,6 +58,10 @@ pub fn route(model: &Model, profile: &str, destination: Destination<'_>) -> Rout
             .max_by_key(|(rank, _)| *rank)
             .map(|(_, endpoint)| endpoint)
     };
+    // A wildcard of a policy may hold it; it is still ours alone.
+    if destination.name == Some(HOST) {
+        return Route::Closed("it is the gateway's own name");
+    }
     if let Some(endpoint) = best(true) {
         return Route::Endpoint(endpoint.clone());
     }
@@ -143,6 +148,7 @@ mod tests {
             ca_cert: None,
             sslmode: SslMode::Prefer,
             database: None,
+            path: String::new(),
             description: None,
         })
     }

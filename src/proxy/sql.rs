@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Proxy;
+use super::http::budget::Room;
 use super::postgres::{self, Context, Wait, Wire};
 use super::route::leads_to;
 use crate::audit::{Outcome, RecordId};
@@ -97,6 +98,10 @@ impl postgres::Gateway for Around<'_> {
 
     fn still(&self, action: &Action, approved_by: Option<&Arc<str>>) -> Result<(), Refusal> {
         self.proxy.gate.still(self.agent, action, approved_by)
+    }
+
+    fn room(&self, bytes: usize) -> Option<Room> {
+        self.proxy.sessions.take(&self.agent.identity, bytes)
     }
 
     fn finish(&self, record: RecordId, outcome: Outcome) {

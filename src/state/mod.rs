@@ -1,6 +1,7 @@
 //! What the gateway remembers: one SQLite database, `state.db`, in the state folder.
 //!
-//! Peers and their keys ([`peer`], [`run`]), enrolment tokens, the gateway's own WireGuard key, the
+//! Peers and their keys ([`peer`], [`run`]), enrolment tokens, the admin page's people
+//! ([`operator`]), the gateway's own WireGuard key, the
 //! versions of the policy, and the held actions of [`crate::verdict::approval`]. The audit log is
 //! a database of its own.
 //!
@@ -10,6 +11,7 @@
 //! Invariants: the folder is ours alone (0700), the file 0600; tokens are kept as SHA-256;
 //! a change is durable (`synchronous = FULL`) before anyone is told of it.
 
+pub mod operator;
 pub mod peer;
 pub mod run;
 
@@ -53,6 +55,14 @@ CREATE TABLE peer_hold (peer TEXT PRIMARY KEY) STRICT;
 ",
     "
 ALTER TABLE peer_key ADD COLUMN parent BLOB REFERENCES peer_key (public_key) ON DELETE CASCADE;
+",
+    "
+CREATE TABLE operator (name TEXT PRIMARY KEY, password TEXT NOT NULL, created_us INTEGER NOT NULL) STRICT;
+CREATE TABLE operator_invite (hash BLOB PRIMARY KEY, name TEXT NOT NULL, expires_us INTEGER NOT NULL) STRICT;
+CREATE TABLE session (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, guard BLOB NOT NULL,
+  person TEXT NOT NULL, via TEXT NOT NULL, address TEXT NOT NULL, browser TEXT NOT NULL,
+  created_us INTEGER NOT NULL, seen_us INTEGER NOT NULL, expires_us INTEGER NOT NULL) STRICT;
 ",
 ];
 

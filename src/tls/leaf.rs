@@ -65,6 +65,11 @@ pub enum LeafError {
 }
 
 impl Leaves {
+    /// The certificate of the authority that signs them, PEM.
+    pub fn ca_pem(&self) -> &str {
+        self.authority.ca_pem()
+    }
+
     /// A minter that signs with `authority`.
     ///
     /// # Errors

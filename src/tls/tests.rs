@@ -43,6 +43,7 @@ fn endpoint() -> Endpoint {
         ca_cert: None,
         sslmode: SslMode::Prefer,
         database: None,
+        path: String::new(),
         description: None,
     }
 }

@@ -50,7 +50,10 @@ const NXDOMAIN: u8 = 3;
 /// # Errors
 /// Both questions failed; the first failure is given.
 pub async fn resolve(server: SocketAddr, name: &str) -> Result<Vec<IpAddr>, DnsError> {
-    let (v6, v4) = tokio::join!(ask(server, name, TYPE_AAAA), ask(server, name, TYPE_A));
+    let (v6, v4) = tokio::join!(
+        ask(server, name, TYPE_AAAA, ADDRESSES_MAX),
+        ask(server, name, TYPE_A, ADDRESSES_MAX)
+    );
     match (v6, v4) {
         (Err(error), Err(_)) => Err(error),
         (v6, v4) => {
@@ -71,13 +74,17 @@ pub async fn resolve_all(server: SocketAddr, name: &str) -> Result<Vec<IpAddr>, 
         Err(DnsError::Code(NXDOMAIN)) => Ok(Vec::new()),
         asked => asked,
     };
-    let (v6, v4) = tokio::join!(ask(server, name, TYPE_AAAA), ask(server, name, TYPE_A));
+    // What an answer holds is bound by its own length.
+    let (v6, v4) = tokio::join!(
+        ask(server, name, TYPE_AAAA, usize::MAX),
+        ask(server, name, TYPE_A, usize::MAX)
+    );
     let mut all = exists(v6)?;
     all.extend(exists(v4)?);
     Ok(all)
 }
 
-async fn ask(server: SocketAddr, name: &str, kind: u16) -> Result<Vec<IpAddr>, DnsError> {
+async fn ask(server: SocketAddr, name: &str, kind: u16, most: usize) -> Result<Vec<IpAddr>, DnsError> {
     for _ in 0..ATTEMPTS_MAX {
         let id = random_id()?;
         let question = question(id, name, kind)?;
@@ -94,9 +101,9 @@ async fn ask(server: SocketAddr, name: &str, kind: u16) -> Result<Vec<IpAddr>, D
         let answer = answer?;
         if answer.get(2).is_some_and(|flags| flags & 0x02 != 0) {
             let long = timeout(ATTEMPT, over_tcp(server, &question)).await;
-            return addresses(&long.map_err(|_| DnsError::Silent)??, kind);
+            return addresses(&long.map_err(|_| DnsError::Silent)??, kind, most);
         }
-        return addresses(&answer, kind);
+        return addresses(&answer, kind, most);
     }
     Err(DnsError::Silent)
 }
@@ -169,7 +176,7 @@ fn answers(message: &[u8], question: &[u8]) -> bool {
 
 /// The addresses of an answer. Aliases (CNAME) are not followed by name: the resolver did that,
 /// and every address of the asked type in the answer section is the end of that chain.
-fn addresses(message: &[u8], kind: u16) -> Result<Vec<IpAddr>, DnsError> {
+fn addresses(message: &[u8], kind: u16, most: usize) -> Result<Vec<IpAddr>, DnsError> {
     let mut reader = Reader { message, at: 12 };
     match message.get(3).map(|flags| flags & 0x0f) {
         Some(0) => {}
@@ -191,7 +198,7 @@ fn addresses(message: &[u8], kind: u16) -> Result<Vec<IpAddr>, DnsError> {
         reader.take(4)?;
         let length = reader.u16()?;
         let data = reader.take(usize::from(length))?;
-        if record != kind || class != CLASS_IN || found.len() == ADDRESSES_MAX {
+        if record != kind || class != CLASS_IN || found.len() == most {
             continue;
         }
         found.push(match (<[u8; 4]>::try_from(data), <[u8; 16]>::try_from(data)) {
@@ -321,17 +328,20 @@ mod tests {
     fn codes_and_bounds() {
         let question = question(7, "a.test", TYPE_A).unwrap();
         assert!(
-            addresses(&answer(&question, [0x80, 3], &[]), TYPE_A)
+            addresses(&answer(&question, [0x80, 3], &[]), TYPE_A, ADDRESSES_MAX)
                 .unwrap()
                 .is_empty()
         );
         assert!(matches!(
-            addresses(&answer(&question, [0x80, 2], &[]), TYPE_A),
+            addresses(&answer(&question, [0x80, 2], &[]), TYPE_A, ADDRESSES_MAX),
             Err(DnsError::Code(2))
         ));
         let many = vec![(TYPE_A, &[192, 0, 2, 1][..]); 40];
-        let found = addresses(&answer(&question, [0x80, 0], &many), TYPE_A).unwrap();
+        let found = addresses(&answer(&question, [0x80, 0], &many), TYPE_A, ADDRESSES_MAX).unwrap();
         assert_eq!(found.len(), ADDRESSES_MAX);
+        // Where all must be known, all are.
+        let found = addresses(&answer(&question, [0x80, 0], &many), TYPE_A, usize::MAX).unwrap();
+        assert_eq!(found.len(), many.len());
         let long = "a".repeat(64);
         for name in ["", ".", "a..b", &long, &"a.".repeat(130)] {
             assert!(super::question(1, name, TYPE_A).is_err(), "{name}");
@@ -343,14 +353,17 @@ mod tests {
         let question = question(7, "a.test", TYPE_A).unwrap();
         let whole = answer(&question, [0x80, 0], &[(TYPE_A, &[192, 0, 2, 1])]);
         for cut in 0..whole.len() {
-            assert!(addresses(&whole[..cut], TYPE_A).is_err() || cut < 8, "{cut}");
+            assert!(
+                addresses(&whole[..cut], TYPE_A, ADDRESSES_MAX).is_err() || cut < 8,
+                "{cut}"
+            );
         }
     }
 
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = addresses(&bytes, TYPE_AAAA);
+            let _ = addresses(&bytes, TYPE_AAAA, ADDRESSES_MAX);
             let _ = answers(&bytes, &bytes);
         }
     }

@@ -5,6 +5,8 @@
 //! upstream before the record is durable. A policy is an immutable snapshot behind an
 //! [`ArcSwap`]; every call reads the newest one, so a reload applies to open connections.
 
+mod chain;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +14,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::approval::{Answer, Queue};
+use super::approval::Queue;
+use super::judge::Judges;
+use super::pace::Pace;
+use super::rate::Counter;
 use super::{Action, Cause, Permit, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
@@ -31,6 +36,9 @@ pub struct Gate {
     queue: Queue,
     log: Log,
     known: KnownSecrets,
+    pace: Pace,
+    judges: Option<Judges>,
+    rates: Counter,
     /// How often a policy came into force, or a peer became known as something else.
     reloads: watch::Sender<u64>,
 }
@@ -49,6 +57,9 @@ impl Gate {
             queue,
             log,
             known: KnownSecrets::default(),
+            pace: Pace::default(),
+            judges: None,
+            rates: Counter::default(),
             reloads: watch::Sender::new(0),
         }
     }
@@ -56,6 +67,12 @@ impl Gate {
     /// With the secrets that no record and no question may show, wherever they come from.
     pub fn hiding(mut self, known: KnownSecrets) -> Self {
         self.known = known;
+        self
+    }
+
+    /// With LLM judges; without, a rule that asks one denies.
+    pub fn judging(mut self, judges: Judges) -> Self {
+        self.judges = Some(judges);
         self
     }
 
@@ -165,11 +182,19 @@ impl Gate {
         let policy = self.policy();
         let then = agent;
         let agent = &*then.now();
-        let judgement = self.ask_policy(&policy, agent, action);
+        let judgement = match self.may_ask(agent, action) {
+            Ok(()) => self.ask_policy(&policy, agent, action),
+            Err(refusal) => Judgement::plain(Verdict::Deny(refusal)),
+        };
         let judge_time = started.elapsed();
 
         let asked = Instant::now();
-        let decision = match judgement.verdict {
+        // A retry of a held action counts like any other: the rate is of what is asked.
+        let verdict = match self.rates.count(&judgement, agent, &action.endpoint) {
+            Ok(()) => judgement.verdict,
+            Err(refusal) => Verdict::Deny(refusal),
+        };
+        let decision = match verdict {
             Verdict::Allow { rule } => {
                 let cause = match (action.step, &rule) {
                     (Step::Connect, _) => "connect",
@@ -258,11 +283,19 @@ impl Gate {
         self.log.finish(record, outcome);
     }
 
+    /// Counts a request of an agent whose number is limited.
+    fn may_ask(&self, agent: &Agent, action: &Action) -> Result<(), Refusal> {
+        if action.step != Step::Request {
+            return Ok(());
+        }
+        self.pace.take(&agent.identity, Instant::now()).map_err(|wait| {
+            let wait = wait.as_secs() + 1;
+            Refusal::new(Cause::TooMany, format!("too many requests; the next in {wait} s"))
+        })
+    }
+
     fn ask_policy(&self, policy: &Policy, agent: &Agent, action: &Action) -> Judgement {
-        let plain = |verdict| Judgement {
-            verdict,
-            shadow: Vec::new(),
-        };
+        let plain = Judgement::plain;
         // The profile is asked for anew: a reload may have moved or removed it since the connection opened.
         match policy.profile_for(&agent.identity) {
             Ok(profile) if profile == agent.profile => {}
@@ -291,57 +324,9 @@ impl Gate {
                 &action.endpoint,
                 action.credential.as_deref(),
                 &action.facts,
+                chrono::Utc::now(),
             ),
         }
-    }
-
-    async fn ask_chain(
-        &self,
-        policy: &Policy,
-        agent: &Agent,
-        action: &Action,
-        (rule, reason): (Arc<str>, String),
-        chain: &[Arc<str>],
-    ) -> Result<Allowed, Refusal> {
-        let mut approvers = Vec::with_capacity(chain.len());
-        for key in chain {
-            let question = match record::question(policy, agent, action, &rule, &reason, key) {
-                Ok(question) => record::clean_question(&self.known, question),
-                Err(detail) => {
-                    let cause = Cause::ApprovalDown(rule.clone());
-                    return Err(Refusal::new(cause, UNAVAILABLE_REASON).with_detail(detail));
-                }
-            };
-            match self.queue.ask(question).await {
-                Ok(Answer::Allowed { by }) => {
-                    approvers.extend(by.into_iter().map(|person| format!("{key}:{person}")));
-                }
-                Ok(Answer::Denied { by, reason: said }) => {
-                    let cause = Cause::Refused {
-                        rule: rule.clone(),
-                        approver: key.clone(),
-                    };
-                    let told = said.unwrap_or_else(|| or_default(&reason, "an approver refused it"));
-                    return Err(Refusal::new(cause, told).with_detail(format!("{key}:{by}")));
-                }
-                Ok(Answer::TimedOut) => {
-                    let cause = Cause::TimedOut {
-                        rule: rule.clone(),
-                        approver: key.clone(),
-                    };
-                    return Err(Refusal::new(cause, "nobody approved it in time"));
-                }
-                Err(down) => {
-                    let cause = Cause::ApprovalDown(rule.clone());
-                    return Err(Refusal::new(cause, UNAVAILABLE_REASON).with_detail(down.to_string()));
-                }
-            }
-        }
-        Ok(Allowed {
-            cause: "approved",
-            rule: Some(rule),
-            approvers,
-        })
     }
 
     /// After an approval: the policy of now must not deny what the policy of then asked about.

@@ -11,7 +11,11 @@
 pub mod approval;
 #[cfg(feature = "daemon")]
 pub mod gate;
+#[cfg(feature = "daemon")]
+pub mod judge;
+pub mod pace;
 pub mod permit;
+pub mod rate;
 #[cfg(feature = "daemon")]
 mod record;
 
@@ -80,6 +84,17 @@ pub struct Refusal {
     pub detail: Option<String>,
 }
 
+impl Verdict {
+    /// The rule that lets it pass or asks.
+    pub fn rule(&self) -> Option<&Arc<str>> {
+        match self {
+            Verdict::Allow { rule } => rule.as_ref(),
+            Verdict::Ask { rule, .. } => Some(rule),
+            Verdict::Deny(_) => None,
+        }
+    }
+}
+
 impl Refusal {
     pub fn new(cause: Cause, reason: impl Into<String>) -> Self {
         Refusal {
@@ -98,7 +113,9 @@ impl Refusal {
     pub fn rule(&self) -> Option<&Arc<str>> {
         match &self.cause {
             Cause::Rule(rule) | Cause::Unevaluable(rule) => Some(rule),
-            Cause::Refused { rule, .. } | Cause::TimedOut { rule, .. } => Some(rule),
+            Cause::Refused { rule, .. } | Cause::TimedOut { rule, .. } | Cause::Limit { rule, .. } => {
+                Some(rule)
+            }
             _ => None,
         }
     }
@@ -125,8 +142,12 @@ pub enum Cause {
     NoProfile,
     /// The profile does not hold the endpoint, or no endpoint claims the destination.
     NoEndpoint,
+    /// A limit of the rule is reached; after so many seconds it would not be.
+    Limit { rule: Arc<str>, retry_after_s: u64 },
     /// A placeholder stands where its credential may not go, or the secret is missing.
     Credential,
+    /// The agent asks more often than the tailnet's policy file lets it.
+    TooMany,
     /// The request cannot be read, or two servers would read it differently.
     Malformed,
 }
@@ -144,7 +165,9 @@ impl Cause {
             Cause::AuditDown => "audit_down",
             Cause::NoProfile => "no_profile",
             Cause::NoEndpoint => "no_endpoint",
+            Cause::Limit { .. } => "limit",
             Cause::Credential => "credential",
+            Cause::TooMany => "too_many",
             Cause::Malformed => "malformed",
         }
     }

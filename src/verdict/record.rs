@@ -63,7 +63,8 @@ pub(super) fn question(
             *require_approvers,
             approvers.clone(),
         ),
-        ApproverKind::Llm { .. } => return Err(format!("{key}: this gateway has no LLM judge yet")),
+        // It answers at once, and nobody else is asked.
+        ApproverKind::Llm(judge) => (judge.timeout, 1, Vec::new()),
     };
     Ok(Question {
         approver: key.clone(),

@@ -55,6 +55,11 @@ const TESTS: &[(&str, &str, &str)] = &[
         "a_wildcard_name_that_resolves_to_a_closed_address_is_not_dialled",
     ),
     ("Gateway.audit", "struct", "Retention"),
+    (
+        "Gateway.reload_guard",
+        "tests/admin/guard.rs",
+        "a_reload_that_would_change_verdicts_waits_until_it_is_accepted",
+    ),
     ("Gateway.limits", "struct", "Limits"),
     (
         "Wireguard.listen",

@@ -39,7 +39,7 @@ impl Gateway {
         let (sender, told) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
-                if line.contains("the admin API listens") {
+                if line.contains("the admin page and its API are served") {
                     let _ = sender.send(());
                 }
             }

@@ -77,7 +77,7 @@ async fn what_is_wrong_is_said_in_json() {
     let long_reason = format!("POST /v1/approvals/1/deny?reason={}", "x".repeat(2000));
     let large = "x".repeat((1 << 20) + (5 << 10));
     for (line, body, status, error) in [
-        ("GET /", "", 404, "no such path"),
+        ("GET /none", "", 404, "no such path"),
         ("GET /v2/peers", "", 404, "no such path"),
         ("GET /v1/peers/", "", 404, "no such path"),
         ("PUT /v1/peers", "", 405, "method"),

@@ -7,10 +7,15 @@
     reason = "tests say what they expect"
 )]
 
+mod browser;
+mod chromium;
 mod commands;
 mod fields;
 mod gateway;
+mod guard;
 mod http;
+mod page;
+mod places;
 mod streams;
 mod tunnel;
 mod world;

@@ -81,7 +81,8 @@ impl World {
             gate.clone(),
             secrets.clone(),
             authority,
-        );
+        )
+        .unwrap();
         let address = serve(operator, &policy.model().gateway, leaves).await.unwrap();
         World {
             folder,

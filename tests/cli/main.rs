@@ -5,6 +5,7 @@
 mod eval;
 mod inspect;
 mod replay;
+mod starter;
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};

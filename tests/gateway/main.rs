@@ -22,4 +22,5 @@ mod reload;
 mod server;
 mod sql;
 mod terminal;
+mod whoami;
 mod world;

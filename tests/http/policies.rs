@@ -84,7 +84,7 @@ async fn a_held_request_is_sent_when_a_person_allows_it() {
         let before = service.seen().len();
         let decide = Decide {
             id: held.id,
-            person: "ann".to_owned(),
+            person: "ann".into(),
             decision,
             reason: None,
         };
@@ -177,7 +177,7 @@ async fn an_agent_that_leaves_withdraws_its_question() {
         gone.await.expect("the question is still open");
         let decide = Decide {
             id: held.id,
-            person: "ann".to_owned(),
+            person: "ann".into(),
             decision: Decision::Allow,
             reason: None,
         };

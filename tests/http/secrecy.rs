@@ -49,7 +49,7 @@ async fn an_agents_own_credentials_are_masked_everywhere() {
     let shown = held.question.to_string();
     let decide = Decide {
         id: held.id,
-        person: "ann".to_owned(),
+        person: "ann".into(),
         decision: Decision::Deny,
         reason: None,
     };

@@ -220,7 +220,7 @@ async fn deletes(cluster: &Cluster, gateway: &Gateway) {
             assert_eq!(names, "configmap/first\n");
             let decide = Decide {
                 id: held.id,
-                person: "ann".to_owned(),
+                person: "ann".into(),
                 decision,
                 reason: None,
             };

@@ -7,6 +7,10 @@
     reason = "tests say what they expect"
 )]
 
+#[cfg(feature = "daemon")]
+mod rehearsal;
+mod speed;
+
 use std::process::{Command, Output};
 
 const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policies");

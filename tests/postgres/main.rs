@@ -11,6 +11,7 @@
 mod cancels;
 mod clients;
 mod copies;
+mod facts;
 mod liars;
 mod logins;
 mod names;

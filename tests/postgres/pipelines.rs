@@ -219,7 +219,7 @@ async fn a_held_statement_is_sent_once_it_is_approved() {
         let id = world.held().await;
         let decide = Decide {
             id,
-            person: "ann".to_owned(),
+            person: "ann".into(),
             decision,
             reason: Some("not today".to_owned()),
         };

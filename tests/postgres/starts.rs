@@ -6,12 +6,13 @@ use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use tailkeep::protocol::postgres::startup::to_server;
+use tailkeep::proxy::postgres::AGENT_BYTES_MAX;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::raw::{Raw, query};
-use crate::world::{SETUP, Setup, World, both, said, server};
+use crate::world::{SETUP, Setup, World, both, said, server, until};
 
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 const GSSENC_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
@@ -254,4 +255,35 @@ async fn last_words_are_not_waited_for_long() {
     crate::world::until("it is given up", || world.open() == 0).await;
     let status = world.records().await[0]["outcome"]["status"].clone();
     assert_eq!(status, "broken: nothing came in time");
+}
+
+/// What an agent's connections hold together is bounded; the one that would hold more is closed.
+#[tokio::test]
+async fn the_connections_of_one_agent_hold_so_much_and_no_more() {
+    let (_server, world) = both().await;
+    // A message that is never whole.
+    let part = 15 << 20;
+    let mut message = vec![0; part];
+    message[..5].copy_from_slice(&[b'Q', 0, 0xf0, 0, 0x20]);
+    let mut open = Vec::new();
+    let said = loop {
+        let mut raw = Raw::enter(world.address).await;
+        let (reads, mut writes) = tokio::io::split(raw.io);
+        // It may be closed before all is taken.
+        let _ = writes.write_all(&message).await;
+        raw.io = Box::new(reads.unsplit(writes));
+        // Held, or told why not.
+        let told = tokio::time::timeout(std::time::Duration::from_millis(300), raw.next()).await;
+        if let Ok(Some((tag, payload))) = told {
+            break format!("{tag} {}", String::from_utf8_lossy(&payload));
+        }
+        open.push(raw);
+        assert!(open.len() * part <= AGENT_BYTES_MAX, "{}", open.len());
+    };
+    assert!(said.starts_with('E') && said.contains("hold too much"), "{said}");
+    assert!(open.len() >= 16, "{}", open.len());
+    drop(open);
+    until("every connection ends", || world.open() == 0).await;
+    let mut raw = Raw::enter(world.address).await;
+    assert_eq!(raw.query("select 1").await.tags, "TDCZ");
 }

@@ -18,7 +18,9 @@ use tailkeep::audit::log::Log;
 use tailkeep::audit::read::{Filter, Reader};
 use tailkeep::audit::{Outcome, Record};
 use tailkeep::state::{State, Subnets};
-use tailkeep::verdict::approval::{Answer, Decide, DecideError, Decision, Question, QuestionState, Queue};
+use tailkeep::verdict::approval::{
+    Answer, Decide, DecideError, Decision, Question, QuestionState, Queue, Voter,
+};
 use tailkeep::verdict::{Digest, Step};
 
 fn record(summary: &str) -> Record {
@@ -230,6 +232,38 @@ async fn a_quorum_counts_people_and_only_the_eligible() {
     assert!(matches!(mallory, Err(DecideError::NotEligible(_))));
     queue.decide(say(id, "bob", Decision::Allow)).await.unwrap();
     assert!(matches!(asked.await.unwrap(), Answer::Allowed { by } if by.len() == 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quorum_by_grant_counts_people_whatever_they_are_called() {
+    let (_dir, _state, queue) = open();
+    let mut two = question("a", LONG);
+    two.required = 2;
+    two.eligible = vec!["grant:oncall".into()];
+    let asked = ask(&queue, two);
+    let id = pending(&queue, 1).await[0];
+    let by = |login: &str, grants: &[&str]| Decide {
+        person: Voter::Login {
+            login: login.to_owned(),
+            grants: grants.iter().map(|&grant| grant.to_owned()).collect(),
+        },
+        ..say(id, "nobody", Decision::Allow)
+    };
+    for same in ["alice@example.com", "Alice@Example.com"] {
+        let held = queue.decide(by(same, &["oncall"])).await.unwrap();
+        assert_eq!(held.state, QuestionState::Pending);
+    }
+    for stranger in [
+        by("bob@example.com", &["other"]),
+        by("grant:oncall", &[]),
+        say(id, "root", Decision::Allow),
+    ] {
+        let refused = queue.decide(stranger).await;
+        assert!(matches!(refused, Err(DecideError::NotEligible(_))));
+    }
+    queue.decide(by("bob@example.com", &["oncall"])).await.unwrap();
+    let people = ["alice@example.com", "bob@example.com"];
+    assert!(matches!(asked.await.unwrap(), Answer::Allowed { by } if by == people));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,6 +102,18 @@ impl Server {
         String::from_utf8_lossy(&ran.stdout).trim().to_owned()
     }
 
+    /// What the superuser's server calls the last command of a text; `None` where it fails.
+    pub fn tag(&self, text: &str) -> Option<String> {
+        let ran = self
+            .client("psql")
+            .args(["-U", "postgres", "-XAtc", text, "postgres"])
+            .output()
+            .expect("psql");
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let last = said.lines().last().map(str::to_owned);
+        last.filter(|_| ran.status.success())
+    }
+
     /// Makes the tables of pgbench, which `app` may read.
     pub fn pgbench_init(&self) {
         let ran = self

@@ -6,11 +6,17 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
+mod approval;
+mod both;
 mod bus;
+mod granted;
 mod kept;
 #[path = "../support/tailnet/mod.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
+mod limits;
+mod names;
+mod page;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod postgres;
@@ -18,6 +24,7 @@ mod real;
 mod redirect;
 mod tailscaled;
 mod userspace;
+mod whoami;
 mod world;
 
 use std::time::Duration;

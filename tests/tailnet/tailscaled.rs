@@ -44,6 +44,8 @@ struct Shared {
     asking: (usize, usize),
     prefs: Value,
     asked: Vec<String>,
+    /// Key and certificate, PEM, where the tailnet has HTTPS.
+    certificate: Option<(String, String)>,
 }
 
 /// The daemon; dropped, its socket answers nobody.
@@ -70,6 +72,7 @@ impl Tailscaled {
             asking: (0, 0),
             prefs: json!({ "AdvertiseRoutes": ["192.0.2.0/24"] }),
             asked: Vec::new(),
+            certificate: None,
         };
         let mut daemon = Tailscaled {
             socket: folder.join("tailscaled.sock"),
@@ -92,6 +95,7 @@ impl Tailscaled {
             .route("/localapi/v0/status", get(status))
             .route("/localapi/v0/whois", get(who_is))
             .route("/localapi/v0/prefs", get(prefs).patch(patch_prefs))
+            .route("/localapi/v0/cert/{name}", get(certificate))
             .route("/localapi/v0/watch-ipn-bus", get(watch))
             .with_state((self.shared.clone(), self.bus.clone()));
         let socket = self.socket.clone();
@@ -109,6 +113,18 @@ impl Tailscaled {
 
     pub fn mood(&self, mood: Mood) {
         self.shared.lock().unwrap().mood = mood;
+    }
+
+    /// As a tailnet with HTTPS certificates.
+    pub fn certify(&self, name: &str) {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        let pair = (made.signing_key.serialize_pem(), made.cert.pem());
+        std::fs::write(self.certificate_file(), &pair.1).unwrap();
+        self.shared.lock().unwrap().certificate = Some(pair);
+    }
+
+    pub fn certificate_file(&self) -> PathBuf {
+        self.socket.with_extension("crt")
     }
 
     pub fn own_mood(&self, mood: Mood) {
@@ -239,6 +255,22 @@ async fn status(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Respon
         },
     });
     say(mood, &headers, Some(status)).await
+}
+
+async fn certificate(
+    State((shared, _)): State<Daemon>,
+    Query(query): Query<BTreeMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    let pair = shared.lock().unwrap().certificate.clone();
+    match pair.filter(|_| is_named(&headers) && query["type"] == "pair") {
+        Some((key, certificate)) => format!("{key}{certificate}").into_response(),
+        None => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "your Tailscale account does not support getting TLS certs",
+        )
+            .into_response(),
+    }
 }
 
 async fn who_is(

@@ -36,13 +36,8 @@ pub fn alone(test: impl FnOnce() + Send + 'static) {
         return;
     }
     ip("link set lo up");
-    for address in [
-        "100.64.0.1/32",
-        "100.64.0.2/32",
-        "100.64.0.3/32",
-        "100.64.0.4/32",
-        "100.64.0.9/32",
-    ] {
+    for host in [1, 2, 3, 4, 9] {
+        let address = format!("100.64.0.{host}/32");
         ip(&format!("addr add {address} dev lo"));
     }
     ip("addr add fd7a:115c:a1e0::2/128 dev lo");
@@ -54,15 +49,34 @@ pub fn alone(test: impl FnOnce() + Send + 'static) {
 
 impl World {
     pub fn start() -> World {
+        World::made("", |_| {})
+    }
+
+    /// With more in the gateway's block.
+    pub fn with(gateway: &str) -> World {
+        World::made(gateway, |_| {})
+    }
+
+    /// With a tailscaled of another kind.
+    pub fn start_with(prepare: impl FnOnce(&Tailscaled)) -> World {
+        World::made("", prepare)
+    }
+
+    fn made(gateway: &str, prepare: impl FnOnce(&Tailscaled)) -> World {
         let folder = tempfile::tempdir().unwrap();
         let daemon = Tailscaled::new(folder.path());
+        prepare(&daemon);
         let service = serve();
         let policy = format!(
             r#"
 gateway {{
   state_dir        = "{folder}/state"
   dashboard_listen = "127.0.0.1:18080"
-  tailscale {{ socket = "{folder}/tailscaled.sock" }}
+  tailscale {{
+    socket    = "{folder}/tailscaled.sock"
+    operators = ["ann@example.com"]
+  }}
+  {gateway}
 }}
 endpoint "http" "api" {{
   hosts    = ["api.test:80"]
@@ -70,6 +84,7 @@ endpoint "http" "api" {{
 }}
 profile "ci" {{
   tags      = ["tag:agent-ci"]
+  peers     = ["laptop"]
   endpoints = [http.api]
 }}
 profile "dev" {{
@@ -81,6 +96,11 @@ rule "frozen" {{
   priority  = 100
   condition = "'tag:frozen' in agent.tags || 'example.com/cap/frozen' in agent.caps || agent.login == 'frozen@example.com'"
   verdict   = "deny"
+}}
+rule "over-wireguard" {{
+  endpoint  = http.api
+  condition = "agent.transport == 'wireguard' && agent.node == 'laptop' && agent.tags == [] && agent.login == '' && agent.caps == []"
+  verdict   = "allow"
 }}
 rule "ci-reads" {{
   endpoint  = http.api
@@ -118,15 +138,30 @@ rule "dev" {{
             gateway,
             lines,
         };
-        until("tailscaled is heard", || {
-            world
-                .lines
-                .lock()
-                .unwrap()
-                .iter()
-                .any(|line| line.contains("tailscaled is heard"))
-        });
+        until("tailscaled is heard", || world.says("tailscaled is heard"));
         world
+    }
+
+    /// Whether the gateway has said so.
+    pub fn says(&self, what: &str) -> bool {
+        self.lines.lock().unwrap().iter().any(|line| line.contains(what))
+    }
+
+    /// The gateway's own CA.
+    pub fn ca(&self) -> std::path::PathBuf {
+        self.folder.path().join("state/ca.pem")
+    }
+
+    pub fn token(&self) -> String {
+        let text = std::fs::read_to_string(self.folder.path().join("state/operator.token")).unwrap();
+        text.trim().to_owned()
+    }
+
+    /// Changes the policy, which the gateway reloads.
+    pub fn rewrite(&self, from: &str, to: &str) {
+        let file = self.folder.path().join("policy.hcl");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace(from, to)).unwrap();
     }
 
     /// Ends the gateway as systemd would.
@@ -138,6 +173,29 @@ rule "dev" {{
             "{:?}",
             self.lines.lock().unwrap()
         );
+    }
+
+    /// A tailkeep command on this machine; `home` is the agent's.
+    pub fn command(&self, home: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tailkeep"));
+        command
+            .args(args)
+            .env("TAILKEEP_SOCKET", self.folder.path().join("state/admin.sock"))
+            .env("TAILKEEP_HOME", self.folder.path().join(home))
+            .current_dir(self.folder.path());
+        command
+    }
+
+    /// A GET to an address, under a name.
+    pub fn ask_at(&self, source: &str, to: &str, host: &str) -> String {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        say(from(source, to), &request)
+    }
+
+    /// What the gateway answers when a peer asks it for a path of its own name.
+    pub fn ask_gateway(&self, source: &str, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: tailkeep.internal\r\nConnection: close\r\n\r\n");
+        say(from(source, "10.78.0.2:80"), &request)
     }
 
     /// What a peer is answered; nothing where its connection is closed.
@@ -235,11 +293,15 @@ impl Open {
 }
 
 fn exchange(stream: Option<TcpStream>, method: &str) -> String {
+    let request =
+        format!("{method} / HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    say(stream, &request)
+}
+
+fn say(stream: Option<TcpStream>, request: &str) -> String {
     let Some(mut stream) = stream else {
         return "not connected".to_owned();
     };
-    let request =
-        format!("{method} / HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     let _ = stream.write_all(request.as_bytes());
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::audit::replay::replay;
 use crate::policy::{Policy, Source, source};
 
 /// How often the files are read for changed contents. Times and notifications are not enough: an
@@ -17,13 +18,43 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The second look of one that SIGHUP asked for.
 const ASKED_LOOK_AFTER: Duration = Duration::from_millis(50);
 
-/// Calls `apply` with every whole new policy. A policy that does not load is reported once and
+/// Says whether a policy may come into force now, and if not, why.
+pub(super) type Guard = Arc<dyn Fn(&Policy) -> Result<(), String> + Send + Sync>;
+
+/// Whether `new` may take the place of `old`: where `old` has a `reload_guard`, the record of that
+/// time must not come out otherwise by `new`, or the change must have been accepted.
+pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), String> {
+    let gateway = &old.model().gateway;
+    let Some(back) = gateway.reload_guard else {
+        return Ok(());
+    };
+    if source::is_accepted(&gateway.state_dir, new.version()) {
+        return Ok(());
+    }
+    let back_us = i64::try_from(back.as_micros()).unwrap_or(i64::MAX);
+    let since = crate::state::now_us().saturating_sub(back_us);
+    let log = gateway.state_dir.join("audit.db");
+    let found = replay(&log, since, new).map_err(|error| error.to_string())?;
+    match found.changed {
+        0 => Ok(()),
+        _ => Err(crate::cli::replay::text(&found)),
+    }
+}
+
+/// Calls `apply` with every whole new policy that `guard` lets through. A policy that does not load is reported once and
 /// changes nothing.
-pub(super) async fn watch(path: PathBuf, first: u64, apply: impl Fn(Arc<Policy>)) -> std::io::Result<()> {
+pub(super) async fn watch(
+    path: PathBuf,
+    first: u64,
+    guard: Guard,
+    apply: impl Fn(Arc<Policy>),
+) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     let mut seen = first;
     let mut broken = None;
+    // Where the acceptance of a policy that waits will be.
+    let mut held: Option<PathBuf> = None;
     let mut asked = false;
     let mut last_look = (first, Vec::new());
     loop {
@@ -54,7 +85,10 @@ pub(super) async fn watch(path: PathBuf, first: u64, apply: impl Fn(Arc<Policy>)
             continue;
         }
         let asked = std::mem::take(&mut asked);
-        if version == seen || (!asked && broken == Some(version)) {
+        let accepted = held
+            .take_if(|folder| source::is_accepted(folder, version))
+            .is_some();
+        if version == seen || (!asked && !accepted && broken == Some(version)) {
             if asked {
                 tracing::info!("the configuration is unchanged");
             }
@@ -62,9 +96,24 @@ pub(super) async fn watch(path: PathBuf, first: u64, apply: impl Fn(Arc<Policy>)
         }
         match Policy::load(sources, &source::read_file) {
             Ok(policy) => {
+                let policy = Arc::new(policy);
+                let (judge, judged) = (guard.clone(), policy.clone());
+                match tokio::task::spawn_blocking(move || judge(&judged)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(changes)) => {
+                        broken = Some(version);
+                        held = Some(policy.model().gateway.state_dir.clone());
+                        tracing::error!(
+                            "the new policy would change verdicts and waits; the old one stays in force. \
+                             `tailkeep replay … --accept` lets it in\n{changes}"
+                        );
+                        continue;
+                    }
+                    Err(_) => return Ok(()),
+                }
                 seen = version;
                 broken = None;
-                apply(Arc::new(policy));
+                apply(policy);
                 tracing::info!(version = format!("{version:016x}"), "a new policy is in force");
             }
             Err(errors) => {

@@ -16,6 +16,7 @@ use crate::audit::log::Log;
 use crate::credential::store::SecretStore;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names, Resolver, Zone, forward_to};
+use crate::ingress::tailnet::LocalApi;
 use crate::ingress::wireguard::{Config, FLOWS_MAX, Listener, Peer, PeerSet, Status};
 use crate::policy::{Gateway, Policy, TAILNET_RANGES, Wireguard};
 use crate::proxy::{Parts, Proxy};
@@ -26,6 +27,7 @@ use crate::tls::{Authority, Connectors, Leaves};
 use crate::upstream::{Closed, Dialer};
 use crate::verdict::approval::Queue;
 use crate::verdict::gate::Gate;
+use crate::verdict::judge::Judges;
 
 /// How often idle upstream connections are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
@@ -56,7 +58,9 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     )?);
     let secrets = SecretStore::new(&gateway.state_dir);
     secrets.learn(policy.model());
-    let gate = Gate::new(Arc::new(policy), queue.clone(), log.clone()).hiding(secrets.known().clone());
+    let gate = Gate::new(Arc::new(policy), queue.clone(), log.clone())
+        .hiding(secrets.known().clone())
+        .judging(Judges::new(secrets.clone()).context("the judges' HTTP client")?);
     let gate = Arc::new(gate);
     let dialer = Arc::new(Dialer::new(
         gateway.resolver,
@@ -74,13 +78,24 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let answerer = Arc::new(Answerer::new(names.clone(), zone(&gate), resolver(&gateway))?);
 
     let reload_secrets = secrets.clone();
-    let operator = Operator::new(
+    let mut operator = Operator::new(
         state.clone(),
         queue.clone(),
         gate.clone(),
         secrets,
         authority.clone(),
-    );
+    )?
+    .telling(proxy.teller().clone());
+    if let Some(node) = &tailnet {
+        operator = operator.showing(node.directory().clone());
+    }
+    if let (Some(node), Some(socket)) = (
+        &tailnet,
+        gateway.tailscale.as_ref().and_then(|own| own.socket.as_ref()),
+    ) {
+        let beside = admin::tailnet::Tailnet::new(node.clone(), LocalApi::new(socket)?, socket.clone());
+        operator = operator.beside(beside);
+    }
     admin::serve(operator, &gateway, leaves).await?;
     let wireguard = match &gateway.wireguard {
         Some(config) => Some(listen(config, &gateway, &state, answerer.clone()).await?),
@@ -96,7 +111,8 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         );
     }
     let tailnet_ends = {
-        let (tailnet, parts, proxy) = (tailnet.clone(), (gate.clone(), dialer), proxy.clone());
+        let (tailnet, proxy) = (tailnet.clone(), proxy.clone());
+        let (names, parts) = ((names, answerer.clone()), (gate.clone(), dialer));
         async move {
             match tailnet {
                 Some(node) => tailnet::serve(node, names, parts, proxy).await,
@@ -106,7 +122,9 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     };
     tokio::spawn(sweep(proxy.clone()));
     let (reload_gate, reload_log) = (gate.clone(), log.clone());
-    tokio::spawn(policy_watch::watch(path, first_version, move |policy| {
+    let guard_gate = gate.clone();
+    let guard = Arc::new(move |new: &Policy| policy_watch::guard(&guard_gate.policy(), new));
+    tokio::spawn(policy_watch::watch(path, first_version, guard, move |policy| {
         reload_secrets.learn(policy.model());
         reload_log.retain(policy.model().gateway.audit);
         reload_gate.swap(policy);

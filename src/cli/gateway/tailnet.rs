@@ -5,12 +5,16 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::routes;
-use crate::ingress::dns::Names;
-use crate::ingress::tailnet::{Accepted, Door, Listener, LocalApi, Node, Plan, Redirect};
+use crate::identity::Identity;
+use crate::ingress::dns::{Answerer, Names};
+use crate::ingress::tailnet::{Accepted, Door, Listener, LocalApi, NameServer, Node, Plan, Redirect};
 use crate::policy::Tailscale;
 use crate::proxy::Proxy;
 use crate::upstream::Dialer;
 use crate::verdict::gate::Gate;
+
+/// Where a tailnet's split DNS sends queries.
+const DNS_PORT: u16 = 53;
 
 /// The node that the block is about.
 ///
@@ -43,7 +47,7 @@ pub(super) fn prepare(block: &Tailscale) -> anyhow::Result<Arc<Node>> {
 /// Follows the node, and serves its peers. Ends with the reason for which the gateway must not go on.
 pub(super) async fn serve(
     node: Arc<Node>,
-    names: Arc<Names>,
+    (names, answerer): (Arc<Names>, Arc<Answerer>),
     (gate, dialer): (Arc<Gate>, Arc<Dialer>),
     proxy: Arc<Proxy>,
 ) -> anyhow::Error {
@@ -55,6 +59,10 @@ pub(super) async fn serve(
             told_gate.peers_changed();
         }
     });
+    let asked_gate = gate.clone();
+    let has_profile = move |identity: &Identity| asked_gate.policy().profile_for(identity).is_ok();
+    let resolver = NameServer::new(node.directory().clone(), answerer, Arc::new(has_profile));
+    tokio::spawn(resolver.run(DNS_PORT, node.status()));
     let (door, accepted) = Door::new(node.directory().clone());
     let (plan, plan_changes) = watch::channel(Plan::of(gate.policy().model()));
     let port = redirect_port(&gate);

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::cli::eval::{self, request};
-use crate::facts::http::{HeldBody, HttpFacts};
+use crate::facts::http::HeldBody;
 use crate::facts::k8s::{K8sFacts, Resolved};
 use crate::facts::sql::Statement;
 use crate::facts::{Fact, FactSet, Facts, Family};
@@ -40,6 +41,8 @@ pub(super) struct Action {
     pub host: Option<String>,
     pub credential: Option<String>,
     pub peer_ip: Option<IpAddr>,
+    /// When it was done (ours): `now` of conditions; else the time of the test.
+    pub at: Option<DateTime<Utc>>,
     pub agent: Option<Who>,
     pub http: Option<Http>,
     pub k8s: Option<K8s>,
@@ -117,11 +120,12 @@ pub(super) fn facts(
         (None, None, Some(_)) => Family::Sql,
         _ => bail!("an action has one of `http`, `k8s` and `sql`"),
     };
-    if family != endpoint.family {
+    let mcp = endpoint.family == Family::Mcp;
+    if family != endpoint.family && !(mcp && family == Family::Http) {
         bail!("{} does not take actions of this kind", endpoint.key);
     }
     if let Some(http) = &action.http {
-        return Ok(vec![http_facts(http, action, limits.decoded_bytes_max)?]);
+        return http_facts(http, action, mcp, limits.decoded_bytes_max);
     }
     if let Some(k8s) = &action.k8s {
         return Ok(vec![k8s_facts(k8s, limits.decoded_bytes_max)?]);
@@ -205,7 +209,12 @@ fn lines(headers: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     each.collect()
 }
 
-fn http_facts(recorded: &Http, action: &Action, decoded_bytes_max: usize) -> anyhow::Result<Facts> {
+fn http_facts(
+    recorded: &Http,
+    action: &Action,
+    mcp: bool,
+    decoded_bytes_max: usize,
+) -> anyhow::Result<Vec<Facts>> {
     let mut line = format!(
         "{} {}",
         recorded.method.as_deref().unwrap_or("GET"),
@@ -227,6 +236,5 @@ fn http_facts(recorded: &Http, action: &Action, decoded_bytes_max: usize) -> any
         host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned()
     });
     let body = body(&recorded.body, &recorded.body_b64)?;
-    let facts = HttpFacts::read(&parts, &host, held(&body), FactSet::ALL, decoded_bytes_max)?;
-    Ok(Facts::Http(Box::new(facts)))
+    eval::http_facts((&parts, &host), held(&body), mcp, decoded_bytes_max)
 }

@@ -5,6 +5,9 @@
 //! differently is refused here ([`Malformed`]); no rule can be walked round by spelling.
 
 pub mod body;
+pub(crate) mod content;
+pub mod form;
+pub mod graphql;
 pub mod json;
 pub mod path;
 pub mod query;
@@ -15,6 +18,8 @@ use http::request::Parts;
 use crate::facts::{Blind, Fact, FactSet, FactSource, Slot, View};
 use crate::protocol::http::{Upgrade, upgrade};
 
+use content::Content;
+use graphql::Operation;
 pub use path::Malformed;
 
 /// What is held of a request's body when its facts are read.
@@ -41,15 +46,19 @@ pub struct HttpFacts {
     host: String,
     body: Fact<Option<String>>,
     body_json: Fact<serde_json::Value>,
+    form: Fact<Vec<(String, Vec<String>)>>,
+    multipart: Fact<Vec<String>>,
+    /// Empty where there is none.
+    graphql: Fact<Operation>,
     websocket: bool,
 }
 
 impl HttpFacts {
-    /// Reads the facts that `needs` names. `host` is the claimed name that the head was checked
-    /// against; `decoded_bytes_max` bounds the body after content decoding.
+    /// As [`HttpFacts::read_each`], of all together: what several GraphQL operations say is
+    /// [`Blind::Ambiguous`].
     ///
     /// # Errors
-    /// The path can be read in two ways; the proxy answers 400.
+    /// As there.
     pub fn read(
         parts: &Parts,
         host: &str,
@@ -57,9 +66,33 @@ impl HttpFacts {
         needs: FactSet,
         decoded_bytes_max: usize,
     ) -> Result<HttpFacts, Malformed> {
+        let mut each = HttpFacts::read_each(parts, host, held, needs, decoded_bytes_max)?;
+        let several = each.len() > 1;
+        // There is one at least.
+        let mut facts = each.swap_remove(0);
+        if several {
+            facts.graphql = Fact::Unknown(Blind::Ambiguous);
+        }
+        Ok(facts)
+    }
+
+    /// Reads the facts that `needs` names: one set, or one for each GraphQL operation of a batch,
+    /// each of which is an action of its own. `host` is the claimed name that the head was checked
+    /// against; `decoded_bytes_max` bounds the body after content decoding.
+    ///
+    /// # Errors
+    /// The path can be read in two ways; the proxy answers 400.
+    pub fn read_each(
+        parts: &Parts,
+        host: &str,
+        held: HeldBody<'_>,
+        needs: FactSet,
+        decoded_bytes_max: usize,
+    ) -> Result<Vec<HttpFacts>, Malformed> {
         let raw_path = parts.uri.path();
         let path = path::normalize(raw_path)?;
-        let query = if needs.contains(Slot::HttpQuery) {
+        let wants_graphql = content::wants_graphql(needs);
+        let query = if needs.contains(Slot::HttpQuery) || wants_graphql {
             query::read(parts.uri.query().unwrap_or_default())
         } else {
             Fact::Unknown(Blind::NotRead)
@@ -69,23 +102,44 @@ impl HttpFacts {
         } else {
             Fact::Unknown(Blind::NotRead)
         };
-        let (body, body_json) = read_body(parts, held, needs, decoded_bytes_max);
-        Ok(HttpFacts {
+        let content = Content::read(parts, held, needs, decoded_bytes_max);
+        let operations = match wants_graphql {
+            true => operations(parts, &query, &content),
+            false => Err(Blind::NotRead),
+        };
+        let facts = HttpFacts {
             method: parts.method.as_str().to_ascii_lowercase(),
             path,
             raw_path: raw_path.to_owned(),
             query,
             headers,
             host: host.to_ascii_lowercase(),
-            body,
-            body_json,
+            body: content.text,
+            body_json: content.json,
+            form: content.form,
+            multipart: content.parts,
+            graphql: Fact::Known(Operation::default()),
             websocket: upgrade(parts)? == Some(Upgrade::WebSocket),
+        };
+        Ok(match operations {
+            Err(blind) => vec![HttpFacts {
+                graphql: Fact::Unknown(blind),
+                ..facts
+            }],
+            Ok(operations) if operations.is_empty() => vec![facts],
+            Ok(operations) => operations
+                .into_iter()
+                .map(|operation| HttpFacts {
+                    graphql: Fact::Known(operation),
+                    ..facts.clone()
+                })
+                .collect(),
         })
     }
 
     /// Whether these facts need the body to be held.
     pub fn wants_body(needs: FactSet) -> bool {
-        needs.contains(Slot::HttpBody) || needs.contains(Slot::HttpBodyJson)
+        content::wants_body(needs)
     }
 }
 
@@ -106,9 +160,38 @@ impl FactSource for HttpFacts {
                 serde_json::Value::Null => View::Null,
                 value => View::Json(value),
             }),
+            Slot::HttpForm => self.form.as_ref().map(|pairs| View::MultiMap(pairs)),
+            Slot::HttpMultipart => self.multipart.as_ref().map(|names| View::Texts(names)),
+            Slot::HttpGraphqlOperation => self.graphql.as_ref().map(|one| View::Text(&one.name)),
+            Slot::HttpGraphqlKind => self.graphql.as_ref().map(|one| View::Text(&one.kind)),
+            Slot::HttpGraphqlFields => self.graphql.as_ref().map(|one| View::Texts(&one.fields)),
+            Slot::HttpGraphqlPaths => self.graphql.as_ref().map(|one| View::Texts(&one.paths)),
             Slot::HttpWebsocket => Fact::Known(View::Bool(self.websocket)),
             _ => Fact::Unknown(Blind::NotRead),
         }
+    }
+}
+
+/// The GraphQL operations of a request; empty where there is none.
+fn operations(
+    parts: &Parts,
+    query: &Fact<Vec<(String, Vec<String>)>>,
+    content: &Content,
+) -> Result<Vec<Operation>, Blind> {
+    graphql::read(&graphql::Places {
+        headers: &parts.headers,
+        query: had(query)?,
+        form: had(&content.form)?,
+        parts: had(&content.parts)?,
+        json: had(&content.json)?,
+        text: had(&content.text)?.as_deref().unwrap_or_default(),
+    })
+}
+
+fn had<T>(fact: &Fact<T>) -> Result<&T, Blind> {
+    match fact {
+        Fact::Known(value) => Ok(value),
+        Fact::Unknown(blind) => Err(*blind),
     }
 }
 
@@ -127,40 +210,4 @@ pub fn multi_map(headers: &HeaderMap) -> Fact<Vec<(String, Vec<String>)>> {
         pairs.push((name.as_str().to_owned(), values));
     }
     Fact::Known(pairs)
-}
-
-/// The body as text and as JSON, each only if it is needed.
-pub(crate) fn read_body(
-    parts: &Parts,
-    held: HeldBody<'_>,
-    needs: FactSet,
-    decoded_bytes_max: usize,
-) -> (Fact<Option<String>>, Fact<serde_json::Value>) {
-    let wants_text = needs.contains(Slot::HttpBody);
-    let wants_json = needs.contains(Slot::HttpBodyJson) || needs.contains(Slot::K8sBodyJson);
-    let both = |blind| (Fact::Unknown(blind), Fact::Unknown(blind));
-    if !wants_text && !wants_json {
-        return both(Blind::NotRead);
-    }
-    let sent = match held {
-        HeldBody::Empty => return (Fact::Known(None), Fact::Known(serde_json::Value::Null)),
-        HeldBody::Over => return both(Blind::Truncated),
-        HeldBody::NotHeld => return both(Blind::NotRead),
-        HeldBody::Whole(bytes) => bytes,
-    };
-    let decoded = match body::decode(&parts.headers, sent, decoded_bytes_max) {
-        Ok(decoded) => decoded,
-        Err(blind) => return both(blind),
-    };
-    let text = match (wants_text, body::text(&parts.headers, &decoded)) {
-        (false, _) => Fact::Unknown(Blind::NotRead),
-        (true, Ok(text)) => Fact::Known(Some(text.to_owned())),
-        (true, Err(blind)) => Fact::Unknown(blind),
-    };
-    let json = if wants_json {
-        json::read(&parts.headers, &decoded)
-    } else {
-        Fact::Unknown(Blind::NotRead)
-    };
-    (text, json)
 }

@@ -54,6 +54,16 @@ pub enum Malformed {
     ConnectionHeader,
     #[error("a header's name has an underscore, which some servers read as a dash")]
     Underscore,
+    #[error("the body is no JSON-RPC message that every server reads alike")]
+    Rpc,
+    #[error("a message of the Model Context Protocol must fit into `body_bytes_max`")]
+    RpcTooLong,
+    #[error("a batch holds at most {max} messages, each with an id of its own", max = crate::facts::mcp::MESSAGES_MAX)]
+    RpcBatch,
+    #[error("a header says another method or name than the message")]
+    RpcHeader,
+    #[error("this is not the endpoint's `path`")]
+    OtherPath,
     #[error("{0} from an agent is not accepted")]
     ForbiddenHeader(&'static str),
 }

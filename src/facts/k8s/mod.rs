@@ -15,7 +15,8 @@ use http::Method;
 use http::request::Parts;
 use serde_json::Value;
 
-use super::http::{HeldBody, Malformed, path, query, read_body};
+use super::http::content::Content;
+use super::http::{HeldBody, Malformed, path, query};
 use crate::facts::{Blind, Fact, FactSet, FactSource, Slot, View};
 use crate::protocol::http::upgrade;
 
@@ -27,6 +28,9 @@ pub struct K8sFacts {
     needs: FactSet,
     resolved: Resolved,
     params: Vec<(String, String)>,
+    label_selector: Fact<String>,
+    field_selector: Fact<String>,
+    command: Vec<String>,
     body_json: Fact<Value>,
     dry_run: Fact<bool>,
 }
@@ -70,7 +74,7 @@ impl K8sFacts {
         let read = [Slot::K8sBodyJson].into_iter().collect();
         let json = if needs.contains(Slot::K8sBodyJson) || needs.contains(Slot::K8sDryRun) {
             // What is no JSON is protobuf, CBOR or YAML to an API server, and not read here.
-            match read_body(parts, body, read, decoded_bytes_max).1 {
+            match Content::read(parts, body, read, decoded_bytes_max).json {
                 Fact::Known(Value::Null) if !matches!(body, HeldBody::Empty | HeldBody::Whole([])) => {
                     Fact::Unknown(Blind::Opaque)
                 }
@@ -84,6 +88,12 @@ impl K8sFacts {
         } else {
             Fact::Unknown(Blind::NotRead)
         };
+        let label_selector = single(&query, "labelSelector");
+        let field_selector = single(&query, "fieldSelector");
+        let command = query
+            .iter()
+            .find(|(name, _)| name == "command")
+            .map_or_else(Vec::new, |(_, words)| words.clone());
         let params = query
             .into_iter()
             .map(|(name, values)| (name, values.into_iter().next().unwrap_or_default()))
@@ -92,6 +102,9 @@ impl K8sFacts {
             needs,
             resolved,
             params,
+            label_selector,
+            field_selector,
+            command,
             body_json: json,
             dry_run,
         })
@@ -104,9 +117,16 @@ impl K8sFacts {
         body_json: Value,
         dry_run: bool,
     ) -> K8sFacts {
+        let of = |wanted: &str| {
+            let found = params.iter().find(|(name, _)| name == wanted);
+            found.map(|(_, value)| value.clone())
+        };
         K8sFacts {
             needs: FactSet::ALL,
             resolved,
+            label_selector: Fact::Known(of("labelSelector").unwrap_or_default()),
+            field_selector: Fact::Known(of("fieldSelector").unwrap_or_default()),
+            command: of("command").into_iter().collect(),
             params,
             body_json: Fact::Known(body_json),
             dry_run: Fact::Known(dry_run),
@@ -117,6 +137,19 @@ impl K8sFacts {
     /// of a DELETE, where there is one, replaces its query parameters.
     pub fn wants_body(needs: FactSet) -> bool {
         needs.contains(Slot::K8sBodyJson) || needs.contains(Slot::K8sDryRun)
+    }
+}
+
+/// A parameter that is given once at most; which of several is meant hangs on the reader.
+fn single(query: &[(String, Vec<String>)], wanted: &str) -> Fact<String> {
+    match query
+        .iter()
+        .find(|(name, _)| name == wanted)
+        .map(|(_, values)| values.as_slice())
+    {
+        None => Fact::Known(String::new()),
+        Some([one]) => Fact::Known(one.clone()),
+        Some(_) => Fact::Unknown(Blind::Ambiguous),
     }
 }
 
@@ -179,6 +212,9 @@ impl FactSource for K8sFacts {
             Slot::K8sResource => View::Text(&own.resource),
             Slot::K8sNamespace => View::Text(&own.namespace),
             Slot::K8sParams => View::Map(&self.params),
+            Slot::K8sLabelSelector => return self.label_selector.as_ref().map(|text| View::Text(text)),
+            Slot::K8sFieldSelector => return self.field_selector.as_ref().map(|text| View::Text(text)),
+            Slot::K8sCommand => View::Texts(&self.command),
             Slot::K8sIsResource => View::Bool(own.is_resource),
             Slot::K8sPath => View::Text(&own.path),
             _ => return Fact::Unknown(Blind::NotRead),

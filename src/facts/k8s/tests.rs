@@ -454,3 +454,26 @@ proptest::proptest! {
         let _ = selector::is_plain(&text);
     }
 }
+
+#[test]
+fn selectors_and_every_word_of_a_command() {
+    let text = |target: &str, slot| {
+        let facts = facts("GET", target, HeldBody::Empty).unwrap();
+        match facts.fact(slot) {
+            Fact::Known(view) => view.to_json(),
+            Fact::Unknown(blind) => json!(format!("{blind:?}")),
+        }
+    };
+    let list =
+        "/api/v1/namespaces/a/pods?labelSelector=app%3Dweb,tier%20in%20(a,b)&fieldSelector=spec.nodeName%3Dn";
+    assert_eq!(text(list, Slot::K8sLabelSelector), "app=web,tier in (a,b)");
+    assert_eq!(text(list, Slot::K8sFieldSelector), "spec.nodeName=n");
+    assert_eq!(text("/api/v1/pods", Slot::K8sLabelSelector), "");
+    // The API server takes one of them.
+    let twice = "/api/v1/pods?labelSelector=a&labelSelector=b&fieldSelector=&fieldSelector=x";
+    assert_eq!(text(twice, Slot::K8sLabelSelector), "Ambiguous");
+    assert_eq!(text(twice, Slot::K8sFieldSelector), "Ambiguous");
+    let exec = "/api/v1/namespaces/a/pods/p/exec?command=sh&command=-c&container=c&command=rm%20-rf+/";
+    assert_eq!(text(exec, Slot::K8sCommand), json!(["sh", "-c", "rm -rf /"]));
+    assert_eq!(text("/api/v1/pods", Slot::K8sCommand), json!([]));
+}

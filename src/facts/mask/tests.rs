@@ -118,7 +118,7 @@ fn statements() {
             "SELECT dblink('postgres://app:(masked)@h/d', 'x')",
         ),
         (
-            "SELECT dblink($$host=h password=''a b''$$, E'x', U&'password=abc')",
+            "SELECT dblink($$host=h password='a b'$$, E'x', U&'password=abc')",
             "SELECT dblink($$host=h password=(masked)$$, E'x', U&'password=(masked)')",
         ),
         (

@@ -74,9 +74,14 @@ pub(super) fn reading_setting(name: &str) -> Option<&'static (&'static str, &'st
     READING_SETTINGS.iter().find(|(setting, _)| *setting == name)
 }
 
-/// The text of a constant in lower case, a number's as well; `None` for anything else. A cast is
-/// seen through where it is to one of PostgreSQL's own types of text.
+/// As [`constant`], in lower case.
 pub(super) fn constant_text(tree: &Tree) -> Option<String> {
+    constant(tree).map(|text| text.to_ascii_lowercase())
+}
+
+/// The text of a constant, a number's as well; `None` for anything else. A cast is seen through
+/// where it is to one of PostgreSQL's own types of text.
+pub(super) fn constant(tree: &Tree) -> Option<String> {
     let value = match tree.name() {
         "TypeCast" => {
             let names = strings(tree.get("type_name").get("names"));
@@ -94,7 +99,7 @@ pub(super) fn constant_text(tree: &Tree) -> Option<String> {
     }
     let value = value.get("val");
     match value.name() {
-        "String" => Some(value.get("sval").text().to_ascii_lowercase()),
+        "String" => Some(value.get("sval").text().to_owned()),
         "Integer" => Some(value.get("ival").int().to_string()),
         _ => None,
     }
@@ -151,7 +156,9 @@ pub(super) fn bare(tree: &Tree) -> Tree {
 pub(super) fn row_limit(tree: &Tree) -> Option<i64> {
     let count = tree.get("limit_count");
     let value = count.get("val");
-    (tree.name() == "SelectStmt" && count.name() == "AConst" && value.name() == "Integer")
+    // WITH TIES gives more rows than it says.
+    let ties = tree.get("limit_option").int() == 3;
+    (tree.name() == "SelectStmt" && !ties && count.name() == "AConst" && value.name() == "Integer")
         .then(|| value.get("ival").int())
 }
 

@@ -4,20 +4,26 @@
 //! each: every node is turned into one uniform shape first (`tree.rs`), so that no kind of node
 //! can be left out. What the grammar refuses is one statement that is `unparseable`.
 //!
-//! What no parser can know is a fact too: `opaque`. Attribute calls (`a.f`), functions' bodies,
-//! the `search_path` and operators that are functions are not seen.
+//! What no parser can know is a fact too: `opaque`, for text that runs and for the bodies of
+//! functions and operators that are not the server's own. `a.f` may be a call of `f`; it is listed
+//! as the column that it looks like. Triggers, rules, defaults and policies are not on the wire.
 
+mod builtin;
 pub mod cache;
 pub mod dialect;
+mod kinds;
 mod look;
-mod runs;
+pub mod path;
+mod setting;
 mod tree;
+mod utility;
 mod walk;
 
 use std::sync::Arc;
 
 use crate::facts::{Blind, Fact, FactSource, Slot, View};
 
+use path::{PathChange, SearchPath};
 use tree::Tree;
 
 /// Stack that parsing may need for each byte of a text, bytes: the deepest trees (`1+1+…`) have a
@@ -39,10 +45,18 @@ pub struct Statement {
     pub writes: Vec<String>,
     pub functions: Vec<String>,
     pub columns: Vec<String>,
+    /// What DDL and DCL name: tables, roles, schemas, functions, extensions, ….
+    pub objects: Vec<String>,
+    /// The names above that have no schema.
+    pub bare: Bare,
+    /// What happens to the session's `search_path`.
+    pub path: PathChange,
     pub has_where: bool,
     pub row_limit: Option<i64>,
     /// COPY … PROGRAM.
     pub program: bool,
+    /// COPY from or to a file of the server.
+    pub server_file: bool,
     pub role_change: bool,
     /// Runs code that cannot be read. EXECUTE is such code here; a session knows what it stands for.
     pub opaque: bool,
@@ -61,6 +75,14 @@ pub struct Statement {
     pub unparseable: bool,
     /// What the statement does to the session's own state.
     pub effect: Effect,
+}
+
+/// Names that were written without a schema.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bare {
+    pub reads: Vec<String>,
+    pub writes: Vec<String>,
+    pub functions: Vec<String>,
 }
 
 /// What a statement does to the session's state, for the wire.
@@ -91,9 +113,13 @@ impl Statement {
             writes: Vec::new(),
             functions: Vec::new(),
             columns: Vec::new(),
+            objects: Vec::new(),
+            bare: Bare::default(),
+            path: PathChange::None,
             has_where: true,
             row_limit: None,
             program: false,
+            server_file: false,
             role_change: false,
             opaque: false,
             opaque_itself: false,
@@ -125,15 +151,43 @@ impl Statement {
         join(&mut whole.writes, &prepared.writes);
         join(&mut whole.functions, &prepared.functions);
         join(&mut whole.columns, &prepared.columns);
+        join(&mut whole.objects, &prepared.objects);
+        join(&mut whole.bare.reads, &prepared.bare.reads);
+        join(&mut whole.bare.writes, &prepared.bare.writes);
+        join(&mut whole.bare.functions, &prepared.bare.functions);
+        whole.path.join(prepared.path.clone());
         whole.text = format!("{}\n{}", self.text, prepared.text);
         whole.row_limit = prepared.row_limit.filter(|_| self.verb == "execute");
         whole.program |= prepared.program;
+        whole.server_file |= prepared.server_file;
         whole.role_change |= prepared.role_change;
         whole.opaque = self.opaque_itself || prepared.opaque;
         whole.opaque_itself = whole.opaque;
         whole.executes.clone_from(&prepared.executes);
         whole.rereads |= prepared.rereads;
         whole.unparseable |= prepared.unparseable;
+        whole
+    }
+
+    /// This statement, with what its bare names mean in each schema of a path.
+    #[must_use]
+    pub fn looked_up(&self, path: &SearchPath) -> Statement {
+        let mut whole = self.clone();
+        for schema in path.known().unwrap_or_default() {
+            let within = |names: &[String]| -> Vec<String> {
+                names.iter().map(|name| format!("{schema}.{name}")).collect()
+            };
+            let (reads, writes) = (within(&self.bare.reads), within(&self.bare.writes));
+            join(&mut whole.tables, &reads);
+            join(&mut whole.tables, &writes);
+            join(&mut whole.reads, &reads);
+            join(&mut whole.writes, &writes);
+            join(&mut whole.functions, &within(&self.bare.functions));
+        }
+        // What has the name of the server's own function may be another's.
+        let shadowed = path.shadows_builtin() && !self.bare.functions.is_empty();
+        whole.opaque |= shadowed;
+        whole.opaque_itself |= shadowed;
         whole
     }
 
@@ -186,6 +240,9 @@ fn parse(text: &str) -> Option<Vec<Arc<Statement>>> {
     let mut statements = Vec::with_capacity(parsed.protobuf.stmts.len());
     for raw in &parsed.protobuf.stmts {
         let tree = Tree::of(raw.stmt.as_ref()?).ok()?;
+        if tree.any(&|node| !node.name().is_empty() && !kinds::is_known(node.name())) {
+            return None;
+        }
         let start = usize::try_from(raw.stmt_location).ok()?;
         let end = match usize::try_from(raw.stmt_len).ok()? {
             0 => text.len(),
@@ -225,6 +282,8 @@ pub struct SqlFacts {
     pub statements: i64,
     pub database: String,
     pub user: String,
+    /// Where the session looks names up.
+    path: SearchPath,
 }
 
 impl SqlFacts {
@@ -236,7 +295,39 @@ impl SqlFacts {
             statements: 1,
             database: database.to_owned(),
             user: user.to_owned(),
+            path: SearchPath::default(),
         }
+    }
+
+    /// The same in a session with this path.
+    #[must_use]
+    pub fn looked_up(&self, path: &SearchPath) -> SqlFacts {
+        let plain = *path == SearchPath::default() || self.statement.unparseable;
+        SqlFacts {
+            statement: match plain {
+                true => self.statement.clone(),
+                false => Arc::new(self.statement.looked_up(path)),
+            },
+            path: path.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether a list holds a name whose schema cannot be told.
+    fn is_unseen(&self, slot: Slot) -> bool {
+        let Bare {
+            reads,
+            writes,
+            functions,
+        } = &self.statement.bare;
+        self.path.is_unseen()
+            && match slot {
+                Slot::SqlTables => !reads.is_empty() || !writes.is_empty(),
+                Slot::SqlReads => !reads.is_empty(),
+                Slot::SqlWrites => !writes.is_empty(),
+                Slot::SqlFunctions => !functions.is_empty(),
+                _ => false,
+            }
     }
 }
 
@@ -251,9 +342,14 @@ impl FactSource for SqlFacts {
             Slot::SqlUser => return Fact::Known(View::Text(&self.user)),
             Slot::SqlParameters => return self.parameters.as_ref().map(View::Json),
             Slot::SqlOpaque => return Fact::Known(View::Bool(statement.opaque)),
+            Slot::SqlSearchPath => {
+                let known = self.path.known().map(View::Texts);
+                return known.map_or(Fact::Unknown(Blind::Opaque), Fact::Known);
+            }
             _ if statement.unparseable => return Fact::Unknown(Blind::Unparseable),
             // Opaque code with no verb of its own: a function call message, an unknown EXECUTE.
             _ if statement.verb.is_empty() => return Fact::Unknown(Blind::Opaque),
+            slot if self.is_unseen(slot) => return Fact::Unknown(Blind::Ambiguous),
             _ => {}
         }
         Fact::Known(match slot {
@@ -264,8 +360,10 @@ impl FactSource for SqlFacts {
             Slot::SqlWrites => View::Texts(&statement.writes),
             Slot::SqlFunctions => View::Texts(&statement.functions),
             Slot::SqlColumns => View::Texts(&statement.columns),
+            Slot::SqlObjects => View::Texts(&statement.objects),
             Slot::SqlHasWhere => View::Bool(statement.has_where),
             Slot::SqlRowLimit => statement.row_limit.map_or(View::Null, View::Int),
+            Slot::SqlServerFile => View::Bool(statement.server_file),
             Slot::SqlProgram => View::Bool(statement.program),
             Slot::SqlRoleChange => View::Bool(statement.role_change),
             _ => return Fact::Unknown(Blind::NotRead),
@@ -273,5 +371,7 @@ impl FactSource for SqlFacts {
     }
 }
 
+#[cfg(test)]
+mod clauses_tests;
 #[cfg(test)]
 mod tests;

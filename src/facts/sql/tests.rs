@@ -111,7 +111,7 @@ fn changes_of_rows() {
     );
     check(
         "update s.t set a = f(1) from u where t.id = u.id",
-        "update|u|s.t t|f|where",
+        "update|u|s.t t|f|where opaque",
     );
     check("update t set a = 1", "update||t||");
     check("delete from t", "delete||t||");
@@ -317,7 +317,7 @@ fn what_execute_runs_and_what_changes_the_reading() {
 
 #[test]
 fn execute_takes_the_facts_of_what_it_runs() {
-    let delete = &one("prepare p as delete from secrets where id = $1 and f(2)").prepares;
+    let delete = &one("prepare p as delete from secrets where id = $1 and lower(b) = c").prepares;
     let delete = delete.as_deref().unwrap();
     for (text, verb, verbs, writes) in [
         ("execute p", "delete", "delete", "secrets"),
@@ -340,7 +340,7 @@ fn execute_takes_the_facts_of_what_it_runs() {
         assert_eq!(whole.verbs.join(" "), verbs, "{text}");
         assert_eq!(whole.writes.join(" "), writes, "{text}");
         assert!(
-            whole.functions.contains(&"f".to_owned()) && !whole.opaque,
+            whole.functions.contains(&"lower".to_owned()) && !whole.opaque,
             "{text}"
         );
         assert_eq!(whole.text, format!("{text}\n{}", delete.text));
@@ -362,4 +362,21 @@ fn a_text_of_nothing_but_names_has_each_of_them_once() {
     let whole = one("execute p").executing(&prepared);
     assert_eq!(whole.columns.len(), names.len() + 1);
     assert_eq!(whole.columns.iter().filter(|name| *name == "c0").count(), 1);
+}
+
+#[test]
+fn many_tables_and_columns_are_each_named_once() {
+    let names = |letter: &str| {
+        (0..4_000)
+            .map(|number| format!("{letter}{number}"))
+            .collect::<Vec<_>>()
+    };
+    let (columns, tables) = (names("c"), names("t"));
+    let text = format!("select {} from {}, t0, t1", columns.join(","), tables.join(","));
+    let statement = one(&text);
+    assert_eq!(statement.columns, columns);
+    assert_eq!(statement.bare.reads, tables);
+    // The row of the last one.
+    let text = format!("select t3999, {} from {}", columns.join(","), tables.join(","));
+    assert!(one(&text).columns.contains(&"*".to_owned()));
 }

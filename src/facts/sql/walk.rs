@@ -1,24 +1,18 @@
 //! From the parse tree of one statement to its facts. *Pure.*
 
+use std::collections::HashSet;
+
 use super::Statement;
-use super::look::{
-    constant_text, dedupe, has_where, is_constant, is_off, named, named_objects, push, reading_setting,
-    row_limit, strings, verb_of,
-};
-use super::runs::RUNS_TEXT;
+use super::builtin::{is_operator, is_plain_function};
+use super::look::{dedupe, has_where, is_constant, is_off, named, push, row_limit, strings, verb_of};
 use super::tree::Tree;
-
-/// Letters and digits of the longest value that one of [`READING_SETTINGS`] takes, with room:
-/// `mule_internal` has 12. The server leaves everything else out of an encoding's name.
-const READING_VALUE_CHARS_MAX: usize = 15;
-
-/// Settings that change who the session is.
-const ROLE_SETTINGS: &[&str] = &["role", "session_authorization"];
 
 /// Reads the facts of one statement.
 pub(super) fn facts_of(tree: &Tree, text: &str) -> Statement {
     let mut walk = Walk {
         scope: Vec::new(),
+        ranges: Vec::new(),
+        last_fields: Vec::new(),
         out: Statement::empty(text),
     };
     walk.out.verb = verb_of(tree);
@@ -33,6 +27,11 @@ pub(super) fn facts_of(tree: &Tree, text: &str) -> Statement {
         walk.out.has_where = has_where(tree);
     }
     walk.out.opaque = walk.out.opaque_itself || !walk.out.executes.is_empty();
+    // A row as a whole, `SELECT t FROM t`, is all of its columns.
+    let ranges: HashSet<&String> = walk.ranges.iter().collect();
+    if walk.last_fields.iter().any(|name| ranges.contains(name)) {
+        push(&mut walk.out.columns, "*");
+    }
     let Statement {
         verbs,
         tables,
@@ -40,23 +39,31 @@ pub(super) fn facts_of(tree: &Tree, text: &str) -> Statement {
         writes,
         functions,
         columns,
+        objects,
+        bare,
         ..
     } = &mut walk.out;
-    for list in [verbs, tables, reads, writes, functions, columns] {
+    let bare = [&mut bare.reads, &mut bare.writes, &mut bare.functions];
+    let lists = [verbs, tables, reads, writes, functions, columns, objects];
+    for list in lists.into_iter().chain(bare) {
         dedupe(list);
     }
     walk.out
 }
 
-struct Walk {
+pub(super) struct Walk {
     /// Names that CTEs bind, outermost first.
     scope: Vec<String>,
-    out: Statement,
+    /// What rows are called: tables and aliases.
+    ranges: Vec<String>,
+    /// The last parts of what looks like columns.
+    last_fields: Vec<String>,
+    pub(super) out: Statement,
 }
 
 impl Walk {
     /// A node that executes as a statement of its own.
-    fn statement(&mut self, tree: &Tree) {
+    pub(super) fn statement(&mut self, tree: &Tree) {
         let verb = verb_of(tree);
         push(&mut self.out.verbs, &verb);
         match tree.name() {
@@ -64,11 +71,14 @@ impl Walk {
                 if !tree.get("into_clause").is_none() {
                     push(&mut self.out.verbs, "create");
                 }
-                self.with_ctes(tree, |walk| walk.children(tree));
+                self.query(tree);
             }
             "InsertStmt" => self.with_ctes(tree, |walk| {
                 let source = tree.get("select_stmt");
                 walk.write(tree.get("relation"));
+                if tree.get("cols").items().is_empty() {
+                    push(&mut walk.out.columns, "*");
+                }
                 if source.name() == "SelectStmt" && source.get("values_lists").items().is_empty() {
                     push(&mut walk.out.verbs, "select");
                 }
@@ -88,7 +98,7 @@ impl Walk {
                 walk.write(tree.get("relation"));
                 // The view's rule calls set_config with names from its rows.
                 if tree.get("relation").get("relname").text() == "pg_settings" {
-                    walk.set_config(None, None);
+                    walk.set_config(&[]);
                 }
                 walk.children_but(tree, &["relation", "with_clause"]);
             }),
@@ -112,25 +122,31 @@ impl Walk {
                         option.get("defname").text() == "analyze" && !is_off(option.get("arg"))
                     });
                 self.inner(tree.get("query"), runs);
+                self.children_but(tree, &["query"]);
             }
             "CopyStmt" => {
-                self.out.program |= tree.get("is_program").is(true);
+                let program = tree.get("is_program").is(true);
+                self.out.program |= program;
+                self.out.server_file |= !program && !tree.get("filename").text().is_empty();
                 if tree.get("is_from").is(true) {
                     self.write(tree.get("relation"));
                 } else {
                     self.read(tree.get("relation"));
                 }
                 self.column_names(tree.get("attlist"));
+                if tree.get("query").is_none() && tree.get("attlist").items().is_empty() {
+                    push(&mut self.out.columns, "*");
+                }
                 self.inner(tree.get("query"), true);
-                self.children_but(tree, &["relation", "query", "attlist"]);
+                self.children_but(tree, &["relation", "query"]);
             }
             "PrepareStmt" | "DeclareCursorStmt" => {
                 self.inner(tree.get("query"), true);
                 self.children_but(tree, &["query"]);
             }
             "CreateTableAsStmt" => {
-                self.write(tree.get("into").get("rel"));
                 self.inner(tree.get("query"), true);
+                self.children_but(tree, &["query"]);
             }
             _ => self.utility(tree),
         }
@@ -142,99 +158,21 @@ impl Walk {
             return;
         }
         let (verbs, has_where) = (self.out.verbs.clone(), self.out.has_where);
-        self.statement(tree);
+        if tree.name().ends_with("Stmt") {
+            self.statement(tree);
+        } else {
+            self.any(tree);
+        }
         if !runs {
             self.out.verbs = verbs;
             self.out.has_where = has_where;
         }
     }
 
-    /// Everything that is neither a query nor a change of rows: its relations are what it acts on.
-    fn utility(&mut self, tree: &Tree) {
-        match tree.name() {
-            "DoStmt" | "CallStmt" | "LoadStmt" | "CreateFunctionStmt" | "AlterFunctionStmt" => {
-                self.out.opaque_itself = true;
-            }
-            // A list that may hold a name twice: two are never followed.
-            "ExecuteStmt" => self.out.executes.push(tree.get("name").text().to_owned()),
-            "VariableSetStmt" => self.set(tree),
-            // DISCARD ALL is RESET SESSION AUTHORIZATION too; 1 is DISCARD_ALL.
-            "DiscardStmt" => self.out.role_change |= tree.get("target").int() <= 1,
-            "DropStmt"
-            | "CommentStmt"
-            | "SecLabelStmt"
-            | "AlterOwnerStmt"
-            | "AlterObjectSchemaStmt"
-            | "RenameStmt" => {
-                for object in named_objects(tree) {
-                    self.name_written(&object);
-                }
-            }
-            "CreateTrigStmt" | "CreateEventTrigStmt" => {
-                let parts = strings(tree.get("funcname"));
-                self.function(&parts);
-            }
-            _ => {}
-        }
-        for child in tree.children() {
-            self.acted_on(child);
-        }
-    }
-
-    /// SET and RESET. The server finds a setting whatever the case of its name.
-    fn set(&mut self, tree: &Tree) {
-        let name = tree.get("name").text().to_ascii_lowercase();
-        self.out.role_change |= ROLE_SETTINGS.contains(&name.as_str());
-        // VariableSetKind: 1 is to a value; DEFAULT and RESET go back to what the start-up pinned.
-        if let (Some((_, values)), 1) = (reading_setting(&name), tree.get("kind").int()) {
-            let wanted = match tree.get("args").items() {
-                [one] => constant_text(one),
-                _ => None,
-            };
-            self.out.rereads |= wanted.is_none_or(|wanted| !values.contains(&wanted.as_str()));
-        }
-        self.out.setting = Some(name);
-    }
-
-    /// `set_config(name, value, …)`: as SET of that name, of any where it cannot be seen. A name
-    /// that cannot be seen with a value that no setting of the reading takes is pg_dump's.
-    fn set_config(&mut self, name: Option<&Tree>, value: Option<&Tree>) {
-        let name = name.and_then(constant_text);
-        let long = value.and_then(constant_text).is_some_and(|value| {
-            let counted = value.bytes().filter(u8::is_ascii_alphanumeric).count();
-            counted > READING_VALUE_CHARS_MAX
-        });
-        self.out.role_change |= name.as_deref().is_none_or(|name| ROLE_SETTINGS.contains(&name));
-        self.out.rereads |= name
-            .as_deref()
-            .map_or(!long, |name| reading_setting(name).is_some());
-    }
-
-    /// Below a utility: a relation is written, a query in it reads.
-    fn acted_on(&mut self, tree: &Tree) {
-        match tree.name() {
-            "RangeVar" => self.write(tree),
-            "SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" => self.query(tree),
-            "" => {
-                for child in tree.children() {
-                    self.acted_on(child);
-                }
-            }
-            // A statement in a statement: CREATE SCHEMA … CREATE TABLE, the actions of a rule.
-            name if name.ends_with("Stmt") && name != "VariableSetStmt" => self.statement(tree),
-            _ => {
-                self.expression(tree);
-                for child in tree.children() {
-                    self.acted_on(child);
-                }
-            }
-        }
-    }
-
     /// A query in a place where it is part of something else. A change of rows is a statement anywhere.
-    fn query(&mut self, tree: &Tree) {
+    pub(super) fn query(&mut self, tree: &Tree) {
         if tree.name() == "SelectStmt" {
-            self.with_ctes(tree, |walk| walk.children(tree));
+            self.with_ctes(tree, |walk| walk.children_but(tree, &["with_clause"]));
         } else {
             self.statement(tree);
         }
@@ -243,35 +181,38 @@ impl Walk {
     fn any(&mut self, tree: &Tree) {
         match tree.name() {
             "RangeVar" => self.read(tree),
-            "IntoClause" => self.write(tree.get("rel")),
-            // Walked by `with_ctes`, in its scope.
-            "WithClause" => {}
+            "IntoClause" => {
+                self.write(tree.get("rel"));
+                self.children_but(tree, &["rel"]);
+            }
+            // Names of what stands in the FROM beside it.
+            "LockingClause" => {
+                let named = tree.get("locked_rels").items().iter();
+                named
+                    .filter(|one| one.name() != "RangeVar")
+                    .for_each(|one| self.any(one));
+            }
             name if name.ends_with("Stmt") => self.query(tree),
             _ => {
                 self.expression(tree);
-                for child in tree.children() {
+                self.children_but(tree, &[]);
+            }
+        }
+    }
+
+    pub(super) fn children_but(&mut self, tree: &Tree, but: &[&str]) {
+        match tree {
+            Tree::Node(_, fields) => {
+                for (_, child) in fields.iter().filter(|(name, _)| !but.contains(name)) {
                     self.any(child);
                 }
             }
-        }
-    }
-
-    fn children(&mut self, tree: &Tree) {
-        for child in tree.children() {
-            self.any(child);
-        }
-    }
-
-    fn children_but(&mut self, tree: &Tree, but: &[&str]) {
-        if let Tree::Node(_, fields) = tree {
-            for (_, child) in fields.iter().filter(|(name, _)| !but.contains(name)) {
-                self.any(child);
-            }
+            tree => tree.children().for_each(|child| self.any(child)),
         }
     }
 
     /// What an expression's node says by itself.
-    fn expression(&mut self, tree: &Tree) {
+    pub(super) fn expression(&mut self, tree: &Tree) {
         match tree.name() {
             "FuncCall" => {
                 let parts = strings(tree.get("funcname"));
@@ -284,34 +225,89 @@ impl Walk {
                 };
                 self.function(parts);
                 if parts.last().is_some_and(|name| name == "set_config") {
-                    let args = tree.get("args").items();
-                    self.set_config(args.first(), args.get(1));
+                    self.set_config(tree.get("args").items());
                 }
             }
-            "ColumnRef" => {
-                let fields = tree.get("fields").items();
-                match fields.last() {
-                    Some(last) if last.name() == "AStar" => push(&mut self.out.columns, "*"),
-                    Some(last) => push(&mut self.out.columns, last.get("sval").text()),
-                    None => {}
+            "VariableSetStmt" => self.set(tree),
+            // AEXPR_OP, _ANY and _ALL name their operator; the others are the server's own.
+            "AExpr" if (1..=3).contains(&tree.get("kind").int()) => self.operator(tree.get("name")),
+            "SubLink" => self.operator(tree.get("oper_name")),
+            "SortBy" => self.operator(tree.get("use_op")),
+            "RangeTableSample" => {
+                let parts = strings(tree.get("method"));
+                if !matches!(parts.last().map(String::as_str), Some("bernoulli" | "system")) {
+                    self.function(&parts);
                 }
             }
-            "InsertStmt" | "UpdateStmt" => {}
-            "InferClause" | "OnConflictClause" => self.column_names(tree.get("target_list")),
+            _ => self.named_columns(tree),
+        }
+    }
+
+    fn operator(&mut self, name: &Tree) {
+        let parts = strings(name);
+        self.out.opaque_itself |= !parts.is_empty() && !is_operator(&parts);
+    }
+
+    /// Columns that a node names.
+    fn named_columns(&mut self, tree: &Tree) {
+        let mut one = |name: &str| push(&mut self.out.columns, name);
+        match tree.name() {
+            "ColumnRef" => match tree.get("fields").items().last() {
+                Some(last) if last.name() == "AStar" => one("*"),
+                Some(last) => {
+                    one(last.get("sval").text());
+                    self.last_fields.push(last.get("sval").text().to_owned());
+                }
+                None => {}
+            },
+            "AIndirection" => {
+                for part in tree.get("indirection").items() {
+                    match part.name() {
+                        "AStar" => one("*"),
+                        _ => one(part.get("sval").text()),
+                    }
+                }
+            }
+            "JoinExpr" => {
+                if tree.get("is_natural").is(true) || !tree.get("alias").get("colnames").items().is_empty() {
+                    one("*");
+                }
+                self.column_names(tree.get("using_clause"));
+                self.range(tree.get("alias"));
+            }
+            "RangeSubselect" | "RangeFunction" => self.range(tree.get("alias")),
+            "OnConflictClause" | "MergeWhenClause" => self.column_names(tree.get("target_list")),
+            "IndexElem" | "StatsElem" | "PartitionElem" | "AlterTableCmd" => one(tree.get("name").text()),
+            "ColumnDef" => one(tree.get("colname").text()),
+            "Constraint" => {
+                for list in ["keys", "including", "fk_attrs", "pk_attrs", "fk_del_set_cols"] {
+                    self.column_names(tree.get(list));
+                }
+            }
+            "AccessPriv" => self.column_names(tree.get("cols")),
+            "VacuumRelation" => self.column_names(tree.get("va_cols")),
+            "PublicationTable" | "CreateTrigStmt" => self.column_names(tree.get("columns")),
             _ => {}
         }
     }
 
-    fn function(&mut self, parts: &[String]) {
+    fn range(&mut self, alias: &Tree) {
+        push(&mut self.ranges, alias.get("aliasname").text());
+    }
+
+    /// A function that is called. What one does that is not the server's own cannot be seen.
+    pub(super) fn function(&mut self, parts: &[String]) {
         let Some(bare) = parts.last() else { return };
         if parts.len() > 1 {
             push(&mut self.out.functions, &parts.join("."));
+        } else {
+            push(&mut self.out.bare.functions, bare);
         }
         push(&mut self.out.functions, bare);
-        self.out.opaque_itself |= RUNS_TEXT.contains(&bare.as_str());
+        self.out.opaque_itself |= !is_plain_function(parts);
     }
 
-    fn column_names(&mut self, list: &Tree) {
+    pub(super) fn column_names(&mut self, list: &Tree) {
         for item in list.items() {
             let name = if item.name() == "ResTarget" {
                 item.get("name").text()
@@ -338,6 +334,7 @@ impl Walk {
             } else if !query.is_none() {
                 self.statement(query);
             }
+            self.children_but(cte, &["ctequery"]);
             self.scope.push(cte.get("ctename").text().to_owned());
         }
         for name in ["cols", "target_list"] {
@@ -345,38 +342,53 @@ impl Walk {
                 self.column_names(tree.get(name));
             }
         }
+        self.children_but(with, &["ctes"]);
         then(self);
         self.scope.truncate(depth);
     }
 
-    fn read(&mut self, range: &Tree) {
-        let bound = range.get("schemaname").text().is_empty()
-            && self.scope.iter().any(|name| name == range.get("relname").text());
-        if range.name() == "RangeVar" && !bound {
-            named(range, |name| {
-                push(&mut self.out.reads, name);
-                push(&mut self.out.tables, name);
-            });
+    pub(super) fn read(&mut self, range: &Tree) {
+        if range.name() != "RangeVar" {
+            return;
+        }
+        self.range(range.get("alias"));
+        let bare = range.get("schemaname").text().is_empty();
+        let name = range.get("relname").text();
+        if bare && self.scope.iter().any(|bound| bound == name) {
+            return;
+        }
+        self.rows_of(range);
+        if bare {
+            push(&mut self.out.bare.reads, name);
+        }
+        named(range, |name| {
+            push(&mut self.out.reads, name);
+            push(&mut self.out.tables, name);
+        });
+    }
+
+    /// The row of a table may be asked for by its name; columns may get other names by an alias.
+    fn rows_of(&mut self, range: &Tree) {
+        if range.get("alias").is_none() {
+            push(&mut self.ranges, range.get("relname").text());
+        }
+        if !range.get("alias").get("colnames").items().is_empty() {
+            push(&mut self.out.columns, "*");
         }
     }
 
-    fn write(&mut self, range: &Tree) {
-        if range.name() == "RangeVar" {
-            named(range, |name| {
-                push(&mut self.out.writes, name);
-                push(&mut self.out.tables, name);
-            });
+    pub(super) fn write(&mut self, range: &Tree) {
+        if range.name() != "RangeVar" {
+            return;
         }
-    }
-
-    fn name_written(&mut self, parts: &[String]) {
-        let Some(bare) = parts.last() else { return };
-        if parts.len() > 1 {
-            let qualified = parts.join(".");
-            push(&mut self.out.writes, &qualified);
-            push(&mut self.out.tables, &qualified);
+        self.range(range.get("alias"));
+        self.rows_of(range);
+        if range.get("schemaname").text().is_empty() {
+            push(&mut self.out.bare.writes, range.get("relname").text());
         }
-        push(&mut self.out.writes, bare);
-        push(&mut self.out.tables, bare);
+        named(range, |name| {
+            push(&mut self.out.writes, name);
+            push(&mut self.out.tables, name);
+        });
     }
 }

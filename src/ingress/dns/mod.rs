@@ -29,6 +29,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 pub use names::{Names, NamesError};
 
 use crate::identity::Identity;
+use crate::identity::manifest::HOST;
 use crate::policy::model::{HostPattern, Model, UnknownHost};
 use wire::{Code, Query};
 
@@ -95,10 +96,13 @@ pub struct Answerer {
 }
 
 impl Answerer {
-    /// Gives every exact name of the zone its address and starts to answer.
+    /// Gives every exact name of the zone its address, and the gateway its own, and starts to answer.
     pub fn new(names: Arc<Names>, zone: Zone, resolver: Resolver) -> Result<Self, NamesError> {
         for name in &zone.exact {
             names.assign(name)?;
+        }
+        if let Err(error) = names.assign(HOST) {
+            tracing::warn!(%error, "agents cannot ask {HOST} what they reach");
         }
         Ok(Answerer {
             names,
@@ -146,7 +150,9 @@ impl Answerer {
         }
         let zone = self.zone.load();
         let name = query.name.as_str();
-        let exact = zone.holds_exactly(name);
+        // The gateway itself is there for everybody.
+        let is_own = name == HOST;
+        let exact = is_own || zone.holds_exactly(name);
         let claimed = exact || zone.suffixes.iter().any(|suffix| suffix.matches_name(name));
         if !claimed {
             if zone.is_above(identity, name) {
@@ -158,7 +164,7 @@ impl Answerer {
             };
         }
         // To an agent without it, the name does not exist.
-        if !(zone.visible)(identity, name) {
+        if !is_own && !(zone.visible)(identity, name) {
             return Answer::Reply(query.reply(Code::NoSuchName, None));
         }
         if !query.wants_address() {
@@ -184,6 +190,14 @@ impl Answerer {
         let room = *count < SUFFIX_NAMES_PER_AGENT_MAX;
         *count += usize::from(room);
         room
+    }
+}
+
+/// The answer to a message of somebody who is to learn nothing; `None` where none is due.
+pub fn refused(message: &[u8]) -> Option<Vec<u8>> {
+    match wire::parse(message) {
+        Ok(query) => Some(query.reply(Code::Refused, None)),
+        Err(reply) => reply,
     }
 }
 

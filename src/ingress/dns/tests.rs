@@ -162,10 +162,14 @@ async fn each_question_has_its_answer() {
         ("api.prod.test", ANY, absent(0)),
         ("api.prod.test", NS, absent(0)),
         ("prod.test", A, absent(0)),
-        ("x.cdn.test", A, address("10.78.0.3")),
-        ("x.cdn.test", AAAA, address("fd7a::3")),
-        ("y.cdn.test", A, address("10.78.0.4")),
+        ("x.cdn.test", A, address("10.78.0.4")),
+        ("x.cdn.test", AAAA, address("fd7a::4")),
+        ("y.cdn.test", A, address("10.78.0.5")),
         ("cdn.test", A, absent(3)),
+        // The gateway's own, which nobody's policy names.
+        ("tailkeep.internal", A, address("10.78.0.3")),
+        ("Tailkeep.Internal", AAAA, address("fd7a::3")),
+        ("internal", A, absent(3)),
         // Another's name does not exist.
         ("hidden.test", A, absent(3)),
         ("example.org", A, absent(3)),
@@ -220,24 +224,24 @@ async fn addresses_stay_over_a_restart_and_a_reload() {
     let file = folder.path().join("names");
     let first = Answerer::new(names(Some(&file)), zone("deny"), nowhere()).unwrap();
     let before = ask(&first, "late.cdn.test", A).await;
-    assert_eq!(before, address("10.78.0.3"));
+    assert_eq!(before, address("10.78.0.4"));
     drop(first);
     // A crash in the middle of a line: that name was never answered with.
     let mut text = std::fs::read_to_string(&file).unwrap();
     text.push_str("torn.cdn.te");
     std::fs::write(&file, text).unwrap();
     let again = Answerer::new(names(Some(&file)), zone("deny"), nowhere()).unwrap();
-    assert_eq!(ask(&again, "other.cdn.test", A).await, address("10.78.0.4"));
+    assert_eq!(ask(&again, "other.cdn.test", A).await, address("10.78.0.5"));
     assert_eq!(ask(&again, "late.cdn.test", A).await, before);
     again.swap(zone("deny")).unwrap();
     assert_eq!(ask(&again, "late.cdn.test", A).await, before);
     let table = names(Some(&file));
     assert_eq!(
-        table.lookup("10.78.0.3".parse().unwrap()).as_deref(),
+        table.lookup("10.78.0.4".parse().unwrap()).as_deref(),
         Some("late.cdn.test")
     );
     assert_eq!(
-        table.lookup("fd7a::3".parse().unwrap()).as_deref(),
+        table.lookup("fd7a::4".parse().unwrap()).as_deref(),
         Some("late.cdn.test")
     );
     for outside in ["10.78.0.0", "10.78.0.200", "10.79.0.1", "fd7a::", "fd7b::1"] {
@@ -264,12 +268,12 @@ async fn a_range_that_is_full_refuses_and_harms_no_name() {
     )
     .unwrap();
     let answerer = Answerer::new(Arc::new(names), zone("deny"), nowhere()).unwrap();
-    // Six addresses, two of them the exact names'.
-    for number in 0..4 {
+    // Six addresses, two of them the exact names', one the gateway's own.
+    for number in 0..3 {
         assert_eq!(ask(&answerer, &format!("x{number}.cdn.test"), A).await.code, 0);
     }
-    assert_eq!(ask(&answerer, "x4.cdn.test", A).await.code, 5);
-    assert_eq!(ask(&answerer, "x0.cdn.test", A).await, address("10.78.0.3"));
+    assert_eq!(ask(&answerer, "x3.cdn.test", A).await.code, 5);
+    assert_eq!(ask(&answerer, "x0.cdn.test", A).await, address("10.78.0.4"));
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 
 use super::directory::By;
 use super::door::Door;
+use crate::identity::manifest::{HOST, PORT};
 use crate::ingress::dns::Names;
 use crate::policy::Model;
 
@@ -70,14 +71,15 @@ impl Listener {
         }
     }
 
-    /// The addresses and ports of every name that a claim is about.
+    /// The addresses and ports of every name that a claim is about, and of the gateway's own.
     fn wanted(&self, model: &Model) -> BTreeSet<SocketAddr> {
         let claims = || model.endpoints.iter().flat_map(|endpoint| &endpoint.claims);
         let mut wanted = BTreeSet::new();
         for (index, name) in self.names.all() {
             let ports = claims()
                 .filter(|claim| claim.host.matches_name(&name))
-                .map(|claim| claim.port);
+                .map(|claim| claim.port)
+                .chain((*name == *HOST).then_some(PORT));
             for port in ports {
                 let both = [true, false].map(|v4| self.names.address(index, v4));
                 wanted.extend(both.into_iter().flatten().map(|ip| SocketAddr::new(ip, port)));

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 /// Bytes of one answer. A WhoIs answer is about 2 KiB; the status of a node without its peers, 4 KiB.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -22,6 +23,9 @@ pub const LINE_BYTES_MAX: usize = 64 << 20;
 
 /// How long tailscaled may take for an answer. It looks up an unknown address in some 200 ms.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(3);
+
+/// How long tailscaled may take to have a certificate issued.
+pub const CERTIFICATE_WAIT: Duration = Duration::from_secs(120);
 
 /// Changes of prefs, state and netmap, and what they are at the beginning, without private keys:
 /// `NotifyInitialState | NotifyInitialPrefs | NotifyInitialNetMap | NotifyNoPrivateKeys |
@@ -113,6 +117,9 @@ pub struct OwnNode {
     /// Own addresses and the routes that were approved.
     #[serde(rename = "AllowedIPs", default)]
     pub allowed: Option<Vec<IpNet>>,
+    /// Those of its routes that lead to it, where several nodes have the same.
+    #[serde(rename = "PrimaryRoutes", default)]
+    pub primary: Option<Vec<IpNet>>,
 }
 
 /// What the node was told to be (`ipn.Prefs`), as far as it is read.
@@ -213,6 +220,30 @@ impl LocalApi {
         self.ask(self.client.patch(url("prefs")).json(&wanted)).await
     }
 
+    /// The node's own certificate with its key, as PEM. A new one is had from a public authority
+    /// meanwhile, which takes its time.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`]; refused where the tailnet has no HTTPS certificates.
+    pub async fn certificate(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, LocalApiError> {
+        let request = self
+            .client
+            .get(url(&format!("cert/{name}")))
+            .query(&[("type", "pair")]);
+        let exchange = async {
+            let answer = request.send().await.map_err(down)?;
+            let status = answer.status();
+            let told = whole(answer).await?;
+            match status.is_success() {
+                true => Ok(Zeroizing::new(told)),
+                false => Err(LocalApiError::Refused(status.as_u16(), first_line(&told))),
+            }
+        };
+        tokio::time::timeout(CERTIFICATE_WAIT, exchange)
+            .await
+            .map_err(|_| LocalApiError::Down(format!("nothing within {CERTIFICATE_WAIT:?}")))?
+    }
+
     /// Follows the bus: first what is, then every change.
     ///
     /// # Errors
@@ -233,22 +264,14 @@ impl LocalApi {
 
     async fn ask<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, LocalApiError> {
         let exchange = async {
-            let mut answer = request.send().await.map_err(down)?;
-            let mut told = Vec::new();
-            while let Some(piece) = answer.chunk().await.map_err(down)? {
-                if told.len() + piece.len() > ANSWER_BYTES_MAX {
-                    return Err(LocalApiError::Long(ANSWER_BYTES_MAX));
-                }
-                told.extend_from_slice(&piece);
-            }
-            match answer.status().is_success() {
+            let answer = request.send().await.map_err(down)?;
+            let status = answer.status();
+            let told = whole(answer).await?;
+            match status.is_success() {
                 true => {
                     serde_json::from_slice(&told).map_err(|error| LocalApiError::Answer(error.to_string()))
                 }
-                false => Err(LocalApiError::Refused(
-                    answer.status().as_u16(),
-                    first_line(&told),
-                )),
+                false => Err(LocalApiError::Refused(status.as_u16(), first_line(&told))),
             }
         };
         tokio::time::timeout(ANSWER_WAIT, exchange)
@@ -302,6 +325,18 @@ impl Bus {
 /// tailscaled answers to this name alone: another, or an `Origin`, could be a browser's.
 fn url(path: &str) -> String {
     format!("http://local-tailscaled.sock/localapi/v0/{path}")
+}
+
+/// An answer's body, up to [`ANSWER_BYTES_MAX`].
+async fn whole(mut answer: reqwest::Response) -> Result<Vec<u8>, LocalApiError> {
+    let mut told = Vec::new();
+    while let Some(piece) = answer.chunk().await.map_err(down)? {
+        if told.len() + piece.len() > ANSWER_BYTES_MAX {
+            return Err(LocalApiError::Long(ANSWER_BYTES_MAX));
+        }
+        told.extend_from_slice(&piece);
+    }
+    Ok(told)
 }
 
 fn late() -> LocalApiError {

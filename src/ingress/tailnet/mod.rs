@@ -8,7 +8,9 @@
 //! - [`door`] takes connections and has them asked for.
 //! - [`listener`] has a socket for every virtual address and port that the policy claims;
 //!   [`redirect`] those that connections to real addresses are turned to.
+//! - [`dns`] answers the endpoints' names on the node's addresses.
 //! - [`guard`] says what may be advertised without a way round the gateway, [`routes`] what is to be.
+//! - [`approval`] says which of them the tailnet approved, and what its policy file lacks.
 //! - [`node`] follows tailscaled's bus, and keeps the routes declared.
 //!
 //! Invariants: nobody is let in on anything but an answer of tailscaled for this very connection,
@@ -18,7 +20,9 @@
 //!
 //! [`Identity`]: crate::identity::Identity
 
+pub mod approval;
 pub mod directory;
+pub mod dns;
 pub mod door;
 pub mod guard;
 pub mod listener;
@@ -32,6 +36,7 @@ pub mod routes;
 pub mod whois;
 
 pub use directory::{Directory, Met, Stranger};
+pub use dns::NameServer;
 pub use door::{Accepted, Door};
 pub use listener::Listener;
 pub use localapi::{LocalApi, LocalApiError};

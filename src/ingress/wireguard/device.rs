@@ -48,6 +48,7 @@ pub(super) struct Device {
     entries: HashMap<PeerIndex, Entry>,
     by_key: HashMap<[u8; 32], PeerIndex>,
     by_address: HashMap<IpAddr, PeerIndex>,
+    by_name: HashMap<String, Vec<PeerIndex>>,
     next: PeerIndex,
     scratch: Vec<u8>,
     pub(super) drops: BTreeMap<Drop, u64>,
@@ -64,6 +65,7 @@ impl Device {
             entries: HashMap::new(),
             by_key: HashMap::new(),
             by_address: HashMap::new(),
+            by_name: HashMap::new(),
             next: 1,
             scratch: vec![0; SCRATCH_BYTES],
             drops: BTreeMap::new(),
@@ -92,6 +94,14 @@ impl Device {
             if let Some(entry) = self.entries.remove(index) {
                 self.by_key.remove(&entry.peer.public_key);
                 self.by_address.retain(|_, owner| owner != index);
+                let name = entry.peer.name;
+                let left = self.by_name.get_mut(&name).map_or(0, |keys| {
+                    keys.retain(|key| key != index);
+                    keys.len()
+                });
+                if left == 0 {
+                    self.by_name.remove(&name);
+                }
             }
         }
         for peer in &set.peers {
@@ -127,6 +137,7 @@ impl Device {
             tx_bytes: 0,
         };
         self.by_key.insert(peer.public_key, index);
+        self.by_name.entry(peer.name.clone()).or_default().push(index);
         for address in addresses.into_iter().flatten() {
             self.by_address.insert(address, index);
         }
@@ -138,6 +149,13 @@ impl Device {
         let entry = self.entries.get(&index)?;
         let identity = if address.is_ipv4() { &entry.v4 } else { &entry.v6 };
         identity.as_ref().filter(|identity| identity.address == address)
+    }
+
+    /// All keys of the peer that a key is of, itself among them: a machine may have many.
+    pub(super) fn siblings(&self, index: PeerIndex) -> &[PeerIndex] {
+        let entry = self.entries.get(&index);
+        let keys = entry.and_then(|entry| self.by_name.get(&entry.peer.name));
+        keys.map_or(&[], Vec::as_slice)
     }
 
     /// One datagram from the network.

@@ -24,7 +24,10 @@ use crate::ingress::Flow;
 const BATCH_MAX: usize = 64;
 /// DNS queries in flight, all peers together.
 const DNS_IN_FLIGHT_MAX: usize = 256;
-/// DNS queries of one peer in flight: none can take the others' places.
+/// Shares of `connections_max` that all keys of one peer have together, and of `flows_max` the part
+/// that they may fill: a machine has a key for each of its runs.
+pub(super) const KEYS_SHARE: usize = 4;
+/// DNS queries of one peer in flight, by all its keys: none can take the others' places.
 pub(super) const DNS_IN_FLIGHT_PER_PEER_MAX: usize = 32;
 /// ICMP errors and resets a peer gets in a second.
 pub(super) const REFUSALS_PER_SECOND_MAX: u32 = 200;
@@ -67,7 +70,8 @@ pub(super) struct Driver {
     dirty: (mpsc::UnboundedSender<FlowId>, mpsc::UnboundedReceiver<FlowId>),
     dns: (mpsc::Sender<DnsReply>, mpsc::Receiver<DnsReply>),
     dns_room: Arc<Semaphore>,
-    dns_rooms: HashMap<PeerIndex, Arc<Semaphore>>,
+    /// By the peer's name; what nobody holds a place in is swept out.
+    dns_rooms: HashMap<String, Arc<Semaphore>>,
     next_id: FlowId,
     started: Instant,
     last_second: Instant,
@@ -178,7 +182,6 @@ impl Driver {
         self.device.apply(&set, &gone);
         for peer in gone {
             self.refusals.remove(&peer);
-            self.dns_rooms.remove(&peer);
         }
     }
 
@@ -238,6 +241,8 @@ impl Driver {
         }
         self.last_second = Instant::now();
         self.refusals.clear();
+        self.dns_rooms
+            .retain(|_, room| room.available_permits() < DNS_IN_FLIGHT_PER_PEER_MAX);
         let peers = self.device.status(|peer| match &self.kernel {
             Some(kernel) => kernel.connections(peer),
             None => self.per_peer.get(&peer).copied().unwrap_or(0),
@@ -311,6 +316,18 @@ impl Driver {
             }
             Kind::Icmp => Err(Drop::Protocol),
         }
+    }
+
+    /// Connections that a key may have now, where it has `own` of them by `count`: its own limit, and
+    /// what is left of what all keys of its peer may have.
+    fn connections_max(&self, peer: PeerIndex, count: impl Fn(PeerIndex) -> usize) -> usize {
+        let limit = self.config.connections_max;
+        let all = limit
+            .saturating_mul(KEYS_SHARE)
+            .min(self.config.flows_max / KEYS_SHARE)
+            .max(limit);
+        let held: usize = self.device.siblings(peer).iter().map(|key| count(*key)).sum();
+        limit.min(count(peer) + all.saturating_sub(held))
     }
 
     /// Sends a refusal, within what the peer may have of them.

@@ -519,6 +519,28 @@ async fn refusals_and_connections_are_bounded(stack: Stack) {
     assert!(dropped(&listener, Drop::RateLimited).await > 0);
 }
 
+/// A machine has a key for each of its runs: none of them has a whole peer's share.
+async fn the_keys_of_one_peer_share_its_connections(stack: Stack) {
+    let keys: Vec<Peer> = (1..=6)
+        .map(|number| Peer {
+            name: if number < 6 { "machine" } else { "other" }.to_owned(),
+            ..peer(number, number)
+        })
+        .collect();
+    let (listener, _change) = listener(stack, &keys).await;
+    let to = at("203.0.113.9:1");
+    for number in 1..=4 {
+        let mut client = Client::new(number, number, listener.local_addr()).await;
+        for port in 1..=3 {
+            assert_eq!(client.syn(port, to).await, Some(SYN | ACK), "{number}");
+        }
+    }
+    let mut fifth = Client::new(5, 5, listener.local_addr()).await;
+    assert_eq!(fifth.syn(1, to).await, Some(RST | ACK));
+    let mut other = Client::new(6, 6, listener.local_addr()).await;
+    assert_eq!(other.syn(1, to).await, Some(SYN | ACK));
+}
+
 async fn a_peer_roams_and_rekeys_while_its_connection_lives(stack: Stack) {
     let (mut listener, _change) = listener(stack, &[peer(1, 1)]).await;
     let mut client = Client::new(1, 1, listener.local_addr()).await;
@@ -744,6 +766,7 @@ over_both! {
     an_unknown_key_gets_nothing_and_is_counted,
     what_is_unclaimed_is_refused_at_once,
     refusals_and_connections_are_bounded,
+    the_keys_of_one_peer_share_its_connections,
     a_peer_roams_and_rekeys_while_its_connection_lives,
     a_flood_of_handshakes_must_prove_its_address_and_locks_nobody_out,
     a_removed_peer_loses_its_connections_and_its_address_may_be_anothers,

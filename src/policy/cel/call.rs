@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use chrono::{DateTime, Datelike as _, TimeDelta, Timelike as _, Utc};
+use chrono::{DateTime, TimeDelta};
 
 use super::eval::{Env, Fault, Outcome};
 use super::function::Function;
@@ -43,8 +43,25 @@ pub(crate) fn call<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) ->
             | F::Duration,
             [value],
         ) => convert(env, function, value),
-        (F::Ip | F::IsIp | F::Cidr | F::ContainsIp, args) => address(function, args),
-        (_, [Value::Timestamp(time)]) => date(function, time),
+        (F::Ip | F::IsIp | F::Cidr | F::ContainsIp | F::IsCidr | F::ContainsCidr | F::IsCanonical, args) => {
+            super::net::address(function, args)
+        }
+        (_, [Value::Ip(_) | Value::Net(_)]) => super::net::part(function, args),
+        (F::Range | F::Distinct | F::Flatten | F::FlattenTo | F::Slice | F::Sort, args) => {
+            super::list::call(env, function, args)
+        }
+        (F::Encode, [Value::Bytes(bytes)]) => {
+            env.build(bytes.len().saturating_mul(4) / 3)?;
+            Ok(Value::text(super::text::encode(bytes)))
+        }
+        (F::Decode, [Value::Text(text)]) => {
+            env.build(text.len())?;
+            let bytes = super::text::decode(text).ok_or_else(|| Fault::error("not base64"))?;
+            Ok(Value::Bytes(Cow::Owned(bytes)))
+        }
+        (F::Quote, [Value::Text(text)]) => super::format::quote(env, text),
+        (F::Format, [Value::Text(text), list]) => super::format::format(env, text, list),
+        (_, [Value::Timestamp(time)]) => super::time::date(function, *time, &super::time::Zone::UTC),
         (_, [Value::Duration(span)]) => span_part(function, *span),
         (_, [Value::Text(text), rest @ ..]) => super::function_text(env, function, text, rest),
         (F::Join | F::JoinWith | F::Reverse, [list, rest @ ..]) => {
@@ -177,46 +194,12 @@ fn intersects<'a>(env: &Env<'a>, a: &Value<'a>, b: &Value<'a>) -> Outcome<'a> {
     )))
 }
 
-fn address<'a>(function: Function, args: &[Value<'a>]) -> Outcome<'a> {
-    use Function as F;
-    match (function, args) {
-        (F::IsIp, [Value::Text(text)]) => Ok(Value::Bool(text.parse::<std::net::IpAddr>().is_ok())),
-        (F::Ip, [Value::Text(text)]) => text
-            .parse()
-            .map(Value::Ip)
-            .map_err(|_| Fault::error(format!("not an address: {text}"))),
-        (F::Cidr, [Value::Text(text)]) => text
-            .parse()
-            .map(Value::Net)
-            .map_err(|_| Fault::error(format!("not a range: {text}"))),
-        (F::ContainsIp, [Value::Net(net), Value::Ip(ip)]) => Ok(Value::Bool(net.contains(ip))),
-        (F::ContainsIp, [Value::Net(net), Value::Text(ip)]) => match ip.parse::<std::net::IpAddr>() {
-            Ok(ip) => Ok(Value::Bool(net.contains(&ip))),
-            Err(_) => Err(Fault::error(format!("not an address: {ip}"))),
-        },
-        _ => Err(none(function)),
-    }
-}
-
-fn date<'a>(function: Function, time: &DateTime<Utc>) -> Outcome<'a> {
-    let number = match function {
-        Function::GetFullYear => i64::from(time.year()),
-        Function::GetMonth => i64::from(time.month0()),
-        Function::GetDate => i64::from(time.day()),
-        Function::GetDayOfWeek => i64::from(time.weekday().num_days_from_sunday()),
-        Function::GetHours => i64::from(time.hour()),
-        Function::GetMinutes => i64::from(time.minute()),
-        Function::GetSeconds => i64::from(time.second()),
-        _ => return Err(none(function)),
-    };
-    Ok(Value::Int(number))
-}
-
 fn span_part<'a>(function: Function, span: TimeDelta) -> Outcome<'a> {
     match function {
         Function::GetHours => Ok(Value::Int(span.num_hours())),
         Function::GetMinutes => Ok(Value::Int(span.num_minutes())),
         Function::GetSeconds => Ok(Value::Int(span.num_seconds())),
+        Function::GetMilliseconds => Ok(Value::Int(i64::from(span.subsec_millis()))),
         _ => Err(none(function)),
     }
 }
@@ -263,6 +246,7 @@ fn convert<'a>(env: &Env<'a>, function: Function, value: &Value<'a>) -> Outcome<
         (F::ToText, Value::Timestamp(time)) => {
             Value::text(time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
         }
+        (F::ToText, Value::Duration(_)) => Value::text(super::format::shown(value)?),
         (F::ToText, Value::Bytes(bytes)) => {
             env.build(bytes.len())?;
             let text = std::str::from_utf8(bytes).map_err(|_| Fault::error("invalid UTF-8"))?;

@@ -1,18 +1,18 @@
 //! From cel's syntax tree to ours: names to slots, types checked, patterns compiled.
 
+mod call;
 mod literal;
 
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, SelectExpr, SourceInfo, operators,
 };
 use cel::parser::Expression;
-use regex::RegexBuilder;
 
-use self::literal::{fold_case, header_name, list_node};
+use self::literal::{header_name, list_node};
 use super::function::Ty;
 use super::node::{Fold, Kind, Node};
 use super::value::Value;
-use super::{CelError, REGEX_BYTES_MAX, floor, function};
+use super::{CelError, floor, function};
 use crate::facts::{FactSet, Family, Kind as FactKind, Slot};
 use crate::policy::diagnostic::nearest;
 
@@ -22,6 +22,7 @@ pub(crate) struct Compiler<'a> {
     family: Option<Family>,
     scope: Vec<(String, Ty)>,
     pub(crate) reads: FactSet,
+    pub(crate) reads_now: bool,
     pub(crate) errors: Vec<CelError>,
 }
 
@@ -51,6 +52,7 @@ impl<'a> Compiler<'a> {
                 .map(|name| ((*name).to_owned(), Ty::Dyn))
                 .collect(),
             reads: FactSet::EMPTY,
+            reads_now: false,
             errors: Vec::new(),
         }
     }
@@ -138,6 +140,10 @@ impl<'a> Compiler<'a> {
         if let Some((index, (_, ty))) = bound.and_then(|index| Some((index, self.scope.get(index)?))) {
             return (node(Kind::Var(index)), ty.clone());
         }
+        if ident == "now" && self.family.is_some() {
+            self.reads_now = true;
+            return (node(Kind::Now), Ty::Other);
+        }
         if let Some(ty) = function::type_name(ident) {
             return (node(Kind::Const(Value::Type(ty))), Ty::Dyn);
         }
@@ -170,8 +176,16 @@ impl<'a> Compiler<'a> {
 
     /// The slot that `family.fact` means. `Err` if the family is known and the fact is not.
     fn slot(&mut self, id: u64, select: &SelectExpr) -> Option<Typed> {
-        let Expr::Ident(first) = &select.operand.expr else {
-            return None;
+        // `http.method`, or `http.graphql.kind`.
+        let (first, name) = match &select.operand.expr {
+            Expr::Ident(first) => (first, select.field.clone()),
+            Expr::Select(inner) => match &inner.operand.expr {
+                Expr::Ident(first) if Slot::is_group(first, &inner.field) => {
+                    (first, format!("{}.{}", inner.field, select.field))
+                }
+                _ => return None,
+            },
+            _ => return None,
         };
         if self.scope.iter().any(|(name, _)| name == first) {
             return None;
@@ -181,16 +195,12 @@ impl<'a> Compiler<'a> {
             (family, first) if family.name() == first => family,
             _ => return None,
         };
-        let Some(slot) = Slot::find(family, &select.field) else {
+        let Some(slot) = Slot::find(family, &name) else {
             let names: Vec<&str> = Slot::of_family(family).map(Slot::name).collect();
-            let near = nearest(&select.field, names.iter().copied());
+            let near = nearest(&name, names.iter().copied());
             let near = near.map_or(String::new(), |near| format!("did you mean `{family}.{near}`? "));
             let help = format!("{near}{family} has: {}", names.join(", "));
-            self.error(
-                id,
-                format!("there is no `{family}.{}`", select.field),
-                Some(&help),
-            );
+            self.error(id, format!("there is no `{family}.{name}`"), Some(&help));
             return Some(null(Ty::Dyn));
         };
         self.reads.insert(slot);
@@ -213,6 +223,14 @@ impl<'a> Compiler<'a> {
                 return (node(Kind::Const(Value::Bool(true))), Ty::Bool);
             }
             return (found, ty);
+        }
+        if let (Expr::Ident(net), false) = (&select.operand.expr, self.is_bound("net"))
+            && net == "net"
+            && let Some(name) = ["net.IP", "net.CIDR"]
+                .iter()
+                .find(|name| name[4..] == *select.field)
+        {
+            return (node(Kind::Const(Value::Type(name))), Ty::Dyn);
         }
         let (of, ty) = self.expr(&select.operand);
         let value = match ty {
@@ -238,8 +256,16 @@ impl<'a> Compiler<'a> {
 
     fn call(&mut self, id: u64, call: &CallExpr) -> Typed {
         match (call.func_name.as_str(), call.args.as_slice()) {
-            (operators::LOGICAL_AND, sides) => self.logic(sides, Kind::And),
-            (operators::LOGICAL_OR, sides) => self.logic(sides, Kind::Or),
+            (operators::LOGICAL_AND, sides) => {
+                let (mut sides, ty) = self.logic(sides, true);
+                // What costs nothing and finds the rule stands first; see `key`.
+                sides.sort_by_key(|side| super::key::keys(side).is_none());
+                (node(Kind::And(sides)), ty)
+            }
+            (operators::LOGICAL_OR, sides) => {
+                let (sides, ty) = self.logic(sides, false);
+                (node(Kind::Or(sides)), ty)
+            }
             (operators::NOT_STRICTLY_FALSE, [inner]) => {
                 let (inner, _) = self.expr(inner);
                 (node(Kind::NotStrictlyFalse(Box::new(inner))), Ty::Bool)
@@ -262,90 +288,19 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn logic(&mut self, sides: &[Expression], make: fn(Vec<Node>) -> Kind) -> Typed {
+    /// The sides of `&&` or `||`; those of one inside it are its own.
+    fn logic(&mut self, sides: &[Expression], and: bool) -> (Vec<Node>, Ty) {
         let mut nodes = Vec::with_capacity(sides.len());
         for side in sides {
             let (side_node, ty) = self.expr(side);
             self.want(side.id, &ty, &Ty::Bool, "a side of && or ||");
-            nodes.push(side_node);
-        }
-        (node(make(nodes)), Ty::Bool)
-    }
-
-    fn function(&mut self, id: u64, call: &CallExpr) -> Typed {
-        // `sets.contains(a, b)` is parsed as a method of `sets`.
-        let mut full = call.func_name.clone();
-        let mut exprs: Vec<&Expression> = Vec::new();
-        let mut member = false;
-        if let Some(target) = &call.target {
-            match &target.expr {
-                Expr::Ident(space) if function::is_namespace(space) && !self.is_bound(space) => {
-                    full = format!("{space}.{full}");
-                }
-                _ => {
-                    member = true;
-                    exprs.push(target);
-                }
+            match side_node.kind {
+                Kind::And(inner) if and => nodes.extend(inner),
+                Kind::Or(inner) if !and => nodes.extend(inner),
+                kind => nodes.push(node(kind)),
             }
         }
-        exprs.extend(&call.args);
-        let mut typed: Vec<Typed> = exprs.iter().map(|expr| self.expr(expr)).collect();
-        if full == "matches" && typed.len() == 2 {
-            return self.matches(id, typed);
-        }
-        let Some((found, ty)) = function::find(&full, member, typed.len()) else {
-            let near = nearest(&full, function::names());
-            let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
-            let help = format!(
-                "{near}There are: {}",
-                function::names().collect::<Vec<_>>().join(", ")
-            );
-            let message = format!(
-                "there is no function `{full}` of {} arguments here",
-                call.args.len()
-            );
-            self.error(id, message, Some(&help));
-            return null(Ty::Dyn);
-        };
-        if self.family.is_some() {
-            let types: Vec<&Ty> = typed.iter().map(|(_, ty)| ty).collect();
-            if let Err(message) = function::check(found, &types) {
-                self.error(id, message, None);
-            }
-        }
-        fold_case(found, &mut typed);
-        let ty = function::result(found, ty, &typed.iter().map(|(_, ty)| ty).collect::<Vec<_>>());
-        let args = typed.into_iter().map(|(arg, _)| arg).collect();
-        (node(Kind::Call(found, args)), ty)
-    }
-
-    fn is_bound(&self, ident: &str) -> bool {
-        self.scope.iter().any(|(name, _)| name == ident)
-    }
-
-    fn matches(&mut self, id: u64, typed: Vec<Typed>) -> Typed {
-        let mut typed = typed.into_iter();
-        let (Some((text, ty)), Some((pattern, _))) = (typed.next(), typed.next()) else {
-            return null(Ty::Bool);
-        };
-        self.want(id, &ty, &Ty::Text, "what `matches` reads");
-        let Kind::Const(Value::Text(pattern)) = pattern.kind else {
-            let help = Some("only a literal pattern is compiled at load");
-            self.error(id, "the pattern of `matches` is not a literal", help);
-            return null(Ty::Bool);
-        };
-        let built = RegexBuilder::new(&pattern)
-            .size_limit(REGEX_BYTES_MAX)
-            .dfa_size_limit(REGEX_BYTES_MAX)
-            .case_insensitive(matches!(text.kind, Kind::Slot(Slot::HttpMethod)))
-            .build();
-        match built {
-            Ok(regex) => (node(Kind::Matches(Box::new(text), regex)), Ty::Bool),
-            Err(error) => {
-                self.error(id, format!("not a regular expression: {error}"), None);
-                null(Ty::Bool)
-            }
-        }
+        (nodes, Ty::Bool)
     }
 
     fn fold(&mut self, fold: &ComprehensionExpr) -> Typed {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use smallvec::SmallVec;
 
 use super::node::{Fold, Kind, Node};
@@ -34,6 +35,7 @@ pub(crate) type Outcome<'a> = Result<Value<'a>, Fault>;
 pub struct Env<'a> {
     facts: &'a dyn FactSource,
     agent: &'a dyn FactSource,
+    now: Option<DateTime<Utc>>,
     /// Variables of comprehensions, innermost last.
     stack: RefCell<SmallVec<[Outcome<'a>; 4]>>,
     steps: Cell<u32>,
@@ -44,9 +46,16 @@ impl<'a> Env<'a> {
         Env {
             facts,
             agent,
+            now: None,
             stack: RefCell::default(),
             steps: Cell::new(0),
         }
+    }
+
+    /// With the time that `now` means. Without it a condition that reads `now` fails.
+    pub fn at(mut self, now: DateTime<Utc>) -> Self {
+        self.now = Some(now);
+        self
     }
 
     /// Adds a variable, in the order in which they were named to the compiler.
@@ -121,6 +130,21 @@ impl<'a> Env<'a> {
                 }
                 _ => Err(Fault::error("no such overload: matches")),
             },
+            Kind::Now => match self.now {
+                Some(now) => Ok(Value::Timestamp(now)),
+                None => Err(Fault::error("there is no `now` here")),
+            },
+            Kind::Date(function, of, zone) => match self.eval(of)? {
+                Value::Timestamp(time) => super::time::date(*function, time, zone),
+                _ => Err(Fault::error("no such overload: a zone is for times")),
+            },
+            Kind::Regex(function, regex, args) => {
+                let mut values: SmallVec<[Value<'a>; 3]> = SmallVec::new();
+                for arg in args {
+                    values.push(self.eval(arg)?);
+                }
+                super::pattern::call(self, *function, regex, &values)
+            }
             Kind::Call(function, args) => {
                 let mut values: SmallVec<[Value<'a>; 3]> = SmallVec::new();
                 for arg in args {
@@ -160,6 +184,10 @@ impl<'a> Env<'a> {
 
     fn has(&self, of: &'a Node, field: &'a str) -> Outcome<'a> {
         let value = self.eval(of)?;
+        // A request without a body has no field of it: its JSON is null.
+        if matches!((&value, &of.kind), (Value::Null, Kind::Slot(_))) {
+            return Ok(Value::Bool(false));
+        }
         if !value.is_map() {
             return Err(Fault::error(format!(
                 "no such field: `{field}` of {}",

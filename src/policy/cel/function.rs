@@ -96,11 +96,17 @@ functions! {
     Reverse "reverse" true 1 Ty::Dyn;
     CharAt "charAt" true 2 Ty::Text;
     IndexOf "indexOf" true 2 Ty::Int;
+    IndexOfFrom "indexOf" true 3 Ty::Int;
     LastIndexOf "lastIndexOf" true 2 Ty::Int;
+    LastIndexOfFrom "lastIndexOf" true 3 Ty::Int;
     Substring "substring" true 2 Ty::Text;
     SubstringTo "substring" true 3 Ty::Text;
     Replace "replace" true 3 Ty::Text;
+    ReplaceSome "replace" true 4 Ty::Text;
     Split "split" true 2 Ty::Dyn;
+    SplitSome "split" true 3 Ty::Dyn;
+    Format "format" true 2 Ty::Text;
+    Quote "strings.quote" false 1 Ty::Text;
     Join "join" true 1 Ty::Text;
     JoinWith "join" true 2 Ty::Text;
     ToInt "int" false 1 Ty::Int;
@@ -116,10 +122,13 @@ functions! {
     GetFullYear "getFullYear" true 1 Ty::Int;
     GetMonth "getMonth" true 1 Ty::Int;
     GetDate "getDate" true 1 Ty::Int;
+    GetDayOfMonth "getDayOfMonth" true 1 Ty::Int;
+    GetDayOfYear "getDayOfYear" true 1 Ty::Int;
     GetDayOfWeek "getDayOfWeek" true 1 Ty::Int;
     GetHours "getHours" true 1 Ty::Int;
     GetMinutes "getMinutes" true 1 Ty::Int;
     GetSeconds "getSeconds" true 1 Ty::Int;
+    GetMilliseconds "getMilliseconds" true 1 Ty::Int;
     SetsContains "sets.contains" false 2 Ty::Bool;
     SetsEquivalent "sets.equivalent" false 2 Ty::Bool;
     SetsIntersects "sets.intersects" false 2 Ty::Bool;
@@ -127,6 +136,60 @@ functions! {
     IsIp "isIP" false 1 Ty::Bool;
     Cidr "cidr" false 1 Ty::Other;
     ContainsIp "containsIP" true 2 Ty::Bool;
+    IsCidr "isCIDR" false 1 Ty::Bool;
+    IsCanonical "ip.isCanonical" false 1 Ty::Bool;
+    IpFamily "family" true 1 Ty::Int;
+    IsUnspecified "isUnspecified" true 1 Ty::Bool;
+    IsLoopback "isLoopback" true 1 Ty::Bool;
+    IsLinkLocalMulticast "isLinkLocalMulticast" true 1 Ty::Bool;
+    IsLinkLocalUnicast "isLinkLocalUnicast" true 1 Ty::Bool;
+    IsGlobalUnicast "isGlobalUnicast" true 1 Ty::Bool;
+    ContainsCidr "containsCIDR" true 2 Ty::Bool;
+    IpOf "ip" true 1 Ty::Other;
+    Masked "masked" true 1 Ty::Other;
+    PrefixLength "prefixLength" true 1 Ty::Int;
+    Encode "base64.encode" false 1 Ty::Text;
+    Decode "base64.decode" false 1 Ty::Bytes;
+    Range "lists.range" false 1 Ty::Dyn;
+    Distinct "distinct" true 1 Ty::Dyn;
+    Flatten "flatten" true 1 Ty::Dyn;
+    FlattenTo "flatten" true 2 Ty::Dyn;
+    Slice "slice" true 3 Ty::Dyn;
+    Sort "sort" true 1 Ty::Dyn;
+    Find "find" true 2 Ty::Text;
+    FindAll "findAll" true 2 Ty::Dyn;
+    RegexAll "regex.extractAll" false 2 Ty::Dyn;
+    RegexReplace "regex.replace" false 3 Ty::Text;
+    RegexReplaceSome "regex.replace" false 4 Ty::Text;
+}
+
+impl Function {
+    /// Whether its second argument is a pattern, which must be a literal.
+    pub(crate) fn is_regex(self) -> bool {
+        use Function as F;
+        matches!(
+            self,
+            F::Find | F::FindAll | F::RegexAll | F::RegexReplace | F::RegexReplaceSome
+        )
+    }
+
+    /// Whether it reads a part of a timestamp, and so may name a zone.
+    pub(crate) fn is_date(self) -> bool {
+        use Function as F;
+        matches!(
+            self,
+            F::GetFullYear
+                | F::GetMonth
+                | F::GetDate
+                | F::GetDayOfMonth
+                | F::GetDayOfYear
+                | F::GetDayOfWeek
+                | F::GetHours
+                | F::GetMinutes
+                | F::GetSeconds
+                | F::GetMilliseconds
+        )
+    }
 }
 
 pub(crate) fn find(name: &str, member: bool, args: usize) -> Option<(Function, Ty)> {
@@ -141,11 +204,20 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     let named = TABLE.iter().map(|row| row.1);
     named
         .filter(|name| name.starts_with(|c: char| c.is_ascii_alphabetic()))
-        .chain(["matches", "has", "all", "exists", "exists_one", "map", "filter"])
+        .chain([
+            "matches",
+            "has",
+            "all",
+            "exists",
+            "exists_one",
+            "map",
+            "filter",
+            "now",
+        ])
 }
 
 pub(crate) fn is_namespace(name: &str) -> bool {
-    name == "sets"
+    matches!(name, "sets" | "strings" | "base64" | "lists" | "regex" | "ip")
 }
 
 /// The types that stand as identifiers.
@@ -170,7 +242,15 @@ pub(crate) fn result(function: Function, ty: Ty, args: &[&Ty]) -> Ty {
     match (function, args) {
         (Function::Index, [Ty::List(item), _]) => (**item).clone(),
         (Function::Index, [Ty::Map(value), _]) => (**value).clone(),
-        (Function::Split, _) => Ty::List(Box::new(Ty::Text)),
+        (Function::Split | Function::SplitSome | Function::FindAll | Function::RegexAll, _) => {
+            Ty::List(Box::new(Ty::Text))
+        }
+        (Function::Range, _) => Ty::List(Box::new(Ty::Int)),
+        (
+            Function::Distinct | Function::Slice | Function::Sort | Function::Reverse,
+            [own @ Ty::List(_), ..],
+        ) => (*own).clone(),
+        (Function::Reverse, [Ty::Text]) => Ty::Text,
         (
             Function::Add | Function::Subtract | Function::Multiply | Function::Divide | Function::Remainder,
             [a, b],
@@ -221,6 +301,22 @@ pub(crate) fn check(function: Function, args: &[&Ty]) -> Result<(), String> {
                 types.join(", "),
                 hint.unwrap_or("")
             ))
+        }
+        (
+            F::Distinct | F::Flatten | F::FlattenTo | F::Slice | F::Sort | F::Join | F::JoinWith,
+            [first, ..],
+        ) if !matches!(first, Ty::Dyn | Ty::List(_)) => {
+            Err(format!("`{}` is for lists, and this is {first}", function.name()))
+        }
+        (
+            F::Find | F::FindAll | F::RegexAll | F::RegexReplace | F::RegexReplaceSome | F::Format,
+            [first, ..],
+        ) if !text(first) => Err(format!(
+            "`{}` is for strings, and this is {first}",
+            function.name()
+        )),
+        (function, [first, ..]) if function.is_date() && !matches!(first, Ty::Dyn | Ty::Other) => {
+            Err(format!("`{}` is for times, and this is {first}", function.name()))
         }
         (F::Size | F::SizeOf, [Ty::Bool | Ty::Int | Ty::Uint | Ty::Double | Ty::Null | Ty::Other]) => {
             Err("this has no size".to_owned())

@@ -7,13 +7,21 @@
 
 mod call;
 mod compile;
+mod cost;
 mod eval;
+mod format;
+mod fragile;
 mod function;
+pub(crate) mod key;
+mod list;
+mod net;
 mod node;
+mod pattern;
 mod print;
 #[cfg(test)]
 mod tests;
 mod text;
+mod time;
 mod value;
 
 use cel::parser::Parser;
@@ -41,6 +49,14 @@ pub const REGEX_BYTES_MAX: usize = 1 << 20;
 /// Evaluation steps of one condition: a node is one step, 64 bytes scanned are one more.
 pub const EVAL_STEPS_MAX: u32 = 2_000_000;
 
+/// Items that a list, and bytes that a text is taken to have when the steps of a condition are
+/// estimated at load. One that could take more than [`EVAL_STEPS_MAX`] then does not load; longer
+/// ones are met by that limit when they come.
+pub const ESTIMATE_ITEMS: u64 = 64;
+
+/// See [`ESTIMATE_ITEMS`].
+pub const ESTIMATE_TEXT_BYTES: u64 = 64 << 10;
+
 /// Longest text or list that a condition may build, bytes or items.
 pub const EVAL_BUILT_MAX: usize = 8 << 20;
 
@@ -59,6 +75,7 @@ pub struct CelError {
 pub struct Condition {
     pub(crate) node: node::Node,
     reads: FactSet,
+    reads_now: bool,
     source: String,
 }
 
@@ -86,9 +103,21 @@ impl Condition {
         if !compiler.errors.is_empty() {
             return Err(compiler.errors);
         }
+        let steps = cost::steps(&node);
+        if family.is_some() && steps > u64::from(EVAL_STEPS_MAX) {
+            return Err(vec![CelError {
+                message: format!(
+                    "this could take {steps} steps on lists of {ESTIMATE_ITEMS} items; {EVAL_STEPS_MAX} are the limit"
+                ),
+                help: Some("nest fewer macros, or split it into several rules".to_owned()),
+                start: 0,
+                end: source.len(),
+            }]);
+        }
         Ok(Condition {
             node,
             reads: compiler.reads,
+            reads_now: compiler.reads_now,
             source: source.to_owned(),
         })
     }
@@ -96,6 +125,11 @@ impl Condition {
     /// The facts that the condition may read.
     pub fn reads(&self) -> FactSet {
         self.reads
+    }
+
+    /// Whether its outcome may change with the time.
+    pub fn reads_now(&self) -> bool {
+        self.reads_now
     }
 
     pub fn source(&self) -> &str {
@@ -114,6 +148,24 @@ impl Condition {
                 other.type_name()
             ))),
         }
+    }
+
+    /// The keys of each part that must be met for it to hold.
+    pub(crate) fn required(&self) -> Vec<Vec<key::Key>> {
+        key::required(&self.node)
+    }
+
+    /// The sides of its outermost `&&`, as text: two conditions that share one say the same there.
+    pub(crate) fn sides(&self) -> Vec<String> {
+        match &self.node.kind {
+            node::Kind::And(sides) => sides.iter().map(print::text).collect(),
+            _ => vec![print::text(&self.node)],
+        }
+    }
+
+    /// Where it fails on what an action may lack.
+    pub(crate) fn fragile(&self) -> Vec<fragile::Fragile> {
+        fragile::find(&self.node)
     }
 
     /// Why the condition does not hold, or what it hangs on: its parts with their values.

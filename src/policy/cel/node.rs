@@ -3,6 +3,7 @@
 use regex::Regex;
 
 use super::function::Function;
+use super::time::Zone;
 use super::value::Value;
 use crate::facts::Slot;
 
@@ -27,6 +28,12 @@ pub(crate) enum Kind {
     List(Vec<Node>),
     Map(Vec<(Node, Node)>),
     Matches(Box<Node>, Regex),
+    /// A function with a literal pattern; its other arguments.
+    Regex(Function, Box<Regex>, Vec<Node>),
+    /// A part of a timestamp in a zone.
+    Date(Function, Box<Node>, Zone),
+    /// The time of the action.
+    Now,
     Call(Function, Vec<Node>),
     Fold(Box<Fold>),
 }

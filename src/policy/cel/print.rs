@@ -58,15 +58,18 @@ fn facts<'a>(node: &'a Node, env: &Env<'a>, found: &mut Vec<String>) {
     children(node, &mut |child| facts(child, env, found));
 }
 
-fn children<'a>(node: &'a Node, visit: &mut dyn FnMut(&'a Node)) {
+pub(super) fn children<'a>(node: &'a Node, visit: &mut dyn FnMut(&'a Node)) {
     match &node.kind {
-        Kind::Const(_) | Kind::Slot(_) | Kind::Var(_) => {}
+        Kind::Const(_) | Kind::Slot(_) | Kind::Var(_) | Kind::Now => {}
+        Kind::Date(_, of, _) => visit(of),
         Kind::Select(of, _) | Kind::Has(of, _) | Kind::NotStrictlyFalse(of) | Kind::Matches(of, _) => {
             visit(of)
         }
-        Kind::And(nodes) | Kind::Or(nodes) | Kind::List(nodes) | Kind::Call(_, nodes) => {
-            nodes.iter().for_each(visit)
-        }
+        Kind::And(nodes)
+        | Kind::Or(nodes)
+        | Kind::List(nodes)
+        | Kind::Call(_, nodes)
+        | Kind::Regex(_, _, nodes) => nodes.iter().for_each(visit),
         Kind::If(parts) => parts.iter().for_each(visit),
         Kind::Map(entries) => entries.iter().for_each(|(key, value)| {
             visit(key);
@@ -80,7 +83,7 @@ fn children<'a>(node: &'a Node, visit: &mut dyn FnMut(&'a Node)) {
 }
 
 /// The node as CEL, nearly as it was written.
-fn text(node: &Node) -> String {
+pub(super) fn text(node: &Node) -> String {
     let all = |nodes: &[Node], between: &str| nodes.iter().map(text).collect::<Vec<_>>().join(between);
     match &node.kind {
         Kind::Const(value) => value.show(),
@@ -100,6 +103,12 @@ fn text(node: &Node) -> String {
         Kind::List(nodes) => format!("[{}]", all(nodes, ", ")),
         Kind::Map(entries) => format!("a map of {}", entries.len()),
         Kind::Matches(of, regex) => format!("{}.matches({})", text(of), Value::text(regex.as_str()).show()),
+        Kind::Now => "now".to_owned(),
+        Kind::Date(function, of, zone) => format!("{}.{}('{zone}')", text(of), function.name()),
+        Kind::Regex(function, regex, nodes) => {
+            let pattern = Value::text(regex.as_str()).show();
+            format!("{}({pattern}, {})", function.name(), all(nodes, ", "))
+        }
         Kind::Call(function, nodes) => call(*function, nodes),
         Kind::Fold(fold) => format!("[over {}: {}]", text(&fold.range), text(&fold.step)),
     }

@@ -117,6 +117,21 @@ pub(crate) fn function_text<'a>(
                 text.chars().nth(at).map(String::from).unwrap_or_default(),
             ))
         }
+        (F::IndexOfFrom, [Value::Text(part), Value::Int(from)]) => {
+            let from = byte_at(text, bound(text, *from)?);
+            let found = text.get(from..).and_then(|rest| rest.find(part.as_ref()));
+            Ok(Value::Int(position(text, found.map(|at| at + from))))
+        }
+        (F::LastIndexOfFrom, [Value::Text(part), Value::Int(last)]) => {
+            // The match may begin at `last`, and end after it.
+            let end = byte_at(text, bound(text, *last)?).saturating_add(part.len());
+            let mut end = end.min(text.len());
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            let found = text.get(..end).and_then(|front| front.rfind(part.as_ref()));
+            Ok(Value::Int(position(text, found)))
+        }
         (F::IndexOf, [Value::Text(part)]) => Ok(Value::Int(position(text, text.find(part.as_ref())))),
         (F::LastIndexOf, [Value::Text(part)]) => Ok(Value::Int(position(text, text.rfind(part.as_ref())))),
         (F::Substring, [Value::Int(from)]) => {
@@ -137,15 +152,57 @@ pub(crate) fn function_text<'a>(
             env.build(text.len().saturating_add(count.saturating_mul(to.len())))?;
             Ok(Value::text(text.replace(from.as_ref(), to)))
         }
-        (F::Split, [Value::Text(by)]) => {
-            env.build(text.len().saturating_mul(16))?;
-            if by.is_empty() {
-                return Ok(list(text.chars().map(|c| Value::text(c.to_string()))));
-            }
-            Ok(list(text.split(by.as_ref()).map(Value::text)))
+        (F::ReplaceSome, [Value::Text(from), Value::Text(to), Value::Int(most)]) => {
+            let most = usize::try_from(*most).unwrap_or(usize::MAX);
+            let count = text.matches(from.as_ref()).take(most).count();
+            env.build(text.len().saturating_add(count.saturating_mul(to.len())))?;
+            Ok(Value::text(text.replacen(from.as_ref(), to, most)))
+        }
+        (F::Split, [Value::Text(by)]) => split(env, text, by, usize::MAX),
+        (F::SplitSome, [Value::Text(by), Value::Int(most)]) => {
+            split(env, text, by, usize::try_from(*most).unwrap_or(usize::MAX))
         }
         _ => Err(none(function)),
     }
+}
+
+fn split<'a>(env: &Env<'a>, text: &str, by: &str, most: usize) -> Outcome<'a> {
+    env.build(text.len().saturating_mul(16))?;
+    if most == 0 {
+        return Ok(list(std::iter::empty()));
+    }
+    if !by.is_empty() {
+        return Ok(list(text.splitn(most, by).map(Value::text)));
+    }
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        if parts.len() + 1 == most {
+            parts.push(Value::text(rest));
+            break;
+        }
+        parts.push(Value::text(first.to_string()));
+        rest = rest.get(first.len_utf8()..).unwrap_or_default();
+    }
+    Ok(list(parts.into_iter()))
+}
+
+/// Base64, with padding.
+pub(crate) fn encode(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// Base64, with padding or without.
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    let bare = text.trim_end_matches('=');
+    base64::engine::general_purpose::STANDARD_NO_PAD.decode(bare).ok()
+}
+
+/// Where a character begins; the end of the text behind the last.
+fn byte_at(text: &str, index: usize) -> usize {
+    text.char_indices().nth(index).map_or(text.len(), |(at, _)| at)
 }
 
 fn bound(text: &str, index: i64) -> Result<usize, Fault> {

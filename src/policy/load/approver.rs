@@ -2,11 +2,24 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::diagnostic::Diagnostic;
 use super::super::hcl::Fields;
-use super::super::{Approver, ApproverKind};
+use super::super::{APPROVER_GRANT, Approver, ApproverKind, FailMode, Judge, Provider};
 use super::{Kind, Loader};
+
+/// For one question to a judge, where nothing is said.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Percent of certainty below which a judge's `allow` counts for nothing, where nothing is said.
+const CONFIDENCE_MIN: i64 = 70;
+/// Bytes that a judge is sent, where nothing is said.
+const REQUEST_BYTES: u64 = 48 << 10;
+/// Bytes that a judge is sent at most: an action's text is cut beyond, and a judge sees no part.
+const REQUEST_BYTES_MAX: i64 = 64 << 10;
+/// Questions an hour, and tokens a day, where nothing is said.
+const REQUESTS_PER_HOUR: u64 = 1_000;
+const TOKENS_PER_DAY: u64 = 5_000_000;
 
 impl<'a> Loader<'a> {
     pub(super) fn approvers(&mut self) {
@@ -62,13 +75,12 @@ impl<'a> Loader<'a> {
         let required = fields
             .size("require_approvers", 1..=100)
             .and_then(|count| u32::try_from(count).ok());
-        let approvers: Vec<String> = fields
-            .texts("approvers")
-            .into_iter()
-            .map(|text| text.value)
-            .collect();
+        let approvers = self.people(fields);
         let required = required.unwrap_or(1);
-        if !approvers.is_empty() && approvers.len() < required as usize {
+        // A grant or a domain may stand for any number of people.
+        let is_group = |name: &String| name.starts_with(APPROVER_GRANT) || name.starts_with("*@");
+        let counted = !approvers.is_empty() && !approvers.iter().any(is_group);
+        if counted && approvers.len() < required as usize {
             let message = format!("{required} people must allow, and only {} may", approvers.len());
             self.findings
                 .error(Diagnostic::new(fields.at_of("approvers"), message).help("lower `require_approvers`"));
@@ -79,6 +91,39 @@ impl<'a> Loader<'a> {
             require_approvers: required,
             approvers,
         }
+    }
+
+    /// Who may decide, each once; a login in lower case.
+    fn people(&self, fields: &Fields<'a>) -> Vec<String> {
+        let mut people: Vec<String> = Vec::new();
+        for text in fields.texts("approvers") {
+            let (name, domain) = text.value.split_once('@').unwrap_or((&text.value, "x"));
+            let wrong = match text.value.strip_prefix(APPROVER_GRANT) {
+                Some(grant) => grant.is_empty() || grant.contains('/'),
+                None => {
+                    let is_domain = name == "*" && domain != "x";
+                    name.is_empty()
+                        || domain.is_empty()
+                        || domain.contains('*')
+                        || (name.contains('*') && !is_domain)
+                        || name.starts_with("tag:")
+                }
+            };
+            if wrong {
+                let message = format!("`{}` cannot decide", text.value);
+                let help = "people decide: \"alice@example.com\", \"*@example.com\", \"grant:oncall\" \
+                            (app capability tailkeep.dev/cap/approver), or an account of the gateway's machine";
+                self.findings.error(Diagnostic::new(text.at, message).help(help));
+            }
+            let person = match text.value.contains('@') && !text.value.starts_with(APPROVER_GRANT) {
+                true => text.value.to_ascii_lowercase(),
+                false => text.value,
+            };
+            if !people.contains(&person) {
+                people.push(person);
+            }
+        }
+        people
     }
 
     fn llm(&self, fields: &Fields<'a>, texts: &HashMap<String, String>) -> ApproverKind {
@@ -98,10 +143,66 @@ impl<'a> Loader<'a> {
             }
             false => fields.text("policy").map(|text| text.value),
         };
-        ApproverKind::Llm {
-            model: model.unwrap_or_default(),
+        let model = model.unwrap_or_default();
+        let provider = self.provider(fields, &model);
+        let fail_mode = match fields.text("fail_mode") {
+            Some(mode) if mode.value == "next" => FailMode::Next,
+            Some(mode) if mode.value == "deny" => FailMode::Deny,
+            Some(mode) => {
+                self.one_of(&mode, "fail_mode", "`deny` or `next`");
+                FailMode::Deny
+            }
+            None => FailMode::Deny,
+        };
+        let number = |name, most, otherwise| {
+            let given = fields.size(name, 1..=most);
+            given
+                .and_then(|given| u64::try_from(given).ok())
+                .unwrap_or(otherwise)
+        };
+        let confidence = fields.size("confidence_min", 0..=100).unwrap_or(CONFIDENCE_MIN);
+        ApproverKind::Llm(Box::new(Judge {
+            base_url: self.base_url(fields, provider),
+            provider,
+            model,
             credential: credential.and_then(|reference| self.resolve(Kind::Credential, &reference)),
             policy: policy.unwrap_or_default(),
+            timeout: fields.duration("timeout").unwrap_or(TIMEOUT),
+            fail_mode,
+            confidence_min: confidence as f64 / 100.0,
+            cache: fields.duration("cache").unwrap_or_default(),
+            request_bytes_max: number("request_bytes_max", REQUEST_BYTES_MAX, REQUEST_BYTES) as usize,
+            requests_per_hour: number("requests_per_hour", 1 << 30, REQUESTS_PER_HOUR),
+            tokens_per_day: number("tokens_per_day", 1 << 40, TOKENS_PER_DAY),
+        }))
+    }
+
+    fn provider(&self, fields: &Fields<'a>, model: &str) -> Provider {
+        match fields.text("provider") {
+            Some(name) if name.value == "anthropic" => Provider::Anthropic,
+            Some(name) if name.value == "openai" => Provider::Openai,
+            Some(name) => {
+                self.one_of(&name, "provider", "`anthropic` or `openai`");
+                Provider::Anthropic
+            }
+            None if model.starts_with("claude") => Provider::Anthropic,
+            None => Provider::Openai,
         }
+    }
+
+    fn base_url(&self, fields: &Fields<'a>, provider: Provider) -> String {
+        let given = fields.text("base_url");
+        if let Some(url) = &given
+            && !["https://", "http://"]
+                .iter()
+                .any(|scheme| url.value.starts_with(scheme))
+        {
+            self.one_of(url, "base_url", "a URL, https://judge.internal");
+        }
+        let own = match provider {
+            Provider::Anthropic => "https://api.anthropic.com",
+            Provider::Openai => "https://api.openai.com",
+        };
+        given.map_or_else(|| own.to_owned(), |url| url.value)
     }
 }

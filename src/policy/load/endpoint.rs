@@ -9,6 +9,8 @@ use super::super::hcl::{Fields, Spot};
 use super::super::{Claim, Endpoint, HostPattern, HostPort, Protocol, SslMode};
 use super::{Kind, Loader};
 use crate::facts::Family;
+use crate::facts::http::path::normalize;
+use crate::identity::manifest::HOST;
 
 /// Type, protocol, family, port where a claim names none.
 const TYPES: &[(&str, Protocol, Family, u16)] = &[
@@ -16,14 +18,17 @@ const TYPES: &[(&str, Protocol, Family, u16)] = &[
     ("http", Protocol::Http, Family::Http, 80),
     ("openai_codex_https", Protocol::Https, Family::Http, 443),
     ("kubernetes", Protocol::Kubernetes, Family::K8s, 443),
+    ("mcp", Protocol::Mcp, Family::Mcp, 443),
     ("postgres", Protocol::Postgres, Family::Sql, 5432),
     ("clickhouse_https", Protocol::Unread, Family::Sql, 443),
     ("clickhouse_native", Protocol::Unread, Family::Sql, 9440),
     ("mysql", Protocol::Unread, Family::Sql, 3306),
     // No facts of these are read; their rules may ask who the agent is.
     ("ssh", Protocol::Unread, Family::Agent, 22),
-    ("mcp", Protocol::Unread, Family::Agent, 443),
 ];
+
+/// Where the reference servers of the Model Context Protocol listen.
+const MCP_PATH: &str = "/mcp";
 
 impl<'a> Loader<'a> {
     pub(super) fn endpoints(&mut self) {
@@ -98,6 +103,7 @@ impl<'a> Loader<'a> {
             ca_cert: fields.text_or_file("ca_cert").map(|text| self.pem(text)),
             sslmode,
             database: fields.text("database").map(|text| text.value),
+            path: self.path(fields, protocol),
             description: fields.text("description").map(|text| text.value),
         };
         if protocol != Protocol::Postgres && endpoint.database.is_some() {
@@ -123,6 +129,20 @@ impl<'a> Loader<'a> {
             );
         }
         endpoint
+    }
+
+    /// The path of an MCP server. What stands beside it at the same host is another service.
+    fn path(&self, fields: &Fields<'a>, protocol: Protocol) -> String {
+        if protocol != Protocol::Mcp {
+            return String::new();
+        }
+        let Some(text) = fields.text("path") else {
+            return MCP_PATH.to_owned();
+        };
+        if normalize(&text.value).as_deref() != Ok(text.value.as_str()) {
+            self.one_of(&text, "path", "an absolute path as it is sent, such as `/mcp`");
+        }
+        text.value.trim_end_matches('/').to_owned()
     }
 
     fn tunnel(&self, fields: &Fields<'a>) {
@@ -179,6 +199,10 @@ impl<'a> Loader<'a> {
             (_, Ok(ip)) => HostPattern::Net(IpNet::from(ip)),
             _ => match host.strip_prefix("*.") {
                 Some(suffix) if is_name(suffix) => HostPattern::Suffix(suffix.to_owned()),
+                None if host == HOST => {
+                    self.one_of(text, "a host", "another name: this one is the gateway's own");
+                    return None;
+                }
                 None if is_name(&host) => HostPattern::Name(host),
                 _ => {
                     self.one_of(

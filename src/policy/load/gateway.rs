@@ -52,6 +52,19 @@ impl<'a> Loader<'a> {
                 "`defaults { unmatched = \"allow\" }` lets it pass, as the reference implementation does";
             self.findings.note(Diagnostic::new(place, message).help(help));
         }
+        let file = |name: &str| bodies.iter().any(|(_, body)| body.has_attribute(name));
+        let block = |name: &str| {
+            let all = singles.get("defaults").into_iter().flatten();
+            all.into_iter()
+                .any(|placed| placed.block.body.has_attribute(name))
+        };
+        if !file("unknown_host") && !block("unknown_host") {
+            let message = "a destination that no endpoint claims is refused";
+            let help = "`defaults { unknown_host = \"passthrough\" }` lets it through unread, as the reference \
+                        implementation does";
+            self.findings
+                .note(Diagnostic::new(At::default(), message).help(help));
+        }
     }
 
     fn defaults(&mut self, placed: &[Placed<'a>]) -> bool {
@@ -115,6 +128,7 @@ impl<'a> Loader<'a> {
             if let Some(cidr) = fields.text("virtual_cidr6") {
                 self.net(&cidr, false, |gateway| &mut gateway.virtual_v6);
             }
+            self.model.gateway.reload_guard = fields.duration("reload_guard");
             self.wireguard(&fields);
             self.tailscale(&fields);
             self.audit(&fields);
@@ -283,59 +297,6 @@ impl<'a> Loader<'a> {
         fields.inert(&["host_loopback_port", "interface"], INERT);
         fields.finish();
         self.model.gateway.wireguard = Some(wireguard);
-    }
-
-    fn audit(&mut self, gateway: &Fields<'a>) {
-        let Some(fields) = gateway.nested("audit") else {
-            return;
-        };
-        let audit = &mut self.model.gateway.audit;
-        let sizes: [(&'static str, &mut u64, _); 2] = [
-            ("keep_days", &mut audit.keep_days, 0..=36_500),
-            ("bytes_max", &mut audit.bytes_max, 0..=1 << 50),
-        ];
-        for (name, place, range) in sizes {
-            if let Some(size) = fields.size(name, range).and_then(|size| u64::try_from(size).ok()) {
-                *place = size;
-            }
-        }
-        fields.finish();
-    }
-
-    fn limits(&mut self, gateway: &Fields<'a>) {
-        let Some(fields) = gateway.nested("limits") else {
-            return;
-        };
-        let limits = &mut self.model.gateway.limits;
-        let sizes: [(&'static str, &mut usize); 5] = [
-            ("body_bytes_max", &mut limits.body_bytes_max),
-            ("decoded_bytes_max", &mut limits.decoded_bytes_max),
-            ("statement_bytes_max", &mut limits.statement_bytes_max),
-            ("message_bytes_max", &mut limits.message_bytes_max),
-            ("connections_max", &mut limits.connections_max),
-        ];
-        for (name, place) in sizes {
-            if let Some(size) = fields
-                .size(name, 1..=1 << 30)
-                .and_then(|size| usize::try_from(size).ok())
-            {
-                *place = size;
-            }
-        }
-        let times: [(&'static str, &mut u64); 3] = [
-            ("connect_ms", &mut limits.connect_ms),
-            ("handshake_ms", &mut limits.handshake_ms),
-            ("idle_s", &mut limits.idle_s),
-        ];
-        for (name, place) in times {
-            if let Some(time) = fields
-                .size(name, 1..=1 << 30)
-                .and_then(|time| u64::try_from(time).ok())
-            {
-                *place = time;
-            }
-        }
-        fields.finish();
     }
 }
 

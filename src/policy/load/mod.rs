@@ -2,9 +2,11 @@
 //! reports every error. *Pure.*
 
 mod approver;
+mod bounds;
 mod credential;
 mod endpoint;
 mod gateway;
+mod operators;
 mod profile;
 mod rule;
 mod tailscale;
@@ -19,7 +21,7 @@ use super::diagnostic::{At, Diagnostic, Diagnostics, nearest};
 use super::hcl::{self, Fields, Findings, Reference};
 use super::rule::Rule;
 use super::{Model, ReadFile, Source};
-pub(super) use profile::login_matches;
+pub use profile::login_matches;
 
 /// What a reference may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,9 +120,13 @@ pub(super) fn load(sources: &[Source], read: ReadFile<'_>) -> Result<Loaded, Dia
         rules: Vec::new(),
     };
     loader.walk(&bodies);
-    let (model, rules) = (loader.model, loader.rules);
+    let (model, rules, names) = (loader.model, loader.rules, loader.names);
     let errors = findings.errors.take();
     if errors.is_empty() {
+        let place = |kind: Kind, name: &str| names.get(&(kind, name.to_owned())).copied().unwrap_or_default();
+        for note in super::analysis::notes(&model, &rules, &place) {
+            findings.note(note);
+        }
         let notes = Diagnostics::new(sources, findings.notes.take());
         return Ok(Loaded { model, rules, notes });
     }

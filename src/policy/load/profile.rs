@@ -246,10 +246,13 @@ impl<'a> Loader<'a> {
 }
 
 /// Whether a login, in lower case, is `pattern`, or of the domain that `*@domain` names.
-pub(in crate::policy) fn login_matches(pattern: &str, login: &str) -> bool {
+pub fn login_matches(pattern: &str, login: &str) -> bool {
     match pattern.strip_prefix('*') {
         Some(domain) => {
-            login.len() > domain.len() && login.ends_with(domain) && login.matches('@').count() == 1
+            domain.starts_with('@')
+                && login.len() > domain.len()
+                && login.ends_with(domain)
+                && login.matches('@').count() == 1
         }
         None => pattern == login,
     }

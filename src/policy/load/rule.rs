@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::super::Protocol;
 use super::super::cel::{CelError, Condition};
 use super::super::diagnostic::{At, Diagnostic};
 use super::super::hcl::{self, Fields, Spot};
 use super::super::rule::{Outcome, Rule};
+use super::super::{Limit, Per, Protocol};
 use super::{Kind, Loader, Placed};
 use crate::facts::Family;
 
@@ -45,6 +45,7 @@ impl<'a> Loader<'a> {
             }
             None => false,
         };
+        let limits = self.rule_limits(&fields);
         let reason = fields.text("reason").map(|text| text.value);
         if disabled {
             let message = format!("{} is disabled and never walked", fields.title);
@@ -56,6 +57,7 @@ impl<'a> Loader<'a> {
         {
             let order = self.rules.len();
             let endpoints = keys.clone();
+            let at = name_at(placed);
             let profile = profile.cloned();
             self.rules.push(Rule {
                 name,
@@ -67,10 +69,61 @@ impl<'a> Loader<'a> {
                 reason,
                 priority,
                 shadow,
+                limits,
                 order,
+                at,
             });
         }
         keys
+    }
+
+    fn rule_limits(&self, fields: &Fields<'a>) -> Option<Arc<[Limit]>> {
+        let mut limits = Vec::new();
+        for own in fields.nested_all("limit") {
+            let per = match own.text("per") {
+                None => Some(Per::Agent),
+                Some(per) => match per.value.as_str() {
+                    "agent" => Some(Per::Agent),
+                    "profile" => Some(Per::Profile),
+                    "endpoint" => Some(Per::Endpoint),
+                    "rule" => Some(Per::Rule),
+                    _ => {
+                        self.one_of(&per, "per", "`agent`, `profile`, `endpoint` or `rule`");
+                        None
+                    }
+                },
+            };
+            let rate = own.text("rate");
+            if rate.is_none() && !own.has("rate") {
+                let help = "write rate = \"30/m\"";
+                self.findings
+                    .error(Diagnostic::new(own.at, "a limit has no `rate`").help(help));
+            }
+            if let (Some(rate), Some(per)) = (rate, per) {
+                match Limit::rate(&rate.value) {
+                    Some((count, window)) => limits.push(Limit { count, window, per }),
+                    None => self.one_of(
+                        &rate,
+                        "rate",
+                        "a number (to 10000) and a time (to 31d), such as \"30/m\" or \"5/10s\"",
+                    ),
+                }
+            }
+            own.finish();
+        }
+        (!limits.is_empty()).then(|| limits.into())
+    }
+
+    /// A part that fails where the action lacks something: a note.
+    fn fragile(&self, text: &Spot<String>, condition: &Condition) {
+        for found in condition.fragile() {
+            let message = format!(
+                "`{}` fails where it is missing, and a condition that fails denies",
+                found.part
+            );
+            let help = format!("write `{} && …` if what lacks it is not meant", found.guard);
+            self.findings.note(Diagnostic::new(text.at, message).help(help));
+        }
     }
 
     /// A nested rule's name is `profile/name`, so that two profiles may have rules of one name.
@@ -178,7 +231,10 @@ impl<'a> Loader<'a> {
             return Err(());
         }
         match Condition::compile(&text.value, family) {
-            Ok(condition) => Ok(Some(condition)),
+            Ok(condition) => {
+                self.fragile(&text, &condition);
+                Ok(Some(condition))
+            }
             Err(errors) => {
                 for error in errors {
                     self.cel_error(&text, error);
@@ -210,6 +266,14 @@ impl<'a> Loader<'a> {
         diagnostic.help = error.help;
         self.findings.error(diagnostic);
     }
+}
+
+fn name_at(placed: Placed<'_>) -> At {
+    let span = placed.block.labels.first().and_then(hcl_edit::Span::span);
+    hcl::at(
+        placed.file,
+        span.or_else(|| hcl_edit::Span::span(&placed.block.ident)),
+    )
 }
 
 /// Where byte `offset` of a text stands in the HCL that wrote it: behind escapes, or in the lines

@@ -48,10 +48,8 @@ impl<'a> Loader<'a> {
         }
         self.routes(&fields, &mut tailscale);
         self.via(&fields, &mut tailscale);
-        fields.inert(
-            &["operators", "oauth_client_id", "oauth_client_secret", "state_dir"],
-            INERT,
-        );
+        tailscale.operators = self.operators(&fields);
+        fields.inert(&["oauth_client_id", "oauth_client_secret", "state_dir"], INERT);
         fields.finish();
         self.model.gateway.tailscale = Some(tailscale);
     }

@@ -27,6 +27,8 @@ pub struct Tailscale {
     pub routes: Option<Vec<IpNet>>,
     /// Ranges of this site to advertise as 4via6, for tailnets whose sites' ranges overlap.
     pub via: Vec<Via>,
+    /// Who reaches the admin page on the tailnet: logins in lower case, `*@domain`, `grant:NAME`.
+    pub operators: Vec<String>,
     /// Where connections to real addresses are redirected to, on the tailnet's addresses.
     pub redirect_port: u16,
 }
@@ -48,6 +50,7 @@ impl Default for Tailscale {
             tags: Vec::new(),
             routes: None,
             via: Vec::new(),
+            operators: Vec::new(),
             redirect_port: 8739,
         }
     }

@@ -1,14 +1,14 @@
 //! What a denied request is answered with. *Pure.*
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use serde_json::json;
 
 use super::Malformed;
 use crate::verdict::{Cause, Refusal};
 
-/// The answer to a refused request: 403, or 400 where it was malformed. The rule's reason stands
+/// The answer to a refused request: 403, 400 where it was malformed, 429 where it was one too many. The rule's reason stands
 /// in it; an evaluator's detail does not.
 pub fn deny(refusal: &Refusal) -> Response<Bytes> {
     let status = status_of(&refusal.cause);
@@ -18,7 +18,17 @@ pub fn deny(refusal: &Refusal) -> Response<Bytes> {
         "rule": refusal.rule().map(|rule| &**rule),
         "reason": refusal.reason,
     }});
-    answer(status, &body)
+    retry_after(answer(status, &body), refusal)
+}
+
+/// Says when a request would pass that is one too many.
+pub(crate) fn retry_after(mut response: Response<Bytes>, refusal: &Refusal) -> Response<Bytes> {
+    if let Cause::Limit { retry_after_s, .. } = refusal.cause {
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
+    }
+    response
 }
 
 /// The answer to a request that is refused before any rule: 400 or 421.
@@ -35,6 +45,8 @@ pub fn malformed(error: Malformed) -> Response<Bytes> {
 pub(crate) fn status_of(cause: &Cause) -> StatusCode {
     match cause {
         Cause::Malformed => StatusCode::BAD_REQUEST,
+        Cause::TooMany => StatusCode::TOO_MANY_REQUESTS,
+        Cause::Limit { .. } => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::FORBIDDEN,
     }
 }

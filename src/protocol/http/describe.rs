@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::request::Parts;
 
@@ -15,6 +17,9 @@ pub const SUMMARY_CHARS_MAX: usize = 200;
 
 /// Bytes of a body that [`detail`] shows.
 pub const DETAIL_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a body that is no text that [`detail`] shows: as many characters as of a text.
+const BINARY_BYTES_MAX: usize = DETAIL_BYTES_MAX / 4 * 3;
 
 /// SHA-256 over the request line, the authority, every end-to-end header in order, the held body and
 /// its trailers. A body that is not held is not covered; that it is not is covered.
@@ -59,7 +64,7 @@ pub fn summary(parts: &Parts) -> String {
 
 /// The whole request as text, for an approver. Values of `Authorization`, `Cookie` and their like
 /// are masked here, what a configuration names besides by the gate, before anyone is asked; a body
-/// that is not text is named by its size.
+/// that is not text is shown in base64.
 pub fn detail(parts: &Parts, body: HeldBody<'_>, trailers: Option<&HeaderMap>) -> String {
     let target = parts.uri.path_and_query().map_or("/", |own| own.as_str());
     let mask = Mask::default();
@@ -77,8 +82,18 @@ pub fn detail(parts: &Parts, body: HeldBody<'_>, trailers: Option<&HeaderMap>) -
                 text.push_str(whole.get(..end).unwrap_or_default());
                 let _ = write!(text, "\n(cut: {} bytes in all)", bytes.len());
             }
+            // In base64 (RFC 4648), so that whoever decides has all of it.
             Err(_) => {
-                let _ = write!(text, "({} bytes that are not text)", bytes.len());
+                let shown = bytes.get(..BINARY_BYTES_MAX.min(bytes.len())).unwrap_or_default();
+                let _ = write!(
+                    text,
+                    "({} bytes that are not text)\n{}",
+                    bytes.len(),
+                    STANDARD.encode(shown)
+                );
+                if shown.len() < bytes.len() {
+                    text.push_str("\n(cut)");
+                }
             }
         },
     }

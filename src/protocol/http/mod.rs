@@ -15,6 +15,7 @@ pub mod hop;
 use http::StatusCode;
 
 pub use crate::facts::http::Malformed;
+pub(crate) use denial::answer;
 pub use denial::{deny, malformed};
 pub use describe::{detail, digest, summary};
 pub use head::{Authority, check_head, is_underscored, may_not_trail};

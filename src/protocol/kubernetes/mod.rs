@@ -8,12 +8,12 @@ use http::Response;
 use http::request::Parts;
 use serde_json::{Value, json};
 
-use super::http::denial::{answer, status_of};
+use super::http::denial::{answer, retry_after, status_of};
 use super::http::{Authority, Malformed, check_head, status as http_status};
 use crate::facts::k8s::K8sFacts;
 use crate::facts::{FactSource, Slot, View};
 use crate::policy::HostPort;
-use crate::verdict::Refusal;
+use crate::verdict::{Cause, Refusal};
 
 /// The WebSocket subprotocol that carries a bearer token to an API server.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io";
@@ -50,13 +50,19 @@ pub fn deny(refusal: &Refusal, facts: Option<&K8sFacts>) -> Response<Bytes> {
     if let Some(rule) = refusal.rule() {
         message = format!("{message} (rule {rule})");
     }
-    let reason = if code == http::StatusCode::FORBIDDEN {
-        "Forbidden"
-    } else {
-        "BadRequest"
+    let reason = match code {
+        http::StatusCode::FORBIDDEN => "Forbidden",
+        http::StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
+        _ => "BadRequest",
     };
-    let details = details(facts, refusal.cause.name(), &refusal.reason);
-    answer(code, &status(code.as_u16(), reason, &message, details))
+    let mut details = details(facts, refusal.cause.name(), &refusal.reason);
+    if let Cause::Limit { retry_after_s, .. } = refusal.cause {
+        details["retryAfterSeconds"] = retry_after_s.into();
+    }
+    retry_after(
+        answer(code, &status(code.as_u16(), reason, &message, details)),
+        refusal,
+    )
 }
 
 /// The `Status` for a request that is refused before any rule. Acting as another user is

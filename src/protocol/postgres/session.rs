@@ -27,6 +27,7 @@ use super::statement::{Grammar, Statement};
 use super::wire::{self, WireError};
 use crate::audit::RecordId;
 use crate::facts::Facts;
+use crate::facts::sql::path::SearchPath;
 use crate::protocol::{Output, Side};
 use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 
@@ -111,6 +112,8 @@ pub struct PgSession {
     copy_in: bool,
     statements: Kept<Prepared>,
     portals: Kept<Portal>,
+    /// Where names without a schema may be looked up.
+    path: SearchPath,
     held: Option<Held>,
     judging: Option<Judging>,
     next_id: u64,
@@ -140,11 +143,19 @@ impl PgSession {
             copy_in: false,
             statements: Kept::default(),
             portals: Kept::default(),
+            path: SearchPath::default(),
             held: None,
             judging: None,
             next_id: 0,
             closed: false,
         }
+    }
+
+    /// The session, with the `search_path` that its start-up packet set.
+    #[must_use]
+    pub fn with_path(mut self, path: SearchPath) -> Self {
+        self.path = path;
+        self
     }
 
     /// Takes bytes that a side sent. What the agent sent waits for [`PgSession::advance`].
@@ -229,6 +240,21 @@ impl PgSession {
         !self.closed && self.up.len() <= self.config.message_bytes_max
     }
 
+    /// Bytes that are held in memory for the session, about: what was read and is not worked off, what
+    /// is being judged, what names mean.
+    pub fn kept_bytes(&self) -> usize {
+        let judged = self.judging.as_ref().map_or(0, |judging| match &judging.what {
+            What::Query { message, .. } | What::Execute { message, .. } | What::Function { message } => {
+                message.len()
+            }
+            What::Bind => 0,
+        });
+        let front = self.front.as_ref().map_or(0, Bytes::len);
+        let held = self.held.as_ref().map_or(0, |held| held.bind.len());
+        let names = FACTS_PER_TEXT * self.statements.bytes() + self.portals.bytes();
+        self.up.len() + front + held + judged + names
+    }
+
     /// Whether the gate is being asked.
     pub fn is_judging(&self) -> bool {
         self.judging.is_some()
@@ -261,7 +287,15 @@ impl PgSession {
 
     /// Asks the gate about one statement. The digest is over the messages that will be sent.
     fn decide(&mut self, what: What, permits: Vec<RecordId>, text: &str, facts: Facts, digest: Digest) {
-        let summary: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
+        if let Facts::Sql(facts) = &facts {
+            // Whether or not it is permitted and succeeds: the lists say what names may mean.
+            self.path.apply(&facts.statement.path, &facts.user);
+        }
+        let mut summary: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
+        if text.chars().nth(SUMMARY_CHARS_MAX).is_some() {
+            // What is decided on may stand behind a long comment.
+            summary.push_str(&format!(" … (of {} characters)", text.chars().count()));
+        }
         self.judging = Some(Judging {
             what,
             digest,
@@ -315,6 +349,10 @@ pub const AWAITED_MAX: usize = 4096;
 
 /// Things to do at a time, before the driver does them.
 pub const OUTPUTS_MAX: usize = 1024;
+
+/// Bytes that a prepared statement's facts are taken to need for each byte of its text: every name is
+/// a text of its own.
+const FACTS_PER_TEXT: usize = 8;
 
 /// Characters of a statement in the one-line summary.
 pub const SUMMARY_CHARS_MAX: usize = 200;

@@ -116,6 +116,8 @@ fn check_settings(settings: &mut Vec<(String, String)>) -> Result<(), StartupErr
             "standard_conforming_strings" => matches!(value.as_str(), "on" | "true" | "1" | "yes"),
             // Written in capitals or in `options` these are settings here, and more at the server.
             "user" | "database" | "options" | "replication" => false,
+            // Who the session is would be no fact of any statement; SET ROLE is.
+            "role" | "session_authorization" => false,
             _ => !PINNED.contains(&name.as_str()) && !name.is_empty() && !name.starts_with("_pq_."),
         };
         if !harmless {

@@ -9,8 +9,9 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::download::Download;
 use crate::facts::k8s::K8sFacts;
+use crate::facts::mcp::Messages;
 use crate::policy::{Endpoint, Protocol};
-use crate::protocol::{http as plain, kubernetes};
+use crate::protocol::{http as plain, kubernetes, mcp};
 use crate::upstream::{DialError, SendError};
 use crate::verdict::Refusal;
 
@@ -24,10 +25,20 @@ pub struct Own {
     reason: String,
 }
 
+/// What was asked, as far as the words of its denial hang on it.
+#[derive(Clone, Copy)]
+pub enum Asked<'a> {
+    Kubernetes(&'a K8sFacts),
+    /// The messages, if they were read, and which of them was refused.
+    Mcp(Option<&'a Messages>, usize),
+}
+
 /// A denial, in the words of the endpoint's protocol.
-pub fn denial(endpoint: &Endpoint, refusal: &Refusal, facts: Option<&K8sFacts>) -> Own {
-    let response = match endpoint.protocol {
-        Protocol::Kubernetes => kubernetes::deny(refusal, facts),
+pub fn denial(endpoint: &Endpoint, refusal: &Refusal, asked: Asked<'_>) -> Own {
+    let response = match (endpoint.protocol, asked) {
+        (Protocol::Kubernetes, Asked::Kubernetes(facts)) => kubernetes::deny(refusal, Some(facts)),
+        (Protocol::Kubernetes, _) => kubernetes::deny(refusal, None),
+        (Protocol::Mcp, Asked::Mcp(messages, refused)) => mcp::deny(refusal, messages, refused),
         _ => plain::deny(refusal),
     };
     Own {
@@ -40,6 +51,7 @@ pub fn denial(endpoint: &Endpoint, refusal: &Refusal, facts: Option<&K8sFacts>) 
 pub fn malformed(endpoint: &Endpoint, error: plain::Malformed) -> Own {
     let response = match endpoint.protocol {
         Protocol::Kubernetes => kubernetes::malformed(error),
+        Protocol::Mcp => mcp::malformed(error),
         _ => plain::malformed(error),
     };
     Own {
@@ -80,6 +92,7 @@ fn plain_error(endpoint: &Endpoint, status: StatusCode, reason: &str) -> Own {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": reason, "code": status.as_u16(),
         }),
+        Protocol::Mcp => mcp::failed(reason),
         _ => serde_json::json!({ "error": { "code": "upstream", "reason": reason } }),
     };
     let body = Bytes::from(format!("{body}\n"));

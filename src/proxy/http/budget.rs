@@ -5,8 +5,9 @@
 //! fill the gateway's memory with them.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::identity::{Identity, Transport};
 
 /// Bytes of all bodies of one agent that are held for a verdict at once. A body that finds no
 /// room is not held; its facts are unknown, and a rule that hangs on them denies.
@@ -17,18 +18,21 @@ pub const HELD_BYTES_MAX: usize = 64 << 20;
 /// [`super::STREAMS_MAX`] streams) that is 160 MiB at the worst.
 pub const HTTP2_PER_AGENT_MAX: usize = 32;
 
+/// A node or peer, with all its addresses and keys: a machine has a key for each of its runs.
+type Holder = (Transport, String);
+
 /// Who holds how much of what every agent may have an equal part of.
 #[derive(Clone, Debug)]
 pub struct Budget {
     most: usize,
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    taken: Arc<Mutex<HashMap<Holder, usize>>>,
 }
 
 /// What one agent took, given back when dropped.
 #[derive(Debug)]
 pub struct Room {
     budget: Budget,
-    agent: IpAddr,
+    agent: Holder,
     amount: usize,
 }
 
@@ -42,11 +46,12 @@ impl Budget {
     }
 
     /// Takes room, or `None` where the agent has no more.
-    pub fn take(&self, agent: IpAddr, amount: usize) -> Option<Room> {
+    pub fn take(&self, agent: &Identity, amount: usize) -> Option<Room> {
+        let agent = (agent.transport, agent.node.clone());
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.get(&agent).copied().unwrap_or(0);
         let sum = own.checked_add(amount).filter(|sum| *sum <= self.most)?;
-        taken.insert(agent, sum);
+        taken.insert(agent.clone(), sum);
         Some(Room {
             budget: self.clone(),
             agent,
@@ -74,9 +79,16 @@ mod tests {
     #[test]
     fn an_agent_has_its_own_room_and_gets_it_back() {
         let budget = Budget::new(HELD_BYTES_MAX);
-        let [one, two] = [1, 2].map(|last| IpAddr::from([10, 77, 0, last]));
+        let agent =
+            |node: &str, address: &str| Identity::new(Transport::Wireguard, address.parse().unwrap(), node);
+        let (one, two) = (&agent("one", "10.77.0.2"), &agent("two", "10.77.0.4"));
+        let again = &agent("one", "fd00::7");
         let most = budget.take(one, HELD_BYTES_MAX - 1).unwrap();
         assert!(budget.take(one, 2).is_none());
+        assert!(
+            budget.take(again, 2).is_none(),
+            "another address has no share of its own"
+        );
         assert!(budget.take(one, usize::MAX).is_none());
         let last = budget.take(one, 1).unwrap();
         assert!(budget.take(two, HELD_BYTES_MAX).is_some());

@@ -43,7 +43,7 @@ impl<J: Judge> Exchange<'_, J> {
             return Err(Malformed::Underscore);
         }
         self.upgrade = upgrade(parts)?.filter(|kind| match kind {
-            Upgrade::WebSocket => true,
+            Upgrade::WebSocket => self.endpoint.protocol != Protocol::Mcp,
             Upgrade::Spdy => self.endpoint.protocol == Protocol::Kubernetes,
         });
         strip_hop_by_hop(&mut parts.headers, self.upgrade);

@@ -12,22 +12,22 @@ use hyper::upgrade::OnUpgrade;
 use tokio::sync::watch;
 
 use super::Connection;
-use super::answer::{self, Own, Voice};
+use super::answer::{self, Asked, Own, Voice};
 use super::body::{Begun, Held, Read, hold};
 use super::budget::Room;
 use super::download::Download;
 use super::judge::Judge;
-use crate::credential::{in_trailers, select};
 use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
+use crate::facts::mcp::Messages;
 use crate::facts::{FactSet, Facts, Family};
 use crate::policy::{Credential, Endpoint, Limits};
-use crate::protocol::http::{Malformed, Upgrade, detail, digest, summary};
+use crate::protocol::http::{Malformed, Upgrade, summary};
 use crate::upstream::SendError;
-use crate::verdict::{Action, Cause, Refusal, Step};
+use crate::verdict::{Action, Cause, Refusal};
 
 /// The fixed answer to a request for an endpoint that a reload took away.
-const GONE: &str = "this endpoint is not one of yours";
+pub(super) const GONE: &str = "this endpoint is not one of yours";
 
 /// Why a request goes no further.
 pub(super) enum Stop {
@@ -54,6 +54,9 @@ pub(super) struct Exchange<'a, J> {
     pub(super) on_upgrade: Option<OnUpgrade>,
     /// For a Kubernetes denial.
     pub(super) facts: Facts,
+    /// For a denial of MCP's: the messages, and which of them was refused.
+    pub(super) messages: Option<Messages>,
+    pub(super) refused: usize,
     /// What of a body was not taken, to be read out after a denial.
     pub(super) rest: Option<Incoming>,
     pub(super) awaits_continue: bool,
@@ -61,7 +64,13 @@ pub(super) struct Exchange<'a, J> {
     pub(super) room: Option<Room>,
     /// What was permitted, of a request that lasts: it is judged anew by each policy that came into
     /// force since.
-    pub(super) granted: Option<(Action, watch::Receiver<u64>)>,
+    pub(super) granted: Option<Granted>,
+}
+
+/// What was permitted, each with who approved it, and the policies that come after.
+pub(super) struct Granted {
+    pub(super) actions: Vec<(Action, Option<Arc<str>>)>,
+    pub(super) reloads: watch::Receiver<u64>,
 }
 
 /// A request's body, before its verdict.
@@ -91,6 +100,8 @@ pub(crate) async fn serve<J: Judge>(
                 upgrade: None,
                 on_upgrade,
                 facts: Facts::None,
+                messages: None,
+                refused: 0,
                 rest: None,
                 awaits_continue: false,
                 room: None,
@@ -131,55 +142,59 @@ impl<J: Judge> Exchange<'_, J> {
         let judge = self.connection.shared.judge.clone();
         let needs = judge.needs(&claimed.agent, &claimed.endpoint);
         let taken = self.take(incoming, needs).await?;
-        let (taken, action, credential) = self.read(&parts, taken, needs).await?;
-        let mut taken = taken;
+        let (mut taken, actions, credential) = self.read(&parts, taken, needs).await?;
         let reloads = judge.reloads();
-        let waiting = self.connection.activity.hold();
-        let ruling = tokio::select! {
-            biased;
-            ruling = judge.judge(&claimed.agent, &action) => ruling,
-            () = taken.broken(self.awaits_continue) => return Err(Stop::Gone),
-        };
-        drop(waiting);
-        let permit = match ruling {
-            Ok(permit) if permit.covers(&action.digest) => permit,
-            Ok(_) => {
-                return Err(Stop::Refused(Refusal::new(
-                    Cause::Malformed,
-                    "the request changed",
-                )));
-            }
-            Err(refusal) => {
-                self.facts = action.facts;
-                self.rest = taken.into_rest();
-                return Err(Stop::Denied(refusal));
+        let permits = match self.judged(&actions, &mut taken).await {
+            Ok(permits) => permits,
+            Err(stop) => {
+                if matches!(stop, Stop::Denied(_)) {
+                    let refused = actions.into_iter().nth(self.refused);
+                    self.facts = refused.map_or(Facts::None, |action| action.facts);
+                    self.rest = taken.into_rest();
+                }
+                return Err(stop);
             }
         };
-        self.granted = Some((action, reloads));
-        self.send(permit, parts, taken, credential).await
+        let approved = permits.iter().map(|permit| permit.approved_by().cloned());
+        self.granted = Some(Granted {
+            actions: actions.into_iter().zip(approved).collect(),
+            reloads,
+        });
+        let mut permits = permits.into_iter();
+        let Some(first) = permits.next() else {
+            return Err(Stop::Malformed(Malformed::Rpc));
+        };
+        let answer = self.send(first, parts, taken, credential).await;
+        let status = match &answer {
+            Ok(response) => format!("HTTP {}", response.status().as_u16()),
+            Err(_) => "no answer".to_owned(),
+        };
+        for permit in permits {
+            self.finish(&permit, &status);
+        }
+        answer
     }
 
-    /// The action, with its body held where approvers would have to see it.
+    /// The actions, with the body held where approvers would have to see it.
     async fn read(
         &mut self,
         parts: &Parts,
         mut taken: Taken,
         needs: FactSet,
-    ) -> Result<(Taken, Action, Option<Arc<Credential>>), Stop> {
+    ) -> Result<(Taken, Vec<Action>, Option<Arc<Credential>>), Stop> {
         loop {
-            let (action, credential) = match self.action(parts, &taken, needs) {
+            let (actions, credential) = match self.actions(parts, &taken, needs) {
                 Ok(found) => found,
                 Err(stop) => {
                     self.rest = taken.into_rest();
                     return Err(stop);
                 }
             };
-            let judge = &self.connection.shared.judge;
+            let (judge, agent) = (&self.connection.shared.judge, &self.connection.claimed.agent);
+            let asks = || actions.iter().any(|action| judge.asks(agent, action));
             taken = match taken {
-                Taken::Streamed(begun) if judge.asks(&self.connection.claimed.agent, &action) => {
-                    self.hold(begun.into_rest()).await?
-                }
-                taken => return Ok((taken, action, credential)),
+                Taken::Streamed(begun) if asks() => self.hold(begun.into_rest()).await?,
+                taken => return Ok((taken, actions, credential)),
             };
         }
     }
@@ -190,6 +205,7 @@ impl<J: Judge> Exchange<'_, J> {
         }
         let wanted = match self.endpoint.family {
             Family::K8s => K8sFacts::wants_body(needs),
+            Family::Mcp => true,
             _ => HttpFacts::wants_body(needs),
         };
         if !wanted {
@@ -208,7 +224,7 @@ impl<J: Judge> Exchange<'_, J> {
             .size_hint()
             .upper()
             .and_then(|upper| usize::try_from(upper).ok());
-        let agent = self.connection.claimed.agent.identity.address;
+        let agent = &self.connection.claimed.agent.identity;
         let wanted = upper.map_or(most, |upper| upper.min(most));
         let Some(room) = self.connection.shared.held.take(agent, wanted) else {
             return Ok(Taken::Over(Begun::new(incoming)));
@@ -222,46 +238,6 @@ impl<J: Judge> Exchange<'_, J> {
             Ok(Read::Over(begun)) => Ok(Taken::Over(begun)),
             Err(_) => Err(Stop::Body),
         }
-    }
-
-    fn action(
-        &self,
-        parts: &Parts,
-        taken: &Taken,
-        needs: FactSet,
-    ) -> Result<(Action, Option<Arc<Credential>>), Stop> {
-        let body = taken.as_held();
-        let claimed = &self.connection.claimed;
-        let credential = self
-            .connection
-            .shared
-            .judge
-            .with_model(|model| match model.profile(&claimed.agent.profile) {
-                Some(profile) => match taken.trailers().and_then(|own| in_trailers(model, profile, own)) {
-                    Some(refusal) => Err(refusal),
-                    None => select(model, profile, &self.endpoint, parts, body),
-                },
-                None => Err(Refusal::new(Cause::NoProfile, GONE)),
-            })
-            .map_err(Stop::Refused)?;
-        let decoded_max = self.limits.decoded_bytes_max;
-        let facts = match self.endpoint.family {
-            Family::K8s => K8sFacts::read(parts, &self.host, body, needs, decoded_max)
-                .map(|facts| Facts::K8s(Box::new(facts))),
-            _ => HttpFacts::read(parts, &self.host, body, needs, decoded_max)
-                .map(|facts| Facts::Http(Box::new(facts))),
-        };
-        let action = Action {
-            step: Step::Request,
-            endpoint: claimed.endpoint.clone(),
-            credential: credential.as_ref().map(|own| own.key.clone()),
-            facts: facts.map_err(Stop::Malformed)?,
-            digest: digest(parts, body, taken.trailers()),
-            whole: matches!(taken, Taken::Whole(_)),
-            summary: summary(parts),
-            detail: detail(parts, body, taken.trailers()),
-        };
-        Ok((action, credential))
     }
 
     /// The answer to a request that went nowhere. What the gate has not seen is recorded here.
@@ -291,11 +267,11 @@ impl<J: Judge> Exchange<'_, J> {
 
     fn denied(&mut self, refusal: &Refusal) -> Own {
         self.drain();
-        let facts = match &self.facts {
-            Facts::K8s(facts) => Some(&**facts),
-            _ => None,
+        let asked = match &self.facts {
+            Facts::K8s(facts) => Asked::Kubernetes(facts),
+            _ => Asked::Mcp(self.messages.as_ref(), self.refused),
         };
-        answer::denial(&self.endpoint, refusal, facts)
+        answer::denial(&self.endpoint, refusal, asked)
     }
 
     /// An agent that waits for `100 Continue` keeps its body; hyper then closes the connection.
@@ -309,7 +285,7 @@ impl<J: Judge> Exchange<'_, J> {
 }
 
 impl Taken {
-    fn as_held(&self) -> HeldBody<'_> {
+    pub(super) fn as_held(&self) -> HeldBody<'_> {
         match self {
             Taken::Whole(held) if held.data.is_empty() => HeldBody::Empty,
             Taken::Whole(held) => HeldBody::Whole(&held.data),
@@ -318,7 +294,7 @@ impl Taken {
         }
     }
 
-    fn trailers(&self) -> Option<&HeaderMap> {
+    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
         match self {
             Taken::Whole(held) => held.trailers.as_ref(),
             Taken::Over(_) | Taken::Streamed(_) => None,
@@ -334,7 +310,7 @@ impl Taken {
 
     /// Ends only if the agent breaks off while its verdict is waited for. Where it waits for
     /// `100 Continue`, reading would ask it for the body, so nothing is read.
-    async fn broken(&mut self, awaits_continue: bool) {
+    pub(super) async fn broken(&mut self, awaits_continue: bool) {
         match self {
             Taken::Over(begun) | Taken::Streamed(begun) if !awaits_continue => {
                 begun.read_ahead().await;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures_util::future::select_all;
 use http::header::{ALT_SVC, EXPECT};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version as HttpVersion};
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use super::body::{Tally, UpBody};
 use super::download::{Download, ENDED_BY_POLICY, Ending, Revoked};
 use super::judge::Judge;
-use super::request::{Exchange, Stop, Taken};
+use super::request::{Exchange, Granted, Stop, Taken};
 use super::upgrade::{Until, splice};
 use super::{Claimed, Connection, Shared};
 use crate::credential::{Known, Scrub, inject};
@@ -144,7 +145,7 @@ impl<J: Judge> Exchange<'_, J> {
         // The pool times the upstream; the agent's own silence is no fault meanwhile.
         let waiting = connection.activity.hold();
         let mut granted = self.granted.take();
-        let watch = |granted: Option<_>| Some(revoked(connection, granted?, &permit));
+        let watch = |granted: Option<_>| Some(revoked(connection, granted?));
         let mut ended = match streams {
             true => watch(granted.take()),
             false => None,
@@ -278,19 +279,17 @@ impl<J: Judge> Exchange<'_, J> {
     }
 }
 
-/// Comes when a policy is in force that would not permit this request.
-fn revoked<J: Judge>(
-    connection: &Connection<J>,
-    (action, reloads): (Action, watch::Receiver<u64>),
-    permit: &Permit,
-) -> Revoked {
+/// Comes when a policy is in force that would not permit this request, or one of its actions.
+fn revoked<J: Judge>(connection: &Connection<J>, granted: Granted) -> Revoked {
     let judge = connection.shared.judge.clone();
     let agent = connection.claimed.agent.clone();
-    let approved_by = permit.approved_by().cloned();
     Box::pin(async move {
-        judge
-            .revoked(&agent, &action, approved_by.as_ref(), reloads)
-            .await
+        let Granted { actions, reloads } = granted;
+        let each = actions.iter().map(|(action, approved_by)| {
+            Box::pin(judge.revoked(&agent, action, approved_by.as_ref(), reloads.clone()))
+        });
+        let (refusal, _, _) = select_all(each).await;
+        refusal
     })
 }
 

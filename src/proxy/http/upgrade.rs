@@ -102,7 +102,7 @@ where
             Some(scrub) => match timeout(HOLD, read).await {
                 Ok(read) => read?,
                 Err(_) => {
-                    write(to, &scrub.finish(), count).await?;
+                    write(to, &scrub.release(), count).await?;
                     continue;
                 }
             },

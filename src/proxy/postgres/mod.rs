@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::http::budget::Room;
 use crate::audit::{Outcome, RecordId};
 use crate::credential::Secret;
 use crate::identity::Agent;
@@ -53,6 +54,8 @@ pub trait Gateway: Send + Sync {
     /// # Errors
     /// Why it does not.
     fn still(&self, action: &Action, approved_by: Option<&Arc<str>>) -> Result<(), Refusal>;
+    /// Room in memory for this agent's connections; none where they have too much.
+    fn room(&self, bytes: usize) -> Option<Room>;
     /// An action has ended.
     fn finish(&self, record: RecordId, outcome: Outcome);
     /// Something was refused by the protocol itself.
@@ -88,6 +91,12 @@ pub const STATEMENTS_MAX: usize = 4096;
 /// Bytes that one session's prepared statements may have together; as many its portals' parameters.
 pub const PREPARED_BYTES_MAX: usize = 16 << 20;
 
+/// Bytes that all Postgres connections of one agent may hold in memory, besides
+/// [`ROOM_STEP_BYTES`] for each.
+pub const AGENT_BYTES_MAX: usize = 256 << 20;
+/// Bytes by which a connection takes room.
+pub const ROOM_STEP_BYTES: usize = 256 << 10;
+
 /// A connection that ended otherwise than by its agent's or its server's leave.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -103,6 +112,8 @@ pub enum ServeError {
     Refused(Refusal),
     #[error("nothing came in time")]
     Late,
+    #[error("your connections hold too much at once")]
+    Full,
 }
 
 /// Serves one connection of an agent until it ends.

@@ -11,12 +11,13 @@ use tokio::sync::watch;
 
 use super::lasting::Lasting;
 use super::start::{Connected, dial};
-use super::{Context, PREPARED_BYTES_MAX, STATEMENTS_MAX, ServeError, Wait, Wire};
+use super::{Context, PREPARED_BYTES_MAX, ROOM_STEP_BYTES, STATEMENTS_MAX, ServeError, Wait, Wire};
 use crate::audit::Outcome;
 use crate::protocol::postgres::PgSession;
 use crate::protocol::postgres::session::Config;
 use crate::protocol::postgres::wire::{self, WireError};
 use crate::protocol::{Output, Side};
+use crate::proxy::http::budget::Room;
 use crate::verdict::{Action, Cause, Permit, Refusal};
 
 /// Bytes read at once from a side.
@@ -88,6 +89,7 @@ struct Relay<'a> {
     /// What is being asked, and how many policies had come into force when it was.
     asked: Option<(Arc<Action>, u64)>,
     lasting: Lasting,
+    rooms: Vec<Room>,
     reloads: watch::Receiver<u64>,
     cancelling: Option<Wait<'a, ()>>,
     closing: bool,
@@ -127,12 +129,13 @@ pub(super) async fn relay(
     let mut relay = Relay {
         context,
         connected: &ends,
-        session: PgSession::new(config, connected.status, began),
+        session: PgSession::new(config, connected.status, began).with_path(connected.path),
         to_agent: Queue::default(),
         to_server: Queue::default(),
         ruling: None,
         asked: None,
         lasting: Lasting::default(),
+        rooms: Vec::new(),
         reloads: context.gateway.reloads(),
         cancelling: None,
         closing: false,
@@ -169,6 +172,7 @@ pub(super) async fn relay(
         let code = match error {
             ServeError::Wire(WireError::Long) => "54000",
             ServeError::Wire(_) => "08P01",
+            ServeError::Full => "53200",
             _ => "57P01",
         };
         let said = wire::error("FATAL", code, &told(error));
@@ -242,6 +246,7 @@ impl Relay<'_> {
                 self.carry_out().await;
             }
             self.carry_out().await;
+            self.make_room()?;
             if news && self.session.is_judging() && self.session.is_abandoned() {
                 return Ok(());
             }
@@ -296,6 +301,18 @@ impl Relay<'_> {
         }
         self.lasting.begin(&permit, action);
         Ok(permit)
+    }
+
+    /// Takes room for what the connection holds, or gives it back.
+    fn make_room(&mut self) -> Result<(), ServeError> {
+        let kept = self.session.kept_bytes() + self.to_server.bytes + self.to_agent.bytes;
+        let steps = kept / ROOM_STEP_BYTES;
+        self.rooms.truncate(steps);
+        while self.rooms.len() < steps {
+            let room = self.context.gateway.room(ROOM_STEP_BYTES);
+            self.rooms.push(room.ok_or(ServeError::Full)?);
+        }
+        Ok(())
     }
 
     /// Why the policy of now ends this connection, if it does.

@@ -4,12 +4,15 @@
 //! (`app.tenant`). So each is judged as the SET that it is, but for those that drivers send by
 //! themselves and that change nothing but the form of what comes back.
 
+use tokio::io::AsyncReadExt as _;
+
 use crate::audit::RecordId;
 use crate::facts::Facts;
 use crate::protocol::postgres::Grammar;
+use crate::protocol::postgres::startup::StartupError;
 use crate::verdict::{Action, Cause, Refusal, Step};
 
-use super::{Context, ServeError};
+use super::{Context, ServeError, Wire};
 
 /// Settings of one start-up that are judged; each is an action with a record of its own.
 pub const SETTINGS_MAX: usize = 32;
@@ -24,8 +27,10 @@ const HARMLESS: [&str; 6] = [
     "timezone",
 ];
 
-/// Judges each setting; `like` is the Connect, whose bytes hold them.
+/// Judges each setting; `like` is the Connect, whose bytes hold them. An agent that leaves meanwhile
+/// withdraws the question; one that speaks out of turn does as well.
 pub(super) async fn judge(
+    agent: &mut Box<dyn Wire>,
     settings: &[(String, String)],
     grammar: &dyn Grammar,
     like: &Action,
@@ -50,11 +55,14 @@ pub(super) async fn judge(
             detail: text,
             ..like.clone()
         };
-        let permit = context
-            .gateway
-            .judge(&action)
-            .await
-            .map_err(ServeError::Refused)?;
+        let permit = tokio::select! {
+            biased;
+            permit = context.gateway.judge(&action) => permit.map_err(ServeError::Refused)?,
+            early = agent.read_u8() => {
+                early?;
+                return Err(StartupError::Malformed.into());
+            }
+        };
         permits.push(permit.record());
     }
     Ok(permits)

@@ -8,6 +8,7 @@ use super::cancel::Ticket;
 use super::{Context, ServeError, Wire, settings};
 use crate::audit::{Outcome, RecordId};
 use crate::facts::Facts;
+use crate::facts::sql::path::{PathChange, SearchPath};
 use crate::protocol::postgres::choice::{self, Candidate, Selected};
 use crate::protocol::postgres::startup::{self, Opening, STARTUP_BYTES_MAX, Startup, StartupError};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, message};
@@ -31,6 +32,8 @@ pub(super) struct Connected {
     pub(super) status: u8,
     pub(super) database: String,
     pub(super) user: String,
+    /// What the start-up packet says of the `search_path`.
+    pub(super) path: SearchPath,
     /// What the agent is told first.
     pub(super) greeting: Bytes,
 }
@@ -115,7 +118,7 @@ pub(super) async fn connect(
         agent.write_all(negotiate).await?;
     }
     let candidate = select(agent, &startup, context).await?;
-    let chosen = ask(startup, candidate, context).await?;
+    let chosen = ask(agent, startup, candidate, context).await?;
     let (permit, judged) = (chosen.permit.record(), chosen.judged.clone());
     let began = Instant::now();
     let reached = reach(chosen, context).await;
@@ -150,7 +153,12 @@ async fn select<'a>(
     }
 }
 
-async fn ask(startup: Startup, candidate: &Candidate, context: &Context<'_>) -> Result<Chosen, ServeError> {
+async fn ask(
+    agent: &mut Box<dyn Wire>,
+    startup: Startup,
+    candidate: &Candidate,
+    context: &Context<'_>,
+) -> Result<Chosen, ServeError> {
     let user = candidate.user.clone().unwrap_or_else(|| startup.user.clone());
     let allowed = [
         context.endpoint.database.as_deref(),
@@ -186,7 +194,7 @@ async fn ask(startup: Startup, candidate: &Candidate, context: &Context<'_>) -> 
         .await
         .map_err(ServeError::Refused)?;
     let grammar = context.gateway.grammar(&database, &user);
-    let judged = settings::judge(&startup.settings, &*grammar, &action, context).await;
+    let judged = settings::judge(agent, &startup.settings, &*grammar, &action, context).await;
     let judged = judged.inspect_err(|_| {
         let outcome = Outcome {
             status: "not dialled".to_owned(),
@@ -221,6 +229,7 @@ async fn reach(chosen: Chosen, context: &Context<'_>) -> Result<Connected, Serve
     };
     let (upstream, ready) = timeout(time, enter).await.map_err(|_| ServeError::Late)??;
     let ticket = context.cancels.enter(context.agent, &context.endpoint.key)?;
+    let path = path_of(&chosen.settings, &chosen.user);
     Ok(Connected {
         upstream,
         greeting: greeting(&ready, &ticket),
@@ -229,9 +238,18 @@ async fn reach(chosen: Chosen, context: &Context<'_>) -> Result<Connected, Serve
         process: ready.process,
         key: ready.key,
         status: ready.status,
+        path,
         database: chosen.database,
         user: chosen.user,
     })
+}
+
+fn path_of(settings: &[(String, String)], user: &str) -> SearchPath {
+    let mut path = SearchPath::default();
+    for (_, value) in settings.iter().filter(|(name, _)| name == "search_path") {
+        path.apply(&PathChange::to_list(value), user);
+    }
+    path
 }
 
 /// What the agent is told once it is in: the server's own words, with a key of ours.

@@ -16,6 +16,7 @@ fn endpoint(key: &str, claims: Vec<HostPattern>, port: u16) -> Endpoint {
         ca_cert: None,
         sslmode: SslMode::Prefer,
         database: None,
+        path: String::new(),
         description: None,
     }
 }

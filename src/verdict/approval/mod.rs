@@ -14,6 +14,7 @@
 mod queue;
 mod row;
 mod store;
+mod voter;
 
 pub use queue::LIST_MAX;
 pub use queue::Queue;
@@ -22,6 +23,7 @@ pub use store::{
     CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, PENDING_MAX, PENDING_PER_AGENT_MAX,
 };
 pub use store::{Decide, DecideError, Decision};
+pub use voter::Voter;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +47,7 @@ pub struct Question {
     pub digest: Digest,
     /// Distinct people who must allow.
     pub required: u32,
-    /// Who may decide; empty for every operator.
+    /// Who may decide, as [`Voter::may_decide`] reads it; empty for every operator.
     pub eligible: Vec<String>,
     pub timeout: Duration,
     pub policy: u64,

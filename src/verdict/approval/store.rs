@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::row::{Held, State, one, voters};
-use super::{Answer, Question};
+use super::{Answer, Question, Voter};
 use crate::state::{State as Database, StateError, now_us};
 use crate::verdict::Digest;
 
@@ -38,8 +38,8 @@ pub enum Decision {
 #[derive(Clone, Debug)]
 pub struct Decide {
     pub id: i64,
-    /// The operator's name as the API authenticated it, never as a body says it.
-    pub person: String,
+    /// The operator as the API authenticated them, never as a body says it.
+    pub person: Voter,
     pub decision: Decision,
     pub reason: Option<String>,
 }
@@ -280,12 +280,12 @@ pub(super) fn decide(connection: &mut Connection, decide: &Decide) -> Result<Hel
     )?;
     // A list that cannot be read lets nobody decide.
     let eligible: Option<Vec<String>> = serde_json::from_str(&eligible).ok();
-    let may = eligible.is_some_and(|names| names.is_empty() || names.contains(&decide.person));
-    if !may {
-        return Err(DecideError::NotEligible(decide.person.clone()));
+    let person = decide.person.name();
+    if !eligible.is_some_and(|eligible| decide.person.may_decide(&eligible)) {
+        return Err(DecideError::NotEligible(person));
     }
     if held.state != State::Pending {
-        let said_before = held.by.contains(&decide.person)
+        let said_before = held.by.contains(&person)
             && match decide.decision {
                 Decision::Allow => matches!(held.state, State::Allowed | State::Used),
                 Decision::Deny => held.state == State::Denied,
@@ -303,13 +303,13 @@ pub(super) fn decide(connection: &mut Connection, decide: &Decide) -> Result<Hel
             transaction.execute(
                 "UPDATE approval SET state = 'denied', closed_us = ?2, decided_by = ?3, reason = ?4
                  WHERE id = ?1 AND state = 'pending'",
-                params![decide.id, now, decide.person, decide.reason],
+                params![decide.id, now, person, decide.reason],
             )?;
         }
         Decision::Allow => {
             transaction.execute(
                 "INSERT OR IGNORE INTO approval_vote VALUES (?, ?, ?)",
-                params![decide.id, decide.person, now],
+                params![decide.id, person, now],
             )?;
             transaction.execute(
                 "UPDATE approval SET state = 'allowed', closed_us = ?2, reason = ?3

@@ -26,7 +26,7 @@ impl Driver {
         ends: Ends,
         data: &[u8],
     ) -> Result<(), Drop> {
-        let own = self.dns_rooms.entry(peer);
+        let own = self.dns_rooms.entry(identity.node.clone());
         let own = own.or_insert_with(|| Arc::new(Semaphore::new(DNS_IN_FLIGHT_PER_PEER_MAX)));
         let place = |room: &Arc<Semaphore>| Arc::clone(room).try_acquire_owned().map_err(|_| Drop::DnsBusy);
         let places = (place(own)?, place(&self.dns_room)?);

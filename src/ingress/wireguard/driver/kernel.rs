@@ -64,7 +64,13 @@ impl Driver {
         packet: &Packet<'_>,
         segment: &Segment,
     ) -> Result<(), Drop> {
-        let limits = (self.config.connections_max, self.config.flows_max);
+        let connections_max = match &self.kernel {
+            Some(kernel) if segment.flags & packet::SYN != 0 => {
+                self.connections_max(peer, |key| kernel.connections(key))
+            }
+            _ => self.config.connections_max,
+        };
+        let limits = (connections_max, self.config.flows_max);
         let Some(kernel) = &mut self.kernel else {
             return Ok(());
         };

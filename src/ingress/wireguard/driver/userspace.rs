@@ -29,8 +29,9 @@ impl Driver {
             self.refuse(peer, packet::reset(packet, segment))?;
             return Ok(None);
         }
-        let own = self.per_peer.get(&peer).copied().unwrap_or(0);
-        if own >= self.config.connections_max || self.connections.len() >= self.config.flows_max {
+        let count = |key| self.per_peer.get(&key).copied().unwrap_or(0);
+        if count(peer) >= self.connections_max(peer, count) || self.connections.len() >= self.config.flows_max
+        {
             self.refuse(peer, packet::reset(packet, segment))?;
             return Err(Drop::ConnectionLimit);
         }

@@ -93,6 +93,11 @@ impl<V> Default for Kept<V> {
 }
 
 impl<V: Weighs> Kept<V> {
+    /// Bytes that all entries need together.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&V> {
         self.entries.get(name)
     }
@@ -168,7 +173,7 @@ impl PgSession {
             return match statement.executes.is_empty() {
                 true => Ok((
                     statement.text.clone(),
-                    grammar.bound(&statement.facts, parameters),
+                    self.looked_up(grammar.bound(&statement.facts, parameters)),
                 )),
                 false => Err(("0A000", NESTED_REASON)),
             };
@@ -178,7 +183,16 @@ impl PgSession {
             return Err(("0A000", NESTED_REASON));
         }
         let text = format!("{}\n{}", statement.text, prepared.text);
-        Ok((text, grammar.executing(&statement.facts, &prepared.facts)))
+        let facts = grammar.executing(&statement.facts, &prepared.facts);
+        Ok((text, self.looked_up(facts)))
+    }
+
+    /// With what names without a schema mean in this session.
+    fn looked_up(&self, facts: Facts) -> Facts {
+        match facts {
+            Facts::Sql(facts) => Facts::Sql(Box::new(facts.looked_up(&self.path))),
+            other => other,
+        }
     }
 
     /// What EXECUTE of a name runs, behind `before`.

@@ -1,0 +1,165 @@
+// Held actions: the list, one of them whole, and the decision.
+
+import { html, useLayoutEffect, useRef, useState } from './vendor/preact-htm.js'
+import { ask, get } from './api.js'
+import { Badge, Empty, Facts, Fields, Problem, ago, printable, span, useLoaded, useNow, when } from './show.js'
+
+// Seconds before the end that are shown as such.
+const SOON_S = 60
+
+export const open = held => held.filter(one => one.state === 'pending')
+
+function Left({ held, now }) {
+  const left = (held.expires_us / 1000 - now) / 1000
+  return html`<span class=${`wait-time ${left < SOON_S ? 'soon' : ''}`}>${left > 0 ? `${span(left)} left` : 'time is over'}</span>`
+}
+
+function Item({ held, isCurrent, now }) {
+  const { question } = held
+  return html`<li><a href=${`#/approvals/${held.id}`} aria-current=${isCurrent ? 'true' : null} class="new">
+    <div class="what">${printable(question.summary)}</div>
+    <div class="by">
+      <span>${printable(question.node)} · ${question.endpoint}</span>
+      ${held.state === 'pending' ? html`<${Left} held=${held} now=${now} />` : html`<${Badge} of=${held.state} />`}
+    </div></a></li>`
+}
+
+export function Approvals({ held, live, id }) {
+  const now = useNow()
+  const [all, setAll] = useState(false)
+  const [past] = useLoaded(() => (all ? get('/v1/approvals?all=true') : Promise.resolve([])), [all, held])
+  const pending = open(held)
+  const listed = all ? past.data || [] : pending
+  const current = id ?? null
+  const step = by => {
+    if (!listed.length) return
+    const index = listed.findIndex(one => one.id === current)
+    const next = listed[index < 0 ? 0 : Math.min(Math.max(index + by, 0), listed.length - 1)]
+    location.hash = `#/approvals/${next.id}`
+  }
+  useLayoutEffect(() => {
+    const onKey = event => {
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, textarea, select')) return
+      if (event.key === 'j' || event.key === 'ArrowDown') step(1)
+      else if (event.key === 'k' || event.key === 'ArrowUp') step(-1)
+      else return
+      event.preventDefault()
+    }
+    addEventListener('keydown', onKey)
+    return () => removeEventListener('keydown', onKey)
+  })
+  return html`<div class=${`split ${current === null ? '' : 'has-one'}`}>
+    <section class="left" aria-label="Held actions">
+      <div class="bar"><h1>Approvals</h1>
+        <button class="quiet" aria-pressed=${all} onClick=${() => setAll(!all)}>${all ? 'Only open' : 'Show decided'}</button></div>
+      <${Problem} error=${past.error} />
+      ${listed.length
+        ? html`<ul class="asked">${listed.map(one => html`<${Item} key=${one.id} held=${one} now=${now} isCurrent=${one.id === current} />`)}</ul>`
+        : html`<${Empty} title=${live ? 'Nothing waits for you' : 'Looking…'}>${live && html`<p>An action appears here the moment a rule
+            asks a person: <code>approve = [human_approver.ops]</code>. Its agent waits meanwhile.</p>`}<//>`}
+    </section>
+    <section class="right" aria-label="The action">
+      ${current === null
+        ? html`<${Empty} title=${pending.length ? 'Choose an action' : 'All is decided'}>
+            ${pending.length > 0 && html`<p>With <kbd>j</kbd> and <kbd>k</kbd>, or a click. <kbd>a</kbd> approves, <kbd>d</kbd> denies, each after <kbd>Enter</kbd>.</p>`}<//>`
+        : html`<${Question} key=${current} id=${current} now=${now} listed=${held.find(one => one.id === current)} />`}
+    </section>
+  </div>`
+}
+
+function Question({ id, listed, now }) {
+  // The list may lack what is long; here nothing is left out.
+  const [loaded, again] = useLoaded(() => get(`/v1/approvals/${id}`), [id, listed?.state, listed?.by.length])
+  const held = loaded.data
+  if (!held) return loaded.error ? html`<div class="question"><${Problem} error=${loaded.error} /></div>` : null
+  const { question } = held
+  return html`<article class="question" aria-labelledby="asked">
+      <a class="back" href="#/approvals">← All</a>
+      <div class="headline"><h1 id="asked">${question.node} asks ${question.endpoint}</h1><${Badge} of=${held.state} />
+        ${held.state === 'pending' && html`<${Left} held=${held} now=${now} />`}</div>
+      ${held.state === 'pending' && !held.waiting && html`<p class="note">Its agent is not connected now. A decision holds for its next try of exactly this.</p>`}
+      <h2 class="sub">What will happen, whole</h2>
+      <pre class="whole mono" tabindex="0" aria-label="The whole action">${printable(question.detail || question.summary, true)}</pre>
+      <h2 class="sub">Why you are asked</h2>
+      <${Fields} rows=${[
+        ['Rule', html`<code>${question.rule}</code>`],
+        ['Reason', question.reason && printable(question.reason)],
+        ['Approver', html`<code>${question.approver}</code>`],
+        ['Wanted', `${question.required} ${question.required === 1 ? 'person' : 'people'}${question.eligible?.length ? ` of ${question.eligible.join(', ')}` : ''}`],
+        ['Said so far', held.by.length ? held.by.join(', ') : null],
+        ['Said why', held.reason && printable(held.reason)]
+      ]} />
+      <h2 class="sub">Who asks</h2>
+      <${Fields} rows=${[
+        ['Agent', html`<code>${printable(question.node)}</code>`],
+        ['Login', question.login && printable(question.login)],
+        ['Profile', html`<code>${question.profile}</code>`],
+        ['Credential', question.credential ? html`<code>${question.credential}</code> is put in by the gateway` : 'none'],
+        ['Asked', `${when(held.asked_us)} (${ago(held.asked_us, now)})`]
+      ]} />
+      <h2 class="sub">Facts</h2>
+      <${Facts} facts=${question.facts} without=${question.detail ? ['statement'] : []} />
+      <h2 class="sub">Bound to</h2>
+      <${Fields} rows=${[
+        ['Digest', html`<code>${question.digest}</code>`],
+        ['Until', when(held.expires_us)],
+        ['Policy', html`<code>${Number(question.policy).toString(16).padStart(16, '0')}</code>`],
+        ['Number', String(held.id)]
+      ]} />
+    </article>
+    ${held.state === 'pending' && html`<${Decide} id=${id} onDone=${again} />`}`
+}
+
+function Decide({ id, onDone }) {
+  const [armed, arm] = useState(null)
+  const [reason, setReason] = useState('')
+  const [error, setError] = useState()
+  const [busy, setBusy] = useState(false)
+  const field = useRef()
+  const decide = async what => {
+    if (busy) return
+    setBusy(true)
+    setError()
+    try {
+      const query = reason.trim() ? `?reason=${encodeURIComponent(reason.trim())}` : ''
+      await ask('POST', `/v1/approvals/${id}/${what}${query}`)
+      onDone()
+    } catch (failed) {
+      setError(failed)
+      onDone()
+    }
+    setBusy(false)
+    arm(null)
+  }
+  useLayoutEffect(() => {
+    const onKey = event => {
+      if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return
+      const isTyping = event.target.closest('input, textarea, select')
+      if (event.key === 'Escape') {
+        arm(null)
+        field.current?.blur()
+      } else if (isTyping) return
+      else if (event.key === 'a') arm('approve')
+      else if (event.key === 'd') arm('deny')
+      else return
+      if (event.key !== 'Escape') field.current?.focus()
+      event.preventDefault()
+    }
+    addEventListener('keydown', onKey)
+    return () => removeEventListener('keydown', onKey)
+  }, [])
+  const submit = event => {
+    event.preventDefault()
+    if (armed) decide(armed)
+  }
+  return html`<form class="decide" onSubmit=${submit}>
+    <${Problem} error=${error} />
+    <input ref=${field} type="text" aria-label="Reason, which the agent reads" maxlength="1000"
+      placeholder=${armed ? `Reason, then Enter to ${armed}` : 'Reason (the agent reads it)'} value=${reason} onInput=${event => setReason(event.target.value)} />
+    <button type="button" class="yes" disabled=${busy} onClick=${() => decide('approve')}>Approve<kbd>a</kbd></button>
+    <button type="button" class="no" disabled=${busy} onClick=${() => decide('deny')}>Deny<kbd>d</kbd></button>
+    <p class="hint" role="status">${armed
+      ? html`<strong>Enter ${armed === 'approve' ? 'approves' : 'denies'}</strong>, Escape takes it back.`
+      : 'What is sent is exactly what stands above, once.'}</p>
+  </form>`
+}

@@ -1,0 +1,41 @@
+// The policy in force: its rules with what they decided, and whom they are for.
+
+import { html, useState } from './vendor/preact-htm.js'
+import { get } from './api.js'
+import { Badge, Empty, Problem, ago, useEvery, useLoaded, useNow } from './show.js'
+
+const list = keys => (keys.length ? keys.map(key => html`<code class="chip">${key}</code> `) : html`<span class="dim">none</span>`)
+
+export function Policy() {
+  const [loaded, again] = useLoaded(() => get('/v1/policy'))
+  const [filter, setFilter] = useState('')
+  const now = useNow(5000)
+  useEvery(10000, again)
+  if (!loaded.data) return html`<div class="page"><div class="bar"><h1>Policy</h1></div><${Problem} error=${loaded.error} /></div>`
+  const { rules, endpoints, profiles, approvers, notes, version, records } = loaded.data
+  const words = filter.toLowerCase().split(/\s+/).filter(Boolean)
+  const shown = rules.filter(rule => words.every(word => JSON.stringify(rule).toLowerCase().includes(word)))
+  return html`<div class="page">
+    <div class="bar"><h1>Policy</h1>
+      <input type="search" aria-label="Filter rules" placeholder="Filter rules" value=${filter} onInput=${event => setFilter(event.target.value)} />
+      <span class="dim">version <code>${version}</code></span></div>
+    <${Problem} error=${loaded.error} />
+    ${notes.length > 0 && html`<section aria-label="Notes"><h2>Notes</h2>${notes.map(note => html`<div class="card" key=${note.message + note.line}><strong>${note.message}</strong>
+      ${note.file && html`<div class="dim mono">${note.file}:${note.line}:${note.column}</div>`}${note.text && html`<pre class="value">${note.text}</pre>`}${note.help && html`<p>${note.help}</p>`}</div>`)}</section>`}
+    <h2>Rules</h2>
+    <p class="dim">Hits among the newest ${records.toLocaleString('en')} actions. A rule without any may be one that another always precedes.</p>
+    ${rules.length === 0 ? html`<${Empty} title="No rules"><p>Everything is denied. Write a <code>rule</code> into a file of the policy folder; it counts once it is saved.</p><//>`
+      : html`<div class="table" tabindex="0" role="region" aria-label="Rules"><table><thead><tr><th>Rule</th><th>Verdict</th><th>When</th><th>Endpoints</th><th class="num">Hits</th><th>Last</th></tr></thead><tbody>
+        ${shown.map(rule => html`<tr key=${rule.name}><td class="wide"><strong>${rule.name}</strong>${rule.priority !== 0 && html` <span class="dim">priority ${rule.priority}</span>`}${rule.reason && html`<br/><span class="dim">${rule.reason}</span>`}</td>
+          <td class="tight"><${Badge} of=${rule.verdict} kind=${rule.verdict === 'approve' ? 'wait' : undefined} />${rule.shadow && html` <span class="badge">shadow</span>`}${rule.approvers.map(key => html`<br/><code>${key}</code>`)}</td>
+          <td class="wide">${rule.condition ? html`<pre>${rule.condition.trim()}</pre>` : html`<span class="dim">always</span>`}${rule.credential && html`<div class="dim">with ${rule.credential}</div>`}</td>
+          <td>${list(rule.endpoints)}</td><td class="num">${rule.hits}</td><td class="tight">${rule.last_us ? ago(rule.last_us, now) : html`<span class="dim">never</span>`}</td></tr>`)}</tbody></table></div>`}
+    <h2 class="next">Profiles</h2>
+    <div class="cards">${profiles.map(one => html`<div class="card" key=${one.name}><h2>${one.name}</h2><dl class="facts">
+      ${['tags', 'logins', 'nodes', 'peers', 'grants', 'endpoints', 'credentials'].filter(name => one[name].length).map(name => html`<div key=${name}><dt>${name}</dt><dd>${list(one[name])}</dd></div>`)}</dl></div>`)}</div>
+    <h2 class="next">Endpoints</h2>
+    <div class="table" tabindex="0" role="region" aria-label="Endpoints"><table><tbody>${endpoints.map(one => html`<tr key=${one.key}><td class="tight"><strong>${one.key}</strong></td><td>${list(one.hosts)}</td></tr>`)}</tbody></table></div>
+    ${approvers.length > 0 && html`<h2 class="next">Approvers</h2><div class="table" tabindex="0" role="region" aria-label="Approvers"><table><tbody>${approvers.map(one => html`<tr key=${one.key}><td class="tight"><strong>${one.key}</strong></td>
+      <td>${one.kind === 'human' ? html`${one.required} of ${one.people.length ? list(one.people) : 'every operator'}` : one.model}</td></tr>`)}</tbody></table></div>`}
+  </div>`
+}

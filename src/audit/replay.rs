@@ -1,0 +1,230 @@
+//! The record judged by another policy: which verdicts would change, before it is in force.
+//!
+//! The record of a WireGuard peer says all of its identity. That of a tailnet node has no tags, so
+//! its profile is taken as recorded, where the policy has it. A verdict that hangs on what was not
+//! recorded is counted and not guessed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::read::{Filter, ReadError, Reader};
+use crate::facts::Family;
+use crate::identity::{Identity, Transport};
+use crate::policy::{Policy, RecordedFacts};
+use crate::verdict::{Cause, Verdict};
+
+/// A verdict with its rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Said {
+    /// `allow`, `deny` or `approve`.
+    pub verdict: String,
+    pub rule: Option<String>,
+}
+
+/// Records whose verdict would change in the same way.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub endpoint: String,
+    pub profile: String,
+    pub was: Said,
+    pub would: Said,
+    pub count: u64,
+    /// The first of them: its number and its summary.
+    pub record: u64,
+    pub summary: String,
+}
+
+/// What a replay found.
+#[derive(Clone, Debug, Default)]
+pub struct Replayed {
+    /// Records that were judged anew.
+    pub judged: u64,
+    /// Of these, how many would come out otherwise.
+    pub changed: u64,
+    pub changes: Vec<Change>,
+    /// Why others could not be judged, with how many.
+    pub not_replayed: BTreeMap<String, u64>,
+}
+
+impl Replayed {
+    /// One document: `judged`, `changed`, `changes`, `not_replayed`.
+    pub fn to_json(&self) -> Value {
+        let said = |said: &Said| json!({ "verdict": said.verdict, "rule": said.rule });
+        let changes = self.changes.iter().map(|change| {
+            json!({
+                "count": change.count, "endpoint": change.endpoint, "profile": change.profile,
+                "was": said(&change.was), "would": said(&change.would),
+                "record": change.record, "summary": change.summary,
+            })
+        });
+        json!({
+            "judged": self.judged, "changed": self.changed, "changes": changes.collect::<Vec<_>>(),
+            "not_replayed": self.not_replayed,
+        })
+    }
+}
+
+/// Judges every record since a time (Unix, microseconds) by `policy`.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn replay(log: &Path, since_us: i64, policy: &Policy) -> Result<Replayed, ReadError> {
+    let mut found = Replayed::default();
+    let mut groups: BTreeMap<(String, String, Said, Said), Change> = BTreeMap::new();
+    each(log, since_us, |record| {
+        let (was, would) = match (was(record), judge(policy, record)) {
+            (Some(was), Ok(would)) => (was, would),
+            (None, _) => {
+                let cause = text(record, "cause").unwrap_or("unknown");
+                *found
+                    .not_replayed
+                    .entry(format!("no verdict of a policy: {cause}"))
+                    .or_default() += 1;
+                return;
+            }
+            (_, Err(why)) => {
+                *found.not_replayed.entry(why).or_default() += 1;
+                return;
+            }
+        };
+        found.judged += 1;
+        if was.verdict == would.verdict {
+            return;
+        }
+        found.changed += 1;
+        let own = |name| text(record, name).unwrap_or_default().to_owned();
+        let key = (own("endpoint"), own("profile"), was.clone(), would.clone());
+        let group = groups.entry(key).or_insert_with(|| Change {
+            endpoint: own("endpoint"),
+            profile: own("profile"),
+            was,
+            would,
+            count: 0,
+            record: record["id"].as_u64().unwrap_or_default(),
+            summary: own("summary"),
+        });
+        group.count += 1;
+    })?;
+    found.changes = groups.into_values().collect();
+    found
+        .changes
+        .sort_by_key(|change| std::cmp::Reverse(change.count));
+    Ok(found)
+}
+
+/// Every record since a time, in order.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn each(log: &Path, since_us: i64, mut visit: impl FnMut(&Value)) -> Result<(), ReadError> {
+    let reader = Reader::open(log)?;
+    let mut filter = Filter {
+        since_us: Some(since_us),
+        ..Filter::default()
+    };
+    loop {
+        let page = reader.select(&filter)?;
+        let Some(last) = page.last().and_then(|record| record["id"].as_u64()) else {
+            return Ok(());
+        };
+        filter.after = last;
+        page.iter().for_each(&mut visit);
+    }
+}
+
+fn text<'a>(record: &'a Value, name: &str) -> Option<&'a str> {
+    record[name].as_str()
+}
+
+/// What the policy of then said, apart from what people said to it.
+fn was(record: &Value) -> Option<Said> {
+    let verdict = match (text(record, "step")?, text(record, "cause")?) {
+        ("request" | "connect", "rule" | "unmatched" | "connect") => text(record, "verdict")?,
+        ("request", "approved" | "refused" | "timed_out" | "approval_down" | "granted") => "approve",
+        ("request" | "connect", "no_rule" | "unevaluable" | "no_profile" | "no_endpoint") => "deny",
+        ("request", "limit") => "allow",
+        _ => return None,
+    };
+    Some(Said {
+        verdict: verdict.to_owned(),
+        rule: text(record, "rule").map(str::to_owned),
+    })
+}
+
+/// What `policy` says of a record, or why that cannot be told.
+fn judge(policy: &Policy, record: &Value) -> Result<Said, String> {
+    let broken = || "the record is not readable".to_owned();
+    let said = |verdict: &str, rule: Option<&str>| Said {
+        verdict: verdict.to_owned(),
+        rule: rule.map(str::to_owned),
+    };
+    let Some(profile) = profile(policy, record) else {
+        return Ok(said("deny", None));
+    };
+    let endpoint = text(record, "endpoint").ok_or_else(broken)?;
+    let Some(own) = policy.model().endpoint(endpoint) else {
+        return Err("the endpoint is not in this policy".to_owned());
+    };
+    if text(record, "step") == Some("connect") {
+        let held = policy
+            .model()
+            .profile(&profile)
+            .is_some_and(|own| own.endpoints.iter().any(|key| **key == *endpoint));
+        return Ok(said(if held { "allow" } else { "deny" }, None));
+    }
+    let facts = RecordedFacts::read(own.family, &record["facts"]);
+    let agent = RecordedFacts::read(Family::Agent, &agent(record, &profile));
+    let at = record["at_us"]
+        .as_i64()
+        .and_then(chrono::DateTime::from_timestamp_micros)
+        .ok_or_else(broken)?;
+    let judgement = policy.evaluate_recorded(
+        (&profile, &agent),
+        endpoint,
+        text(record, "credential"),
+        &facts,
+        at,
+    );
+    Ok(match &judgement.verdict {
+        Verdict::Allow { rule } => said("allow", rule.as_deref()),
+        Verdict::Ask { rule, .. } => said("approve", Some(&**rule)),
+        Verdict::Deny(refusal) => {
+            let missed = facts.missed().or(agent.missed());
+            if let (Cause::Unevaluable(_), Some(slot)) = (&refusal.cause, missed) {
+                return Err(format!("{}.{} was not recorded", slot.family(), slot.name()));
+            }
+            said("deny", refusal.rule().map(|rule| &**rule))
+        }
+    })
+}
+
+/// The profile that `policy` gives the agent of a record.
+fn profile(policy: &Policy, record: &Value) -> Option<Arc<str>> {
+    if text(record, "transport") == Some(Transport::Wireguard.name()) {
+        let address = text(record, "address")?.parse::<IpAddr>().ok()?;
+        let identity = Identity::new(Transport::Wireguard, address, text(record, "node")?);
+        return policy.profile_for(&identity).ok();
+    }
+    policy
+        .model()
+        .profile(text(record, "profile")?)
+        .map(|own| own.name.clone())
+}
+
+/// The agent's facts that a record has: all of a WireGuard peer's, not the tags of a node.
+pub fn agent(record: &Value, profile: &str) -> Value {
+    let mut agent = json!({
+        "login": text(record, "login").unwrap_or_default(),
+        "node": record["node"], "address": record["address"],
+        "profile": profile, "transport": record["transport"],
+    });
+    if text(record, "transport") == Some(Transport::Wireguard.name()) {
+        agent["tags"] = json!([]);
+        agent["caps"] = json!([]);
+    }
+    agent
+}

@@ -1,0 +1,282 @@
+//! From actions to few rules: what differs in numbers and names of things alone is one pattern, and
+//! what has the same verbs is one rule. *Pure.*
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::facts::Family;
+
+/// The priority of what is learned: before all that a policy says by default.
+const PRIORITY: i64 = 1000;
+
+/// One action that was seen.
+pub(super) struct Seen {
+    pub(super) family: Family,
+    pub(super) endpoint: Arc<str>,
+    pub(super) record: Value,
+    action: Action,
+}
+
+enum Action {
+    /// The method, and the path as a pattern.
+    Http(String, String),
+    /// Verbs; tables; functions.
+    Sql(BTreeSet<String>, BTreeSet<String>, BTreeSet<String>),
+    /// The verb; group, resource and namespace.
+    K8s(String, [String; 3]),
+}
+
+impl Seen {
+    /// `None` if a fact that is learned from was not recorded.
+    pub(super) fn read(family: Family, endpoint: &Arc<str>, record: &Value) -> Option<Seen> {
+        let facts = &record["facts"];
+        let text = |name: &str| {
+            facts[name]
+                .as_str()
+                .filter(|text| !text.contains("(masked"))
+                .map(str::to_owned)
+        };
+        let texts = |name: &str| {
+            let items = facts[name].as_array()?;
+            items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned))
+                .collect::<Option<BTreeSet<String>>>()
+        };
+        let action = match family {
+            Family::Http => Action::Http(text("method")?, pattern(&text("path")?)),
+            Family::Sql => {
+                let plain = ["opaque", "program", "role_change", "unparseable"];
+                if plain.iter().any(|name| facts[*name].as_bool() == Some(true)) {
+                    return None;
+                }
+                Action::Sql(texts("verbs")?, texts("tables")?, texts("functions")?)
+            }
+            Family::K8s => Action::K8s(
+                text("verb")?,
+                [text("group")?, text("resource")?, text("namespace")?],
+            ),
+            _ => return None,
+        };
+        Some(Seen {
+            family,
+            endpoint: endpoint.clone(),
+            record: record.clone(),
+            action,
+        })
+    }
+}
+
+/// A rule that was learned.
+pub(super) struct Learned {
+    pub(super) name: String,
+    pub(super) endpoint: Arc<str>,
+    pub(super) condition: String,
+    pub(super) count: u64,
+}
+
+impl Learned {
+    pub(super) fn to_hcl(&self) -> String {
+        let escaped = self
+            .condition
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace("${", "$${")
+            .replace("%{", "%%{");
+        format!(
+            "# {} actions\nrule \"{}\" {{\n  endpoint  = {}\n  condition = \"{escaped}\"\n  verdict   = \"allow\"\n  \
+             priority  = {PRIORITY}\n}}",
+            self.count, self.name, self.endpoint
+        )
+    }
+}
+
+/// A path whose parts that are numbers, hashes or UUIDs stand for any; a regular expression.
+fn pattern(path: &str) -> String {
+    let parts = path.split('/').map(|part| {
+        let hex = part.len() >= 8 && part.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+        let number = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        match (number, hex) {
+            (true, _) => "[0-9]+".to_owned(),
+            (_, true) => "[0-9A-Fa-f-]+".to_owned(),
+            _ => regex::escape(part),
+        }
+    });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// A text as a CEL literal.
+fn quote(text: &str) -> String {
+    let mut out = String::from("'");
+    for char in text.chars() {
+        match char {
+            '\\' => out.push_str("\\\\"),
+            '\'' => out.push_str("\\'"),
+            char if char.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(char))),
+            char => out.push(char),
+        }
+    }
+    out.push('\'');
+    out
+}
+
+fn list<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
+    format!(
+        "[{}]",
+        texts
+            .into_iter()
+            .map(|text| quote(text))
+            .collect::<Vec<_>>()
+            .join(", ")
+    )
+}
+
+/// What is allowed, by what allows it: keys that share a set of verbs become one rule.
+fn merge<K: Ord + Clone>(seen: &[(K, String)]) -> Vec<(BTreeSet<String>, BTreeMap<K, u64>)> {
+    let mut verbs: BTreeMap<K, (BTreeSet<String>, u64)> = BTreeMap::new();
+    for (key, verb) in seen {
+        let entry = verbs.entry(key.clone()).or_default();
+        entry.0.insert(verb.clone());
+        entry.1 += 1;
+    }
+    let mut rules: BTreeMap<BTreeSet<String>, BTreeMap<K, u64>> = BTreeMap::new();
+    for (key, (verbs, count)) in verbs {
+        rules.entry(verbs).or_default().insert(key, count);
+    }
+    rules.into_iter().collect()
+}
+
+/// The rules that cover what was seen, and nothing of another kind.
+pub(super) fn cover(profile: &str, seen: &[Seen]) -> Vec<Learned> {
+    let mut endpoints: BTreeMap<Arc<str>, Vec<&Seen>> = BTreeMap::new();
+    for one in seen {
+        endpoints.entry(one.endpoint.clone()).or_default().push(one);
+    }
+    let mut learned = Vec::new();
+    for (endpoint, own) in endpoints {
+        for (condition, count) in http(&own).into_iter().chain(sql(&own)).chain(k8s(&own)) {
+            learned.push(Learned {
+                name: format!("learned-{profile}-{}", learned.len() + 1),
+                endpoint: endpoint.clone(),
+                condition: format!("agent.profile == {} && {condition}", quote(profile)),
+                count,
+            });
+        }
+    }
+    learned
+}
+
+fn http(own: &[&Seen]) -> Vec<(String, u64)> {
+    let seen: Vec<(String, String)> = own
+        .iter()
+        .filter_map(|one| match &one.action {
+            Action::Http(method, path) => Some((path.clone(), method.clone())),
+            _ => None,
+        })
+        .collect();
+    let rules = merge(&seen).into_iter().map(|(methods, paths)| {
+        let all: Vec<&str> = paths.keys().map(String::as_str).collect();
+        let pattern = quote(&format!("^(?:{})$", all.join("|")));
+        let condition = format!(
+            "http.method in {} && http.path.matches({pattern})",
+            list(&methods)
+        );
+        (condition, paths.values().sum())
+    });
+    rules.collect()
+}
+
+/// What two lists hold, and how often it was seen.
+type Parts = (BTreeSet<String>, BTreeSet<String>, u64);
+
+fn sql(own: &[&Seen]) -> Vec<(String, u64)> {
+    let mut rules: BTreeMap<&BTreeSet<String>, Parts> = BTreeMap::new();
+    for one in own {
+        if let Action::Sql(verbs, tables, functions) = &one.action {
+            let entry = rules.entry(verbs).or_default();
+            entry.0.extend(tables.iter().cloned());
+            entry.1.extend(functions.iter().cloned());
+            entry.2 += 1;
+        }
+    }
+    let rules = rules.into_iter().map(|(verbs, (tables, functions, count))| {
+        let condition = format!(
+            "sql.verbs.all(v, v in {}) && sql.tables.all(t, t in {}) && sql.functions.all(f, f in {}) && !sql.opaque",
+            list(verbs),
+            list(&tables),
+            list(&functions)
+        );
+        (condition, count)
+    });
+    rules.collect()
+}
+
+fn k8s(own: &[&Seen]) -> Vec<(String, u64)> {
+    let seen: Vec<([String; 3], String)> = own
+        .iter()
+        .filter_map(|one| match &one.action {
+            Action::K8s(verb, place) => Some((place.clone(), verb.clone())),
+            _ => None,
+        })
+        .collect();
+    let rules = merge(&seen).into_iter().map(|(verbs, places)| {
+        let each = places.keys().map(|[group, resource, namespace]| {
+            format!(
+                "(k8s.group == {} && k8s.resource == {} && k8s.namespace == {})",
+                quote(group),
+                quote(resource),
+                quote(namespace)
+            )
+        });
+        let any = each.collect::<Vec<_>>().join(" || ");
+        (
+            format!("k8s.verb in {} && ({any})", list(&verbs)),
+            places.values().sum(),
+        )
+    });
+    rules.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_in_numbers_alone_is_one_rule() {
+        let endpoint: Arc<str> = "https.api".into();
+        let seen: Vec<Seen> = [
+            ("get", "/a/1"),
+            ("get", "/a/22"),
+            ("get", "/b.c"),
+            ("put", "/b.c"),
+            ("get", "/d/it's"),
+        ]
+        .iter()
+        .filter_map(|(method, path)| {
+            let record = serde_json::json!({ "facts": { "method": method, "path": path } });
+            Seen::read(Family::Http, &endpoint, &record)
+        })
+        .collect();
+        let learned = cover("ci", &seen);
+        let said: Vec<(&str, u64)> = learned
+            .iter()
+            .map(|rule| (rule.condition.as_str(), rule.count))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                (
+                    r"agent.profile == 'ci' && http.method in ['get'] && http.path.matches('^(?:/a/[0-9]+|/d/it\'s)$')",
+                    3
+                ),
+                (
+                    r"agent.profile == 'ci' && http.method in ['get', 'put'] && http.path.matches('^(?:/b\\.c)$')",
+                    2
+                ),
+            ]
+        );
+        assert!(learned[0].to_hcl().contains(r"it\\'s"));
+    }
+}

@@ -1,0 +1,76 @@
+//! `tailkeep tailnet`: the gateway's node, which of its routes are approved, and what the tailnet's
+//! policy file lacks.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::Format;
+use crate::admin::client::Reach;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// 0 if every route is advertised and approved, else 1.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let report = args.reach.get("/v1/tailnet")?;
+    let lacks = |field: &str| report[field].as_array().is_none_or(|all| !all.is_empty());
+    let is_well = report["state"] == "Running" && !lacks("waiting") && !lacks("not_advertised");
+    match args.format {
+        Format::Json => println!("{report}"),
+        Format::Text => print(&report, is_well),
+    }
+    Ok(ExitCode::from(u8::from(!is_well)))
+}
+
+fn print(report: &Value, is_well: bool) {
+    let text = |field: &str| super::printable(report[field].as_str().unwrap_or("-"));
+    let list = |value: &Value| {
+        let all = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+        super::printable(&all.collect::<Vec<_>>().join(" "))
+    };
+    if report["heard"] != true {
+        println!("tailscaled is not heard; nobody of the tailnet is let in");
+        return;
+    }
+    println!("node       {} {}", text("name"), list(&report["addresses"]));
+    println!("state      {}", text("state"));
+    if report["login_url"].as_str().is_some_and(|url| !url.is_empty()) {
+        println!("log in at  {}", text("login_url"));
+    }
+    println!("tags       {}", list(&report["tags"]));
+    for route in report["routes"].as_array().into_iter().flatten() {
+        let state = match (&route["advertised"], &route["approved"], &route["primary"]) {
+            (Value::Bool(false), ..) => "not advertised",
+            (_, Value::Bool(false), _) => "waits for approval",
+            (.., Value::Bool(true)) => "approved, led here",
+            _ => "approved, led to another gateway or to nobody yet",
+        };
+        let what = route["for"].as_str().unwrap_or_default();
+        println!(
+            "route      {:<40} {what}: {state}",
+            route["route"].as_str().unwrap_or_default()
+        );
+    }
+    for why in report["not_advertised"].as_array().into_iter().flatten() {
+        println!("\n{}", super::printable(why.as_str().unwrap_or_default()));
+    }
+    if is_well {
+        return;
+    }
+    println!("\nThe policy file of the tailnet needs these lines (Access controls):\n");
+    println!("{}", report["policy_file"].as_str().unwrap_or_default());
+    let domains = list(&report["split_dns"]["domains"]);
+    if !domains.is_empty() {
+        println!(
+            "\nand its DNS settings a nameserver {} restricted to the domains of: {domains}",
+            list(&report["split_dns"]["nameservers"])
+        );
+    }
+}

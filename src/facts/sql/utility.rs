@@ -1,0 +1,234 @@
+//! Everything that is neither a query nor a change of rows: what it acts on. *Pure.*
+
+use super::look::{named_objects, push, strings};
+use super::tree::Tree;
+use super::walk::Walk;
+
+/// `ObjectType` of what hangs on a table: its name stands behind that of its table.
+const COLUMN: i64 = 7;
+const ON_A_TABLE: &[i64] = &[COLUMN, 28 + 1, 36, 41, 45];
+
+/// `GrantTargetType`: ALL … IN SCHEMA.
+const ALL_IN_SCHEMA: i64 = 2;
+
+/// Parts of a definition that name a function, which the server will call.
+const FUNCTION_PARTS: &[&str] = &[
+    "analyze",
+    "canonical",
+    "combinefunc",
+    "deserialfunc",
+    "finalfunc",
+    "function",
+    "gettoken",
+    "headline",
+    "end",
+    "init",
+    "input",
+    "join",
+    "lexize",
+    "lextypes",
+    "mfinalfunc",
+    "minvfunc",
+    "msfunc",
+    "output",
+    "procedure",
+    "receive",
+    "restrict",
+    "send",
+    "serialfunc",
+    "sfunc",
+    "start",
+    "subscript",
+    "subtype_diff",
+    "typmod_in",
+    "typmod_out",
+];
+
+/// Fields that hold the name of an object, besides those that end in `name`.
+const OBJECT_FIELDS: &[&str] = &["role", "label_provider", "accessmethod"];
+
+impl Walk {
+    /// A statement's relations are what it acts on; a query in it reads.
+    pub(super) fn utility(&mut self, tree: &Tree) {
+        match tree.name() {
+            // What is defined here, or stands in a script or a library, runs later or now.
+            "DoStmt"
+            | "CallStmt"
+            | "LoadStmt"
+            | "CreateFunctionStmt"
+            | "AlterFunctionStmt"
+            | "CreateExtensionStmt"
+            | "AlterExtensionStmt" => self.out.opaque_itself = true,
+            // A list that may hold a name twice: two are never followed.
+            "ExecuteStmt" => self.out.executes.push(tree.get("name").text().to_owned()),
+            "VariableSetStmt" => {
+                self.set(tree);
+                self.out.setting = Some(tree.get("name").text().to_ascii_lowercase());
+            }
+            // DISCARD ALL is RESET SESSION AUTHORIZATION too; 1 is DISCARD_ALL.
+            "DiscardStmt" => self.out.role_change |= tree.get("target").int() <= 1,
+            "DropStmt"
+            | "CommentStmt"
+            | "SecLabelStmt"
+            | "AlterOwnerStmt"
+            | "AlterObjectSchemaStmt"
+            | "AlterObjectDependsStmt"
+            | "AlterExtensionContentsStmt"
+            | "RenameStmt" => self.objects_written(tree),
+            "GrantStmt" => self.granted(tree),
+            "CreateTrigStmt" | "CreateEventTrigStmt" => self.function(&strings(tree.get("funcname"))),
+            "CreateConversionStmt" => self.function(&strings(tree.get("func_name"))),
+            "CreatePLangStmt" => {
+                for field in ["plhandler", "plinline", "plvalidator"] {
+                    self.function(&strings(tree.get(field)));
+                }
+            }
+            "CreateAmStmt" => self.function(&strings(tree.get("handler_name"))),
+            "CreateCastStmt" => self.function(&strings(tree.get("func").get("objname"))),
+            "CreateTransformStmt" => {
+                self.function(&strings(tree.get("fromsql").get("objname")));
+                self.function(&strings(tree.get("tosql").get("objname")));
+            }
+            _ => {}
+        }
+        self.objects(tree);
+        let within = tree.get("schemaname").text();
+        let (known, schema) = (self.out.bare.writes.len(), within.to_owned());
+        self.acted_on_below(tree);
+        // What CREATE SCHEMA makes stands in that schema.
+        if tree.name() == "CreateSchemaStmt" && !schema.is_empty() {
+            let made: Vec<String> = self.out.bare.writes.iter().skip(known).cloned().collect();
+            for name in made {
+                let name = format!("{schema}.{name}");
+                push(&mut self.out.writes, &name);
+                push(&mut self.out.tables, &name);
+            }
+        }
+    }
+
+    fn acted_on_below(&mut self, tree: &Tree) {
+        for child in tree.children() {
+            self.acted_on(child);
+        }
+    }
+
+    fn acted_on(&mut self, tree: &Tree) {
+        match tree.name() {
+            "RangeVar" => self.write(tree),
+            // LIKE copies a definition.
+            "TableLikeClause" => {
+                self.read(tree.get("relation"));
+                self.children_but(tree, &["relation"]);
+            }
+            // What stands behind USING, WITH, DEFAULT or in a query reads.
+            "SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt" => self.query(tree),
+            "VariableSetStmt" => {
+                self.expression(tree);
+                self.acted_on_below(tree);
+            }
+            // A statement in a statement: CREATE SCHEMA … CREATE TABLE, the actions of a rule.
+            name if name.ends_with("Stmt") => self.statement(tree),
+            name => {
+                self.expression(tree);
+                match name {
+                    // OWNED BY a column of a table.
+                    "DefElem" if tree.get("defname").text() == "owned_by" => {
+                        if let Some((_, table)) = strings_of(tree.get("arg")).split_last() {
+                            self.name_written(table);
+                        }
+                    }
+                    "RoleSpec" => push(&mut self.out.objects, tree.get("rolename").text()),
+                    "DefElem" if FUNCTION_PARTS.contains(&tree.get("defname").text()) => {
+                        self.function(&strings_of(tree.get("arg")));
+                    }
+                    // OPCLASS_ITEM_FUNCTION.
+                    "CreateOpClassItem" if tree.get("itemtype").int() == 2 => {
+                        self.function(&strings(tree.get("name").get("objname")));
+                    }
+                    _ => {}
+                }
+                self.acted_on_below(tree);
+            }
+        }
+    }
+
+    /// DROP, COMMENT, RENAME and their like.
+    fn objects_written(&mut self, tree: &Tree) {
+        let kind = ["remove_type", "objtype", "object_type", "rename_type"]
+            .into_iter()
+            .map(|field| tree.get(field).int())
+            .find(|kind| *kind != 0);
+        let on_a_table = kind.is_some_and(|kind| ON_A_TABLE.contains(&kind));
+        if kind == Some(COLUMN) {
+            push(&mut self.out.columns, tree.get("subname").text());
+            push(&mut self.out.columns, tree.get("newname").text());
+        }
+        for object in named_objects(tree) {
+            match object.split_last() {
+                Some((part, table)) if on_a_table && !table.is_empty() => {
+                    if kind == Some(COLUMN) {
+                        push(&mut self.out.columns, part);
+                    } else {
+                        push(&mut self.out.objects, part);
+                    }
+                    self.name_written(table);
+                }
+                _ => self.name_written(&object),
+            }
+        }
+    }
+
+    /// GRANT and REVOKE on what is no relation, or on every relation of a schema.
+    fn granted(&mut self, tree: &Tree) {
+        let all = tree.get("targtype").int() == ALL_IN_SCHEMA;
+        for object in named_objects(tree) {
+            push(&mut self.out.objects, &object.join("."));
+            if all {
+                self.name_written(&[object.join("."), "*".to_owned()]);
+            }
+        }
+    }
+
+    /// Objects that a statement names by itself, such as a role, a schema, an extension.
+    fn objects(&mut self, tree: &Tree) {
+        let Tree::Node(_, fields) = tree else { return };
+        for (field, value) in fields {
+            let renamed = tree.name() == "RenameStmt" && matches!(*field, "newname" | "subname");
+            let names = field.ends_with("name") && !renamed && *field != "savepoint_name";
+            match value {
+                Tree::Text(text) if names || OBJECT_FIELDS.contains(field) => {
+                    push(&mut self.out.objects, text);
+                }
+                Tree::List(_) if names => push(&mut self.out.objects, &strings(value).join(".")),
+                // A function, with its arguments.
+                Tree::Node("ObjectWithArgs", _) => {
+                    push(&mut self.out.objects, &strings(value.get("objname")).join("."));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn name_written(&mut self, parts: &[String]) {
+        let Some(bare) = parts.last() else { return };
+        let whole = parts.join(".");
+        if parts.len() == 1 {
+            push(&mut self.out.bare.writes, bare);
+        }
+        for name in [&whole, bare] {
+            push(&mut self.out.writes, name);
+            push(&mut self.out.tables, name);
+        }
+        push(&mut self.out.objects, &whole);
+    }
+}
+
+/// The parts of a name in a definition, however the grammar holds them.
+fn strings_of(value: &Tree) -> Vec<String> {
+    match value.name() {
+        "TypeName" => strings(value.get("names")),
+        "List" => strings(value.get("items")),
+        "String" => vec![value.get("sval").text().to_owned()],
+        _ => strings(value),
+    }
+}

@@ -1,0 +1,234 @@
+//! The names of endpoints, for a tailnet that sends their domain here (split DNS).
+//!
+//! Queries come to port 53 of the node's addresses; where tailscaled has no network device, it hands
+//! them to the loopback's. Who asks is found out as for a connection, and is answered with the names
+//! that its profile holds.
+//!
+//! Invariants: who is nobody, or has no profile, gets REFUSED; a port that cannot be had takes
+//! nothing else away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
+
+use super::directory::Directory;
+use super::listener::RETRY;
+use super::localapi::{Protocol, Status};
+use super::redirect::Device;
+use crate::identity::Identity;
+use crate::ingress::dns::{Answerer, refused};
+
+/// Queries that are being answered. Those beyond it are dropped; a resolver asks again.
+pub const QUERIES_MAX: usize = 256;
+/// Connections for queries.
+pub const CONNECTIONS_MAX: usize = 64;
+/// How long a connection for queries may last.
+pub const CONNECTION_LASTS: Duration = Duration::from_secs(10);
+/// Bytes of a query over UDP; longer ones are cut off, and are no query then.
+const QUERY_BYTES_MAX: usize = 4096;
+
+/// Whether a peer has a profile.
+pub type HasProfile = Arc<dyn Fn(&Identity) -> bool + Send + Sync>;
+
+/// What answers, for all sockets.
+#[derive(Clone)]
+pub struct NameServer {
+    directory: Arc<Directory>,
+    answerer: Arc<Answerer>,
+    has_profile: HasProfile,
+    queries: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+type Place = (SocketAddr, Option<Device>);
+
+impl NameServer {
+    pub fn new(directory: Arc<Directory>, answerer: Arc<Answerer>, has_profile: HasProfile) -> Self {
+        NameServer {
+            directory,
+            answerer,
+            has_profile,
+            queries: Arc::new(Semaphore::new(QUERIES_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        }
+    }
+
+    /// Serves `port` of the node's addresses, as they are, for as long as `status` changes.
+    pub async fn run(self, port: u16, mut status: watch::Receiver<Option<Status>>) {
+        let mut open: BTreeMap<Place, Vec<AbortHandle>> = BTreeMap::new();
+        let mut failed: BTreeSet<Place> = BTreeSet::new();
+        loop {
+            let wanted = status
+                .borrow_and_update()
+                .as_ref()
+                .map(|status| places(status, port));
+            if let Some(wanted) = wanted {
+                open.retain(|place, tasks| {
+                    let stays = wanted.contains(place);
+                    if !stays {
+                        tasks.iter().for_each(AbortHandle::abort);
+                    }
+                    stays
+                });
+                let before = std::mem::take(&mut failed);
+                for place in wanted
+                    .into_iter()
+                    .filter(|place| !open.contains_key(place))
+                    .collect::<Vec<_>>()
+                {
+                    match self.serve(&place) {
+                        Ok(tasks) => {
+                            open.insert(place, tasks);
+                        }
+                        Err(error) => {
+                            if !before.contains(&place) {
+                                tracing::error!(address = %place.0, %error, hint = hint(&error), "names are not answered here");
+                            }
+                            failed.insert(place);
+                        }
+                    }
+                }
+            }
+            tokio::select! {
+                changed = status.changed() => if changed.is_err() { break },
+                () = tokio::time::sleep(RETRY), if !failed.is_empty() => {}
+            }
+        }
+        open.values().flatten().for_each(AbortHandle::abort);
+    }
+
+    fn serve(&self, (address, device): &Place) -> io::Result<Vec<AbortHandle>> {
+        let udp = socket2::Socket::new(
+            socket2::Domain::for_address(*address),
+            socket2::Type::DGRAM.nonblocking(),
+            None,
+        )?;
+        let tcp = match address.ip() {
+            IpAddr::V4(_) => TcpSocket::new_v4()?,
+            IpAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        tcp.set_reuseaddr(true)?;
+        if let Some(device) = device {
+            let name = Some(device.name.as_bytes());
+            udp.bind_device(name)?;
+            socket2::SockRef::from(&tcp).bind_device(name)?;
+        }
+        udp.bind(&(*address).into())?;
+        tcp.bind(*address)?;
+        let udp = Arc::new(UdpSocket::from_std(udp.into())?);
+        let tcp = tcp.listen(64)?;
+        tracing::info!(%address, "names are answered");
+        Ok(vec![
+            tokio::spawn(self.clone().datagrams(udp)).abort_handle(),
+            tokio::spawn(self.clone().streams(tcp)).abort_handle(),
+        ])
+    }
+
+    async fn datagrams(self, socket: Arc<UdpSocket>) {
+        let mut bytes = vec![0; QUERY_BYTES_MAX];
+        loop {
+            let (length, source) = match socket.recv_from(&mut bytes).await {
+                Ok(received) => received,
+                Err(error) => {
+                    // Most likely that of an answer whose asker had gone.
+                    tracing::debug!(%error, "a query could not be received");
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&self.queries).try_acquire_owned() else {
+                continue;
+            };
+            let query = bytes.get(..length).unwrap_or_default().to_vec();
+            let (own, socket) = (self.clone(), socket.clone());
+            tokio::spawn(async move {
+                if let Some(answer) = own.answer(source, Protocol::Udp, query).await {
+                    let _ = socket.send_to(&answer, source).await;
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn streams(self, listener: TcpListener) {
+        loop {
+            let (stream, source) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection for queries could not be taken");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&self.connections).try_acquire_owned() else {
+                continue;
+            };
+            let own = self.clone();
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(CONNECTION_LASTS, own.stream(stream, source)).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn stream(&self, mut stream: TcpStream, source: SocketAddr) -> io::Result<()> {
+        loop {
+            let mut query = vec![0; usize::from(stream.read_u16().await?)];
+            stream.read_exact(&mut query).await?;
+            let Some(answer) = self.answer(source, Protocol::Tcp, query).await else {
+                return Ok(());
+            };
+            let length = u16::try_from(answer.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+            stream
+                .write_all(&[&length.to_be_bytes(), &answer[..]].concat())
+                .await?;
+        }
+    }
+
+    async fn answer(&self, source: SocketAddr, protocol: Protocol, query: Vec<u8>) -> Option<Vec<u8>> {
+        match self.directory.who(source, protocol).await {
+            Ok(known) if (self.has_profile)(&known.identity) => {
+                self.answerer
+                    .answer(&known.identity, query, protocol == Protocol::Tcp)
+                    .await
+            }
+            Ok(known) => {
+                tracing::debug!(
+                    node = known.identity.node,
+                    "a query of a peer without a profile is refused"
+                );
+                refused(&query)
+            }
+            Err(error) => {
+                tracing::debug!(%source, %error, "a query is refused: nobody vouches for it");
+                refused(&query)
+            }
+        }
+    }
+}
+
+fn places(status: &Status, port: u16) -> BTreeSet<Place> {
+    if !status.has_device {
+        return BTreeSet::from([(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), None)]);
+    }
+    let own = status.addresses.iter().flatten().copied();
+    own.filter_map(|ip| Some((SocketAddr::new(ip, port), Some(Device::of(ip)?))))
+        .collect()
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE; agents can be given the virtual addresses otherwise"
+        }
+        io::ErrorKind::AddrInUse => "another resolver has the port on every address, or here",
+        _ => "",
+    }
+}

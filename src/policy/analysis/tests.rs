@@ -1,0 +1,240 @@
+//! Each note, with its place, on a policy that has nothing else wrong.
+
+use std::path::PathBuf;
+
+use crate::policy::{Policy, Source};
+
+const BASE: &str = r#"
+defaults {
+  unmatched    = "deny"
+  unknown_host = "deny"
+}
+endpoint "https" "api" { hosts = ["api.example.com"] }
+credential "bearer_token" "token" { endpoint = https.api }
+profile "ci" {
+  tags        = ["tag:ci"]
+  credentials = [bearer_token.token]
+}
+rule "rest" {
+  endpoint = https.api
+  verdict  = "deny"
+  priority = -1
+}
+"#;
+
+/// The notes as `line: message`, without the lines of [`BASE`].
+fn notes(text: &str) -> Vec<String> {
+    let source = Source {
+        path: PathBuf::from("policy.hcl"),
+        text: format!("{BASE}{text}"),
+    };
+    let policy = Policy::load(vec![source], &|_| {
+        Err(std::io::Error::from(std::io::ErrorKind::NotFound))
+    })
+    .unwrap_or_else(|errors| panic!("{errors}"));
+    let notes = policy.notes();
+    notes
+        .items()
+        .iter()
+        .map(|note| {
+            assert!(note.help.is_some(), "{}", note.message);
+            let place = note.at.and_then(|at| notes.place(at)).unwrap();
+            let line = place.line.saturating_sub(BASE.lines().count());
+            format!("{line}: {}", note.message)
+        })
+        .collect()
+}
+
+fn rule(name: &str, fields: &str) -> String {
+    format!(
+        "rule \"{name}\" {{\n  endpoint = https.api\n  {}\n}}\n",
+        fields.replace("; ", "\n  ")
+    )
+}
+
+fn condition(condition: &str) -> String {
+    rule("a", &format!("verdict = \"allow\"; condition = \"{condition}\""))
+}
+
+#[test]
+fn a_policy_that_says_all_has_no_note() {
+    assert_eq!(notes(""), [""; 0]);
+    assert_eq!(
+        notes(&condition("http.method == 'get' && http.path.startsWith('/v1/')")),
+        [""; 0]
+    );
+}
+
+#[test]
+fn a_rule_that_can_never_match() {
+    let table = [
+        (
+            "http.method == 'get' && false",
+            "its condition is false whatever the action is",
+        ),
+        (
+            "http.method == 'get' && http.method == 'post'",
+            "`http.method` cannot be all that it asks for",
+        ),
+        (
+            "http.method in ['get', 'head'] && http.method == 'put'",
+            "`http.method` cannot be all that it asks for",
+        ),
+        (
+            "http.path.startsWith('/a/') && http.path == '/b'",
+            "`http.path` cannot be all that it asks for",
+        ),
+        (
+            "http.path.startsWith('/a/') && http.path.startsWith('/b/')",
+            "`http.path` cannot be all that it asks for",
+        ),
+    ];
+    for (source, why) in table {
+        assert_eq!(
+            notes(&condition(source)),
+            [format!("1: rule `a` can never match: {why}")],
+            "{source}"
+        );
+    }
+    for source in [
+        "http.method == 'get' || http.method == 'post'",
+        "http.path.startsWith('/a/') && http.path.startsWith('/a/b')",
+        "'a' in agent.tags && 'b' in agent.tags",
+        "now.getHours() > 5",
+    ] {
+        assert_eq!(notes(&condition(source)), [""; 0], "{source}");
+    }
+    assert_eq!(
+        notes(&condition("1 / 0 == 1")),
+        ["1: the condition of rule `a` always fails, and so denies"]
+    );
+    let other = "credential \"bearer_token\" \"other\" { endpoint = https.b }\n\
+                 endpoint \"https\" \"b\" { hosts = [\"b.example.com\"] }\n\
+                 rule \"b\" {\n  endpoint = https.b\n  verdict = \"deny\"\n}\n";
+    let found = notes(&format!(
+        "{other}{}",
+        rule("a", "verdict = \"allow\"; credential = bearer_token.other")
+    ));
+    assert_eq!(
+        found,
+        [
+            "1: no profile holds `bearer_token.other`",
+            "3: rule `b` can never match: no profile reaches `https.b`",
+            "7: rule `a` can never match: `bearer_token.other` is for none of its endpoints",
+        ]
+    );
+}
+
+#[test]
+fn a_rule_that_is_never_reached() {
+    let get = "verdict = \"allow\"; condition = \"http.method == 'get'\"";
+    let narrow = "verdict = \"deny\"; condition = \"http.path == '/x' && http.method == 'get'\"";
+    let found = notes(&format!("{}{}", rule("a", get), rule("b", narrow)));
+    assert_eq!(found, ["6: rule `b` is never reached: `a` stands before it"]);
+    // The other way round both are reached; so they are where the first only watches.
+    assert_eq!(
+        notes(&format!("{}{}", rule("b", narrow), rule("a", get))),
+        [""; 0]
+    );
+    assert_eq!(
+        notes(&format!(
+            "{}{}",
+            rule("a", &format!("{get}; mode = \"shadow\"")),
+            rule("b", narrow)
+        )),
+        [""; 0]
+    );
+    let low = rule("a", &format!("{get}; priority = -2"));
+    assert_eq!(
+        notes(&low),
+        ["1: rule `a` is never reached: `rest` stands before it"]
+    );
+    // A rule of one profile takes nothing from the others.
+    let own = format!(
+        "profile \"ops\" {{\n  peers = [\"x\"]\n{}}}\n",
+        rule("all", "verdict = \"deny\"")
+    );
+    assert_eq!(notes(&format!("{own}{}", rule("a", get))), [""; 0]);
+}
+
+#[test]
+fn an_endpoint_without_a_default() {
+    let text = "endpoint \"https\" \"b\" { hosts = [\"b.example.com\"] }\n\
+                profile \"ops\" {\n  peers = [\"x\"]\n  endpoints = [https.b]\n}\n";
+    assert_eq!(
+        notes(text),
+        ["1: `https.b` has no rule without a condition for `ops`: what no rule matched is denied"]
+    );
+}
+
+#[test]
+fn profiles_that_can_claim_one_agent() {
+    let table = [
+        ("tags = [\"tag:ops\"]", true),
+        ("nodes = [\"build-7\"]", true),
+        ("grants = [\"ops\"]", true),
+        ("logins = [\"*@example.com\"]", false),
+        ("peers = [\"laptop\"]", false),
+    ];
+    for (field, clash) in table {
+        let found = notes(&format!("profile \"ops\" {{\n  {field}\n}}\n"));
+        let wanted = ["1: profile `ops` and `ci` could claim one agent together".to_owned()];
+        assert_eq!(found, if clash { &wanted[..] } else { &[] }, "{field}");
+    }
+}
+
+#[test]
+fn a_condition_that_fails_on_what_may_be_missing() {
+    let fails =
+        |part: &str| format!("4: `{part}` fails where it is missing, and a condition that fails denies");
+    let table: &[(&str, &[&str])] = &[
+        ("http.body_json.amount > 5", &["http.body_json.amount"]),
+        ("has(http.body_json.amount) && http.body_json.amount > 5", &[]),
+        ("http.body_json.amount > 5 && has(http.body_json.amount)", &[]),
+        ("!has(http.body_json.amount) || http.body_json.amount > 5", &[]),
+        (
+            "has(http.body_json.amount) ? http.body_json.amount > 5 : true",
+            &[],
+        ),
+        (
+            "has(http.body_json.amount) || http.body_json.amount > 5",
+            &["http.body_json.amount"],
+        ),
+        ("has(http.body_json.a.b)", &["http.body_json.a"]),
+        ("http.headers['X-Team'][0] == 'blue'", &["http.headers['x-team']"]),
+        (
+            "'x-team' in http.headers && http.headers['x-team'][0] == 'blue'",
+            &[],
+        ),
+        (
+            "http.body_json.tags.exists(t, t.name == 'x')",
+            &["http.body_json.tags", "it.name"],
+        ),
+    ];
+    for (source, wanted) in table {
+        let found = notes(&condition(source));
+        let wanted: Vec<String> = wanted.iter().map(|part| fails(part)).collect();
+        assert_eq!(found, wanted, "{source}");
+    }
+}
+
+#[test]
+fn a_note_on_what_is_safer_here_says_how_to_undo_it() {
+    let source = Source {
+        path: PathBuf::from("policy.hcl"),
+        text: "\n".to_owned(),
+    };
+    let policy = Policy::load(vec![source], &|_| {
+        Err(std::io::Error::from(std::io::ErrorKind::NotFound))
+    })
+    .unwrap();
+    let helps: Vec<&str> = policy
+        .notes()
+        .items()
+        .iter()
+        .filter_map(|note| note.help.as_deref())
+        .collect();
+    for line in ["unmatched = \"allow\"", "unknown_host = \"passthrough\""] {
+        assert!(helps.iter().any(|help| help.contains(line)), "{helps:?}");
+    }
+}

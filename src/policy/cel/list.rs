@@ -1,0 +1,87 @@
+//! The `lists` extension of cel-go, without what needs optional values. *Pure.*
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use super::eval::{Env, Fault, Outcome};
+use super::function::Function;
+use super::value::{Value, equal, numbers};
+
+/// Levels that `flatten` goes down, at most: each is a level of recursion.
+const FLATTEN_LEVELS_MAX: i64 = 64;
+
+fn items<'a>(of: &Value<'a>) -> Option<Vec<Value<'a>>> {
+    of.is_list().then(|| {
+        (0..of.len().unwrap_or(0))
+            .filter_map(|index| of.item(index))
+            .collect()
+    })
+}
+
+pub(crate) fn call<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) -> Outcome<'a> {
+    use Function as F;
+    let none = || Fault::error(format!("no such overload: {}", function.name()));
+    if let (F::Range, [Value::Int(count)]) = (function, args) {
+        let count = usize::try_from(*count).unwrap_or(0);
+        env.build(count.saturating_mul(16))?;
+        let count = i64::try_from(count).unwrap_or(0);
+        return Ok(Value::List(Arc::new((0..count).map(Value::Int).collect())));
+    }
+    let own = args.first().and_then(items).ok_or_else(none)?;
+    env.build(own.len().saturating_mul(16))?;
+    let list = match (function, args) {
+        (F::Distinct, [_]) => {
+            env.scan(own.len().saturating_mul(own.len()).saturating_mul(16))?;
+            let mut kept: Vec<Value<'a>> = Vec::new();
+            for item in own {
+                if !kept.iter().any(|other| equal(other, &item)) {
+                    kept.push(item);
+                }
+            }
+            kept
+        }
+        (F::Slice, [_, Value::Int(from), Value::Int(to)]) => {
+            let index = |index: &i64| usize::try_from(*index).ok();
+            let range = index(from).zip(index(to)).filter(|(from, to)| from <= to);
+            let part = range.and_then(|(from, to)| own.get(from..to));
+            part.ok_or_else(|| Fault::error("index out of bounds"))?.to_vec()
+        }
+        (F::Flatten, [_]) => flatten(env, own, 1)?,
+        (F::FlattenTo, [_, Value::Int(levels)]) if (0..=FLATTEN_LEVELS_MAX).contains(levels) => {
+            flatten(env, own, *levels)?
+        }
+        (F::Sort, [_]) => sort(own).ok_or_else(|| Fault::error("these cannot be sorted"))?,
+        _ => return Err(none()),
+    };
+    Ok(Value::List(Arc::new(list)))
+}
+
+fn flatten<'a>(env: &Env<'a>, own: Vec<Value<'a>>, levels: i64) -> Result<Vec<Value<'a>>, Fault> {
+    let mut all = Vec::new();
+    for item in own {
+        match (items(&item), levels) {
+            (Some(inner), 1..) => all.extend(flatten(env, inner, levels - 1)?),
+            _ => all.push(item),
+        }
+        env.build(all.len().saturating_mul(16))?;
+    }
+    Ok(all)
+}
+
+fn sort(mut own: Vec<Value<'_>>) -> Option<Vec<Value<'_>>> {
+    let mut comparable = true;
+    own.sort_by(|a, b| {
+        let ordering = match (a, b) {
+            (Value::Text(a), Value::Text(b)) => Some(a.cmp(b)),
+            (Value::Bytes(a), Value::Bytes(b)) => Some(a.cmp(b)),
+            (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
+            (Value::Timestamp(a), Value::Timestamp(b)) => Some(a.cmp(b)),
+            (Value::Duration(a), Value::Duration(b)) => Some(a.cmp(b)),
+            (Value::Double(a), _) | (_, Value::Double(a)) if a.is_nan() => None,
+            (a, b) => numbers(a, b),
+        };
+        comparable &= ordering.is_some();
+        ordering.unwrap_or(Ordering::Equal)
+    });
+    comparable.then_some(own)
+}

@@ -1,0 +1,151 @@
+//! The gateway's own name: who an agent is, asked over HTTP from inside its tunnel.
+//!
+//! `http://tailkeep.internal/` answers with the [`Manifest`] of whoever asks, as the tunnel proved it;
+//! so does the gateway's own address in the WireGuard tunnel. A peer without a profile gets 403.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST as HOST_HEADER, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+
+use crate::identity::Live;
+use crate::identity::manifest::{HOST, Manifest, PORT};
+use crate::ingress::Flow;
+use crate::ingress::dns::Names;
+use crate::protocol::http::denial;
+use crate::verdict::Refusal;
+use crate::verdict::gate::Gate;
+
+/// How long a client may take for a request's head, and may be idle.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long one connection may last.
+const CONNECTION_TIME: Duration = Duration::from_secs(60);
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Tells agents who they are. Cheap to clone.
+#[derive(Clone)]
+pub struct Teller {
+    gate: Arc<Gate>,
+    names: Arc<Names>,
+    ca_pem: Arc<str>,
+}
+
+impl Teller {
+    pub fn new(gate: Arc<Gate>, names: Arc<Names>, ca_pem: &str) -> Self {
+        Teller {
+            gate,
+            names,
+            ca_pem: ca_pem.into(),
+        }
+    }
+
+    /// The manifest of a peer as it is known now.
+    ///
+    /// # Errors
+    /// No profile is for it, or several are. The refusal is recorded.
+    pub async fn tell(&self, live: &Live) -> Result<Manifest, Refusal> {
+        let agent = self.gate.admit(live, HOST).await?;
+        let addresses = |name: &str| -> Vec<IpAddr> {
+            let index = self.names.index(name);
+            let both = [true, false].map(|v4| self.names.address(index?, v4));
+            both.into_iter().flatten().collect()
+        };
+        let policy = self.gate.policy();
+        Ok(Manifest::of(policy.model(), &agent, &addresses, &self.ca_pem))
+    }
+
+    /// Whether a destination is where agents ask.
+    pub(super) fn is_at(&self, destination: SocketAddr, name: Option<&str>) -> bool {
+        let own = || {
+            let policy = self.gate.policy();
+            let wireguard = policy.model().gateway.wireguard.as_ref();
+            let nets = wireguard.map(|own| [own.subnet_v4, own.subnet_v6]);
+            let mut firsts = nets.into_iter().flatten().filter_map(|net| net.hosts().next());
+            firsts.any(|own| own == destination.ip())
+        };
+        destination.port() == PORT && (name == Some(HOST) || (name.is_none() && own()))
+    }
+
+    /// Answers one connection to its end.
+    pub(super) async fn serve(&self, flow: Flow) {
+        let (live, own) = (flow.identity.clone(), flow.destination.ip());
+        let service = hyper::service::service_fn(|request| {
+            let (teller, live) = (self.clone(), live.clone());
+            async move { Ok::<_, Infallible>(teller.answer(&request, &live, own).await) }
+        });
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .max_buf_size(HEAD_BYTES_MAX);
+        let served = builder.serve_connection(TokioIo::new(flow.stream), service);
+        // What an agent breaks off is its own affair.
+        let _ = tokio::time::timeout(CONNECTION_TIME, served).await;
+    }
+
+    async fn answer<B>(&self, request: &Request<B>, live: &Live, own: IpAddr) -> Response<Full<Bytes>> {
+        let host = request
+            .headers()
+            .get(HOST_HEADER)
+            .and_then(|host| host.to_str().ok());
+        let host = host.map(|host| host.strip_suffix(":80").unwrap_or(host).trim_matches(['[', ']']));
+        let is_ours = host.is_some_and(|host| host.eq_ignore_ascii_case(HOST) || host.parse() == Ok(own));
+        if !is_ours {
+            // A page that was led here by another name is to read nothing.
+            return failed(
+                StatusCode::MISDIRECTED_REQUEST,
+                "misdirected",
+                "this is tailkeep.internal",
+            );
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer = failed(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method",
+                "GET and HEAD are answered",
+            );
+            answer
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        let manifest = match self.tell(live).await {
+            Ok(manifest) => manifest,
+            Err(refusal) => return denial::deny(&refusal).map(Full::new),
+        };
+        match request.uri().path() {
+            "/" => match serde_json::to_string(&manifest) {
+                Ok(text) => said("application/json", format!("{text}\n")),
+                Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, "broken", &error.to_string()),
+            },
+            "/text" => said("text/plain; charset=utf-8", manifest.text),
+            "/ca.pem" => said("application/x-pem-file", manifest.ca_pem),
+            _ => failed(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "there are /, /text and /ca.pem",
+            ),
+        }
+    }
+}
+
+fn said(kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn failed(status: StatusCode, code: &str, reason: &str) -> Response<Full<Bytes>> {
+    let body = json!({ "error": { "code": code, "cause": code, "rule": null, "reason": reason } });
+    denial::answer(status, &body).map(Full::new)
+}

@@ -1,0 +1,127 @@
+//! Who decides, as the transport proved it, and whether they may. *Pure.*
+
+use crate::policy::{APPROVER_GRANT, login_matches};
+
+/// A person who decides. What a body says of them is never in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Voter {
+    /// By the account of their process on the gateway's machine, or by the operator's token.
+    Account(String),
+    /// By the tailnet: the login of an untagged node, and what the tailnet's policy file grants it by
+    /// [`APPROVER`](crate::ingress::tailnet::APPROVER).
+    Login { login: String, grants: Vec<String> },
+}
+
+impl Voter {
+    /// The name that is recorded, and by which a person counts once. A login is never an account's
+    /// name: control servers let people choose it.
+    pub fn name(&self) -> String {
+        match self {
+            Voter::Account(name) => name.clone(),
+            Voter::Login { login, .. } if login.contains('@') => login.to_ascii_lowercase(),
+            Voter::Login { login, .. } => format!("login:{}", login.to_ascii_lowercase()),
+        }
+    }
+
+    /// Whether they may decide where `eligible` says who does: names of accounts, logins,
+    /// `*@domain` and `grant:NAME`; nobody named is everybody who may use the API.
+    pub fn may_decide(&self, eligible: &[String]) -> bool {
+        eligible.is_empty() || eligible.iter().any(|entry| self.is_meant(entry))
+    }
+
+    fn is_meant(&self, entry: &str) -> bool {
+        match (entry.strip_prefix(APPROVER_GRANT), self) {
+            (Some(grant), Voter::Login { grants, .. }) => grants.iter().any(|own| own == grant),
+            (Some(_), Voter::Account(_)) => false,
+            (None, Voter::Account(name)) => entry == name,
+            (None, Voter::Login { .. }) => login_matches(&entry.to_ascii_lowercase(), &self.name()),
+        }
+    }
+}
+
+impl From<&str> for Voter {
+    /// An account.
+    fn from(name: &str) -> Self {
+        Voter::Account(name.to_owned())
+    }
+}
+
+impl From<String> for Voter {
+    /// An account.
+    fn from(name: String) -> Self {
+        Voter::Account(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(login: &str, grants: &[&str]) -> Voter {
+        Voter::Login {
+            login: login.to_owned(),
+            grants: grants.iter().map(|&grant| grant.to_owned()).collect(),
+        }
+    }
+
+    #[track_caller]
+    fn check(voter: &Voter, eligible: &[&str], want: bool) {
+        let eligible: Vec<String> = eligible.iter().map(|&entry| entry.to_owned()).collect();
+        assert_eq!(voter.may_decide(&eligible), want, "{voter:?} for {eligible:?}");
+    }
+
+    #[test]
+    fn an_account_decides_by_its_name_alone() {
+        let root = Voter::from("root");
+        check(&root, &[], true);
+        check(&root, &["alice@example.com", "root"], true);
+        for no in [
+            &["Root"][..],
+            &["*@example.com"],
+            &["grant:root"],
+            &["login:root"],
+        ] {
+            check(&root, no, false);
+        }
+    }
+
+    #[test]
+    fn a_person_of_the_tailnet_decides_by_login_or_grant() {
+        let alice = login("Alice@Example.com", &["oncall"]);
+        for yes in [
+            &[][..],
+            &["alice@example.com"],
+            &["Alice@example.com"],
+            &["*@example.com"],
+            &["root", "grant:oncall"],
+        ] {
+            check(&alice, yes, true);
+        }
+        for no in [
+            &["alice"][..],
+            &["grant:lead"],
+            &["grant:"],
+            &["oncall"],
+            &["*@ample.com"],
+            &["alice@example.com.evil"],
+            &["*"],
+        ] {
+            check(&alice, no, false);
+        }
+        check(&login("a@evil@example.com", &[]), &["*@example.com"], false);
+    }
+
+    #[test]
+    fn a_login_is_no_account_whatever_it_is_called() {
+        for (name, want) in [
+            ("root", "login:root"),
+            ("operator", "login:operator"),
+            ("A@b.c", "a@b.c"),
+        ] {
+            assert_eq!(login(name, &[]).name(), want);
+        }
+        check(&login("root", &[]), &["root"], false);
+        check(&login("root", &[]), &["login:root"], true);
+        check(&login("grant:oncall", &[]), &["grant:oncall"], false);
+    }
+}

@@ -1,0 +1,231 @@
+//! LLM judges: an approver that is asked over HTTP and answers at once.
+//!
+//! A judge sees the whole action or none of it. What it is sent is the question as the approvers of
+//! flesh see it, credentials masked, as one JSON document between random marks. Its answer counts if
+//! it is whole, of the form that was asked for and confident enough; everything else is a failure,
+//! and a failure denies unless `fail_mode = "next"` leaves the action to the people behind it.
+//!
+//! Invariants: no failure allows; a verdict is kept for the identical action of the same agent under
+//! the same policy alone; the credential goes to the judge's own base URL.
+
+pub mod wire;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+use sha2::{Digest as _, Sha256};
+
+use super::approval::Question;
+use crate::credential::store::SecretStore;
+use crate::policy::{Judge, Model};
+use wire::{NoAnswer, Opinion};
+
+/// Opinions that are kept, of all judges.
+pub const OPINIONS_KEPT_MAX: usize = 4096;
+
+/// Bytes of one answer.
+pub const ANSWER_BYTES_MAX: usize = 256 << 10;
+
+/// Questions that are out at once, of all judges; the next waits within its own time.
+pub const ASKED_AT_ONCE_MAX: usize = 32;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A judge could not be asked, or its answer does not count.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeDown {
+    #[error("the action is {0} bytes; the judge sees at most {1}, and never a part")]
+    Large(usize, usize),
+    #[error("it was asked {0} times in this hour")]
+    Requests(u64),
+    #[error("it has used {0} tokens today")]
+    Tokens(u64),
+    #[error("{0}")]
+    Credential(String),
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+    #[error("it cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("it answered with status {0}")]
+    Status(u16),
+    #[error("its answer is longer than {ANSWER_BYTES_MAX} bytes")]
+    Long,
+    #[error(transparent)]
+    Answer(#[from] NoAnswer),
+    #[error("it is only {0:.2} sure of `allow`")]
+    Unsure(f64),
+    #[error("no randomness from the system")]
+    Random,
+}
+
+/// Asks judges. Shared by all actions.
+pub struct Judges {
+    secrets: SecretStore,
+    client: reqwest::Client,
+    kept: Cache<[u8; 32], (Opinion, Instant)>,
+    spent: Mutex<HashMap<Arc<str>, Spent>>,
+    places: tokio::sync::Semaphore,
+}
+
+/// What a judge has cost in the hour and in the day that run.
+struct Spent {
+    hour: Instant,
+    requests: u64,
+    day: Instant,
+    tokens: u64,
+}
+
+impl Judges {
+    /// # Errors
+    /// The HTTP client could not be made.
+    pub fn new(secrets: SecretStore) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()?;
+        Ok(Judges {
+            secrets,
+            client,
+            kept: Cache::new(OPINIONS_KEPT_MAX),
+            spent: Mutex::default(),
+            places: tokio::sync::Semaphore::new(ASKED_AT_ONCE_MAX),
+        })
+    }
+
+    /// What the judge says of an action.
+    ///
+    /// # Errors
+    /// It says nothing that counts; see [`JudgeDown`].
+    pub async fn ask(&self, model: &Model, judge: &Judge, question: &Question) -> Result<Opinion, JudgeDown> {
+        let key = key(judge, question);
+        if let Some((opinion, at)) = self.kept.get(&key)
+            && at.elapsed() < judge.cache
+        {
+            return Ok(opinion);
+        }
+        let document = wire::document(question);
+        if document.len() > judge.request_bytes_max {
+            return Err(JudgeDown::Large(document.len(), judge.request_bytes_max));
+        }
+        self.spend(&question.approver, judge)?;
+        let answer = tokio::time::timeout(judge.timeout, self.post(model, judge, &document)).await;
+        let body = answer.map_err(|_| JudgeDown::Late(judge.timeout))??;
+        let answered = wire::read(judge.provider, &body)?;
+        self.used(&question.approver, answered.tokens);
+        let opinion = answered.opinion;
+        if opinion.allow && opinion.confidence < judge.confidence_min {
+            return Err(JudgeDown::Unsure(opinion.confidence));
+        }
+        if !judge.cache.is_zero() {
+            self.kept.insert(key, (opinion.clone(), Instant::now()));
+        }
+        Ok(opinion)
+    }
+
+    async fn post(&self, model: &Model, judge: &Judge, document: &str) -> Result<Vec<u8>, JudgeDown> {
+        // Never closed.
+        let _place = self.places.acquire().await;
+        let mut mark = [0; 16];
+        getrandom::fill(&mut mark).map_err(|_| JudgeDown::Random)?;
+        let mark: String = mark.iter().map(|byte| format!("{byte:02x}")).collect();
+        let asked = wire::ask(judge.provider, &judge.model, &judge.policy, document, &mark);
+        let url = format!("{}{}", judge.base_url.trim_end_matches('/'), asked.path);
+        let mut request = self
+            .client
+            .post(url)
+            .header("content-type", "application/json")
+            .body(asked.body);
+        for (name, value) in asked.headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(key) = &judge.credential {
+            let (name, prefix) = asked.key_header;
+            request = request.header(name, self.key(model, key, prefix)?);
+        }
+        // The URL is the operator's own; what reqwest says of it holds no secret.
+        let failed = |error: reqwest::Error| JudgeDown::Unreachable(error.without_url().to_string());
+        let mut answer = request.send().await.map_err(failed)?;
+        if !answer.status().is_success() {
+            return Err(JudgeDown::Status(answer.status().as_u16()));
+        }
+        let mut body = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(failed)? {
+            if body.len() + piece.len() > ANSWER_BYTES_MAX {
+                return Err(JudgeDown::Long);
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    }
+
+    fn key(&self, model: &Model, key: &str, prefix: &str) -> Result<http::HeaderValue, JudgeDown> {
+        let credential = model.credential(key);
+        let credential =
+            credential.ok_or_else(|| JudgeDown::Credential(format!("there is no credential {key}")))?;
+        let slot = credential.secrets.first().map_or("", |(slot, _)| slot.as_str());
+        let secret = self.secrets.get(credential, slot);
+        let secret = secret.map_err(|missing| JudgeDown::Credential(missing.to_string()))?;
+        let text = zeroize::Zeroizing::new([prefix.as_bytes(), secret.expose()].concat());
+        let mut value = http::HeaderValue::from_bytes(&text)
+            .map_err(|_| JudgeDown::Credential(format!("the secret of {key} cannot stand in a header")))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    /// Takes one request of the judge's budget.
+    fn spend(&self, key: &Arc<str>, judge: &Judge) -> Result<(), JudgeDown> {
+        let now = Instant::now();
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = spent.entry(key.clone()).or_insert(Spent {
+            hour: now,
+            requests: 0,
+            day: now,
+            tokens: 0,
+        });
+        if now - own.hour >= HOUR {
+            (own.hour, own.requests) = (now, 0);
+        }
+        if now - own.day >= DAY {
+            (own.day, own.tokens) = (now, 0);
+        }
+        if own.requests >= judge.requests_per_hour {
+            return Err(JudgeDown::Requests(own.requests));
+        }
+        if own.tokens >= judge.tokens_per_day {
+            return Err(JudgeDown::Tokens(own.tokens));
+        }
+        own.requests += 1;
+        Ok(())
+    }
+
+    fn used(&self, key: &Arc<str>, tokens: u64) {
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = spent.get_mut(key) {
+            own.tokens = own.tokens.saturating_add(tokens);
+        }
+    }
+}
+
+/// What makes two questions the same: the bytes, who asks, by which policy, and the judge itself.
+fn key(judge: &Judge, question: &Question) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let parts: [&[u8]; 10] = [
+        question.approver.as_bytes(),
+        &question.policy.to_be_bytes(),
+        question.rule.as_bytes(),
+        question.node.as_bytes(),
+        question.login.as_deref().unwrap_or_default().as_bytes(),
+        question.profile.as_bytes(),
+        question.endpoint.as_bytes(),
+        question.credential.as_deref().unwrap_or_default().as_bytes(),
+        question.digest.as_bytes(),
+        judge.policy.as_bytes(),
+    ];
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}

@@ -1,0 +1,144 @@
+//! A rule's limit at the gate, and a reload that waits for its changes to be accepted.
+
+use std::time::Instant;
+
+use serde_json::json;
+use tailkeep::audit::log::Log;
+use tailkeep::facts::Facts;
+use tailkeep::state::State;
+use tailkeep::verdict::{Action, Cause, Digest, Step};
+
+use crate::gateway::{Gateway, folder};
+use crate::world::{SOON, World, agent, policy, record};
+
+fn action() -> Action {
+    Action {
+        step: Step::Request,
+        endpoint: "https.api".into(),
+        credential: None,
+        facts: Facts::None,
+        digest: Digest::of(b"x"),
+        whole: true,
+        summary: "GET /".to_owned(),
+        detail: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn what_exceeds_a_rules_limit_is_denied_and_recorded() {
+    let world = World::new().await;
+    let text = crate::world::POLICY.replace(
+        "  verdict  = \"allow\"\n",
+        "  verdict  = \"allow\"\n  limit {\n    rate = \"2/h\"\n    per = \"agent\"\n  }\n",
+    );
+    world.gate.swap(policy(&text));
+    let agent = agent();
+    for _ in 0..2 {
+        let _permit = world.gate.judge(&agent, &action()).await.unwrap();
+    }
+    let refusal = world.gate.judge(&agent, &action()).await.unwrap_err();
+    assert_eq!(refusal.reason, "the limit of 2 in 3600 s for an agent is reached");
+    let Cause::Limit { rule, retry_after_s } = &refusal.cause else {
+        panic!("{refusal:?}");
+    };
+    assert_eq!(&**rule, "all");
+    assert!((3500..=3600).contains(retry_after_s), "{retry_after_s}");
+    let answer = tailkeep::protocol::http::denial::deny(&refusal);
+    assert_eq!(answer.status(), 429);
+    assert_eq!(answer.headers()["retry-after"], retry_after_s.to_string());
+    let answer = tailkeep::protocol::kubernetes::deny(&refusal, None);
+    let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+    assert_eq!(
+        (&body["code"], &body["reason"]),
+        (&json!(429), &json!("TooManyRequests"))
+    );
+    assert_eq!(body["details"]["retryAfterSeconds"], *retry_after_s);
+    world.log.flush().await.unwrap();
+    let reader = tailkeep::audit::read::Reader::open(&world.dir().join("audit.db")).unwrap();
+    let records = reader.select(&tailkeep::audit::read::Filter::default()).unwrap();
+    let last = records.last().unwrap();
+    assert_eq!(
+        (&last["verdict"], &last["cause"], &last["rule"]),
+        (&json!("deny"), &json!("limit"), &json!("all"))
+    );
+    // A reload forgets nothing; another name is another rule.
+    world.gate.swap(policy(&text));
+    assert!(world.gate.judge(&agent, &action()).await.is_err());
+    world
+        .gate
+        .swap(policy(&text.replace("rule \"all\"", "rule \"other\"")));
+    let _permit = world.gate.judge(&agent, &action()).await.unwrap();
+}
+
+const RULES: &str = "endpoint \"https\" \"api\" { hosts = [\"api.test\"] }\n\
+    profile \"dev\" {\n  peers = [\"laptop\"]\n  endpoints = [https.api]\n}\n\
+    rule \"all\" {\n  endpoint = https.api\n  verdict = \"allow\"\n}\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_would_change_verdicts_waits_until_it_is_accepted() {
+    let folder = folder("  dashboard_listen = \"127.0.0.1:0\"\n  reload_guard = \"24h\"");
+    let state = folder.path().join("state");
+    drop(State::open(&state).unwrap());
+    let log = Log::open(&state.join("audit.db")).unwrap();
+    let mut seen = record("GET /");
+    seen.at_us = chrono::Utc::now().timestamp_micros();
+    log.append(seen).await.unwrap();
+    log.flush().await.unwrap();
+    drop(log);
+    let policies = folder.path().join("policies");
+    std::fs::write(policies.join("rules.hcl"), RULES).unwrap();
+    let _gateway = Gateway::start(folder.path());
+    let tailkeep = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tailkeep"))
+            .args(args)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let path = policies.to_str().unwrap();
+    let wanted = |why: &str, wanted: &dyn Fn(&str) -> bool| {
+        let began = Instant::now();
+        loop {
+            let health = in_force(&state);
+            if wanted(&health) {
+                return;
+            }
+            assert!(began.elapsed() < SOON, "{why}: {health}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    let version = || {
+        let valid: serde_json::Value =
+            serde_json::from_str(&tailkeep(&["validate", path, "--format", "json"])).unwrap();
+        valid["version"].as_str().unwrap().to_owned()
+    };
+    // One that changes nothing of what was seen comes into force by itself.
+    std::fs::write(policies.join("rules.hcl"), format!("{RULES}# a remark\n")).unwrap();
+    let harmless = version();
+    wanted("the harmless one", &|own| own == harmless);
+    // One that would deny what was allowed waits, and a harmless one after it does not.
+    std::fs::write(policies.join("rules.hcl"), RULES.replace("\"allow\"", "\"deny\"")).unwrap();
+    let strict = version();
+    assert!(tailkeep(&["replay", path, "--since", "24h"]).contains("1 would change"));
+    std::fs::write(policies.join("more.hcl"), "# another remark\n").unwrap();
+    let stricter = version();
+    assert_ne!(strict, stricter);
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert_eq!(in_force(&state), harmless);
+    tailkeep(&["replay", path, "--since", "24h", "--accept"]);
+    wanted("the accepted one", &|own| own == stricter);
+}
+
+/// The version of the policy in force, as the API says it.
+fn in_force(state: &std::path::Path) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::os::unix::net::UnixStream::connect(state.join("admin.sock")).unwrap();
+    stream
+        .write_all(b"GET /v1/health HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    let health: serde_json::Value = serde_json::from_str(body).unwrap();
+    health["policy"].as_str().unwrap().to_owned()
+}

@@ -1,0 +1,133 @@
+//! The starting set: what is written, and whether its two sides say the same.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use tailkeep::identity::Limits;
+use tailkeep::policy::{ApproverKind, Policy, source};
+
+/// JSON out of HuJSON: comments and trailing commas go, strings stay.
+fn json(text: &str) -> Value {
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some(first) = rest.chars().next() {
+        let length = match first {
+            '"' => {
+                let quoted = rest[1..].char_indices().scan(false, |escaped, (at, char)| {
+                    let ends = char == '"' && !*escaped;
+                    *escaped = char == '\\' && !*escaped;
+                    Some((at, ends))
+                });
+                let end = quoted
+                    .filter(|(_, ends)| *ends)
+                    .map(|(at, _)| at + 2)
+                    .next()
+                    .unwrap();
+                out.push_str(&rest[..end]);
+                end
+            }
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '}' | ']' => {
+                out.truncate(out.trim_end().trim_end_matches(',').len());
+                out.push(first);
+                1
+            }
+            _ => {
+                out.push(first);
+                first.len_utf8()
+            }
+        };
+        rest = &rest[length..];
+    }
+    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
+}
+
+fn texts(value: &Value) -> BTreeSet<String> {
+    let list = value.as_array().into_iter().flatten();
+    list.map(|text| text.as_str().unwrap().to_owned()).collect()
+}
+
+fn keys(value: &Value) -> BTreeSet<String> {
+    value.as_object().unwrap().keys().cloned().collect()
+}
+
+#[test]
+fn the_starting_set_is_whole_and_both_sides_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = Command::new(env!("CARGO_BIN_EXE_tailkeep"))
+        .args(["gateway", "--init"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(written.status.success(), "{written:?}");
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in std::fs::read_dir(repository.join("policies")).unwrap() {
+        let name = file.unwrap().file_name();
+        let own = std::fs::read(repository.join("policies").join(&name)).unwrap();
+        assert!(
+            std::fs::read(folder.path().join(&name)).unwrap() == own,
+            "{name:?} is not written"
+        );
+    }
+    let policy = Policy::load(source::read(folder.path()).unwrap(), &source::read_file);
+    let policy = policy.unwrap_or_else(|errors| panic!("{}", errors.render()));
+    let tailnet = std::fs::read_to_string(folder.path().join("tailnet-policy.hujson")).unwrap();
+    let tailnet = json(&tailnet);
+    let model = policy.model();
+
+    let profiles = || model.profiles.iter();
+    let mut tags: BTreeSet<String> = profiles().flat_map(|profile| profile.tags.clone()).collect();
+    tags.insert("tag:gateway".to_owned());
+    assert_eq!(keys(&tailnet["tagOwners"]), tags);
+    for profile in profiles() {
+        let file = format!("agent-{}.hcl", profile.name);
+        assert!(folder.path().join(&file).exists(), "one file a tag: {file}");
+        assert_eq!(profile.tags, [format!("tag:agent-{}", profile.name)]);
+    }
+    let ranges = [model.gateway.virtual_v4, model.gateway.virtual_v6];
+    let ranges: BTreeSet<String> = ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(keys(&tailnet["autoApprovers"]["routes"]), ranges);
+
+    let grants = tailnet["grants"].as_array().unwrap();
+    let mut reaching = BTreeSet::new();
+    for grant in grants {
+        for to in texts(&grant["dst"]) {
+            assert!(
+                to == "tag:gateway" || ranges.contains(&to),
+                "{to} is past the gateway"
+            );
+            if ranges.contains(&to) {
+                reaching.extend(texts(&grant["src"]));
+            }
+        }
+    }
+    tags.remove("tag:gateway");
+    assert!(reaching.is_superset(&tags), "{reaching:?}");
+
+    let values = |capability: &str| -> Vec<Value> {
+        let all = grants
+            .iter()
+            .filter_map(|grant| grant["app"][capability].as_array());
+        all.flatten().cloned().collect()
+    };
+    let by_grant: BTreeSet<String> = profiles().flat_map(|profile| profile.grants.clone()).collect();
+    let granted = values("tailkeep.dev/cap/profile");
+    let names: BTreeSet<String> = granted
+        .iter()
+        .flat_map(|value| texts(&value["profiles"]))
+        .collect();
+    assert_eq!(names, by_grant);
+    for value in &granted {
+        serde_json::from_value::<Limits>(value["limits"].clone()).unwrap();
+        let _: chrono::DateTime<chrono::Utc> = value["expires"].as_str().unwrap().parse().unwrap();
+    }
+    let decide = values("tailkeep.dev/cap/approver");
+    let decide: BTreeSet<String> = decide
+        .iter()
+        .flat_map(|value| texts(&value["approvers"]))
+        .collect();
+    let approvers = model.approvers.iter();
+    let humans = approvers.filter(|approver| matches!(approver.kind, ApproverKind::Human { .. }));
+    assert_eq!(decide, humans.map(|approver| approver.name.clone()).collect());
+}

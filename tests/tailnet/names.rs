@@ -1,0 +1,140 @@
+//! Split DNS: the tailnet sends the endpoints' domain to the gateway's node.
+
+use std::io::{Read as _, Write as _};
+
+use serde_json::json;
+
+use crate::lab::{POLICY, Tailscaled, World, until};
+use crate::real::{attached, service};
+
+const PROFILES: &str = r#"
+profile "ci" {
+  tags      = ["tag:agent-ci"]
+  endpoints = [http.api]
+}
+rule "all" {
+  endpoint = http.api
+  verdict  = "allow"
+}
+"#;
+
+/// The code of an answer over TCP, and how many records it has.
+fn ask(agent: &Tailscaled, server: &str, name: &str, kind: u16) -> (u8, u8) {
+    let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).unwrap());
+        query.extend(label.bytes());
+    }
+    query.push(0);
+    query.extend([kind.to_be_bytes(), [0, 1]].concat());
+    let mut found = None;
+    until("the name service answers", || {
+        found = exchange(agent, server, &query);
+        found.is_some()
+    });
+    let answer = found.unwrap();
+    assert_eq!(answer[..2], [0, 7]);
+    (answer[3] & 15, answer[7])
+}
+
+fn exchange(agent: &Tailscaled, server: &str, query: &[u8]) -> Option<Vec<u8>> {
+    let mut stream = agent.dial(server, 53).ok()?;
+    let length = u16::try_from(query.len()).unwrap();
+    stream.write_all(&[&length.to_be_bytes(), query].concat()).ok()?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).ok()?;
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer).ok()?;
+    Some(answer)
+}
+
+fn names_are_answered(mut world: World) {
+    let node = world.gateway_node("gw");
+    let gateway = attached(&world, &node, PROFILES);
+    gateway.until_says("names are answered");
+    let ci = world.agent("ci-1", &["tag:agent-ci"]);
+    let dev = world.agent("dev-1", &["tag:agent-dev"]);
+    ci.until_routes();
+    dev.until_routes();
+    let server = node.address(false);
+    for kind in [1, 28] {
+        assert_eq!(ask(&ci, &server, "api.test", kind), (0, 1), "type {kind}");
+    }
+    assert_eq!(ask(&ci, &server, "other.test", 1), (3, 0), "no such name");
+    // It has no profile: not even that a name is not there.
+    assert_eq!(ask(&dev, &server, "api.test", 1), (5, 0), "refused");
+    assert_eq!(ask(&dev, &server, "other.test", 1), (5, 0), "refused");
+}
+
+#[test]
+fn names_are_answered_without_a_device() {
+    if let Some(world) = World::rootless(POLICY) {
+        names_are_answered(world);
+    }
+}
+
+#[test]
+fn names_are_answered_with_a_device() {
+    if let Some(world) = World::root(POLICY) {
+        names_are_answered(world);
+    }
+}
+
+#[test]
+fn the_machines_own_resolver_finds_the_endpoints_by_split_dns() {
+    let Some(mut world) = World::root(POLICY) else {
+        return;
+    };
+    let node = world.gateway_node("gw");
+    let _service = service(&node);
+    let gateway = attached(&world, &node, PROFILES);
+    gateway.until_says("names are answered");
+    world
+        .control
+        .dns(&json!({ "Split": { "test": [node.address(false)] } }));
+    let ci = world.agent("ci-1", &["tag:agent-ci"]);
+    let dev = world.agent("dev-1", &["tag:agent-dev"]);
+    for agent in [&ci, &dev] {
+        agent.set(json!({ "CorpDNS": true }));
+        agent.until_routes();
+    }
+    let resolve = |agent: &Tailscaled| agent.machine.says("getent", &["ahosts", "api.test"]);
+    until("the resolver is in use", || resolve(&ci).contains("10.78.0.1"));
+    assert!(resolve(&ci).contains("fd7a:7461:696c:78::1"), "{}", resolve(&ci));
+    let fetched = ci.machine.says("curl", &["-sS", "-m", "20", "http://api.test/"]);
+    assert_eq!(fetched, "done");
+    assert!(
+        !resolve(&dev).contains("10.78"),
+        "a peer without a profile learns nothing"
+    );
+}
+
+#[test]
+fn a_port_that_another_resolver_has_takes_nothing_else_away() {
+    let Some(mut world) = World::root(POLICY) else {
+        return;
+    };
+    let node = world.gateway_node("gw");
+    let _service = service(&node);
+    let other = "import socket,time\ns=socket.socket(socket.AF_INET6,socket.SOCK_DGRAM)\ns.bind(('::',53))\nprint('ready',flush=True)\ntime.sleep(600)";
+    let mut squatter = node
+        .machine
+        .command("python3")
+        .args(["-c", other])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Kept open: a program whose output nobody takes ends.
+    let mut says = squatter.stdout.take().unwrap();
+    says.read_exact(&mut [0; 6]).unwrap();
+    let gateway = attached(&world, &node, PROFILES);
+    gateway.until_says("another resolver has the port");
+    let ci = world.agent("ci-1", &["tag:agent-ci"]);
+    ci.until_routes();
+    let answer = ci.http("10.78.0.1", 80, "api.test", "GET");
+    assert!(answer.contains(" 200 "), "{answer}");
+    // It is tried again.
+    squatter.kill().unwrap();
+    squatter.wait().unwrap();
+    gateway.until_says("names are answered");
+}
