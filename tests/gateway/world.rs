@@ -132,7 +132,7 @@ impl World {
             }
         });
         *self.gateway.lock().unwrap() = Some(child);
-        self.says_after(before, "the admin API listens");
+        self.says_after(before, "the admin page and its API are served");
     }
 
     pub fn kill(&self) {
