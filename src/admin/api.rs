@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::token::OperatorToken;
-use super::{Operator, Person, credentials, listen, stream};
+use super::{Operator, Person, credentials, listen, stream, tailnet};
 use crate::audit::read::{Filter, Reader};
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
@@ -70,6 +70,7 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .route("/v1/credentials", get(credentials::list))
         .route("/v1/credentials/{name}", put(credentials::set))
         .route("/v1/audit", get(audit))
+        .route("/v1/tailnet", get(tailnet::show))
         .route("/v1/operator-token/rotate", post(rotate_token))
         .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
         .merge(slow)

@@ -15,6 +15,7 @@ mod enrol;
 pub mod listen;
 mod machine;
 pub mod stream;
+mod tailnet;
 pub mod token;
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -27,6 +28,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use crate::credential::store::SecretStore;
+use crate::ingress::tailnet::Node;
 use crate::policy::Gateway;
 use crate::state::State;
 use crate::tls::{Authority, Leaves};
@@ -50,6 +52,7 @@ pub struct Operator {
     gate: Arc<Gate>,
     secrets: SecretStore,
     authority: Arc<Authority>,
+    tailnet: Option<Arc<Node>>,
     watchers: Arc<Semaphore>,
 }
 
@@ -86,7 +89,16 @@ impl Operator {
             gate,
             secrets,
             authority,
+            tailnet: None,
             watchers: Arc::new(Semaphore::new(stream::WATCHERS_MAX)),
+        }
+    }
+
+    /// With the node of the tailnet.
+    pub fn with_tailnet(self, node: Option<Arc<Node>>) -> Self {
+        Operator {
+            tailnet: node,
+            ..self
         }
     }
 

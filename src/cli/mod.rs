@@ -14,7 +14,9 @@ mod leave;
 mod peers;
 mod run;
 mod status;
+mod tailnet;
 mod test;
+mod tied;
 mod validate;
 
 use std::process::ExitCode;
@@ -70,6 +72,11 @@ enum Command {
     Credentials(credentials::Args),
     /// Follow, export or verify the audit log.
     Audit(audit::Args),
+    /// Show the gateway's node of the tailnet, and where a person logs it in.
+    Tailnet(tailnet::Args),
+    /// For the gateway itself: a program that ends with it.
+    #[command(hide = true)]
+    Tied(tied::Args),
 }
 
 /// The command line's entry point.
@@ -90,6 +97,8 @@ pub fn main() -> ExitCode {
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Tailnet(args) => tailnet::run(args),
+        Command::Tied(args) => tied::run(args),
     };
     match result {
         Ok(code) => code,

@@ -94,10 +94,17 @@ pub enum Stack {
 /// The `tailscale` block of the gateway, as written.
 #[derive(Clone, Debug, Default)]
 pub struct Tailscale {
+    /// The tailscaled to attach to; without it the gateway runs its own.
     pub socket: Option<PathBuf>,
-    pub authkey: Option<String>,
+    /// Lets our own tailscaled in without a person.
+    pub authkey: Option<SecretSource>,
+    /// Gets such a key for each login.
+    pub oauth_client_secret: Option<SecretSource>,
+    /// The control server; without it, Tailscale's.
     pub control_url: Option<String>,
+    /// The node's name; without it, the machine's.
     pub hostname: Option<String>,
+    /// What the node asks to be.
     pub tags: Vec<String>,
     pub routes: Vec<IpNet>,
 }

@@ -315,7 +315,8 @@ gateway {
   }
   tailscale {
     socket = "/run/ts.sock"
-    authkey = "k"
+    authkey = env("K")
+    oauth_client_secret = file("secret")
     control_url = "https://c"
     hostname = "keep"
     tags = ["tag:gw"]
@@ -573,5 +574,30 @@ fn hcl_that_does_not_parse_is_an_error_and_not_a_panic() {
         "\u{feff}é = [",
     ] {
         assert!(load(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn the_tailnets_secrets_come_from_elsewhere() {
+    let block =
+        |fields: &str| format!("gateway {{\n  state_dir = \"/s\"\n  tailscale {{\n    {fields}\n  }}\n}}\n");
+    for (fields, wanted) in [
+        (
+            "authkey = \"tskey-auth-1\"",
+            "a secret does not stand in a policy",
+        ),
+        (
+            "oauth_client_secret = \"tskey-client-1\"\n    tags = [\"tag:a\"]",
+            "a secret does not stand",
+        ),
+        ("authkey = vault(\"a#b\")", "cannot come from a vault"),
+        ("oauth_client_secret = env(\"A\")", "tagged nodes in alone"),
+        ("control_url = \"control.example.com\"", "a URL"),
+    ] {
+        let said = load(&block(fields)).unwrap_err().render();
+        assert!(
+            said.contains(wanted) && !said.contains("tskey"),
+            "{fields}: {said}"
+        );
     }
 }

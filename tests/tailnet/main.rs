@@ -9,6 +9,7 @@
 #[path = "../support/tailnet/mod.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
+mod own;
 mod real;
 mod tailscaled;
 mod world;

@@ -35,14 +35,16 @@ const SEEN_EVERY: Duration = Duration::from_secs(5);
 /// Serves until SIGINT or SIGTERM, then flushes the audit log.
 pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let gateway = policy.model().gateway.clone();
-    let tailnet = gateway
+    let secrets = SecretStore::new(&gateway.state_dir);
+    let mut tailnet = gateway
         .tailscale
         .as_ref()
-        .map(|own| tailnet::prepare(own, &gateway))
+        .map(|own| tailnet::prepare(own, &gateway, secrets.known()))
         .transpose()?;
     let first_version = policy.version();
     let state = State::open(&gateway.state_dir)?;
     let _lock = admin::Lock::take(&gateway.state_dir)?;
+    tailnet.as_mut().map_or(Ok(()), tailnet::Tailnet::start)?;
     let log = Log::open(&gateway.state_dir.join("audit.db"))?;
     log.retain(gateway.audit);
     let queue = Queue::new(state.clone());
@@ -54,7 +56,6 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         gateway.virtual_v6,
         Some(&names_file),
     )?);
-    let secrets = SecretStore::new(&gateway.state_dir);
     secrets.learn(policy.model());
     let gate = Gate::new(Arc::new(policy), queue.clone(), log.clone()).hiding(secrets.known().clone());
     let gate = Arc::new(gate);
@@ -80,7 +81,8 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         gate.clone(),
         secrets,
         authority.clone(),
-    );
+    )
+    .with_tailnet(tailnet.as_ref().map(|own| own.node.clone()));
     admin::serve(operator, &gateway, leaves).await?;
     let wireguard = match &gateway.wireguard {
         Some(config) => Some(listen(config, &gateway, &state, answerer.clone()).await?),
@@ -95,8 +97,8 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
             "the configuration has no ingress: add a wireguard or a tailscale block to the gateway"
         );
     }
-    if let Some(node) = &tailnet {
-        tailnet::serve(node, names, gate.clone(), proxy.clone());
+    if let Some(own) = &tailnet {
+        tailnet::serve(&own.node, names, gate.clone(), proxy.clone());
     }
     tokio::spawn(sweep(proxy.clone()));
     let (reload_gate, reload_log) = (gate.clone(), log.clone());
@@ -113,8 +115,8 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     tracing::info!("ending");
     // Their agents lose the connection, and may come back to the same question after a restart.
     queue.close();
-    if let Some(node) = tailnet {
-        node.withdraw().await;
+    if let Some(tailnet) = tailnet {
+        tailnet.end().await;
     }
     log.flush().await.context("the audit log could not be flushed")
 }

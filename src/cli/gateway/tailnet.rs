@@ -1,12 +1,16 @@
 //! The tailnet's part of a gateway.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::credential::KnownSecrets;
+use crate::credential::store::read;
 use crate::ingress::dns::Names;
-use crate::ingress::tailnet::{Accepted, Listener, LocalApi, Node, Routes};
+use crate::ingress::tailnet::{Accepted, Daemon, Listener, LocalApi, Login, Node, Routes, daemon, login};
 use crate::policy::{Gateway, Tailscale};
 use crate::proxy::Proxy;
 use crate::verdict::gate::Gate;
@@ -20,20 +24,74 @@ pub(super) const RANGES: [IpNet; 2] = [
     )),
 ];
 
-/// The node that the block is about.
+/// The node that the block is about, and what runs its tailscaled where that is our own.
+pub(super) struct Tailnet {
+    pub node: Arc<Node>,
+    program: Option<PathBuf>,
+    folder: PathBuf,
+    daemon: Option<Daemon>,
+}
+
+/// Reads the block; nothing is started.
 ///
 /// # Errors
-/// What the block asks for is not there yet: a gateway that left it out would only look as if it
+/// What the block asks for is not to be had: a gateway that left it out would only look as if it
 /// guarded what it was told to.
-pub(super) fn prepare(block: &Tailscale, gateway: &Gateway) -> anyhow::Result<Arc<Node>> {
-    let Some(socket) = &block.socket else {
-        anyhow::bail!(
-            "gateway {{ tailscale {{ … }} }}: this version attaches to a running tailscaled alone; \
-             give its socket, most often socket = \"/run/tailscale/tailscaled.sock\""
-        );
+pub(super) fn prepare(block: &Tailscale, gateway: &Gateway, known: &KnownSecrets) -> anyhow::Result<Tailnet> {
+    anyhow::ensure!(
+        block.routes.is_empty(),
+        "gateway {{ tailscale {{ routes = … }} }}: this version serves the endpoints' virtual addresses alone; \
+         leave the field out, and {} and {} are advertised",
+        gateway.virtual_v4,
+        gateway.virtual_v6
+    );
+    let routes = Routes(vec![gateway.virtual_v4, gateway.virtual_v6]);
+    let folder = std::path::absolute(gateway.state_dir.join("tailscale"))?;
+    if let Some(socket) = &block.socket {
+        refuse_own_fields(block)?;
+        return Ok(Tailnet {
+            node: Node::new(LocalApi::new(socket)?, routes, None),
+            program: None,
+            folder,
+            daemon: None,
+        });
+    }
+    let program = daemon::find(std::env::var_os("PATH"))?;
+    let secrets = [
+        ("oauth_client_secret", &block.oauth_client_secret),
+        ("authkey", &block.authkey),
+    ];
+    let mut given = secrets
+        .into_iter()
+        .filter_map(|(field, source)| Some((field, source.clone()?)));
+    let secret = given.next();
+    anyhow::ensure!(
+        given.next().is_none(),
+        "gateway {{ tailscale {{ … }} }}: give authkey or oauth_client_secret, not both"
+    );
+    let known = known.clone();
+    let login = Login {
+        control_url: block.control_url.clone(),
+        hostname: block.hostname.clone(),
+        tags: block.tags.clone(),
+        secret: secret.map(|(field, source)| -> login::Read {
+            let of = format!("gateway.tailscale.{field}");
+            Box::new(move || read(&of, &source, &known))
+        }),
     };
+    Ok(Tailnet {
+        node: Node::new(LocalApi::new(&daemon::socket(&folder))?, routes, Some(login)),
+        program: Some(program),
+        folder,
+        daemon: None,
+    })
+}
+
+/// A tailscaled that is not ours has them from whoever set it up.
+fn refuse_own_fields(block: &Tailscale) -> anyhow::Result<()> {
     let given = [
         ("authkey", block.authkey.is_some()),
+        ("oauth_client_secret", block.oauth_client_secret.is_some()),
         ("control_url", block.control_url.is_some()),
         ("hostname", block.hostname.is_some()),
         ("tags", !block.tags.is_empty()),
@@ -45,21 +103,35 @@ pub(super) fn prepare(block: &Tailscale, gateway: &Gateway) -> anyhow::Result<Ar
              give that to it, and leave the field out"
         );
     }
-    anyhow::ensure!(
-        block.routes.is_empty(),
-        "gateway {{ tailscale {{ routes = … }} }}: this version serves the endpoints' virtual addresses alone; \
-         leave the field out, and {} and {} are advertised",
-        gateway.virtual_v4,
-        gateway.virtual_v6
-    );
-    let routes = Routes(vec![gateway.virtual_v4, gateway.virtual_v6]);
-    Ok(Node::new(LocalApi::new(socket)?, routes))
+    Ok(())
+}
+
+impl Tailnet {
+    /// Starts our own tailscaled, where the block asks for one; the state folder has to be ours.
+    pub(super) fn start(&mut self) -> anyhow::Result<()> {
+        if let Some(program) = self.program.clone() {
+            let tied = ["/proc/self/exe", "tied"].map(OsString::from).to_vec();
+            self.daemon = Some(Daemon::start(program, self.folder.clone(), tied)?);
+        }
+        Ok(())
+    }
+
+    /// Withdraws the routes, and ends our own tailscaled.
+    pub(super) async fn end(self) {
+        self.node.withdraw().await;
+        if let Some(daemon) = self.daemon {
+            // Its end is waited for, for seconds at most.
+            let _ = tokio::task::spawn_blocking(move || daemon.stop()).await;
+        }
+    }
 }
 
 /// Follows the node, and serves its peers.
 pub(super) fn serve(node: &Arc<Node>, names: Arc<Names>, gate: Arc<Gate>, proxy: Arc<Proxy>) {
     let follower = node.clone();
     tokio::spawn(async move { follower.follow().await });
+    let keeper = node.clone();
+    tokio::spawn(async move { keeper.keep_logged_in().await });
     let (listener, mut accepted) = Listener::new(names, node.directory().clone());
     tokio::spawn(async move {
         let model_gate = gate.clone();

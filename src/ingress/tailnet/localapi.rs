@@ -14,6 +14,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::credential::Secret;
+
 /// Bytes of one answer. A WhoIs answer is about 2 KiB; the status of a node without its peers, 4 KiB.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -133,6 +135,12 @@ pub struct Notify {
     /// The backend's state, as a number.
     #[serde(default)]
     pub state: Option<i64>,
+    /// Why a login failed, most often.
+    #[serde(default)]
+    pub err_message: Option<String>,
+    /// Where a person is to log the node in.
+    #[serde(rename = "BrowseToURL", default)]
+    pub browse_to_url: Option<String>,
 }
 
 fn is_there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
@@ -211,6 +219,35 @@ impl LocalApi {
         self.ask(self.client.patch(url("prefs")).json(&wanted)).await
     }
 
+    /// Gives all prefs anew (`ipn.Options`), with an auth key where one is to be used.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`].
+    pub async fn start(&self, prefs: &Value, key: Option<&Secret>) -> Result<(), LocalApiError> {
+        #[derive(serde::Serialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Options<'a> {
+            auth_key: &'a str,
+            update_prefs: &'a Value,
+        }
+        let key = key.map(|key| std::str::from_utf8(key.expose())).transpose();
+        let options = Options {
+            auth_key: key
+                .map_err(|_| LocalApiError::Answer("the key is no text".to_owned()))?
+                .unwrap_or_default(),
+            update_prefs: prefs,
+        };
+        self.tell(self.client.post(url("start")).json(&options)).await
+    }
+
+    /// Logs the node in: with the key that was given, or by a person.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`].
+    pub async fn login_interactive(&self) -> Result<(), LocalApiError> {
+        self.tell(self.client.post(url("login-interactive"))).await
+    }
+
     /// Follows the bus: first what is, then every change.
     ///
     /// # Errors
@@ -229,6 +266,15 @@ impl LocalApi {
     }
 
     async fn ask<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, LocalApiError> {
+        let told = self.exchange(request).await?;
+        serde_json::from_slice(&told).map_err(|error| LocalApiError::Answer(error.to_string()))
+    }
+
+    async fn tell(&self, request: reqwest::RequestBuilder) -> Result<(), LocalApiError> {
+        self.exchange(request).await.map(drop)
+    }
+
+    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, LocalApiError> {
         let exchange = async {
             let mut answer = request.send().await.map_err(down)?;
             let mut told = Vec::new();
@@ -239,9 +285,7 @@ impl LocalApi {
                 told.extend_from_slice(&piece);
             }
             match answer.status().is_success() {
-                true => {
-                    serde_json::from_slice(&told).map_err(|error| LocalApiError::Answer(error.to_string()))
-                }
+                true => Ok(told),
                 false => Err(LocalApiError::Refused(
                     answer.status().as_u16(),
                     first_line(&told),

@@ -1,9 +1,10 @@
-//! The tailnet as an ingress: a node that a running tailscaled keeps, and connections of its peers
-//! to the virtual addresses of the endpoints' names.
+//! The tailnet as an ingress: a node that a tailscaled keeps, one that runs anyhow or our own, and
+//! connections of its peers to the virtual addresses of the endpoints' names.
 //!
 //! - [`localapi`] speaks with tailscaled; [`whois`] reads an [`Identity`] out of its answer.
 //! - [`directory`] asks who is behind each connection, and says when that changes.
 //! - [`listener`] accepts: a socket for every virtual address and port that the policy claims.
+//! - [`daemon`] runs a tailscaled of our own, [`login`] lets its node in, [`oauth`] gets it a key.
 //! - [`node`] follows tailscaled's bus, and keeps the routes declared.
 //!
 //! Invariants: nobody is let in on anything but an answer of tailscaled for this very connection,
@@ -12,14 +13,19 @@
 //!
 //! [`Identity`]: crate::identity::Identity
 
+pub mod daemon;
 pub mod directory;
 pub mod listener;
 pub mod localapi;
+pub mod login;
 pub mod node;
+pub mod oauth;
 pub mod whois;
 
+pub use daemon::{Daemon, DaemonError};
 pub use directory::{Directory, Stranger};
 pub use listener::{Accepted, Listener};
 pub use localapi::{LocalApi, LocalApiError};
+pub use login::Login;
 pub use node::{Node, Routes};
 pub use whois::{CAPABILITY, Known};

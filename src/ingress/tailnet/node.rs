@@ -1,13 +1,14 @@
 //! The gateway's own node: its bus is followed, its routes are kept declared.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 use super::directory::{Directory, Own};
 use super::localapi::{LocalApi, LocalApiError, Status};
+use super::login::{self, Login};
 
 /// How long until a tailscaled that was lost is tried again; doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
@@ -34,25 +35,37 @@ impl Routes {
     }
 }
 
-/// A node that a running tailscaled keeps.
+/// How long until a node that is not logged in is tried again: a key may have been replaced.
+const LOGIN_AGAIN: Duration = Duration::from_secs(60);
+/// tailscaled's word for a node that is not logged in.
+const NEEDS_LOGIN: &str = "NeedsLogin";
+
+/// A node that a tailscaled keeps.
 #[derive(Debug)]
 pub struct Node {
     api: LocalApi,
+    /// Of a tailscaled of our own.
+    login: Option<Login>,
+    /// Why the last login failed.
+    problem: Mutex<Option<String>>,
     directory: Arc<Directory>,
     routes: Routes,
     /// Whether the routes are to be declared. Held while they are, so that a withdrawal comes last.
-    wanted: Mutex<bool>,
+    wanted: tokio::sync::Mutex<bool>,
     status: watch::Sender<Option<Status>>,
 }
 
 impl Node {
-    /// Nothing is asked or declared before [`Node::follow`].
-    pub fn new(api: LocalApi, routes: Routes) -> Arc<Self> {
+    /// Nothing is asked or declared before [`Node::follow`]. `login` is for a tailscaled of our own,
+    /// whose prefs are ours too.
+    pub fn new(api: LocalApi, routes: Routes, login: Option<Login>) -> Arc<Self> {
         Arc::new(Node {
+            login,
+            problem: Mutex::default(),
             directory: Directory::new(api.clone()),
             api,
             routes,
-            wanted: Mutex::new(true),
+            wanted: tokio::sync::Mutex::new(true),
             status: watch::Sender::new(None),
         })
     }
@@ -88,14 +101,24 @@ impl Node {
 
     async fn follow_once(&self, wait: &mut Duration) -> Result<std::convert::Infallible, LocalApiError> {
         let mut bus = self.api.watch().await?;
+        if let Some(login) = &self.login {
+            let wanted = self.wanted.lock().await;
+            if *wanted {
+                self.api.start(&login.prefs(&self.routes.0), None).await?;
+            }
+        }
         loop {
             let notify = bus.next().await?;
             *wait = RETRY_MIN;
+            if let Some(text) = notify.err_message {
+                tracing::error!(text, "tailscaled says that something is wrong");
+                self.note(Some(text));
+            }
             if let Some(prefs) = &notify.prefs {
                 self.declare(prefs.advertise_routes.as_deref().unwrap_or_default())
                     .await;
             }
-            if notify.net_map || notify.state.is_some() {
+            if notify.net_map || notify.state.is_some() || notify.browse_to_url.is_some() {
                 self.look().await?;
             }
         }
@@ -116,21 +139,65 @@ impl Node {
                 .unwrap_or_default(),
             has_device: status.has_device,
         };
-        let before = self
-            .status
-            .borrow()
+        let (state, url) = (&status.backend_state, &status.auth_url);
+        let before = self.status.borrow().clone();
+        if before
             .as_ref()
-            .map(|status| status.backend_state.clone());
-        if before.as_deref() != Some(&*status.backend_state) {
-            let state = status.backend_state.as_str();
-            match status.auth_url.as_str() {
-                "" => tracing::info!(state, name, "tailscaled is heard"),
-                url => tracing::warn!(state, url, "a person has to log the node in"),
-            }
+            .is_none_or(|before| before.backend_state != *state)
+        {
+            tracing::info!(state, name, "tailscaled is heard");
+        }
+        if !url.is_empty() && before.is_none_or(|before| before.auth_url != *url) {
+            login::show(url);
+        }
+        if state == "Running" {
+            self.note(None);
         }
         self.status.send_replace(Some(status));
         self.directory.changed(own);
         Ok(())
+    }
+
+    /// Logs the node of our own tailscaled in whenever that is needed.
+    pub async fn keep_logged_in(&self) {
+        let Some(login) = &self.login else {
+            return;
+        };
+        let needs = |status: &Option<Status>| {
+            status
+                .as_ref()
+                .is_some_and(|status| status.backend_state == NEEDS_LOGIN)
+        };
+        let mut status = self.status();
+        while status.wait_for(needs).await.is_ok() {
+            if let Err(error) = login.begin(&self.api, &self.routes.0).await {
+                tracing::error!(%error, "the node cannot be logged in; it is tried again");
+                self.note(Some(error.to_string()));
+            }
+            let _ = tokio::time::timeout(LOGIN_AGAIN, status.wait_for(|status| !needs(status))).await;
+        }
+    }
+
+    /// Whether the tailscaled is our own.
+    pub fn is_own(&self) -> bool {
+        self.login.is_some()
+    }
+
+    /// The routes that are kept declared.
+    pub fn routes(&self) -> &[IpNet] {
+        &self.routes.0
+    }
+
+    /// Why the node is not of the tailnet, as far as that was said.
+    pub fn problem(&self) -> Option<String> {
+        self.problem
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn note(&self, problem: Option<String>) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
     /// Declares our routes beside those that are there. Where this user may not, that is said once
