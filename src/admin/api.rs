@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::token::OperatorToken;
-use super::{Operator, Person, credentials, listen, stream, tailnet};
+use super::{Operator, Person, credentials, enrol, listen, stream, tailnet};
 use crate::audit::read::{Filter, Reader};
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
@@ -108,15 +108,23 @@ async fn peers(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed
 struct AddPeer {
     name: String,
     expires_s: Option<u64>,
-    /// The machine that uses the link reaches nothing until its peer is approved.
+    /// The machine that uses the link, or has the key, reaches nothing until its peer is approved.
     #[serde(default)]
     hold: bool,
+    /// Of a machine with a WireGuard of its own, base64: it needs no link.
+    public_key: Option<String>,
 }
 
 async fn add_peer(
     Shared(operator): Shared<Operator>,
     Json(asked): Json<AddPeer>,
 ) -> Result<Json<Value>, Failed> {
+    if let Some(key) = asked.public_key {
+        if asked.expires_s.is_some() {
+            return Err(bad("expires_s is of a link, and a key needs none"));
+        }
+        return enrol::add_key(&operator, asked.name, &key, asked.hold).await;
+    }
     let gateway = operator.gate.policy().model().gateway.clone();
     let refused = |text: &str| Failed(StatusCode::CONFLICT, text.to_owned());
     let Some(listen) = gateway.enrol_listen else {
@@ -178,7 +186,7 @@ async fn approve_peer(
 }
 
 /// What the state refuses is the caller's doing; the rest is ours.
-fn state_failed(error: StateError) -> Failed {
+pub(super) fn state_failed(error: StateError) -> Failed {
     match error {
         StateError::Refused(text) => bad(text),
         error => broken(error),

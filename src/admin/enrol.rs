@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::api::{Failed, bad, broken, state_failed};
 use super::{Operator, machine};
 use crate::client::enrol::Request;
 use crate::client::environment;
@@ -39,6 +40,9 @@ const CONNECTIONS_PER_SOURCE_MAX: usize = 16;
 const CONNECTION_TIME: Duration = Duration::from_secs(15);
 /// Bytes of the request's body.
 const REQUEST_BYTES_MAX: usize = 4 << 10;
+
+const NO_KEY: &str = "the public key is not 32 bytes in base64";
+const NO_WIREGUARD: &str = "the gateway has no WireGuard listener";
 
 /// Serves enrolments. The number at a time and the time of each are bounded, which with tokens of
 /// 256 bits leaves nothing to be guessed.
@@ -146,19 +150,10 @@ async fn enrol(
         .and_then(|value| value.strip_prefix("Bearer "))
         .map(str::to_owned);
     let token = token.ok_or_else(|| refused(StatusCode::UNAUTHORIZED, "the join URL's token is missing"))?;
-    let key = STANDARD
-        .decode(&request.public_key)
-        .ok()
-        .and_then(|key| <[u8; 32]>::try_from(key).ok());
-    let key = key.ok_or_else(|| {
-        refused(
-            StatusCode::BAD_REQUEST,
-            "the public key is not 32 bytes in base64",
-        )
-    })?;
+    let key = read_key(&request.public_key).ok_or_else(|| refused(StatusCode::BAD_REQUEST, NO_KEY))?;
     let policy = operator.gate.policy();
     let gateway = &policy.model().gateway;
-    let no_wireguard = || refused(StatusCode::CONFLICT, "the gateway has no WireGuard listener");
+    let no_wireguard = || refused(StatusCode::CONFLICT, NO_WIREGUARD);
     let wireguard = gateway.wireguard.as_ref().ok_or_else(no_wireguard)?;
     let subnets = subnets(wireguard).ok_or_else(no_wireguard)?;
     let enrolled = operator
@@ -179,6 +174,38 @@ async fn enrol(
     )))
 }
 
+/// Adds a peer that brings a key: `POST /v1/peers` of the operator.
+pub(super) async fn add_key(
+    operator: &Operator,
+    name: String,
+    key: &str,
+    hold: bool,
+) -> Result<Json<Value>, Failed> {
+    let key = read_key(key).ok_or_else(|| bad(NO_KEY))?;
+    let policy = operator.gate.policy();
+    let no_wireguard = || Failed(StatusCode::CONFLICT, NO_WIREGUARD.to_owned());
+    let wireguard = policy.model().gateway.wireguard.as_ref();
+    let wireguard = wireguard.ok_or_else(no_wireguard)?;
+    let subnets = subnets(wireguard).ok_or_else(no_wireguard)?;
+    let added = operator
+        .state
+        .run(move |state| state.add_key(&name, &key, &subnets, hold));
+    let peer = added.await.map_err(state_failed)?;
+    let private = operator.state.gateway_key().map_err(broken)?;
+    let own = public_key(&private);
+    tracing::info!(peer = peer.peer, v4 = %peer.v4, "a peer's key is added");
+    let assigned = assigned(operator, policy.model(), wireguard, &peer, own);
+    let mut answer = serde_json::to_value(assigned).map_err(broken)?;
+    if let Some(fields) = answer.as_object_mut() {
+        fields.insert("hold".to_owned(), json!(hold));
+    }
+    Ok(Json(answer))
+}
+
+fn read_key(text: &str) -> Option<[u8; 32]> {
+    STANDARD.decode(text).ok()?.try_into().ok()
+}
+
 pub(super) fn assigned(
     operator: &Operator,
     model: &Model,
@@ -186,14 +213,7 @@ pub(super) fn assigned(
     peer: &PeerKey,
     key: [u8; 32],
 ) -> Assigned {
-    let identity = Identity {
-        transport: Transport::Wireguard,
-        address: IpAddr::V4(peer.v4),
-        node: peer.peer.clone(),
-        login: None,
-        tags: Vec::new(),
-        grants: Vec::new(),
-    };
+    let identity = Identity::new(Transport::Wireguard, IpAddr::V4(peer.v4), peer.peer.clone());
     let profile = operator.gate.policy().profile_for(&identity).ok();
     let profile = profile.and_then(|name| model.profile(&name));
     let mut placeholders = BTreeMap::new();

@@ -29,8 +29,14 @@ pub struct Args {
     /// The agent's node name.
     #[arg(long)]
     node: Option<String>,
+    /// A profile that the tailnet's policy grants to the agent's node.
+    #[arg(long)]
+    grant: Vec<String>,
+    /// The name of another app capability that it grants, for `agent.caps`.
+    #[arg(long)]
+    cap: Vec<String>,
     /// The agent's WireGuard peer name.
-    #[arg(long, conflicts_with_all = ["login", "node"])]
+    #[arg(long, conflicts_with_all = ["login", "node", "grant", "cap"])]
     peer: Option<String>,
     /// The agent's address inside the tunnel.
     #[arg(long, default_value = "100.64.0.1")]
@@ -95,21 +101,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// The agent that the flags describe, with the profile that claims it.
 fn agent(policy: &Policy, args: &Args) -> anyhow::Result<Agent> {
     let tag = args.agent.as_deref().filter(|agent| agent.starts_with("tag:"));
+    let transport = match args.peer {
+        Some(_) => Transport::Wireguard,
+        None => Transport::Tailnet,
+    };
+    let node = args.peer.as_ref().or(args.node.as_ref());
     let identity = Arc::new(Identity {
-        transport: if args.peer.is_some() {
-            Transport::Wireguard
-        } else {
-            Transport::Tailnet
-        },
-        address: args.address,
-        node: args
-            .peer
-            .clone()
-            .or_else(|| args.node.clone())
-            .unwrap_or_default(),
         login: args.login.clone(),
         tags: tag.map(str::to_owned).into_iter().collect(),
-        grants: Vec::new(),
+        grants: args.grant.clone(),
+        caps: [&*args.cap, &*args.grant].concat(),
+        ..Identity::new(transport, args.address, node.cloned().unwrap_or_default())
     });
     let profile = match (&args.agent, tag) {
         (Some(name), None) => match policy.model().profile(name) {

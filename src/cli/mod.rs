@@ -118,9 +118,10 @@ fn segment(text: &str) -> String {
 fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
-        // Controls drive a terminal; the others turn round what stands beside them.
+        // Controls drive a terminal; the others turn round what stands beside them, or are not seen.
         if char.is_control()
-            || matches!(char, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            || matches!(char, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
         {
             out.extend(char.escape_unicode());
         } else {

@@ -20,12 +20,16 @@ pub struct Args {
 enum Command {
     /// List peers, and enrolment links that wait to be used.
     List,
-    /// Print an enrolment link for a new machine, good for one use.
+    /// Print an enrolment link for a new machine, good for one use; or, with its key, the
+    /// configuration of a machine that has a WireGuard of its own.
     Add {
         name: String,
         /// Seconds that the link lasts.
-        #[arg(long, value_name = "SECONDS")]
+        #[arg(long, value_name = "SECONDS", conflicts_with = "public_key")]
         expires: Option<u64>,
+        /// The WireGuard public key of a machine that will not run `tailkeep join`.
+        #[arg(long, value_name = "KEY")]
+        public_key: Option<String>,
         /// The machine reaches nothing until `tailkeep peers approve`.
         #[arg(long)]
         hold: bool,
@@ -68,13 +72,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 );
             }
         }
-        Command::Add { name, expires, hold } => {
-            let body = serde_json::json!({ "name": name, "expires_s": expires, "hold": hold }).to_string();
+        Command::Add {
+            name,
+            expires,
+            public_key,
+            hold,
+        } => {
+            let body = serde_json::json!({ "name": name, "expires_s": expires, "public_key": public_key, "hold": hold });
+            let body = body.to_string();
             let added = args
                 .reach
                 .ask(reqwest::Method::POST, "/v1/peers", Some(body.into_bytes()))?;
             if json {
                 println!("{added}");
+            } else if public_key.is_some() {
+                print!("{}", wg_quick(&added));
             } else {
                 println!("On the agent's machine, within {} seconds:", added["expires_s"]);
                 println!("  tailkeep join '{}'", added["url"].as_str().unwrap_or_default());
@@ -100,4 +112,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration as wg-quick(8) reads it. It trusts the gateway's CA by nobody's doing but its owner's.
+fn wg_quick(added: &serde_json::Value) -> String {
+    let text = |field: &str| added[field].as_str().unwrap_or_default().to_owned();
+    let dns = added["dns"].as_array().into_iter().flatten();
+    let dns: Vec<_> = dns.filter_map(|address| address.as_str()).collect();
+    format!(
+        "[Interface]\nPrivateKey = # the machine's own\nAddress = {}/32, {}/128\nDNS = {}\nMTU = {}\n\n\
+         [Peer]\nPublicKey = {}\nEndpoint = {}\nAllowedIPs = 0.0.0.0/0, ::/0\nPersistentKeepalive = 25\n\n\
+         # The gateway's CA, to be trusted by the machine's programs:\n{}",
+        text("address_v4"),
+        text("address_v6"),
+        dns.join(", "),
+        added["mtu"],
+        text("gateway_public_key"),
+        text("wireguard_endpoint"),
+        text("ca_pem")
+            .lines()
+            .map(|line| format!("# {line}\n"))
+            .collect::<String>(),
+    )
 }

@@ -177,19 +177,20 @@ fn endpoint<'a>(policy: &'a Policy, fixture: &Fixture) -> anyhow::Result<&'a Arc
 fn agent(policy: &Policy, action: &Action, endpoint: &Endpoint) -> anyhow::Result<Agent> {
     let who = action.agent.as_ref();
     let peer = who.and_then(|who| who.peer.clone());
+    let transport = match peer {
+        Some(_) => Transport::Wireguard,
+        None => Transport::Tailnet,
+    };
+    let address = action.peer_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let node = peer.or_else(|| who.and_then(|who| who.node.clone()));
     let identity = Arc::new(Identity {
-        transport: if peer.is_some() {
-            Transport::Wireguard
-        } else {
-            Transport::Tailnet
-        },
-        address: action.peer_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        node: peer
-            .or_else(|| who.and_then(|who| who.node.clone()))
-            .unwrap_or_default(),
         login: who.and_then(|who| who.login.clone()),
         tags: who.map(|who| who.tags.clone()).unwrap_or_default(),
-        grants: Vec::new(),
+        grants: who.map(|who| who.grants.clone()).unwrap_or_default(),
+        caps: who
+            .map(|who| [&*who.caps, &*who.grants].concat())
+            .unwrap_or_default(),
+        ..Identity::new(transport, address, node.unwrap_or_default())
     });
     let profile = match who {
         Some(Who {

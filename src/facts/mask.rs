@@ -14,6 +14,8 @@
 //! secrets that stand anywhere else are found by their value ([`crate::credential::KnownSecrets`]).
 //! The digest is over the bytes as they are, so masking changes nothing of what is approved.
 
+mod sql;
+
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
@@ -74,13 +76,6 @@ static PEM: LazyLock<Regex> = LazyLock::new(|| {
         r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)((?:\s|\\[nr])*(?:[A-Za-z0-9+/=]{16,}(?:\s|\\[nr])*)+(?:[A-Za-z0-9+/=]{1,15}(?:\s|\\[nr])*)?)",
     )
 });
-// A backslash escapes in an E string alone: `standard_conforming_strings` is pinned.
-static ROLE: LazyLock<Regex> = LazyLock::new(|| {
-    fixed(
-        r"(?is)(?-u:\b)(password\s+)(E'(?:[^'\\]|''|\\.)*(?:'|$)|(?:U&)?'(?:[^']|'')*(?:'|$)|\$\$.*?(?:\$\$|$))",
-    )
-});
-static CONNINFO: LazyLock<Regex> = LazyLock::new(|| fixed(r"(?i)(?-u:\b)(password=)([^\s'&]+)"));
 static SECRET: LazyLock<Regex> = LazyLock::new(|| {
     fixed(r#"(?m)\x22kind\x22\s*:\s*\x22Secret(?:List)?\x22|^kind:\s*[\x22']?Secret(?-u:\b)"#)
 });
@@ -151,19 +146,6 @@ impl Mask {
         out
     }
 
-    /// A SQL statement: the passwords of roles and of connection strings. Other literals are the
-    /// action itself, which an approver must see.
-    pub fn sql<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        if !self.0.any.is_match(text) {
-            return Cow::Borrowed(text);
-        }
-        let mut out = Cow::Borrowed(text);
-        for pattern in [&*ROLE, &CONNINFO, &USERINFO, &PEM] {
-            out = replace(pattern, out);
-        }
-        out
-    }
-
     /// JSON, whatever it means: members by their names, texts as [`Mask::text`].
     pub fn json(&self, value: &mut Value) {
         match value {
@@ -185,20 +167,6 @@ impl Mask {
                     }
                 }
             }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
-    }
-
-    /// SQL facts, or any JSON whose texts are SQL.
-    pub fn sql_json(&self, value: &mut Value) {
-        match value {
-            Value::String(text) => {
-                if let Cow::Owned(masked) = self.sql(text) {
-                    *text = masked;
-                }
-            }
-            Value::Array(values) => values.iter_mut().for_each(|value| self.sql_json(value)),
-            Value::Object(members) => members.values_mut().for_each(|value| self.sql_json(value)),
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }

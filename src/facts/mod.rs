@@ -149,6 +149,7 @@ fn mask_fact(mask: &Mask, slot: Slot, value: &mut serde_json::Value) {
         Slot::HttpQuery | Slot::K8sParams => {
             by_name(value, &|name, text| mask.parameter(name, text).into_owned());
         }
+        Slot::SqlParameters => mask.parameters_json(value),
         _ if slot.family() == Family::Sql => mask.sql_json(value),
         _ => mask.json(value),
     }

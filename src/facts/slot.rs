@@ -132,7 +132,7 @@ slots! {
     AgentAddress Agent "address" Text "The agent's address inside the tunnel.";
     AgentProfile Agent "profile" Text "The profile that was matched.";
     AgentTransport Agent "transport" Text "tailnet or wireguard.";
-    AgentCaps Agent "caps" Texts "The profiles that the tailnet policy grants to the node.";
+    AgentCaps Agent "caps" Texts "The app capabilities that the tailnet policy grants to the node, by name, and the profiles among them by theirs.";
 }
 
 impl Slot {

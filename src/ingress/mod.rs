@@ -10,12 +10,11 @@ pub mod wireguard;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::identity::Identity;
+use crate::identity::Live;
 pub use wireguard::KernelStream;
 
 /// A byte stream that is not a kernel socket (the userspace TCP).
@@ -24,7 +23,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// One accepted connection of an agent.
 pub struct Flow {
-    pub identity: Arc<Identity>,
+    pub identity: Live,
     /// The agent's address and port inside the tunnel.
     pub source: SocketAddr,
     /// What the agent dialled.

@@ -112,6 +112,7 @@ impl Policy {
                         profile
                             .logins
                             .iter()
+                            .filter(|pattern| !identity.is_guest || !pattern.starts_with('*'))
                             .any(|pattern| load::login_matches(pattern, login))
                     })
             }

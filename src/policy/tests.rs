@@ -32,12 +32,8 @@ fn with(text: &str) -> Policy {
 
 fn identity(tag: &str) -> Identity {
     Identity {
-        transport: Transport::Tailnet,
-        address: IpAddr::from([100, 64, 0, 7]),
-        node: "build-7".to_owned(),
-        login: None,
         tags: vec![tag.to_owned()],
-        grants: Vec::new(),
+        ..Identity::new(Transport::Tailnet, IpAddr::from([100, 64, 0, 7]), "build-7")
     }
 }
 

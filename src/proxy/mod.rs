@@ -102,7 +102,8 @@ impl Proxy {
 
     /// Serves one connection to its end. Never panics; what goes wrong is logged and recorded.
     pub async fn serve(self: Arc<Self>, flow: Flow) {
-        let (identity, address) = (flow.identity.clone(), flow.destination);
+        let (live, address) = (flow.identity.clone(), flow.destination);
+        let identity = live.now();
         let Some(_place) = self.enter(identity.address) else {
             tracing::warn!(
                 node = identity.node,
@@ -116,7 +117,7 @@ impl Proxy {
             None => address.to_string(),
         };
         let mut reloads = self.gate.reloads();
-        let Ok(agent) = self.gate.admit(&identity, &dialled).await else {
+        let Ok(agent) = self.gate.admit(&live, &dialled).await else {
             return;
         };
         let destination = Destination {
@@ -129,12 +130,13 @@ impl Proxy {
         tokio::select! {
             () = served => {}
             () = self.lost(&mut reloads, claimed, destination) => {
-                tracing::info!(node = identity.node, %dialled, "a new policy ends a connection");
+                tracing::info!(node = identity.node, %dialled, "a connection ends: the policy leads elsewhere now");
             }
         }
     }
 
-    /// Waits until the policy in force leads the agent's destination elsewhere, or nowhere.
+    /// Waits until the policy in force leads the agent's destination elsewhere, or nowhere, or its
+    /// peer is known as one that another profile is for.
     async fn lost(
         &self,
         reloads: &mut watch::Receiver<u64>,
@@ -144,7 +146,7 @@ impl Proxy {
         while reloads.changed().await.is_ok() {
             let policy = self.gate.policy();
             let same = policy
-                .profile_for(&agent.identity)
+                .profile_for(&agent.now().identity)
                 .is_ok_and(|own| own == agent.profile)
                 && route::route(policy.model(), &agent.profile, destination).is_as(&route);
             if !same {

@@ -91,6 +91,14 @@ impl postgres::Gateway for Around<'_> {
         Box::pin(self.proxy.gate.judge(self.agent, action))
     }
 
+    fn reloads(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.proxy.gate.reloads()
+    }
+
+    fn still(&self, action: &Action, approved_by: Option<&Arc<str>>) -> Result<(), Refusal> {
+        self.proxy.gate.still(self.agent, action, approved_by)
+    }
+
     fn finish(&self, record: RecordId, outcome: Outcome) {
         self.proxy.gate.finish(record, outcome);
     }

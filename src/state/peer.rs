@@ -67,12 +67,7 @@ impl State {
         self.with(|connection| {
             let transaction = connection.transaction()?;
             if hold {
-                let query = "SELECT 1 FROM peer WHERE name = ?";
-                let there = transaction.query_row(query, [peer], |_| Ok(())).optional()?;
-                if there.is_some() {
-                    return Err(refused("this peer is there already; only a new one can be held"));
-                }
-                transaction.execute("INSERT OR IGNORE INTO peer_hold VALUES (?)", [peer])?;
+                hold_new(&transaction, peer)?;
             }
             transaction.execute("DELETE FROM enrolment WHERE expires_us < ?", [now])?;
             transaction.execute(
@@ -126,6 +121,31 @@ impl State {
                 return Err(refused("the enrolment token is unknown, used or expired"));
             };
             let added = insert_key(&transaction, &peer, key, subnets)?;
+            transaction.commit()?;
+            self.publish_peers(connection)?;
+            Ok(added)
+        })
+    }
+
+    /// Adds a key that was made elsewhere under `peer`: a machine with a WireGuard of its own. With
+    /// `hold`, the peer cannot connect until [`State::approve_peer`].
+    ///
+    /// # Errors
+    /// As [`State::add_enrolment`] and [`State::enrol`].
+    pub fn add_key(
+        &self,
+        peer: &str,
+        key: &[u8; 32],
+        subnets: &Subnets,
+        hold: bool,
+    ) -> Result<PeerKey, StateError> {
+        check_name(peer)?;
+        self.with(|connection| {
+            let transaction = connection.transaction()?;
+            if hold {
+                hold_new(&transaction, peer)?;
+            }
+            let added = insert_key(&transaction, peer, key, subnets)?;
             transaction.commit()?;
             self.publish_peers(connection)?;
             Ok(added)
@@ -194,6 +214,17 @@ impl State {
             Ok(())
         })
     }
+}
+
+/// Holds a peer that is not there yet.
+fn hold_new(transaction: &Transaction<'_>, peer: &str) -> Result<(), StateError> {
+    let query = "SELECT 1 FROM peer WHERE name = ?";
+    let there = transaction.query_row(query, [peer], |_| Ok(())).optional()?;
+    if there.is_some() {
+        return Err(refused("this peer is there already; only a new one can be held"));
+    }
+    transaction.execute("INSERT OR IGNORE INTO peer_hold VALUES (?)", [peer])?;
+    Ok(())
 }
 
 /// The keys that may connect.

@@ -9,11 +9,14 @@ use std::os::fd::{AsFd, AsRawFd as _};
 pub enum TcpState {
     /// Bytes or answers may still come or go.
     Alive,
+    /// As before, but the other end has sent its last byte.
+    Ending,
     /// Nothing is left of it but the descriptor.
     Closed,
 }
 
 const TCP_CLOSE: u8 = 7;
+const TCP_CLOSE_WAIT: u8 = 8;
 
 /// The state of a TCP socket.
 pub fn tcp_state(socket: &impl AsFd) -> io::Result<TcpState> {
@@ -33,9 +36,9 @@ pub fn tcp_state(socket: &impl AsFd) -> io::Result<TcpState> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(if state == [TCP_CLOSE] {
-        TcpState::Closed
-    } else {
-        TcpState::Alive
+    Ok(match state {
+        [TCP_CLOSE] => TcpState::Closed,
+        [TCP_CLOSE_WAIT] => TcpState::Ending,
+        _ => TcpState::Alive,
     })
 }

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::approval::{Answer, Question, Queue};
+use super::approval::{Answer, Queue};
 use super::{Action, Cause, Permit, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
 use crate::credential::KnownSecrets;
 use crate::facts::FactSet;
-use crate::identity::{Agent, Identity};
-use crate::policy::{ApproverKind, Judgement, Policy, UnknownHost};
+use crate::identity::{Agent, Identity, Live};
+use crate::policy::{Judgement, Policy, UnknownHost};
 
 const UNAVAILABLE_REASON: &str = "this cannot be judged right now";
 const NOT_HELD_REASON: &str = "this endpoint is not one of yours";
@@ -30,7 +30,7 @@ pub struct Gate {
     queue: Queue,
     log: Log,
     known: KnownSecrets,
-    /// How many policies came into force.
+    /// How often a policy came into force, or a peer became known as something else.
     reloads: watch::Sender<u64>,
 }
 
@@ -75,12 +75,18 @@ impl Gate {
         self.reloads.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Changes with every policy that comes into force.
+    /// A peer with open connections is known as something else than before: whatever lasts is
+    /// judged anew by that, as after [`Gate::swap`].
+    pub fn peers_changed(&self) {
+        self.reloads.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Changes with every policy that comes into force, and with [`Gate::peers_changed`].
     pub fn reloads(&self) -> watch::Receiver<u64> {
         self.reloads.subscribe()
     }
 
-    /// Waits until a policy is in force that would not let a permitted action pass any more: for
+    /// Waits until the policy in force, by what is known of the peer then, would not let a permitted action pass any more: for
     /// actions that last, such as an upgraded stream. `approved_by` is the permit's, `reloads` what
     /// [`Gate::reloads`] gave before the action was judged. Costs nothing while nothing is reloaded.
     pub async fn revoked(
@@ -91,26 +97,42 @@ impl Gate {
         mut reloads: watch::Receiver<u64>,
     ) -> Refusal {
         while reloads.changed().await.is_ok() {
-            match self.ask_policy(&self.policy(), agent, action).verdict {
-                Verdict::Allow { .. } => {}
-                Verdict::Ask { rule, .. } if Some(&rule) == approved_by => {}
-                Verdict::Ask { rule, .. } => {
-                    return Refusal::new(Cause::Rule(rule), "a new policy wants an approval for this");
-                }
-                Verdict::Deny(refusal) => return refusal,
+            if let Err(refusal) = self.still(agent, action, approved_by) {
+                return refusal;
             }
         }
         Refusal::new(Cause::NoRule, UNAVAILABLE_REASON)
+    }
+
+    /// Whether the policy in force lets a permitted action pass, by what is known of the agent now. `approved_by` is the permit's.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn still(
+        &self,
+        agent: &Agent,
+        action: &Action,
+        approved_by: Option<&Arc<str>>,
+    ) -> Result<(), Refusal> {
+        match self.ask_policy(&self.policy(), &agent.now(), action).verdict {
+            Verdict::Allow { .. } => Ok(()),
+            Verdict::Ask { rule, .. } if Some(&rule) == approved_by => Ok(()),
+            Verdict::Ask { rule, .. } => Err(Refusal::new(
+                Cause::Rule(rule),
+                "a new policy wants an approval for this",
+            )),
+            Verdict::Deny(refusal) => Err(refusal),
+        }
     }
 
     /// The agent behind an identity, by the policy in force.
     ///
     /// # Errors
     /// No profile or several claim it. The refusal is recorded.
-    pub async fn admit(&self, identity: &Arc<Identity>, destination: &str) -> Result<Agent, Refusal> {
-        let policy = self.policy();
+    pub async fn admit(&self, live: &Live, destination: &str) -> Result<Agent, Refusal> {
+        let (policy, identity) = (self.policy(), &live.now());
         match policy.profile_for(identity) {
-            Ok(profile) => Ok(Agent::new(identity.clone(), profile)),
+            Ok(profile) => Ok(Agent::new(live.clone(), profile)),
             Err(detail) => {
                 let refusal = Refusal::new(Cause::NoProfile, "no profile is for you").with_detail(detail);
                 self.turn_away(identity, None, destination, &refusal).await;
@@ -124,7 +146,7 @@ impl Gate {
         self.policy().needs(agent, endpoint)
     }
 
-    /// Judges one action. The permit is for these bytes, once.
+    /// Judges one action, by what is known of the agent now. The permit is for these bytes, once.
     ///
     /// Dropping the future while an approval is pending withdraws the question.
     ///
@@ -133,6 +155,8 @@ impl Gate {
     pub async fn judge(&self, agent: &Agent, action: &Action) -> Result<Permit, Refusal> {
         let started = Instant::now();
         let policy = self.policy();
+        let then = agent;
+        let agent = &*then.now();
         let judgement = self.ask_policy(&policy, agent, action);
         let judge_time = started.elapsed();
 
@@ -158,9 +182,9 @@ impl Gate {
             }
         };
         let wait_time = asked.elapsed();
-        // A reload while people were deciding: the new policy must still want this action to pass.
+        // People took their time: the policy of now must still want this action of this agent to pass.
         let decision = match decision {
-            Ok(allowed) if !allowed.approvers.is_empty() => self.still_asks(agent, action, allowed),
+            Ok(allowed) if !allowed.approvers.is_empty() => self.still_asks(&then.now(), action, allowed),
             decision => decision,
         };
 
@@ -205,7 +229,8 @@ impl Gate {
     /// Records a refusal that was found before an action could be read: a destination that no
     /// endpoint claims, a request that two servers would read differently.
     pub async fn refuse(&self, agent: &Agent, endpoint: &str, summary: &str, refusal: Refusal) -> Refusal {
-        let mut record = record::blank(&agent.identity, Some(agent.profile.clone()), Arc::from(endpoint));
+        let identity = &agent.now().identity;
+        let mut record = record::blank(identity, Some(agent.profile.clone()), Arc::from(endpoint));
         let policy = self.policy();
         record.summary = policy.mask().text(summary).into_owned();
         record.policy = policy.version();
@@ -269,7 +294,7 @@ impl Gate {
     ) -> Result<Allowed, Refusal> {
         let mut approvers = Vec::with_capacity(chain.len());
         for key in chain {
-            let question = match question(policy, agent, action, &rule, &reason, key) {
+            let question = match record::question(policy, agent, action, &rule, &reason, key) {
                 Ok(question) => record::clean_question(&self.known, question),
                 Err(detail) => {
                     let cause = Cause::ApprovalDown(rule.clone());
@@ -340,51 +365,6 @@ impl Gate {
             tracing::error!(error = %down, "a refusal could not be recorded");
         }
     }
-}
-
-fn question(
-    policy: &Policy,
-    agent: &Agent,
-    action: &Action,
-    rule: &Arc<str>,
-    reason: &str,
-    key: &Arc<str>,
-) -> Result<Question, String> {
-    let approver = policy
-        .model()
-        .approver(key)
-        .ok_or_else(|| format!("{key} is not in the policy"))?;
-    let (timeout, required, eligible) = match &approver.kind {
-        ApproverKind::Human {
-            timeout,
-            require_approvers,
-            approvers,
-            ..
-        } => (
-            timeout.unwrap_or(policy.model().defaults.human_timeout),
-            *require_approvers,
-            approvers.clone(),
-        ),
-        ApproverKind::Llm { .. } => return Err(format!("{key}: this gateway has no LLM judge yet")),
-    };
-    Ok(Question {
-        approver: key.clone(),
-        rule: rule.clone(),
-        reason: reason.to_owned(),
-        node: agent.identity.node.clone(),
-        login: agent.identity.login.clone(),
-        profile: agent.profile.clone(),
-        endpoint: action.endpoint.clone(),
-        credential: action.credential.clone(),
-        summary: record::masked(policy.mask(), &action.facts, &action.summary),
-        detail: record::masked(policy.mask(), &action.facts, &action.detail),
-        facts: action.facts.to_json(policy.mask()),
-        digest: action.digest,
-        required,
-        eligible,
-        timeout,
-        policy: policy.version(),
-    })
 }
 
 pub(super) fn or_default(text: &str, default: &str) -> String {

@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::approval::Question;
-use super::{Digest, Refusal, Step};
+use super::{Action, Digest, Refusal, Step};
 use crate::audit::Record;
 use crate::credential::KnownSecrets;
 use crate::facts::{Facts, Mask};
-use crate::identity::Identity;
-use crate::policy::Policy;
+use crate::identity::{Agent, Identity};
+use crate::policy::{ApproverKind, Policy};
 
 /// What an agent reads when the rule gives no reason of its own.
 const NO_RULE_REASON: &str = "no rule allows this";
@@ -37,6 +37,52 @@ pub(super) fn clean(known: &KnownSecrets, policy: &Policy, record: &mut Record) 
     for text in texts.into_iter().chain(&mut record.detail) {
         scrub(known, text);
     }
+}
+
+/// What an approver is asked, not cleaned yet.
+pub(super) fn question(
+    policy: &Policy,
+    agent: &Agent,
+    action: &Action,
+    rule: &Arc<str>,
+    reason: &str,
+    key: &Arc<str>,
+) -> Result<Question, String> {
+    let approver = policy
+        .model()
+        .approver(key)
+        .ok_or_else(|| format!("{key} is not in the policy"))?;
+    let (timeout, required, eligible) = match &approver.kind {
+        ApproverKind::Human {
+            timeout,
+            require_approvers,
+            approvers,
+            ..
+        } => (
+            timeout.unwrap_or(policy.model().defaults.human_timeout),
+            *require_approvers,
+            approvers.clone(),
+        ),
+        ApproverKind::Llm { .. } => return Err(format!("{key}: this gateway has no LLM judge yet")),
+    };
+    Ok(Question {
+        approver: key.clone(),
+        rule: rule.clone(),
+        reason: reason.to_owned(),
+        node: agent.identity.node.clone(),
+        login: agent.identity.login.clone(),
+        profile: agent.profile.clone(),
+        endpoint: action.endpoint.clone(),
+        credential: action.credential.clone(),
+        summary: masked(policy.mask(), &action.facts, &action.summary),
+        detail: masked(policy.mask(), &action.facts, &action.detail),
+        facts: action.facts.to_json(policy.mask()),
+        digest: action.digest,
+        required,
+        eligible,
+        timeout,
+        policy: policy.version(),
+    })
 }
 
 /// Cleans a question, whose size the queue bounds.

@@ -61,6 +61,61 @@ async fn peers() {
     assert!(String::from_utf8_lossy(&gone.stderr).contains("no peer laptop"));
 }
 
+/// A machine with a WireGuard of its own: its key is enough, and it gets what wg-quick reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_brings_its_key() {
+    use base64::Engine as _;
+    let world = World::new().await;
+    let mut watch = world.state.watch_peers();
+    let key = |byte| base64::engine::general_purpose::STANDARD.encode([byte; 32]);
+    let text = world.run(&["peers", "add", "phone", "--public-key", &key(7)]);
+    for line in [
+        "[Interface]",
+        "Address = 10.55.0.2/32, fd55:",
+        "DNS = 10.55.0.1, fd55:",
+        "[Peer]",
+        "AllowedIPs = 0.0.0.0/0, ::/0",
+        "# -----BEGIN CERTIFICATE-----",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    {
+        let keys = watch.borrow_and_update();
+        assert_eq!((keys[0].peer.as_str(), keys[0].public_key), ("phone", [7; 32]));
+    }
+    // Held, its key is known and connects nothing.
+    let held = world.json(&[
+        "peers",
+        "add",
+        "new",
+        "--hold",
+        "--public-key",
+        &key(8),
+        "--format",
+        "json",
+    ]);
+    assert_eq!(
+        (&held["hold"], &held["address_v4"]),
+        (&true.into(), &"10.55.0.3".into())
+    );
+    assert_eq!(watch.borrow_and_update().len(), 1);
+    world.run(&["peers", "approve", "new"]);
+    assert_eq!(watch.borrow_and_update().len(), 2);
+    for (name, key, why) in [
+        ("other", key(7), "enrolled already"),
+        ("other", "c2hvcnQ=".to_owned(), "32 bytes"),
+        ("a/b", key(9), "a peer's name"),
+    ] {
+        let refused = world
+            .command(&["peers", "add", name, "--public-key", &key])
+            .output()
+            .unwrap();
+        assert_eq!(refused.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains(why), "{said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn approvals() {
     let world = World::new().await;

@@ -38,14 +38,7 @@ fn a_dns_message() {
     let zone = Zone::new(policy.model(), Arc::new(|_, _| true));
     let answerer = Answerer::new(Arc::new(names), zone, Arc::new(|_, _| Box::pin(async { None }))).unwrap();
     let answerer = AssertUnwindSafe(answerer);
-    let identity = Identity {
-        transport: Transport::Wireguard,
-        address: IpAddr::from([10, 77, 0, 2]),
-        node: "laptop".to_owned(),
-        login: None,
-        tags: Vec::new(),
-        grants: Vec::new(),
-    };
+    let identity = Identity::new(Transport::Wireguard, IpAddr::from([10, 77, 0, 2]), "laptop");
     let runtime = runtime();
     fuzz!((Vec<u8>, u8, u8), |(bytes, kind, name)| {
         let names: [&[u8]; 4] = [

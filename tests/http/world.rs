@@ -187,14 +187,7 @@ pub fn path(path: &Path) -> String {
 }
 
 pub fn agent() -> Arc<Agent> {
-    let identity = Identity {
-        transport: Transport::Wireguard,
-        address: "10.77.0.2".parse().unwrap(),
-        node: "laptop".to_owned(),
-        login: None,
-        tags: Vec::new(),
-        grants: Vec::new(),
-    };
+    let identity = Identity::new(Transport::Wireguard, "10.77.0.2".parse().unwrap(), "laptop");
     Arc::new(Agent::new(Arc::new(identity), "dev".into()))
 }
 

@@ -1,7 +1,9 @@
 //! Portals: judged once, read on under the same permit, gone with their transaction.
 
 use crate::raw::{Raw, bind, close, execute, parse, query, run, sync};
-use crate::world::both;
+use tailkeep::proxy::postgres::LASTING_BYTES_MAX;
+
+use crate::world::{SETUP, Setup, World, both, server};
 
 #[tokio::test]
 async fn reading_on_is_the_same_action() {
@@ -158,4 +160,97 @@ async fn parameters_in_binary_form_are_read_by_the_types_that_the_server_says() 
         .collect();
     assert_eq!(parameters[1], serde_json::json!(["7"]), "{records:#?}");
     assert_ne!(parameters[0], parameters[1]);
+}
+
+const NO_SERIES: &str = r#"
+rule "no-series" {
+  endpoint  = postgres.orders
+  condition = "sql.statement.contains('series')"
+  verdict   = "deny"
+  reason    = "no series any more"
+}
+rule "rest" {
+  endpoint = postgres.orders
+  verdict  = "allow"
+}
+"#;
+
+/// What goes on after its permit is judged by the policies that come after.
+#[tokio::test]
+async fn a_new_policy_ends_what_it_would_not_let_pass() {
+    let (server, world) = both().await;
+    assert!(server.sql("create table series (x int); grant all on series to app"));
+    let portal = |what: &str| [parse("", what), bind("c", "", &[]), execute("c", 1), sync()].concat();
+    for (start, tags, goes) in [
+        // Half read.
+        (portal("select generate_series(1, 5)"), "12DsZ", true),
+        // Planned, and not yet run.
+        (
+            [
+                parse("", "insert into series values (1)"),
+                bind("c", "", &[]),
+                sync(),
+            ]
+            .concat(),
+            "12Z",
+            true,
+        ),
+        (query("declare c cursor for select * from series"), "CZ", true),
+        (query("listen series"), "CZ", true),
+        (query("copy series from stdin"), "G", true),
+        (portal("select 1 from pg_class"), "12DsZ", false),
+        (query("select count(*) from series"), "TDCZ", false),
+    ] {
+        let mut raw = Raw::enter(world.address).await;
+        assert_eq!(raw.query("begin").await.tags, "CZ");
+        raw.send(&start).await;
+        let last = tags.chars().last().unwrap();
+        assert_eq!(raw.until(last, 1).await.tags, tags);
+        // A policy that says the same ends nothing.
+        world.reload(server.port, SETUP);
+        world.reload(
+            server.port,
+            Setup {
+                rules: NO_SERIES,
+                ..SETUP
+            },
+        );
+        if goes {
+            let came = raw.until_ready(1).await;
+            assert_eq!(came.tags, "E", "{came:?}");
+            assert!(came.text().contains("no series any more"), "{came:?}");
+        } else {
+            assert_eq!(raw.ask(&[query("select 1")]).await.tags, "TDCZ");
+        }
+        world.reload(server.port, SETUP);
+    }
+    assert_eq!(server.says("select count(*) from series"), "0");
+}
+
+#[tokio::test]
+async fn what_is_too_large_to_be_remembered_ends_with_any_new_policy() {
+    let server = server(&[]).await;
+    let setup = Setup {
+        limits: "message_bytes_max = 8388608",
+        ..SETUP
+    };
+    let world = World::new(server.port, setup).await;
+    for (bytes, goes) in [(LASTING_BYTES_MAX / 2, false), (LASTING_BYTES_MAX, true)] {
+        let mut raw = Raw::enter(world.address).await;
+        let long = "x".repeat(bytes);
+        let start = [
+            query("begin"),
+            parse("", "select generate_series(1, 5), $1::text is null"),
+            bind("c", "", &[&long]),
+            execute("c", 1),
+            sync(),
+        ];
+        assert_eq!(raw.ask(&start).await.tags, "CZ12DsZ");
+        world.reload(server.port, setup);
+        let came = match goes {
+            true => raw.until_ready(1).await,
+            false => raw.ask(&[execute("c", 1), sync()]).await,
+        };
+        assert_eq!(came.tags, if goes { "E" } else { "DsZ" }, "{came:?}");
+    }
 }

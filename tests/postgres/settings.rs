@@ -1,7 +1,9 @@
 //! How the server reads text is pinned, whatever way it is reached for.
 
 use crate::raw::{Raw, parse, query, run, sync};
-use crate::world::both;
+use tailkeep::proxy::postgres::SETTINGS_MAX;
+
+use crate::world::{SETUP, Setup, World, both, said, server};
 
 const REFUSED: &str = "how the server reads text may not be changed here";
 
@@ -121,5 +123,56 @@ async fn settings_of_the_role_and_of_the_start_do_not_change_it() {
             .await;
         let said = crate::world::said(&ran);
         assert!(said.contains(want), "{options}: {said}");
+    }
+}
+
+const NO_SET: &str = r#"
+rule "no-set" {
+  endpoint  = postgres.orders
+  condition = "sql.verb == 'set' && !sql.statement.contains('public')"
+  verdict   = "deny"
+  reason    = "no settings here"
+}
+rule "rest" {
+  endpoint = postgres.orders
+  verdict  = "allow"
+}
+"#;
+
+#[tokio::test]
+async fn a_setting_of_the_start_is_judged_as_set() {
+    let server = server(&[]).await;
+    let setup = Setup {
+        rules: NO_SET,
+        ..SETUP
+    };
+    let world = World::new(server.port, setup).await;
+    let many = (0..=SETTINGS_MAX).map(|n| format!("-c%20a.b{n}%3Dpublic%20"));
+    for (options, want) in [
+        (
+            "application_name=x&options=-c%20datestyle%3DISO",
+            "t | ".to_owned(),
+        ),
+        ("options=-c%20search_path%3Dpublic", "t | ".to_owned()),
+        ("options=-c%20search_path%3Devil", "no settings here".to_owned()),
+        ("options=-c%20app.tenant%3D7", "no settings here".to_owned()),
+        (
+            &format!("options={}", many.collect::<String>()),
+            "too many settings".to_owned(),
+        ),
+    ] {
+        let ran = world
+            .psql_with(&format!("sslmode=disable&{options}"), &["select true"])
+            .await;
+        let said = said(&ran);
+        assert!(said.contains(&want), "{options}: {said}");
+    }
+    let story = world.story().await;
+    for line in [
+        "SET search_path TO 'public' | allow | SET",
+        "SET search_path TO 'evil' | deny | -",
+        "SET app.tenant TO '7' | deny | -",
+    ] {
+        assert!(story.contains(&line.to_owned()), "{line}: {story:#?}");
     }
 }

@@ -118,7 +118,7 @@ impl World {
         tokio::spawn(async move {
             while let Ok((stream, source)) = listener.accept().await {
                 let flow = Flow {
-                    identity: identity("laptop", "10.77.0.2"),
+                    identity: identity("laptop", "10.77.0.2").into(),
                     source,
                     destination,
                     stream: FlowStream::Kernel(stream),
@@ -256,14 +256,11 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn identity(node: &str, address: &str) -> Arc<Identity> {
-    Arc::new(Identity {
-        transport: Transport::Wireguard,
-        address: address.parse().unwrap(),
-        node: node.to_owned(),
-        login: None,
-        tags: Vec::new(),
-        grants: Vec::new(),
-    })
+    Arc::new(Identity::new(
+        Transport::Wireguard,
+        address.parse().unwrap(),
+        node,
+    ))
 }
 
 fn policy(port: u16, setup: Setup<'_>) -> Arc<Policy> {

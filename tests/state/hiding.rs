@@ -46,14 +46,7 @@ fn policy(text: &str) -> Arc<Policy> {
 }
 
 fn agent() -> Agent {
-    let identity = Identity {
-        transport: Transport::Wireguard,
-        address: "10.55.0.2".parse().unwrap(),
-        node: "laptop".to_owned(),
-        login: None,
-        tags: Vec::new(),
-        grants: Vec::new(),
-    };
+    let identity = Identity::new(Transport::Wireguard, "10.55.0.2".parse().unwrap(), "laptop");
     Agent::new(Arc::new(identity), "dev".into())
 }
 

@@ -1,6 +1,6 @@
 //! A gateway that runs a tailscaled of its own, on a real tailnet.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -269,11 +269,11 @@ fn a_person_logs_the_node_in_and_in_again_when_its_key_has_expired() {
     }
 }
 
-#[test]
-fn a_machine_without_tailscaled_is_told_how_to_get_one() {
+/// What a gateway says that does not start, and whether it made a folder for tailscaled.
+fn refused(fields: &str) -> (String, bool) {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.hcl");
-    let text = "gateway {\n  state_dir = \"DIR/state\"\n  tailscale {}\n}\n";
+    let text = format!("gateway {{\n  state_dir = \"DIR/state\"\n  tailscale {{\n    {fields}\n  }}\n}}\n");
     std::fs::write(&policy, text.replace("DIR", &folder.path().display().to_string())).unwrap();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_tailkeep"))
         .args(["gateway", "-c"])
@@ -282,11 +282,33 @@ fn a_machine_without_tailscaled_is_told_how_to_get_one() {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (said, folder.path().join("state/tailscale").exists())
+}
+
+#[test]
+fn a_machine_without_tailscaled_is_told_how_to_get_one() {
+    let (said, made) = refused("");
     assert!(
         said.contains("package `tailscale`") && said.contains("socket = "),
         "{said}"
     );
-    assert!(!Path::new(&folder.path().join("state/tailscale")).exists());
+    assert!(!made);
+}
+
+#[test]
+fn what_is_for_our_own_tailscaled_is_refused_for_another() {
+    for field in [
+        "authkey = env(\"A\")",
+        "control_url = \"http://c\"",
+        "hostname = \"a\"",
+        "tags = [\"tag:a\"]",
+    ] {
+        let (said, made) = refused(&format!("socket = \"/run/ts.sock\"\n    {field}"));
+        assert!(
+            said.contains("logged in by `tailscale up`") && !made,
+            "{field}: {said}"
+        );
+    }
 }

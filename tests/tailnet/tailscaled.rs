@@ -32,7 +32,16 @@ pub enum Mood {
 
 struct Shared {
     nodes: BTreeMap<IpAddr, Value>,
+    /// Without a device: for which node it dials from a port.
+    ports: BTreeMap<u16, IpAddr>,
     mood: Mood,
+    /// Of the answers about itself.
+    own_mood: Mood,
+    has_device: bool,
+    statuses: usize,
+    watchers: usize,
+    /// Questions for ports that are being answered, and the most there were.
+    asking: (usize, usize),
     prefs: Value,
     asked: Vec<String>,
 }
@@ -41,25 +50,31 @@ struct Shared {
 pub struct Tailscaled {
     pub socket: PathBuf,
     shared: Arc<Mutex<Shared>>,
-    bus: broadcast::Sender<Value>,
+    bus: broadcast::Sender<String>,
     runtime: Option<Runtime>,
 }
 
-type Daemon = (Arc<Mutex<Shared>>, broadcast::Sender<Value>);
+type Daemon = (Arc<Mutex<Shared>>, broadcast::Sender<String>);
 
 impl Tailscaled {
     /// One that advertises a route of its own already.
     pub fn new(folder: &Path) -> Tailscaled {
         let shared = Shared {
             nodes: BTreeMap::new(),
+            ports: BTreeMap::new(),
             mood: Mood::Honest,
+            own_mood: Mood::Honest,
+            has_device: true,
+            statuses: 0,
+            watchers: 0,
+            asking: (0, 0),
             prefs: json!({ "AdvertiseRoutes": ["192.0.2.0/24"] }),
             asked: Vec::new(),
         };
         let mut daemon = Tailscaled {
             socket: folder.join("tailscaled.sock"),
             shared: Arc::new(Mutex::new(shared)),
-            bus: broadcast::channel(64).0,
+            bus: broadcast::channel(1 << 14).0,
             runtime: None,
         };
         daemon.start();
@@ -96,6 +111,44 @@ impl Tailscaled {
         self.shared.lock().unwrap().mood = mood;
     }
 
+    pub fn own_mood(&self, mood: Mood) {
+        self.shared.lock().unwrap().own_mood = mood;
+    }
+
+    /// As with `--tun=userspace-networking`, from the next change on.
+    pub fn without_device(&self) {
+        self.shared.lock().unwrap().has_device = false;
+        self.tell();
+    }
+
+    /// Dials for a node from a port.
+    pub fn dials(&self, port: u16, address: &str) {
+        let address = address.parse().unwrap();
+        self.shared.lock().unwrap().ports.insert(port, address);
+    }
+
+    /// Says a line on the bus as it is.
+    pub fn say(&self, line: &str) {
+        let _ = self.bus.send(line.to_owned());
+    }
+
+    /// How often it was asked how it is, and how often its bus was followed.
+    pub fn looks(&self) -> (usize, usize) {
+        let shared = self.shared.lock().unwrap();
+        (shared.statuses, shared.watchers)
+    }
+
+    /// The most ports that were asked for at once.
+    pub fn asked_at_once(&self) -> usize {
+        self.shared.lock().unwrap().asking.1
+    }
+
+    /// Gives a node another capability, or another answer altogether.
+    pub fn change(&self, address: &str, change: impl FnOnce(&mut Value)) {
+        let address = address.parse().unwrap();
+        change(self.shared.lock().unwrap().nodes.get_mut(&address).unwrap());
+    }
+
     /// Lets a node join, or changes it, without telling.
     pub fn node(&self, address: &str, name: &str, tags: &[&str], grants: Value) {
         let node = json!({
@@ -120,7 +173,7 @@ impl Tailscaled {
 
     /// Tells the bus that the netmap changed.
     pub fn tell(&self) {
-        let _ = self.bus.send(json!({ "NetMap": { "Peers": [] } }));
+        self.say(&json!({ "NetMap": { "Peers": [] } }).to_string());
     }
 
     pub fn routes(&self) -> Vec<String> {
@@ -131,7 +184,7 @@ impl Tailscaled {
     pub fn set_routes(&self, routes: &[&str]) {
         let prefs = json!({ "AdvertiseRoutes": routes });
         self.shared.lock().unwrap().prefs = prefs.clone();
-        let _ = self.bus.send(json!({ "Prefs": prefs }));
+        self.say(&json!({ "Prefs": prefs }).to_string());
     }
 
     /// The addresses that were asked for, oldest first.
@@ -148,11 +201,10 @@ fn is_named(headers: &HeaderMap) -> bool {
         && !headers.contains_key("origin")
 }
 
-async fn say(shared: &Mutex<Shared>, headers: &HeaderMap, honest: Option<Value>) -> Response {
+async fn say(mood: Mood, headers: &HeaderMap, honest: Option<Value>) -> Response {
     if !is_named(headers) {
         return StatusCode::FORBIDDEN.into_response();
     }
-    let mood = shared.lock().unwrap().mood;
     let Some(honest) = honest else {
         return (StatusCode::NOT_FOUND, "no match for IP:port\n").into_response();
     };
@@ -174,15 +226,19 @@ async fn say(shared: &Mutex<Shared>, headers: &HeaderMap, honest: Option<Value>)
 }
 
 async fn status(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Response {
+    let (mood, has_device) = {
+        let mut shared = shared.lock().unwrap();
+        shared.statuses += 1;
+        (shared.own_mood, shared.has_device)
+    };
     let status = json!({
-        "BackendState": "Running", "TUN": true, "TailscaleIPs": ["100.64.0.1"],
-        "Self": { "DNSName": "gw.lab.ts.net.", "Tags": ["tag:gateway"], "AllowedIPs": ["100.64.0.1/32"] },
+        "BackendState": "Running", "TUN": has_device, "TailscaleIPs": ["100.64.0.1"],
+        "Self": {
+            "ID": "n-gw", "DNSName": "gw.lab.ts.net.", "Tags": ["tag:gateway"],
+            "AllowedIPs": ["100.64.0.1/32"],
+        },
     });
-    // Only what it says of others is a lie here.
-    match is_named(&headers) {
-        true => status.to_string().into_response(),
-        false => say(&shared, &headers, None).await,
-    }
+    say(mood, &headers, Some(status)).await
 }
 
 async fn who_is(
@@ -191,12 +247,27 @@ async fn who_is(
     headers: HeaderMap,
 ) -> Response {
     let address: std::net::SocketAddr = query["addr"].parse().unwrap();
-    let found = {
+    let (found, mood) = {
         let mut shared = shared.lock().unwrap();
         shared.asked.push(format!("{} {}", query["proto"], address.ip()));
-        shared.nodes.get(&address.ip()).cloned()
+        let by_address = shared.nodes.get(&address.ip());
+        let by_port = || shared.nodes.get(shared.ports.get(&address.port())?);
+        let found = by_address.or_else(by_port).cloned();
+        if address.port() != 0 {
+            shared.asking.0 += 1;
+            shared.asking.1 = shared.asking.0.max(shared.asking.1);
+        }
+        (found, shared.mood)
     };
-    say(&shared, &headers, found).await
+    // The real one waits for such a port to be entered, and holds everything up meanwhile.
+    if found.is_none() && address.port() != 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let answer = say(mood, &headers, found).await;
+    if address.port() != 0 {
+        shared.lock().unwrap().asking.0 -= 1;
+    }
+    answer
 }
 
 async fn prefs(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Response {
@@ -214,14 +285,15 @@ async fn patch_prefs(State((shared, bus)): State<Daemon>, headers: HeaderMap, bo
     }
     let prefs = json!({ "AdvertiseRoutes": wanted["AdvertiseRoutes"] });
     shared.lock().unwrap().prefs = prefs.clone();
-    let _ = bus.send(json!({ "Prefs": prefs }));
+    let _ = bus.send(json!({ "Prefs": prefs }).to_string());
     prefs.to_string().into_response()
 }
 
 async fn watch(State((shared, bus)): State<Daemon>) -> Response {
     let first = {
-        let shared = shared.lock().unwrap();
-        json!({ "Version": "1.96.5", "State": 6, "Prefs": shared.prefs, "NetMap": {} })
+        let mut shared = shared.lock().unwrap();
+        shared.watchers += 1;
+        json!({ "Version": "1.96.5", "State": 6, "Prefs": shared.prefs, "NetMap": {} }).to_string()
     };
     let mut changes = bus.subscribe();
     let (lines, receiver) = tokio::sync::mpsc::channel(8);

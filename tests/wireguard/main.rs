@@ -40,10 +40,8 @@ fn config(stack: Stack) -> Config {
 
 /// Says who connected where, then echoes until the end.
 async fn echo(mut flow: Flow) {
-    let hello = format!(
-        "{} {} {}\n",
-        flow.identity.node, flow.identity.address, flow.destination
-    );
+    let peer = flow.identity.now();
+    let hello = format!("{} {} {}\n", peer.node, peer.address, flow.destination);
     if flow.stream.write_all(hello.as_bytes()).await.is_err() {
         return;
     }

@@ -132,6 +132,12 @@ pub(super) fn serve(node: &Arc<Node>, names: Arc<Names>, gate: Arc<Gate>, proxy:
     tokio::spawn(async move { follower.follow().await });
     let keeper = node.clone();
     tokio::spawn(async move { keeper.keep_logged_in().await });
+    let (mut told, told_gate) = (node.directory().told(), gate.clone());
+    tokio::spawn(async move {
+        while told.changed().await.is_ok() {
+            told_gate.peers_changed();
+        }
+    });
     let (listener, mut accepted) = Listener::new(names, node.directory().clone());
     tokio::spawn(async move {
         let model_gate = gate.clone();
@@ -151,10 +157,10 @@ pub(super) fn serve(node: &Arc<Node>, names: Arc<Names>, gate: Arc<Gate>, proxy:
         while let Some(Accepted { flow, other }) = accepted.recv().await {
             let proxy = proxy.clone();
             tokio::spawn(async move {
-                let (node, dialled) = (flow.identity.node.clone(), flow.destination);
+                let (node, dialled) = (flow.identity.now().node.clone(), flow.destination);
                 tokio::select! {
                     () = proxy.serve(flow) => {}
-                    () = other => tracing::info!(node, %dialled, "the tailnet ends a connection: its peer changed"),
+                    () = other => tracing::info!(node, %dialled, "a connection ends: its peer has left the tailnet"),
                 }
             });
         }

@@ -54,6 +54,10 @@ pub(super) struct Who {
     pub login: Option<String>,
     pub node: Option<String>,
     pub peer: Option<String>,
+    /// Profiles that the tailnet's policy grants.
+    pub grants: Vec<String>,
+    /// Names of other app capabilities.
+    pub caps: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -113,6 +113,31 @@ fn statements() {
             "SELECT dblink('host=h password=abc user=u', 'x')",
             "SELECT dblink('host=h password=(masked) user=u', 'x')",
         ),
+        (
+            "SELECT dblink('postgres://app:abc@h/d', 'x')",
+            "SELECT dblink('postgres://app:(masked)@h/d', 'x')",
+        ),
+        (
+            "SELECT dblink($$host=h password=''a b''$$, E'x', U&'password=abc')",
+            "SELECT dblink($$host=h password=(masked)$$, E'x', U&'password=(masked)')",
+        ),
+        (
+            "ALTER ROLE a PASSWORD /* c */ 'ab'\n'cd' LOGIN",
+            "ALTER ROLE a PASSWORD /* c */ (masked)\n(masked) LOGIN",
+        ),
+        (
+            "DO 'BEGIN ALTER ROLE a PASSWORD ''abc''; END'",
+            "DO 'BEGIN ALTER ROLE a PASSWORD (masked); END'",
+        ),
+        (
+            "DO $x$ BEGIN ALTER ROLE a PASSWORD 'abc'; END $x$",
+            "DO $x$ BEGIN ALTER ROLE a PASSWORD (masked); END $x$",
+        ),
+        (
+            "SELECT '-----BEGIN PRIVATE KEY-----\nMHcCAQEEIIUKU2T0hXLnp7yDBEYFAQ\n-----END PRIVATE KEY-----'",
+            "SELECT '-----BEGIN PRIVATE KEY-----(masked)-----END PRIVATE KEY-----'",
+        ),
+        ("SELECT $1, $a$, 'it''s' -- 'a", "SELECT $1, $a$, 'it''s' -- 'a"),
     ] {
         assert_eq!(mask.sql(text), want);
     }
@@ -141,6 +166,23 @@ fn kubernetes_secrets() {
     let yaml = "POST /s\n\nkind: Secret\ndata:\n  x: c2VjcmV0\n  y: |\n    more\ntype: Opaque\n";
     let shown = "POST /s\n\nkind: Secret\ndata:\n  x: (masked)\n  y: (masked)\n (masked)\ntype: Opaque\n";
     assert_eq!(mask.text(yaml), shown);
+}
+
+#[test]
+fn bound_parameters_are_literals() {
+    let mut value = serde_json::json!([
+        "host=h password=abc",
+        "postgres://u:p@h",
+        "password=x OR EVIL",
+        null
+    ]);
+    Mask::default().parameters_json(&mut value);
+    let want = [
+        "host=h password=(masked)",
+        "postgres://u:(masked)@h",
+        "password=x OR EVIL",
+    ];
+    assert_eq!(value, serde_json::json!([want[0], want[1], want[2], null]));
 }
 
 /// What an agent would have an approver not see must be there, whatever it stands beside.
@@ -172,6 +214,17 @@ fn nothing_else_can_be_hidden() {
         "DELETE FROM password$$ WHERE EVIL",
         "ALTER ROLE a PASSWORD $$x$$; EVIL",
         "SELECT 'host=h password=x', EVIL",
+        // Code is shown whatever it looks like: a literal alone can be masked.
+        "DELETE FROM users WHERE id = 7 /* password ' */ OR EVIL --'",
+        "DELETE FROM users WHERE password=password/**/OR/**/EVIL",
+        "DELETE FROM users WHERE id = 7 /* password $$ */ OR EVIL -- $$",
+        "DELETE FROM users WHERE n=$$://a:$$or(EVIL)or(n)=$$@$$",
+        "DELETE FROM users WHERE n = -- password\n'EVIL'",
+        "DELETE FROM \"password 'x\" WHERE EVIL --'",
+        "DELETE FROM t WHERE a\n-----BEGIN A PRIVATE KEY-----\nEVILEVILEVILEVIL=EVILEVILEVILEVIL",
+        "DO $x$ BEGIN DELETE FROM t WHERE password=password/**/OR/**/EVIL; END $x$",
+        "DO $x$ BEGIN DELETE FROM t WHERE n=$$://a:$$or(EVIL)or(n)=$$@$$; END $x$",
+        "DO 'BEGIN DELETE FROM t /* password '' */ WHERE EVIL --''; END'",
     ] {
         assert!(mask.sql(text).contains("EVIL"), "{text}: {}", mask.sql(text));
     }

@@ -8,9 +8,24 @@ const READING_SETTINGS: &[(&str, &[&str])] = &[
     ("standard_conforming_strings", &["on", "true", "yes", "1"]),
 ];
 
+/// Names of a list that are compared one by one; a longer list is rid of what stands twice at the
+/// end, since a text of 128 KiB has names enough to hold everybody up for seconds.
+const NAMES_COMPARED_MAX: usize = 64;
+
+/// Adds a name; [`dedupe`] has to follow in the end.
 pub(super) fn push(list: &mut Vec<String>, name: &str) {
-    if !name.is_empty() && !list.iter().any(|known| known == name) {
+    let is_known =
+        |list: &[String]| list.len() <= NAMES_COMPARED_MAX && list.iter().any(|known| known == name);
+    if !name.is_empty() && !is_known(list) {
         list.push(name.to_owned());
+    }
+}
+
+/// Keeps the first of equal names.
+pub(super) fn dedupe(list: &mut Vec<String>) {
+    if list.len() > NAMES_COMPARED_MAX {
+        let mut seen = std::collections::HashSet::with_capacity(list.len());
+        list.retain(|name| seen.insert(name.clone()));
     }
 }
 

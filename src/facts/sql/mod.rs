@@ -10,6 +10,7 @@
 pub mod cache;
 pub mod dialect;
 mod look;
+mod runs;
 mod tree;
 mod walk;
 
@@ -158,10 +159,9 @@ impl Statement {
 
 fn join(list: &mut Vec<String>, more: &[String]) {
     for name in more {
-        if !list.contains(name) {
-            list.push(name.clone());
-        }
+        look::push(list, name);
     }
+    look::dedupe(list);
 }
 
 /// Every statement of a text, in order. A text without a statement gives none; one that the

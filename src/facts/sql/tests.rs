@@ -75,6 +75,18 @@ fn queries() {
         "select|||generate_series|",
     );
     check("select dblink('x', 'drop table t')", "select|||dblink|opaque");
+    for name in [
+        "table_to_xml",
+        "schema_to_xml_and_xmlschema",
+        "database_to_xml",
+        "crosstab3",
+        "xpath_table",
+    ] {
+        check(
+            &format!("select {name}('secrets')"),
+            &format!("select|||{name}|opaque"),
+        );
+    }
     check(
         "select set_config('role', 'admin', false)",
         "select|||set_config|role",
@@ -339,4 +351,15 @@ fn execute_takes_the_facts_of_what_it_runs() {
         one("execute p").executing(copy.as_deref().unwrap()).row_limit,
         Some(3)
     );
+}
+
+#[test]
+fn a_text_of_nothing_but_names_has_each_of_them_once() {
+    let names: Vec<String> = (0..8_000).map(|number| format!("c{number}")).collect();
+    let statement = one(&format!("select {}, {0} from t", names.join(",")));
+    assert_eq!(statement.columns, names);
+    let prepared = one(&format!("select c0, d, {} from t", names.join(",")));
+    let whole = one("execute p").executing(&prepared);
+    assert_eq!(whole.columns.len(), names.len() + 1);
+    assert_eq!(whole.columns.iter().filter(|name| *name == "c0").count(), 1);
 }

@@ -2,26 +2,11 @@
 
 use super::Statement;
 use super::look::{
-    constant_text, has_where, is_constant, is_off, named, named_objects, push, reading_setting, row_limit,
-    strings, verb_of,
+    constant_text, dedupe, has_where, is_constant, is_off, named, named_objects, push, reading_setting,
+    row_limit, strings, verb_of,
 };
+use super::runs::RUNS_TEXT;
 use super::tree::Tree;
-
-/// Functions that run text which they are given as SQL; what it does cannot be read.
-const RUNS_TEXT: &[&str] = &[
-    "connectby",
-    "crosstab",
-    "cursor_to_xml",
-    "dblink",
-    "dblink_exec",
-    "dblink_open",
-    "dblink_send_query",
-    "query_to_xml",
-    "query_to_xml_and_xmlschema",
-    "query_to_xmlschema",
-    "ts_rewrite",
-    "ts_stat",
-];
 
 /// Letters and digits of the longest value that one of [`READING_SETTINGS`] takes, with room:
 /// `mule_internal` has 12. The server leaves everything else out of an encoding's name.
@@ -48,6 +33,18 @@ pub(super) fn facts_of(tree: &Tree, text: &str) -> Statement {
         walk.out.has_where = has_where(tree);
     }
     walk.out.opaque = walk.out.opaque_itself || !walk.out.executes.is_empty();
+    let Statement {
+        verbs,
+        tables,
+        reads,
+        writes,
+        functions,
+        columns,
+        ..
+    } = &mut walk.out;
+    for list in [verbs, tables, reads, writes, functions, columns] {
+        dedupe(list);
+    }
     walk.out
 }
 

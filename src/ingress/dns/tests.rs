@@ -47,14 +47,7 @@ fn zone(unknown: &str) -> Zone {
 }
 
 fn identity(node: &str) -> Identity {
-    Identity {
-        transport: Transport::Wireguard,
-        address: IpAddr::from([10, 77, 0, 2]),
-        node: node.to_owned(),
-        login: None,
-        tags: Vec::new(),
-        grants: Vec::new(),
-    }
+    Identity::new(Transport::Wireguard, IpAddr::from([10, 77, 0, 2]), node)
 }
 
 fn nowhere() -> Resolver {

@@ -16,11 +16,11 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use super::directory::Directory;
-use super::localapi::Protocol;
+use super::directory::{By, Directory};
 use crate::ingress::dns::Names;
 use crate::ingress::{Flow, FlowStream};
 use crate::policy::Model;
+use crate::sys::TcpState;
 
 /// Sockets at most; each is a file descriptor.
 pub const SOCKETS_MAX: usize = 4096;
@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// A connection of a peer that tailscaled vouches for.
 pub struct Accepted {
     pub flow: Flow,
-    /// Ends when the peer is not any more who it was; the connection is then to be closed.
+    /// Ends when the peer has left; the connection is then to be closed.
     pub other: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -211,27 +211,23 @@ async fn accept(
 }
 
 async fn identify(stream: TcpStream, source: SocketAddr, directory: Arc<Directory>) -> Option<Accepted> {
-    let changes = directory.changes();
-    let known = match directory.who(source, Protocol::Tcp).await {
-        Ok(known) => known,
+    let destination = stream.local_addr().ok()?;
+    let state = || crate::sys::tcp_state(&stream).unwrap_or(TcpState::Closed);
+    let met = match directory.meet((source, destination.ip()), By::Peer, &state).await {
+        Ok(met) => met,
         Err(error) => {
             tracing::warn!(%source, %error, "a connection is closed: nobody vouches for it");
             return None;
         }
     };
-    let destination = stream.local_addr().ok()?;
     stream.set_nodelay(true).ok()?;
     let flow = Flow {
-        identity: known.identity.clone(),
+        identity: met.live(),
         source,
         destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
         stream: FlowStream::Kernel(stream),
     };
-    let other = async move {
-        directory
-            .until_other(known, (source, Protocol::Tcp), changes)
-            .await
-    };
+    let other = async move { directory.until_gone(met).await };
     Some(Accepted {
         flow,
         other: Box::pin(other),

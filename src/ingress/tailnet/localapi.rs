@@ -106,6 +106,8 @@ pub struct Status {
 /// This node, as the control server has it (`ipnstate.PeerStatus`).
 #[derive(Clone, Debug, Deserialize)]
 pub struct OwnNode {
+    #[serde(rename = "ID", default)]
+    pub stable_id: String,
     #[serde(rename = "DNSName", default)]
     pub name: String,
     #[serde(rename = "Tags", default)]
@@ -262,6 +264,7 @@ impl LocalApi {
         Ok(Bus {
             answer,
             line: Vec::new(),
+            seen: 0,
         })
     }
 
@@ -303,6 +306,8 @@ impl LocalApi {
 pub struct Bus {
     answer: reqwest::Response,
     line: Vec<u8>,
+    /// Bytes of `line` that hold no end of a line.
+    seen: usize,
 }
 
 impl Bus {
@@ -314,8 +319,10 @@ impl Bus {
     /// The bus has ended; what changed from here on is not known.
     pub async fn next(&mut self) -> Result<Notify, LocalApiError> {
         loop {
-            if let Some(end) = memchr::memchr(b'\n', &self.line) {
-                let rest = self.line.split_off(end + 1);
+            let unseen = self.line.get(self.seen..).unwrap_or_default();
+            if let Some(end) = memchr::memchr(b'\n', unseen) {
+                let rest = self.line.split_off(self.seen + end + 1);
+                self.seen = 0;
                 let line = std::mem::replace(&mut self.line, rest);
                 let line = line.trim_ascii();
                 if line.is_empty() {
@@ -324,6 +331,7 @@ impl Bus {
                 return serde_json::from_slice(line)
                     .map_err(|error| LocalApiError::Answer(error.to_string()));
             }
+            self.seen = self.line.len();
             match self.answer.chunk().await.map_err(down)? {
                 None => return Err(LocalApiError::Down("the bus has ended".to_owned())),
                 Some(piece) if self.line.len() + piece.len() > LINE_BYTES_MAX => {

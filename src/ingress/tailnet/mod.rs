@@ -2,14 +2,17 @@
 //! connections of its peers to the virtual addresses of the endpoints' names.
 //!
 //! - [`localapi`] speaks with tailscaled; [`whois`] reads an [`Identity`] out of its answer.
-//! - [`directory`] asks who is behind each connection, and says when that changes.
+//! - [`directory`] asks who is behind each connection, and says when that changes; [`memory`] holds
+//!   what was answered a moment ago, [`port`] keeps connections from one port apart, [`miss`]
+//!   counts questions in vain.
 //! - [`listener`] accepts: a socket for every virtual address and port that the policy claims.
 //! - [`daemon`] runs a tailscaled of our own, [`login`] lets its node in, [`oauth`] gets it a key.
 //! - [`node`] follows tailscaled's bus, and keeps the routes declared.
 //!
 //! Invariants: nobody is let in on anything but an answer of tailscaled for this very connection,
-//! asked while it is open; what cannot be asked is denied; a connection ends when its peer is not
-//! any more who it was.
+//! or for its node's address a moment before, with nothing changed since; what cannot be asked is
+//! denied; what is judged on an open connection reads what is known of its peer then; it ends when
+//! its peer's profile is another one, or the peer has left.
 //!
 //! [`Identity`]: crate::identity::Identity
 
@@ -18,14 +21,17 @@ pub mod directory;
 pub mod listener;
 pub mod localapi;
 pub mod login;
+pub mod memory;
+pub mod miss;
 pub mod node;
 pub mod oauth;
+pub mod port;
 pub mod whois;
 
 pub use daemon::{Daemon, DaemonError};
-pub use directory::{Directory, Stranger};
+pub use directory::{Directory, Met, Stranger};
 pub use listener::{Accepted, Listener};
 pub use localapi::{LocalApi, LocalApiError};
 pub use login::Login;
 pub use node::{Node, Routes};
-pub use whois::{CAPABILITY, Known};
+pub use whois::{APPROVER, CAPABILITY, Known};

@@ -5,15 +5,20 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::directory::{Directory, Own};
-use super::localapi::{LocalApi, LocalApiError, Status};
+use super::directory::Directory;
+use super::localapi::{LocalApi, LocalApiError, Prefs, Status};
 use super::login::{self, Login};
 
 /// How long until a tailscaled that was lost is tried again; doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// See [`RETRY_MIN`].
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How long after a look the next one comes at the earliest, however much the bus says. No answer
+/// from before the bus spoke is used for a new connection meanwhile.
+pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The routes that this gateway advertises beside those that the node has from elsewhere.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +99,7 @@ impl Node {
                 tracing::debug!(%error, "tailscaled is not heard");
             }
             self.status.send_replace(None);
+            self.directory.lost();
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
         }
@@ -107,19 +113,40 @@ impl Node {
                 self.api.start(&login.prefs(&self.routes.0), None).await?;
             }
         }
+        let (mut looked, mut due) = (None, None);
+        let mut prefs = None;
         loop {
-            let notify = bus.next().await?;
+            // Not by the time-out alone: a bus that always has more would never let it come.
+            if let Some(at) = due
+                && at <= Instant::now()
+            {
+                if let Some(Prefs { advertise_routes }) = prefs.take() {
+                    self.declare(&advertise_routes.unwrap_or_default()).await;
+                }
+                self.look().await?;
+                (looked, due) = (Some(Instant::now()), None);
+            }
+            let next = async {
+                match due {
+                    Some(at) => tokio::time::timeout_at(at, bus.next()).await.ok(),
+                    None => Some(bus.next().await),
+                }
+            };
+            let Some(notify) = next.await.transpose()? else {
+                continue;
+            };
             *wait = RETRY_MIN;
+            if notify.net_map || notify.state.is_some() {
+                self.directory.changing();
+            }
             if let Some(text) = notify.err_message {
                 tracing::error!(text, "tailscaled says that something is wrong");
                 self.note(Some(text));
             }
-            if let Some(prefs) = &notify.prefs {
-                self.declare(prefs.advertise_routes.as_deref().unwrap_or_default())
-                    .await;
-            }
-            if notify.net_map || notify.state.is_some() || notify.browse_to_url.is_some() {
-                self.look().await?;
+            let person = notify.browse_to_url.is_some();
+            if notify.prefs.is_some() || notify.net_map || notify.state.is_some() || person {
+                prefs = notify.prefs.or(prefs);
+                due = due.or(Some(looked.map_or_else(Instant::now, |at| at + LOOK_EVERY)));
             }
         }
     }
@@ -132,13 +159,6 @@ impl Node {
             .as_ref()
             .map(|own| own.name.trim_matches('.'))
             .unwrap_or_default();
-        let own = Own {
-            suffix: name
-                .split_once('.')
-                .map(|(_, rest)| rest.to_owned())
-                .unwrap_or_default(),
-            has_device: status.has_device,
-        };
         let (state, url) = (&status.backend_state, &status.auth_url);
         let before = self.status.borrow().clone();
         if before
@@ -153,8 +173,8 @@ impl Node {
         if state == "Running" {
             self.note(None);
         }
+        self.directory.changed(&status);
         self.status.send_replace(Some(status));
-        self.directory.changed(own);
         Ok(())
     }
 

@@ -113,16 +113,8 @@ impl Device {
         }
         let index = self.next;
         self.next += 1;
-        let identity = |address: IpAddr| {
-            Arc::new(Identity {
-                transport: Transport::Wireguard,
-                address,
-                node: peer.name.clone(),
-                login: None,
-                tags: Vec::new(),
-                grants: Vec::new(),
-            })
-        };
+        let identity =
+            |address: IpAddr| Arc::new(Identity::new(Transport::Wireguard, address, peer.name.clone()));
         let key = PublicKey::from(peer.public_key);
         let limiter = Some(Arc::clone(&self.limiter));
         let entry = Entry {

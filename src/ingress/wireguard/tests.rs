@@ -402,7 +402,7 @@ async fn any_destination_is_accepted_and_known(stack: Stack) {
         let mut flow = timeout(SOON, listener.accept()).await.unwrap().unwrap();
         assert_eq!((flow.source, flow.destination), (from, to));
         assert_eq!(
-            (flow.identity.node.as_str(), flow.identity.address),
+            (flow.identity.now().node.as_str(), flow.identity.now().address),
             ("peer-1", from.ip())
         );
         let mut said = [0; 5];

@@ -73,6 +73,11 @@ impl Grammar for Reader {
     }
 
     fn opaque(&self, text: &str) -> Facts {
-        self.facts(Arc::new(sql::Statement::opaque(text)), 1)
+        let mut facts = self.facts(Arc::new(sql::Statement::opaque(text)), 1);
+        if let Facts::Sql(facts) = &mut facts {
+            // It has arguments; which, is not read.
+            facts.parameters = Fact::Unknown(Blind::Opaque);
+        }
+        facts
     }
 }

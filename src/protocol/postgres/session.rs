@@ -70,6 +70,7 @@ enum What {
     /// The statements of a Query, and which of them is asked for.
     Query {
         message: Bytes,
+        digest: Digest,
         statements: Arc<[Statement]>,
         at: usize,
     },

@@ -96,14 +96,7 @@ mod tests {
     use crate::identity::{Identity, Transport};
 
     fn agent(node: &str) -> Agent {
-        let identity = Identity {
-            transport: Transport::Wireguard,
-            address: std::net::IpAddr::from([10, 77, 0, 2]),
-            node: node.to_owned(),
-            login: None,
-            tags: Vec::new(),
-            grants: Vec::new(),
-        };
+        let identity = Identity::new(Transport::Wireguard, std::net::IpAddr::from([10, 77, 0, 2]), node);
         Agent::new(Arc::new(identity), Arc::from("ci"))
     }
 

@@ -5,10 +5,12 @@
 //!
 //! Invariants: the server is dialled only with the Connect's permit; every buffer between the two
 //! ends is bounded, and reading stops on the side that fills it; a cancel is passed on only for
-//! the identity whose session it is.
+//! the identity whose session it is; a new policy is the law of what was permitted and is not over.
 
 mod cancel;
+mod lasting;
 mod relay;
+mod settings;
 mod start;
 
 use std::future::Future;
@@ -16,6 +18,8 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::audit::{Outcome, RecordId};
 use crate::credential::Secret;
@@ -31,6 +35,8 @@ pub use crate::upstream::postgres::Wire;
 use crate::verdict::{Action, Cause, Permit, Refusal};
 
 pub use cancel::Cancels;
+pub use lasting::LASTING_BYTES_MAX;
+pub use settings::SETTINGS_MAX;
 
 /// A boxed future, so that [`Gateway`] can be a trait object.
 pub type Wait<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -39,6 +45,14 @@ pub type Wait<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Gateway: Send + Sync {
     /// The gate. Dropping the future withdraws the question.
     fn judge<'a>(&'a self, action: &'a Action) -> Wait<'a, Result<Permit, Refusal>>;
+    /// Changes with every policy that comes into force.
+    fn reloads(&self) -> watch::Receiver<u64>;
+    /// Whether the policy in force lets an action pass that was permitted before, and that the
+    /// approvers of this rule had said yes to.
+    ///
+    /// # Errors
+    /// Why it does not.
+    fn still(&self, action: &Action, approved_by: Option<&Arc<str>>) -> Result<(), Refusal>;
     /// An action has ended.
     fn finish(&self, record: RecordId, outcome: Outcome);
     /// Something was refused by the protocol itself.

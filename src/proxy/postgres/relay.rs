@@ -2,11 +2,14 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
+use tokio::sync::watch;
 
+use super::lasting::Lasting;
 use super::start::{Connected, dial};
 use super::{Context, PREPARED_BYTES_MAX, STATEMENTS_MAX, ServeError, Wait, Wire};
 use crate::audit::Outcome;
@@ -14,7 +17,7 @@ use crate::protocol::postgres::PgSession;
 use crate::protocol::postgres::session::Config;
 use crate::protocol::postgres::wire::{self, WireError};
 use crate::protocol::{Output, Side};
-use crate::verdict::{Permit, Refusal};
+use crate::verdict::{Action, Cause, Permit, Refusal};
 
 /// Bytes read at once from a side.
 const READ_BYTES: usize = 64 << 10;
@@ -82,6 +85,10 @@ struct Relay<'a> {
     to_agent: Queue,
     to_server: Queue,
     ruling: Option<Wait<'a, Result<Permit, Refusal>>>,
+    /// What is being asked, and how many policies had come into force when it was.
+    asked: Option<(Arc<Action>, u64)>,
+    lasting: Lasting,
+    reloads: watch::Receiver<u64>,
     cancelling: Option<Wait<'a, ()>>,
     closing: bool,
     server_gone: bool,
@@ -124,6 +131,9 @@ pub(super) async fn relay(
         to_agent: Queue::default(),
         to_server: Queue::default(),
         ruling: None,
+        asked: None,
+        lasting: Lasting::default(),
+        reloads: context.gateway.reloads(),
         cancelling: None,
         closing: false,
         server_gone: false,
@@ -205,7 +215,13 @@ impl Relay<'_> {
                 decided = answer(&mut self.ruling) => {
                     self.ruling = None;
                     news = true;
+                    let decided = self.decided(decided);
                     self.session.handle_ruling(decided, now());
+                }
+                () = reloaded(&mut self.reloads) => {
+                    if let Some(refusal) = self.revoked() {
+                        return Err(ServeError::Refused(refusal));
+                    }
                 }
                 () = answer(&mut self.cancelling) => self.cancelling = None,
                 () = self.connected.ticket.wake.notified() => self.cancel(),
@@ -261,6 +277,35 @@ impl Relay<'_> {
         }));
     }
 
+    /// The gate's answer, if it holds under the policy of now: one that came into force between the
+    /// judgement and here was told to nobody.
+    fn decided(&mut self, ruling: Result<Permit, Refusal>) -> Result<Permit, Refusal> {
+        let permit = ruling?;
+        let Some((action, before)) = self.asked.take() else {
+            return Ok(permit);
+        };
+        if *self.reloads.borrow() != before
+            && let Err(refusal) = self.context.gateway.still(&action, permit.approved_by())
+        {
+            let outcome = Outcome {
+                status: "NOT SENT".to_owned(),
+                ..Outcome::default()
+            };
+            self.context.gateway.finish(permit.record(), outcome);
+            return Err(refusal);
+        }
+        self.lasting.begin(&permit, action);
+        Ok(permit)
+    }
+
+    /// Why the policy of now ends this connection, if it does.
+    fn revoked(&self) -> Option<Refusal> {
+        let gateway = self.context.gateway;
+        let unknown = || Refusal::new(Cause::NoRule, "the policy has changed; connect again");
+        self.lasting
+            .refused(unknown, |action, approved_by| gateway.still(action, approved_by))
+    }
+
     async fn carry_out(&mut self) {
         let gateway = self.context.gateway;
         while let Some(output) = self.session.poll_output() {
@@ -268,14 +313,26 @@ impl Relay<'_> {
                 Output::Write(Side::Agent, bytes) => self.to_agent.push(bytes),
                 Output::Write(Side::Upstream, bytes) => self.to_server.push(bytes),
                 Output::Decide(action) => {
+                    let action = Arc::from(action);
+                    self.asked = Some((Arc::clone(&action), *self.reloads.borrow()));
                     self.ruling = Some(Box::pin(async move { gateway.judge(&action).await }));
                 }
-                Output::Finish(record, outcome) => gateway.finish(record, outcome),
+                Output::Finish(record, outcome) => {
+                    self.lasting.end(record);
+                    gateway.finish(record, outcome);
+                }
                 Output::Refused(summary, refusal) => gateway.refused(&summary, refusal).await,
                 Output::Splice => {}
                 Output::Close => self.closing = true,
             }
         }
+    }
+}
+
+/// Waits for a new policy.
+async fn reloaded(reloads: &mut watch::Receiver<u64>) {
+    if reloads.changed().await.is_err() {
+        pending().await
     }
 }
 

@@ -5,8 +5,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, Instant, timeout};
 
 use super::cancel::Ticket;
-use super::{Context, ServeError, Wire};
-use crate::audit::Outcome;
+use super::{Context, ServeError, Wire, settings};
+use crate::audit::{Outcome, RecordId};
 use crate::facts::Facts;
 use crate::protocol::postgres::choice::{self, Candidate, Selected};
 use crate::protocol::postgres::startup::{self, Opening, STARTUP_BYTES_MAX, Startup, StartupError};
@@ -103,6 +103,8 @@ struct Chosen {
     database: String,
     settings: Vec<(String, String)>,
     permit: Permit,
+    /// The records of the settings.
+    judged: Vec<RecordId>,
 }
 
 /// Selects the credential, asks the gate, dials and logs in.
@@ -116,17 +118,19 @@ pub(super) async fn connect(
     }
     let candidate = select(agent, &startup, context).await?;
     let chosen = ask(startup, candidate, context).await?;
-    let permit = chosen.permit.record();
+    let (permit, judged) = (chosen.permit.record(), chosen.judged.clone());
     let began = Instant::now();
     let reached = reach(chosen, context).await;
-    reached.inspect_err(|error| {
-        let outcome = Outcome {
-            status: failure(error),
-            took_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
-            ..Outcome::default()
-        };
-        context.gateway.finish(permit, outcome);
-    })
+    let outcome = |status: String| Outcome {
+        status,
+        took_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        ..Outcome::default()
+    };
+    for record in judged {
+        let status = reached.as_ref().map_or_else(failure, |_| "SET".to_owned());
+        context.gateway.finish(record, outcome(status));
+    }
+    reached.inspect_err(|error| context.gateway.finish(permit, outcome(failure(error))))
 }
 
 async fn select<'a>(
@@ -177,9 +181,23 @@ async fn ask(startup: Startup, candidate: &Candidate, context: &Context<'_>) -> 
         summary: format!("connect to {database} as {user}{}", settings.collect::<String>()),
         detail: String::new(),
     };
-    let permit = context.gateway.judge(&action).await;
+    let permit = context
+        .gateway
+        .judge(&action)
+        .await
+        .map_err(ServeError::Refused)?;
+    let grammar = context.gateway.grammar(&database, &user);
+    let judged = settings::judge(&startup.settings, &*grammar, &action, context).await;
+    let judged = judged.inspect_err(|_| {
+        let outcome = Outcome {
+            status: "not dialled".to_owned(),
+            ..Outcome::default()
+        };
+        context.gateway.finish(permit.record(), outcome);
+    })?;
     Ok(Chosen {
-        permit: permit.map_err(ServeError::Refused)?,
+        permit,
+        judged,
         user,
         database,
         settings: startup.settings,

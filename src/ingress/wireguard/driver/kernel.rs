@@ -45,7 +45,7 @@ impl Driver {
                 continue;
             }
             let flow = Flow {
-                identity,
+                identity: identity.into(),
                 source: ends.source,
                 destination: ends.destination,
                 stream: FlowStream::Private(accepted.stream),

@@ -143,7 +143,7 @@ impl Driver {
             return ControlFlow::Continue(());
         }
         let flow = Flow {
-            identity,
+            identity: identity.into(),
             source: ends.source,
             destination: ends.destination,
             stream: FlowStream::Userspace(Box::new(stream)),

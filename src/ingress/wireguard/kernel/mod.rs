@@ -280,7 +280,7 @@ impl Stack {
         if entry.id != id {
             return true;
         }
-        let closed = !matches!(tcp_state(&**socket), Ok(TcpState::Alive));
+        let closed = matches!(tcp_state(&**socket), Ok(TcpState::Closed) | Err(_));
         if !closed {
             // Bytes for a reader that is gone: the peer must learn that they were lost.
             let unread = rustix::io::ioctl_fionread(&**socket).unwrap_or(1) > 0;

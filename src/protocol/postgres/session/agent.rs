@@ -166,11 +166,13 @@ impl PgSession {
         match judging.what {
             What::Query {
                 message,
+                digest,
                 statements,
                 at,
             } => {
                 let what = What::Query {
                     message,
+                    digest,
                     statements,
                     at: at + 1,
                 };

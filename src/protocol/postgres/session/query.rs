@@ -46,6 +46,7 @@ impl PgSession {
             return Ok(Some(message));
         }
         let what = What::Query {
+            digest: Digest::of(&message),
             message,
             statements,
             at: 0,
@@ -77,6 +78,7 @@ impl PgSession {
     pub(super) fn next_of_query(&mut self, what: What, permits: Vec<RecordId>) {
         let What::Query {
             message,
+            digest,
             statements,
             at,
         } = &what
@@ -88,7 +90,7 @@ impl PgSession {
             let none = Fact::Known(serde_json::json!([]));
             match self.reading(statement, none, before) {
                 Ok((text, facts)) => {
-                    let digest = Digest::of(message);
+                    let digest = *digest;
                     self.decide(what, permits, &text, facts, digest);
                 }
                 Err((code, reason)) => {
