@@ -19,11 +19,8 @@ pub(super) async fn show(Shared(operator): Shared<Operator>) -> Result<Json<Valu
         .as_ref()
         .and_then(|own| own.allowed.clone())
         .unwrap_or_default();
-    let approved: Vec<_> = node
-        .routes()
-        .iter()
-        .filter(|route| allowed.contains(route))
-        .collect();
+    let routes = node.routes().await;
+    let approved: Vec<_> = routes.iter().filter(|route| allowed.contains(route)).collect();
     let url = status
         .as_ref()
         .map(|status| status.auth_url.as_str())
@@ -34,7 +31,7 @@ pub(super) async fn show(Shared(operator): Shared<Operator>) -> Result<Json<Valu
         "name": own.as_ref().map(|own| own.name.trim_end_matches('.')),
         "addresses": status.as_ref().and_then(|status| status.addresses.as_ref()),
         "tags": own.as_ref().and_then(|own| own.tags.as_ref()),
-        "routes": node.routes(),
+        "routes": routes,
         "approved": approved,
         "login_url": url,
         "problem": node.problem(),

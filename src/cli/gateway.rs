@@ -1,6 +1,7 @@
 //! `tailkeep gateway`: loads the policy, opens the state, and serves every ingress until it is told to end.
 
 mod policy_watch;
+mod routes;
 mod start;
 mod tailnet;
 

@@ -13,6 +13,7 @@ mod join;
 mod leave;
 mod peers;
 mod run;
+mod setup;
 mod status;
 mod tailnet;
 mod test;
@@ -70,6 +71,8 @@ enum Command {
     Approvals(approvals::Args),
     /// List, set or rotate secrets.
     Credentials(credentials::Args),
+    /// Give a gateway on a tailnet what only root may: the interception of real addresses, systemd units.
+    Setup(setup::Args),
     /// Follow, export or verify the audit log.
     Audit(audit::Args),
     /// Show the gateway's node of the tailnet, and where a person logs it in.
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Peers(args) => peers::run(args),
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
+        Command::Setup(args) => setup::run(args),
         Command::Audit(args) => audit::run(args),
         Command::Tailnet(args) => tailnet::run(args),
         Command::Tied(args) => tied::run(args),

@@ -244,6 +244,7 @@ fn permit(credential: Option<&str>, endpoint: &str) -> Permit {
         credential: credential.map(Into::into),
         facts: Facts::None,
         digest: Digest::of(b""),
+        whole: true,
         summary: String::new(),
         detail: String::new(),
     })

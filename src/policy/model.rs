@@ -3,6 +3,8 @@
 //! The loader turns HCL into these once; nothing behind it reads HCL. Keys are references as
 //! they are written in a policy, `type.name`.
 
+mod tailscale;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use ipnet::IpNet;
 
 use crate::audit::Retention;
 use crate::facts::Family;
+
+pub use tailscale::{TAILNET_RANGES, Tailscale, Via};
 
 /// Everything a configuration says.
 #[derive(Clone, Debug, Default)]
@@ -89,24 +93,6 @@ pub enum Stack {
     Auto,
     Kernel,
     Userspace,
-}
-
-/// The `tailscale` block of the gateway, as written.
-#[derive(Clone, Debug, Default)]
-pub struct Tailscale {
-    /// The tailscaled to attach to; without it the gateway runs its own.
-    pub socket: Option<PathBuf>,
-    /// Lets our own tailscaled in without a person.
-    pub authkey: Option<SecretSource>,
-    /// Gets such a key for each login.
-    pub oauth_client_secret: Option<SecretSource>,
-    /// The control server; without it, Tailscale's.
-    pub control_url: Option<String>,
-    /// The node's name; without it, the machine's.
-    pub hostname: Option<String>,
-    /// What the node asks to be.
-    pub tags: Vec<String>,
-    pub routes: Vec<IpNet>,
 }
 
 /// The `limits` block: every bound that an operator may set, with its unit in its name.

@@ -317,6 +317,11 @@ gateway {
     hostname = "keep"
     tags = ["tag:gw"]
     routes = ["10.20.0.0/16"]
+    redirect_port = 9002
+    via {
+      site = 7
+      cidr = "10.1.0.0/16"
+    }
   }
   audit {
     keep_days = 9
@@ -596,4 +601,71 @@ fn the_tailnets_secrets_come_from_elsewhere() {
             "{fields}: {said}"
         );
     }
+}
+
+#[test]
+fn routes_that_lead_round_the_gateway_or_nowhere_are_errors() {
+    let gateway = |socket: &str, rest: &str| {
+        load(&format!(
+            "gateway {{\n tailscale {{\n {socket}\n {rest}\n }}\n}}\n{BASE}"
+        ))
+        .map_err(|errors| errors.render())
+        .err()
+    };
+    let (attached, own) = ("socket = \"/run/ts.sock\"", "authkey = env(\"K\")");
+    for (socket, rest, wanted) in [
+        (own, r#"routes = ["10.20.0.0/16"]"#, "would go round the gateway"),
+        (
+            own,
+            "via {\n site = 7\n cidr = \"10.1.0.0/16\"\n }",
+            "would go round the gateway",
+        ),
+        (
+            attached,
+            r#"routes = ["0.0.0.0/0"]"#,
+            "addresses of the tailnet's own nodes",
+        ),
+        (
+            attached,
+            r#"routes = ["100.64.0.0/16"]"#,
+            "addresses of the tailnet's own nodes",
+        ),
+        (
+            attached,
+            r#"routes = ["fd7a:115c:a1e0:b1a::/64"]"#,
+            "is written via",
+        ),
+        (attached, r#"routes = ["127.0.0.0/16"]"#, "each machine itself"),
+        (attached, r#"routes = ["fe80::/64"]"#, "or its link"),
+        (attached, r#"routes = ["10.0.0.0/8"]"#, "virtual addresses"),
+        (attached, r#"routes = ["production"]"#, "a list of ranges"),
+        (
+            attached,
+            "via {\n site = 65536\n cidr = \"10.1.0.0/16\"\n }",
+            "site",
+        ),
+        (
+            attached,
+            "via {\n site = 7\n cidr = \"fd00::/64\"\n }",
+            "an IPv4 range",
+        ),
+        (attached, "via {\n site = 7\n }", "needs a `site` and a `cidr`"),
+        (
+            attached,
+            "via {\n site = 7\n cidr = \"10.1.0.0/16\"\n }\n via {\n site = 8\n cidr = \"10.1.2.0/24\"\n }",
+            "overlaps 10.1.0.0/16 at site 7",
+        ),
+    ] {
+        let errors = gateway(socket, rest).unwrap_or_default();
+        assert!(errors.contains(wanted), "{rest}: {errors}");
+    }
+    assert_eq!(
+        gateway(own, r#"routes = ["10.78.4.0/24"]"#),
+        None,
+        "of the virtual range"
+    );
+    assert_eq!(
+        gateway(attached, r#"routes = ["10.20.0.0/16", "fd20::/64"]"#),
+        None
+    );
 }

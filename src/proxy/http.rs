@@ -22,7 +22,6 @@ pub mod download;
 pub mod form;
 mod head;
 pub mod judge;
-pub mod replay;
 pub mod request;
 pub mod send;
 pub mod upgrade;
@@ -45,10 +44,10 @@ use crate::tls::accept::{AcceptError, greet};
 use crate::tls::{Expected, HANDSHAKE_RECORD, LeafName, Leaves, Offer};
 use crate::upstream::{Pool, To, Version};
 
+use super::replay::Replayed;
 use activity::{Activity, Noted, Patience, Slow};
 pub use body::UpBody;
 pub use judge::Judge;
-use replay::Replayed;
 
 /// Bytes of one request's head. nginx takes 8 KiB a line, Node 16 KiB in all.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;

@@ -10,6 +10,7 @@
 pub mod http;
 mod passthrough;
 pub mod postgres;
+mod replay;
 pub mod route;
 mod sql;
 

@@ -48,6 +48,7 @@ impl Proxy {
             credential: None,
             facts: Facts::None,
             digest: Digest::of(dialled.as_bytes()),
+            whole: true,
             detail: summary.clone(),
             summary,
         };

@@ -22,6 +22,7 @@ use crate::identity::{Agent, Identity, Live};
 use crate::policy::{Judgement, Policy, UnknownHost};
 
 const UNAVAILABLE_REASON: &str = "this cannot be judged right now";
+const NOT_WHOLE_REASON: &str = "this needs an approval, and is too large for anyone to see all of it";
 const NOT_HELD_REASON: &str = "this endpoint is not one of yours";
 
 /// Asks, records, permits. Cheap to clone through its `Arc`.
@@ -146,6 +147,13 @@ impl Gate {
         self.policy().needs(agent, endpoint)
     }
 
+    /// Whether the policy in force would put the action before approvers, if it says the same when
+    /// the action is judged: what they are to see has to be held before.
+    pub fn asks(&self, agent: &Agent, action: &Action) -> bool {
+        let judgement = self.ask_policy(&self.policy(), &agent.now(), action);
+        matches!(judgement.verdict, Verdict::Ask { .. })
+    }
+
     /// Judges one action, by what is known of the agent now. The permit is for these bytes, once.
     ///
     /// Dropping the future while an approval is pending withdraws the question.
@@ -176,6 +184,9 @@ impl Gate {
                 })
             }
             Verdict::Deny(refusal) => Err(refusal),
+            Verdict::Ask { rule, .. } if !action.whole => {
+                Err(Refusal::new(Cause::Unevaluable(rule), NOT_WHOLE_REASON))
+            }
             Verdict::Ask { rule, reason, chain } => {
                 self.ask_chain(&policy, agent, action, (rule, reason), &chain)
                     .await

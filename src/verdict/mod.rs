@@ -32,6 +32,9 @@ pub struct Action {
     pub facts: Facts,
     /// SHA-256 over exactly the bytes that are held and will be sent.
     pub digest: Digest,
+    /// Whether the digest covers all that the permit lets through. A request whose body streams is
+    /// not whole, and is never put before approvers: they would say yes to what nobody has seen.
+    pub whole: bool,
     /// One line for people: `DELETE /repos/x`, `DROP TABLE users`. Holds placeholders, no secrets.
     pub summary: String,
     /// The whole action for an approver, as text: the statement, or the request with its body.

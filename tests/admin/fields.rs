@@ -8,7 +8,7 @@ use std::path::Path;
 const STRUCTS: &[(&str, &str)] = &[
     ("Gateway", "src/policy/model.rs"),
     ("Wireguard", "src/policy/model.rs"),
-    ("Tailscale", "src/policy/model.rs"),
+    ("Tailscale", "src/policy/model/tailscale.rs"),
     ("Limits", "src/policy/model.rs"),
     ("Defaults", "src/policy/model.rs"),
     ("Retention", "src/audit/mod.rs"),

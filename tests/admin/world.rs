@@ -171,6 +171,7 @@ impl World {
             credential: None,
             facts: Facts::None,
             digest: Digest::of(summary.as_bytes()),
+            whole: true,
             summary: summary.to_owned(),
             detail: String::new(),
         };

@@ -57,6 +57,7 @@ fn action(text: &str) -> Action {
         credential: None,
         facts: Facts::None,
         digest: Digest::of(text.as_bytes()),
+        whole: true,
         summary: format!("GET /{text}"),
         detail: format!("GET /{text}\nx: {text}"),
     }

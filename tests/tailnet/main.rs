@@ -12,7 +12,11 @@ mod kept;
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
 mod own;
+#[path = "../support/postgres.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod postgres;
 mod real;
+mod redirect;
 mod tailscaled;
 mod userspace;
 mod world;

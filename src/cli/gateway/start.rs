@@ -17,7 +17,7 @@ use crate::credential::store::SecretStore;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names, Resolver, Zone, forward_to};
 use crate::ingress::wireguard::{Config, Listener, Peer, PeerSet, Status};
-use crate::policy::{Gateway, Policy, Wireguard};
+use crate::policy::{Gateway, Policy, TAILNET_RANGES, Wireguard};
 use crate::proxy::{Parts, Proxy};
 use crate::state::State;
 use crate::state::peer::PeerKey;
@@ -41,6 +41,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         .as_ref()
         .map(|own| tailnet::prepare(own, &gateway, secrets.known()))
         .transpose()?;
+    let node = tailnet.as_ref().map(|own| own.node.clone());
     let first_version = policy.version();
     let state = State::open(&gateway.state_dir)?;
     let _lock = admin::Lock::take(&gateway.state_dir)?;
@@ -69,7 +70,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         names: names.clone(),
         leaves: leaves.clone(),
         connectors: Arc::new(Connectors::default()),
-        dialer,
+        dialer: dialer.clone(),
         secrets: secrets.clone(),
     });
     let answerer = Arc::new(Answerer::new(names.clone(), zone(&gate), resolver(&gateway))?);
@@ -82,7 +83,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         secrets,
         authority.clone(),
     )
-    .with_tailnet(tailnet.as_ref().map(|own| own.node.clone()));
+    .with_tailnet(node.clone());
     admin::serve(operator, &gateway, leaves).await?;
     let wireguard = match &gateway.wireguard {
         Some(config) => Some(listen(config, &gateway, &state, answerer.clone()).await?),
@@ -97,9 +98,15 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
             "the configuration has no ingress: add a wireguard or a tailscale block to the gateway"
         );
     }
-    if let Some(own) = &tailnet {
-        tailnet::serve(&own.node, names, gate.clone(), proxy.clone());
-    }
+    let tailnet_ends = {
+        let (node, parts, proxy) = (node.clone(), (gate.clone(), dialer), proxy.clone());
+        async move {
+            match node {
+                Some(node) => tailnet::serve(node, names, parts, proxy).await,
+                None => std::future::pending().await,
+            }
+        }
+    };
     tokio::spawn(sweep(proxy.clone()));
     let (reload_gate, reload_log) = (gate.clone(), log.clone());
     tokio::spawn(policy_watch::watch(path, first_version, move |policy| {
@@ -111,14 +118,18 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         }
     }));
 
-    until_told().await?;
+    let failed = tokio::select! {
+        told = until_told() => told.err().map(anyhow::Error::from),
+        error = tailnet_ends => Some(error),
+    };
     tracing::info!("ending");
     // Their agents lose the connection, and may come back to the same question after a restart.
     queue.close();
     if let Some(tailnet) = tailnet {
         tailnet.end().await;
     }
-    log.flush().await.context("the audit log could not be flushed")
+    log.flush().await.context("the audit log could not be flushed")?;
+    failed.map_or(Ok(()), Err)
 }
 
 async fn until_told() -> std::io::Result<()> {
@@ -273,8 +284,8 @@ fn closed(gateway: &Gateway) -> Closed {
     let mut listeners = vec![gateway.admin_listen];
     listeners.extend(gateway.enrol_listen);
     if let Some(tailscale) = &gateway.tailscale {
-        nets.extend(tailnet::RANGES);
-        nets.extend(&tailscale.routes);
+        nets.extend(TAILNET_RANGES);
+        listeners.push(SocketAddr::from(([0, 0, 0, 0], tailscale.redirect_port)));
     }
     if let Some(wireguard) = &gateway.wireguard {
         nets.extend([wireguard.subnet_v4, wireguard.subnet_v6]);

@@ -1,28 +1,22 @@
 //! The tailnet's part of a gateway.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use tokio::sync::{mpsc, watch};
 
+use super::routes;
 use crate::credential::KnownSecrets;
 use crate::credential::store::read;
 use crate::ingress::dns::Names;
-use crate::ingress::tailnet::{Accepted, Daemon, Listener, LocalApi, Login, Node, Routes, daemon, login};
+use crate::ingress::tailnet::{
+    Accepted, Daemon, Door, Listener, LocalApi, Login, Node, Plan, Redirect, daemon, login,
+};
 use crate::policy::{Gateway, Tailscale};
 use crate::proxy::Proxy;
+use crate::upstream::Dialer;
 use crate::verdict::gate::Gate;
-
-/// What tailnets give out as addresses: other nodes, which the gateway leads nobody to.
-pub(super) const RANGES: [IpNet; 2] = [
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10)),
-    IpNet::V6(Ipv6Net::new_assert(
-        Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0),
-        48,
-    )),
-];
 
 /// The node that the block is about, and what runs its tailscaled where that is our own.
 pub(super) struct Tailnet {
@@ -38,19 +32,11 @@ pub(super) struct Tailnet {
 /// What the block asks for is not to be had: a gateway that left it out would only look as if it
 /// guarded what it was told to.
 pub(super) fn prepare(block: &Tailscale, gateway: &Gateway, known: &KnownSecrets) -> anyhow::Result<Tailnet> {
-    anyhow::ensure!(
-        block.routes.is_empty(),
-        "gateway {{ tailscale {{ routes = … }} }}: this version serves the endpoints' virtual addresses alone; \
-         leave the field out, and {} and {} are advertised",
-        gateway.virtual_v4,
-        gateway.virtual_v6
-    );
-    let routes = Routes(vec![gateway.virtual_v4, gateway.virtual_v6]);
     let folder = std::path::absolute(gateway.state_dir.join("tailscale"))?;
     if let Some(socket) = &block.socket {
         refuse_own_fields(block)?;
         return Ok(Tailnet {
-            node: Node::new(LocalApi::new(socket)?, routes, None),
+            node: Node::new(LocalApi::new(socket)?, None),
             program: None,
             folder,
             daemon: None,
@@ -80,7 +66,7 @@ pub(super) fn prepare(block: &Tailscale, gateway: &Gateway, known: &KnownSecrets
         }),
     };
     Ok(Tailnet {
-        node: Node::new(LocalApi::new(&daemon::socket(&folder))?, routes, Some(login)),
+        node: Node::new(LocalApi::new(&daemon::socket(&folder))?, Some(login)),
         program: Some(program),
         folder,
         daemon: None,
@@ -118,16 +104,23 @@ impl Tailnet {
 
     /// Withdraws the routes, and ends our own tailscaled.
     pub(super) async fn end(self) {
+        let routes = self.node.routes().await;
         self.node.withdraw().await;
         if let Some(daemon) = self.daemon {
+            self.node.until_withdrawn(&routes).await;
             // Its end is waited for, for seconds at most.
             let _ = tokio::task::spawn_blocking(move || daemon.stop()).await;
         }
     }
 }
 
-/// Follows the node, and serves its peers.
-pub(super) fn serve(node: &Arc<Node>, names: Arc<Names>, gate: Arc<Gate>, proxy: Arc<Proxy>) {
+/// Follows the node, and serves its peers. Ends with the reason for which the gateway must not go on.
+pub(super) async fn serve(
+    node: Arc<Node>,
+    names: Arc<Names>,
+    (gate, dialer): (Arc<Gate>, Arc<Dialer>),
+    proxy: Arc<Proxy>,
+) -> anyhow::Error {
     let follower = node.clone();
     tokio::spawn(async move { follower.follow().await });
     let keeper = node.clone();
@@ -138,31 +131,45 @@ pub(super) fn serve(node: &Arc<Node>, names: Arc<Names>, gate: Arc<Gate>, proxy:
             told_gate.peers_changed();
         }
     });
-    let (listener, mut accepted) = Listener::new(names, node.directory().clone());
-    tokio::spawn(async move {
-        let model_gate = gate.clone();
-        let model = move |read: &mut dyn FnMut(&crate::policy::Model)| read(model_gate.policy().model());
-        let changed = || {
-            let mut reloads = gate.reloads();
-            async move {
-                // A gate that is gone changes no more.
-                if reloads.changed().await.is_err() {
-                    std::future::pending().await
-                }
+    let (door, accepted) = Door::new(node.directory().clone());
+    let (plan, plan_changes) = watch::channel(Plan::of(gate.policy().model()));
+    let port = redirect_port(&gate);
+    tokio::spawn(Redirect::new(door.clone(), port, plan_changes).run(node.status()));
+    tokio::spawn(listen(Listener::new(names, door), gate.clone()));
+    tokio::spawn(hand_over(accepted, proxy));
+    routes::keep(&node, &gate, &dialer, &plan).await
+}
+
+/// The port as it was at the start: the table of the kernel's has it too.
+pub(super) fn redirect_port(gate: &Gate) -> u16 {
+    let tailscale = gate.policy().model().gateway.tailscale.clone();
+    tailscale.unwrap_or_default().redirect_port
+}
+
+async fn listen(listener: Listener, gate: Arc<Gate>) {
+    let model_gate = gate.clone();
+    let model = move |read: &mut dyn FnMut(&crate::policy::Model)| read(model_gate.policy().model());
+    let changed = || {
+        let mut reloads = gate.reloads();
+        async move {
+            // A gate that is gone changes no more.
+            if reloads.changed().await.is_err() {
+                std::future::pending().await
             }
-        };
-        listener.run(model, changed).await;
-    });
-    tokio::spawn(async move {
-        while let Some(Accepted { flow, other }) = accepted.recv().await {
-            let proxy = proxy.clone();
-            tokio::spawn(async move {
-                let (node, dialled) = (flow.identity.now().node.clone(), flow.destination);
-                tokio::select! {
-                    () = proxy.serve(flow) => {}
-                    () = other => tracing::info!(node, %dialled, "a connection ends: its peer has left the tailnet"),
-                }
-            });
         }
-    });
+    };
+    listener.run(model, changed).await;
+}
+
+async fn hand_over(mut accepted: mpsc::Receiver<Accepted>, proxy: Arc<Proxy>) {
+    while let Some(Accepted { flow, other }) = accepted.recv().await {
+        let proxy = proxy.clone();
+        tokio::spawn(async move {
+            let (node, dialled) = (flow.identity.now().node.clone(), flow.destination);
+            tokio::select! {
+                () = proxy.serve(flow) => {}
+                () = other => tracing::info!(node, %dialled, "a connection ends: its peer has left the tailnet"),
+            }
+        });
+    }
 }

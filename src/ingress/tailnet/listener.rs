@@ -8,62 +8,43 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use super::directory::{By, Directory};
+use super::directory::By;
+use super::door::Door;
 use crate::ingress::dns::Names;
-use crate::ingress::{Flow, FlowStream};
 use crate::policy::Model;
-use crate::sys::TcpState;
 
 /// Sockets at most; each is a file descriptor.
 pub const SOCKETS_MAX: usize = 4096;
 
-/// Connections whose peers are yet to be found out.
-pub const ASKING_MAX: usize = 256;
-
 /// Connections that the kernel holds for one socket until they are taken.
-const BACKLOG: u32 = 1024;
+pub(super) const BACKLOG: u32 = 1024;
 
 /// How long until a socket that could not be made is tried again.
-const RETRY: Duration = Duration::from_secs(5);
-
-/// A connection of a peer that tailscaled vouches for.
-pub struct Accepted {
-    pub flow: Flow,
-    /// Ends when the peer has left; the connection is then to be closed.
-    pub other: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
+pub(super) const RETRY: Duration = Duration::from_secs(5);
 
 /// The sockets, and who waits at them.
 pub struct Listener {
     names: Arc<Names>,
-    directory: Arc<Directory>,
-    accepted: mpsc::Sender<Accepted>,
-    asking: Arc<Semaphore>,
+    door: Door,
     open: BTreeMap<SocketAddr, AbortHandle>,
     failed: BTreeSet<SocketAddr>,
 }
 
 impl Listener {
-    /// No socket is made before [`Listener::run`]. Connections come out of the receiver.
-    pub fn new(names: Arc<Names>, directory: Arc<Directory>) -> (Self, mpsc::Receiver<Accepted>) {
-        let (accepted, receiver) = mpsc::channel(ASKING_MAX);
-        let listener = Listener {
+    /// No socket is made before [`Listener::run`].
+    pub fn new(names: Arc<Names>, door: Door) -> Self {
+        Listener {
             names,
-            directory,
-            accepted,
-            asking: Arc::new(Semaphore::new(ASKING_MAX)),
+            door,
             open: BTreeMap::new(),
             failed: BTreeSet::new(),
-        };
-        (listener, receiver)
+        }
     }
 
     /// Keeps the sockets that `model` and the names ask for; `changed` ends when the policy was
@@ -84,7 +65,7 @@ impl Listener {
                 () = policy_changed => {}
                 changed = names.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(RETRY), if !self.failed.is_empty() => {}
-                () = self.accepted.closed() => return,
+                () = self.door.closed() => return,
             }
         }
     }
@@ -127,12 +108,9 @@ impl Listener {
             }
             match bind(address) {
                 Ok(socket) => {
-                    let task = tokio::spawn(accept(
-                        socket,
-                        self.directory.clone(),
-                        self.asking.clone(),
-                        self.accepted.clone(),
-                    ));
+                    // Who dialled a virtual address wanted it.
+                    let dialled = |stream: &TcpStream| Ok(stream.local_addr()?);
+                    let task = tokio::spawn(self.door.clone().serve(socket, By::Peer, dialled));
                     self.open.insert(address, task.abort_handle());
                 }
                 Err(error) => {
@@ -177,59 +155,4 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrInUse => "another service has this port on every address",
         _ => "",
     }
-}
-
-async fn accept(
-    listener: TcpListener,
-    directory: Arc<Directory>,
-    asking: Arc<Semaphore>,
-    accepted: mpsc::Sender<Accepted>,
-) {
-    loop {
-        let (stream, source) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, most likely: others have to end first.
-                tracing::warn!(%error, "a connection of the tailnet could not be taken");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(&asking).try_acquire_owned() else {
-            tracing::warn!(%source, "a connection is closed: too many wait to be asked for");
-            continue;
-        };
-        let (directory, accepted) = (directory.clone(), accepted.clone());
-        tokio::spawn(async move {
-            if let Some(one) = identify(stream, source, directory).await {
-                // Whoever takes them may have ended.
-                let _ = accepted.send(one).await;
-            }
-            drop(place);
-        });
-    }
-}
-
-async fn identify(stream: TcpStream, source: SocketAddr, directory: Arc<Directory>) -> Option<Accepted> {
-    let destination = stream.local_addr().ok()?;
-    let state = || crate::sys::tcp_state(&stream).unwrap_or(TcpState::Closed);
-    let met = match directory.meet((source, destination.ip()), By::Peer, &state).await {
-        Ok(met) => met,
-        Err(error) => {
-            tracing::warn!(%source, %error, "a connection is closed: nobody vouches for it");
-            return None;
-        }
-    };
-    stream.set_nodelay(true).ok()?;
-    let flow = Flow {
-        identity: met.live(),
-        source,
-        destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
-        stream: FlowStream::Kernel(stream),
-    };
-    let other = async move { directory.until_gone(met).await };
-    Some(Accepted {
-        flow,
-        other: Box::pin(other),
-    })
 }

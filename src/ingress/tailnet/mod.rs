@@ -5,7 +5,10 @@
 //! - [`directory`] asks who is behind each connection, and says when that changes; [`memory`] holds
 //!   what was answered a moment ago, [`port`] keeps connections from one port apart, [`miss`]
 //!   counts questions in vain.
-//! - [`listener`] accepts: a socket for every virtual address and port that the policy claims.
+//! - [`door`] takes connections and has them asked for.
+//! - [`listener`] has a socket for every virtual address and port that the policy claims;
+//!   [`redirect`] those that connections to real addresses are turned to.
+//! - [`guard`] says what may be advertised without a way round the gateway, [`routes`] what is to be.
 //! - [`daemon`] runs a tailscaled of our own, [`login`] lets its node in, [`oauth`] gets it a key.
 //! - [`node`] follows tailscaled's bus, and keeps the routes declared.
 //!
@@ -18,6 +21,8 @@
 
 pub mod daemon;
 pub mod directory;
+pub mod door;
+pub mod guard;
 pub mod listener;
 pub mod localapi;
 pub mod login;
@@ -26,12 +31,17 @@ pub mod miss;
 pub mod node;
 pub mod oauth;
 pub mod port;
+pub mod redirect;
+pub mod routes;
 pub mod whois;
 
 pub use daemon::{Daemon, DaemonError};
 pub use directory::{Directory, Met, Stranger};
-pub use listener::{Accepted, Listener};
+pub use door::{Accepted, Door};
+pub use listener::Listener;
 pub use localapi::{LocalApi, LocalApiError};
 pub use login::Login;
-pub use node::{Node, Routes};
+pub use node::Node;
+pub use redirect::Redirect;
+pub use routes::Plan;
 pub use whois::{APPROVER, CAPABILITY, Known};

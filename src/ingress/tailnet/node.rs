@@ -1,15 +1,16 @@
 //! The gateway's own node: its bus is followed, its routes are kept declared.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::directory::Directory;
 use super::localapi::{LocalApi, LocalApiError, Prefs, Status};
 use super::login::{self, Login};
+use super::routes::Routes;
 
 /// How long until a tailscaled that was lost is tried again; doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
@@ -20,28 +21,10 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// from before the bus spoke is used for a new connection meanwhile.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// The routes that this gateway advertises beside those that the node has from elsewhere.
-#[derive(Clone, Debug, Default)]
-pub struct Routes(pub Vec<IpNet>);
-
-impl Routes {
-    /// What to declare where `there` is declared: ours added, or taken out.
-    pub fn over(&self, there: &[IpNet], wanted: bool) -> Option<Vec<IpNet>> {
-        let is_ours = |net: &IpNet| self.0.contains(net);
-        let mut all: Vec<IpNet> = there.iter().copied().filter(|net| !is_ours(net)).collect();
-        if wanted {
-            all.extend(&self.0);
-        }
-        let mut before = there.to_vec();
-        let mut after = all.clone();
-        before.sort();
-        after.sort();
-        (before != after).then_some(all)
-    }
-}
-
 /// How long until a node that is not logged in is tried again: a key may have been replaced.
 const LOGIN_AGAIN: Duration = Duration::from_secs(60);
+/// How long a withdrawal may take to be known, before our own tailscaled ends.
+const WITHDRAWN_MAX: Duration = Duration::from_secs(2);
 /// tailscaled's word for a node that is not logged in.
 const NEEDS_LOGIN: &str = "NeedsLogin";
 
@@ -52,25 +35,23 @@ pub struct Node {
     /// Of a tailscaled of our own.
     login: Option<Login>,
     /// Why the last login failed.
-    problem: Mutex<Option<String>>,
+    problem: watch::Sender<Option<String>>,
     directory: Arc<Directory>,
-    routes: Routes,
-    /// Whether the routes are to be declared. Held while they are, so that a withdrawal comes last.
-    wanted: tokio::sync::Mutex<bool>,
+    /// Held while they are declared, so that a withdrawal comes last.
+    routes: Mutex<Routes>,
     status: watch::Sender<Option<Status>>,
 }
 
 impl Node {
     /// Nothing is asked or declared before [`Node::follow`]. `login` is for a tailscaled of our own,
     /// whose prefs are ours too.
-    pub fn new(api: LocalApi, routes: Routes, login: Option<Login>) -> Arc<Self> {
+    pub fn new(api: LocalApi, login: Option<Login>) -> Arc<Self> {
         Arc::new(Node {
             login,
-            problem: Mutex::default(),
+            problem: watch::Sender::new(None),
             directory: Directory::new(api.clone()),
             api,
-            routes,
-            wanted: tokio::sync::Mutex::new(true),
+            routes: Mutex::default(),
             status: watch::Sender::new(None),
         })
     }
@@ -108,10 +89,8 @@ impl Node {
     async fn follow_once(&self, wait: &mut Duration) -> Result<std::convert::Infallible, LocalApiError> {
         let mut bus = self.api.watch().await?;
         if let Some(login) = &self.login {
-            let wanted = self.wanted.lock().await;
-            if *wanted {
-                self.api.start(&login.prefs(&self.routes.0), None).await?;
-            }
+            let routes = self.routes.lock().await;
+            self.api.start(&login.prefs(routes.ours()), None).await?;
         }
         let (mut looked, mut due) = (None, None);
         let mut prefs = None;
@@ -121,7 +100,8 @@ impl Node {
                 && at <= Instant::now()
             {
                 if let Some(Prefs { advertise_routes }) = prefs.take() {
-                    self.declare(&advertise_routes.unwrap_or_default()).await;
+                    let routes = self.routes.lock().await;
+                    self.declare(&routes, &advertise_routes.unwrap_or_default()).await;
                 }
                 self.look().await?;
                 (looked, due) = (Some(Instant::now()), None);
@@ -190,7 +170,7 @@ impl Node {
         };
         let mut status = self.status();
         while status.wait_for(needs).await.is_ok() {
-            if let Err(error) = login.begin(&self.api, &self.routes.0).await {
+            if let Err(error) = login.begin(&self.api, &self.routes().await).await {
                 tracing::error!(%error, "the node cannot be logged in; it is tried again");
                 self.note(Some(error.to_string()));
             }
@@ -204,45 +184,81 @@ impl Node {
     }
 
     /// The routes that are kept declared.
-    pub fn routes(&self) -> &[IpNet] {
-        &self.routes.0
+    pub async fn routes(&self) -> Vec<IpNet> {
+        self.routes.lock().await.ours().to_vec()
     }
 
     /// Why the node is not of the tailnet, as far as that was said.
     pub fn problem(&self) -> Option<String> {
-        self.problem
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.problem.borrow().clone()
     }
 
     fn note(&self, problem: Option<String>) {
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+        self.problem.send_replace(problem);
+    }
+
+    /// Declares these routes from now on, and none that were ours before. Once the routes were
+    /// withdrawn, nothing is declared any more.
+    pub async fn advertise(&self, routes: Vec<IpNet>) {
+        let mut ours = self.routes.lock().await;
+        if !ours.replace(routes) {
+            return;
+        }
+        // A tailscaled that is not heard says its prefs when it is.
+        if let Ok(prefs) = self.api.prefs().await {
+            self.declare(&ours, prefs.advertise_routes.as_deref().unwrap_or_default())
+                .await;
+        }
+    }
+
+    /// The routes that are declared and are not ours.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`].
+    pub async fn others(&self) -> Result<Vec<IpNet>, LocalApiError> {
+        let routes = self.routes.lock().await;
+        let there = self.api.prefs().await?.advertise_routes.unwrap_or_default();
+        Ok(there.into_iter().filter(|net| !routes.are_ours(net)).collect())
     }
 
     /// Declares our routes beside those that are there. Where this user may not, that is said once
     /// for each change.
-    async fn declare(&self, there: &[IpNet]) {
-        let wanted = self.wanted.lock().await;
-        if let Some(all) = self.routes.over(there, true).filter(|_| *wanted) {
-            match self.api.advertise(&all).await {
-                Ok(_) => tracing::info!(routes = ?self.routes.0, "the tailnet's routes are declared"),
-                Err(error) => tracing::error!(
-                    %error,
-                    routes = ?self.routes.0,
-                    "the routes could not be declared; let this user: tailscale set --operator=USER"
-                ),
-            }
+    async fn declare(&self, routes: &Routes, there: &[IpNet]) {
+        let Some(all) = routes.over(there) else { return };
+        match self.api.advertise(&all).await {
+            Ok(_) => tracing::info!(routes = ?routes.ours(), "the tailnet's routes are declared"),
+            Err(error) => tracing::error!(
+                %error,
+                routes = ?routes.ours(),
+                "the routes could not be declared; let this user: tailscale set --operator=USER"
+            ),
         }
     }
 
-    /// Withdraws our routes for good; others stay.
+    /// Waits, a moment at most, until the tailnet knows of a withdrawal: a tailscaled that ends before
+    /// may not have told it.
+    pub async fn until_withdrawn(&self, ours: &[IpNet]) {
+        let told = async {
+            loop {
+                let own = self.api.status().await.ok().and_then(|status| status.own);
+                let allowed = own.and_then(|own| own.allowed).unwrap_or_default();
+                if !ours.iter().any(|route| allowed.contains(route)) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // A control server that is down hears of it from nobody.
+        let _ = tokio::time::timeout(WITHDRAWN_MAX, told).await;
+    }
+
+    /// Takes our routes out of those that the node advertises, for good.
     pub async fn withdraw(&self) {
-        let mut wanted = self.wanted.lock().await;
-        *wanted = false;
+        let mut routes = self.routes.lock().await;
+        routes.end();
         let done = async {
-            let there = self.api.prefs().await?.advertise_routes.unwrap_or_default();
-            if let Some(rest) = self.routes.over(&there, false) {
+            let prefs = self.api.prefs().await?;
+            if let Some(rest) = routes.over(prefs.advertise_routes.as_deref().unwrap_or_default()) {
                 self.api.advertise(&rest).await?;
             }
             Ok::<_, LocalApiError>(())
@@ -250,26 +266,5 @@ impl Node {
         if let Err(error) = done.await {
             tracing::warn!(%error, "the tailnet's routes could not be withdrawn");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn our_routes_come_and_go_beside_others() {
-        let nets =
-            |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|text| text.parse().unwrap()).collect() };
-        let routes = Routes(nets(&["10.78.0.0/16", "fd78::/64"]));
-        let both = nets(&["192.0.2.0/24", "10.78.0.0/16", "fd78::/64"]);
-        assert_eq!(routes.over(&nets(&["192.0.2.0/24"]), true), Some(both.clone()));
-        assert_eq!(
-            routes.over(&nets(&["192.0.2.0/24", "10.78.0.0/16"]), true),
-            Some(both.clone())
-        );
-        assert_eq!(routes.over(&both, true), None);
-        assert_eq!(routes.over(&both, false), Some(nets(&["192.0.2.0/24"])));
-        assert_eq!(routes.over(&nets(&["192.0.2.0/24"]), false), None);
     }
 }

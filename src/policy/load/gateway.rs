@@ -9,13 +9,13 @@ use ipnet::IpNet;
 
 use super::super::diagnostic::{At, Diagnostic};
 use super::super::hcl::{Fields, Spot};
-use super::super::{Gateway, Stack, Tailscale, UnknownHost, Unmatched, Wireguard};
+use super::super::{Gateway, Stack, UnknownHost, Unmatched, Wireguard};
 use super::{Loader, Placed};
 
 /// Blocks without labels of their own, and those that are read for their note alone.
 pub(super) const SINGLES: &[&str] = &["gateway", "defaults", "env_pushdown", "enrollment", "plugin"];
 
-const INERT: &str = "it is part of the grammar, and this gateway does otherwise or not at all";
+pub(super) const INERT: &str = "it is part of the grammar, and this gateway does otherwise or not at all";
 
 impl<'a> Loader<'a> {
     pub(super) fn top_level(
@@ -283,52 +283,6 @@ impl<'a> Loader<'a> {
         fields.inert(&["host_loopback_port", "interface"], INERT);
         fields.finish();
         self.model.gateway.wireguard = Some(wireguard);
-    }
-
-    fn tailscale(&mut self, gateway: &Fields<'a>) {
-        let Some(fields) = gateway.nested("tailscale") else {
-            return;
-        };
-        let text = |name| fields.text(name).map(|text| text.value);
-        let mut tailscale = Tailscale {
-            socket: text("socket").map(PathBuf::from),
-            authkey: self.tailnet_secret(&fields, "authkey"),
-            oauth_client_secret: self.tailnet_secret(&fields, "oauth_client_secret"),
-            control_url: None,
-            hostname: text("hostname"),
-            ..Tailscale::default()
-        };
-        if let Some(url) = fields.text("control_url") {
-            if !["http://", "https://"]
-                .iter()
-                .any(|scheme| url.value.starts_with(scheme))
-            {
-                self.one_of(&url, "control_url", "a URL, https://control.example.com");
-            }
-            tailscale.control_url = Some(url.value);
-        }
-        for tag in fields.texts("tags") {
-            if !tag.value.starts_with("tag:") {
-                self.one_of(&tag, "tags", "a list of `tag:name`");
-            }
-            tailscale.tags.push(tag.value);
-        }
-        for route in fields.texts("routes") {
-            match route.value.parse::<IpNet>() {
-                Ok(net) => tailscale.routes.push(net),
-                Err(_) => self.one_of(&route, "routes", "a list of ranges, 10.20.0.0/16"),
-            }
-        }
-        fields.inert(&["operators", "oauth_client_id", "state_dir"], INERT);
-        let at = fields.at;
-        fields.finish();
-        if tailscale.oauth_client_secret.is_some() && tailscale.tags.is_empty() {
-            let message = "an OAuth client lets tagged nodes in alone".to_owned();
-            self.findings.error(
-                Diagnostic::new(at, message).help("add tags = [\"tag:gateway\"], one that the client has"),
-            );
-        }
-        self.model.gateway.tailscale = Some(tailscale);
     }
 
     fn audit(&mut self, gateway: &Fields<'a>) {

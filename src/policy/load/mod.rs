@@ -7,6 +7,7 @@ mod endpoint;
 mod gateway;
 mod profile;
 mod rule;
+mod tailscale;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

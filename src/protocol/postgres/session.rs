@@ -273,6 +273,7 @@ impl PgSession {
             credential: self.config.credential.clone(),
             facts,
             digest,
+            whole: true,
             summary: summary.split_whitespace().collect::<Vec<_>>().join(" "),
             detail: text.to_owned(),
         })));

@@ -20,6 +20,9 @@ pub trait Judge: Send + Sync + 'static {
     /// The facts that rules read for this agent and endpoint.
     fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet;
 
+    /// Whether approvers would have to see all of it; see [`Gate::asks`].
+    fn asks(&self, agent: &Agent, action: &Action) -> bool;
+
     /// Judges one action; see [`Gate::judge`].
     fn judge(&self, agent: &Agent, action: &Action) -> impl Future<Output = Result<Permit, Refusal>> + Send;
 
@@ -55,6 +58,10 @@ impl Judge for Gate {
 
     fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet {
         Gate::needs(self, agent, endpoint)
+    }
+
+    fn asks(&self, agent: &Agent, action: &Action) -> bool {
+        Gate::asks(self, agent, action)
     }
 
     async fn judge(&self, agent: &Agent, action: &Action) -> Result<Permit, Refusal> {

@@ -130,14 +130,9 @@ impl<J: Judge> Exchange<'_, J> {
         let claimed = &self.connection.claimed;
         let judge = self.connection.shared.judge.clone();
         let needs = judge.needs(&claimed.agent, &claimed.endpoint);
-        let mut taken = self.take(incoming, needs).await?;
-        let (action, credential) = match self.action(&parts, &taken, needs) {
-            Ok(found) => found,
-            Err(stop) => {
-                self.rest = taken.into_rest();
-                return Err(stop);
-            }
-        };
+        let taken = self.take(incoming, needs).await?;
+        let (taken, action, credential) = self.read(&parts, taken, needs).await?;
+        let mut taken = taken;
         let reloads = judge.reloads();
         let waiting = self.connection.activity.hold();
         let ruling = tokio::select! {
@@ -164,6 +159,31 @@ impl<J: Judge> Exchange<'_, J> {
         self.send(permit, parts, taken, credential).await
     }
 
+    /// The action, with its body held where approvers would have to see it.
+    async fn read(
+        &mut self,
+        parts: &Parts,
+        mut taken: Taken,
+        needs: FactSet,
+    ) -> Result<(Taken, Action, Option<Arc<Credential>>), Stop> {
+        loop {
+            let (action, credential) = match self.action(parts, &taken, needs) {
+                Ok(found) => found,
+                Err(stop) => {
+                    self.rest = taken.into_rest();
+                    return Err(stop);
+                }
+            };
+            let judge = &self.connection.shared.judge;
+            taken = match taken {
+                Taken::Streamed(begun) if judge.asks(&self.connection.claimed.agent, &action) => {
+                    self.hold(begun.into_rest()).await?
+                }
+                taken => return Ok((taken, action, credential)),
+            };
+        }
+    }
+
     async fn take(&mut self, incoming: Incoming, needs: FactSet) -> Result<Taken, Stop> {
         if incoming.is_end_stream() {
             return Ok(Taken::Whole(Held::default()));
@@ -175,6 +195,10 @@ impl<J: Judge> Exchange<'_, J> {
         if !wanted {
             return Ok(Taken::Streamed(Begun::new(incoming)));
         }
+        self.hold(incoming).await
+    }
+
+    async fn hold(&mut self, incoming: Incoming) -> Result<Taken, Stop> {
         // A length that says it is too long is not waited for.
         if incoming.size_hint().lower() > self.limits.body_bytes_max as u64 {
             return Ok(Taken::Over(Begun::new(incoming)));
@@ -233,6 +257,7 @@ impl<J: Judge> Exchange<'_, J> {
             credential: credential.as_ref().map(|own| own.key.clone()),
             facts: facts.map_err(Stop::Malformed)?,
             digest: digest(parts, body, taken.trailers()),
+            whole: matches!(taken, Taken::Whole(_)),
             summary: summary(parts),
             detail: detail(parts, body, taken.trailers()),
         };

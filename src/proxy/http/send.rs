@@ -52,6 +52,7 @@ pub(super) async fn probe<J: Judge>(shared: &Shared<J>, claimed: &Claimed, to: &
         credential: None,
         facts: Facts::None,
         digest: Digest::of(b""),
+        whole: true,
         summary: format!("connect {}:{}", to.host, to.port),
         detail: String::new(),
     };

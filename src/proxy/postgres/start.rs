@@ -11,6 +11,7 @@ use crate::facts::Facts;
 use crate::protocol::postgres::choice::{self, Candidate, Selected};
 use crate::protocol::postgres::startup::{self, Opening, STARTUP_BYTES_MAX, Startup, StartupError};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, message};
+use crate::proxy::replay::Replayed;
 use crate::tls::HANDSHAKE_RECORD;
 use crate::upstream::postgres::{Login, LoginError, Ready, Trust, login, secure};
 use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
@@ -48,10 +49,7 @@ pub(super) async fn open(
         }
         if first == HANDSHAKE_RECORD && !tls {
             (tls, promised) = (true, false);
-            let replayed = Box::new(Replayed {
-                first: Some(first),
-                io,
-            });
+            let replayed = Box::new(Replayed::new(io, first));
             let accept = context
                 .gateway
                 .accept_tls(replayed)
@@ -178,6 +176,7 @@ async fn ask(startup: Startup, candidate: &Candidate, context: &Context<'_>) -> 
         credential: Some(candidate.key.clone()),
         facts: Facts::None,
         digest: Digest::of(&hello),
+        whole: true,
         summary: format!("connect to {database} as {user}{}", settings.collect::<String>()),
         detail: String::new(),
     };
@@ -306,54 +305,4 @@ pub(super) async fn tell(agent: &mut Box<dyn Wire>, error: &ServeError) {
     // The connection ends; whether the agent still reads is its own affair.
     let _ = agent.write_all(&wire::error("FATAL", code, &text)).await;
     let _ = agent.shutdown().await;
-}
-
-/// A stream whose first byte was read already.
-struct Replayed {
-    first: Option<u8>,
-    io: Box<dyn Wire>,
-}
-
-mod replay {
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    use super::Replayed;
-
-    impl AsyncRead for Replayed {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            if buf.remaining() > 0
-                && let Some(first) = self.first.take()
-            {
-                buf.put_slice(&[first]);
-                return Poll::Ready(Ok(()));
-            }
-            Pin::new(&mut self.io).poll_read(cx, buf)
-        }
-    }
-
-    impl AsyncWrite for Replayed {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.io).poll_write(cx, bytes)
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.io).poll_flush(cx)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.io).poll_shutdown(cx)
-        }
-    }
 }

@@ -27,6 +27,7 @@ fn permit(key: &str) -> Permit {
         credential: None,
         facts: Facts::None,
         digest: Digest::of(b""),
+        whole: true,
         summary: String::new(),
         detail: String::new(),
     })

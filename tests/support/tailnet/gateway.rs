@@ -26,6 +26,23 @@ impl Gateway {
         let mut command = machine.command(env!("CARGO_BIN_EXE_tailkeep"));
         command.args(["gateway", "-c"]).arg(&file);
         set(&mut command);
+        Gateway::spawn(command, folder)
+    }
+
+    /// As [`Gateway::start`], by another account: what setpriv is told.
+    pub fn start_by(machine: &Machine, folder: &Path, policy: &str, account: &[&str]) -> Gateway {
+        let file = folder.join("policy.hcl");
+        std::fs::write(&file, policy.replace("FOLDER", &folder.display().to_string())).unwrap();
+        let mut command = machine.command("setpriv");
+        command.args(account).args(["--pdeathsig", "KILL", "--"]);
+        command
+            .arg(env!("CARGO_BIN_EXE_tailkeep"))
+            .args(["gateway", "-c"])
+            .arg(&file);
+        Gateway::spawn(command, folder)
+    }
+
+    fn spawn(mut command: Command, folder: &Path) -> Gateway {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
