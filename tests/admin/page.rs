@@ -142,6 +142,10 @@ async fn it_is_decided_on_a_telephone_in_the_dark() {
     browser.size(390, 844).await;
     browser.scheme("dark").await;
     let asked = world.hold(refund());
+    // Each is a task of its own: the first has to be there before the second is asked.
+    browser
+        .until("document.querySelectorAll('.asked a').length === 1")
+        .await;
     let other = world.ask("other");
     browser
         .until("document.querySelectorAll('.asked a').length === 2")
