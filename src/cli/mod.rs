@@ -21,6 +21,7 @@ mod setup;
 mod status;
 mod tailnet;
 mod test;
+mod tied;
 mod validate;
 mod whoami;
 
@@ -91,6 +92,9 @@ enum Command {
     Tailnet(tailnet::Args),
     /// Follow, export or verify the audit log.
     Audit(audit::Args),
+    /// For the gateway itself: a program that ends with it.
+    #[command(hide = true)]
+    Tied(tied::Args),
 }
 
 /// The command line's entry point.
@@ -118,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Tailnet(args) => tailnet::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Tied(args) => tied::run(args),
     };
     match result {
         Ok(code) => code,
