@@ -10,6 +10,7 @@ mod eval;
 mod gateway;
 mod inspect;
 mod join;
+mod judge;
 mod learn;
 mod leave;
 mod lsp;
@@ -56,6 +57,8 @@ enum Command {
     Validate(validate::Args),
     /// Replay recorded actions and report each verdict that moved.
     Test(test::Args),
+    /// Try LLM judges on recorded cases.
+    Judge(judge::Args),
     /// Judge the recorded audit log by another policy, and print every verdict that would change.
     Replay(replay::Args),
     /// Write the smallest set of allow rules that covers what a profile was seen to do.
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Gateway(args) => gateway::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Test(args) => test::run(args),
+        Command::Judge(args) => judge::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Learn(args) => learn::run(args),
         Command::Eval(args) => eval::run(args),
