@@ -88,6 +88,8 @@ struct Shelved {
     reads: FactSet,
     /// Facts that the rules of one profile read besides.
     profile_reads: HashMap<Arc<str>, FactSet>,
+    /// Whether a rule tells SQL names by their schemas.
+    names_schemas: bool,
 }
 
 impl Shelved {
@@ -104,6 +106,9 @@ impl Shelved {
         }
         Shelved {
             index: Index::new(&rules),
+            names_schemas: rules
+                .iter()
+                .any(|rule| rule.condition.as_ref().is_some_and(Condition::names_schemas)),
             rules,
             reads,
             profile_reads,
@@ -180,6 +185,13 @@ impl Rules {
         };
         let of_profile = own.profile_reads.get(&agent.profile);
         own.reads.union(of_profile.copied().unwrap_or_default())
+    }
+
+    /// Whether a rule of the endpoint tells SQL names by their schemas.
+    pub(crate) fn names_schemas(&self, endpoint: &str) -> bool {
+        self.by_endpoint
+            .get(endpoint)
+            .is_some_and(|own| own.names_schemas)
     }
 
     /// Walks the rules that could match. `trace` is told of every one on the way to the verdict.

@@ -19,6 +19,7 @@ mod net;
 mod node;
 mod pattern;
 mod print;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -126,6 +127,11 @@ impl Condition {
     /// The facts that the condition may read.
     pub fn reads(&self) -> FactSet {
         self.reads
+    }
+
+    /// Whether its outcome may depend on the schema of an SQL name that was written without one.
+    pub(crate) fn names_schemas(&self) -> bool {
+        schema::matters(&self.node)
     }
 
     /// Whether its outcome may change with the time.
