@@ -52,7 +52,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Removed when the run ends, however it ends.
+/// Where inside and outside meet. Removed once the tunnel is up, so that nothing is left of a run that is
+/// killed later: what the inside mounted from it stays.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -133,6 +134,7 @@ fn serve(
                 // It says why on stderr, in one line, and ends.
                 return Ok(child.wait()?);
             };
+            drop((folder, listener));
             let mut tunnel = runtime.block_on(Tunnel::connect(enrolment))?;
             if let Some(lock) = &lock {
                 tunnel.note_in(lock.try_clone()?);
