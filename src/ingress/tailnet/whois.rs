@@ -275,6 +275,7 @@ mod tests {
             Identity {
                 tags: vec!["tag:ci".to_owned()],
                 caps: vec!["other/cap".to_owned(), CAPABILITY.to_owned()],
+                key: "n1".to_owned(),
                 ..Identity::new(Transport::Tailnet, IpAddr::from([100, 64, 0, 2]), "build-7")
             }
         );
