@@ -19,6 +19,8 @@ use crate::policy::{Endpoint, Policy};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Fixture {
+    /// What it shows (ours).
+    pub name: Option<String>,
     #[serde(rename = "match")]
     pub wanted: Wanted,
     pub action: Action,
