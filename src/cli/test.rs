@@ -13,9 +13,9 @@
 //! be read.
 
 mod coverage;
-mod fixture;
+pub(super) mod fixture;
 mod rewrite;
-mod subject;
+pub(super) mod subject;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -120,7 +120,7 @@ fn print_tally(tally: &Tally) {
     println!("{line}");
 }
 
-fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let context = || path.display().to_string();
     if !std::fs::metadata(path).with_context(context)?.is_dir() {
         return Ok(vec![path.to_owned()]);

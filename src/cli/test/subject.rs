@@ -11,7 +11,10 @@ use crate::identity::{Agent, Identity, Transport};
 use crate::policy::{Endpoint, Policy};
 
 /// The endpoint that the fixture names, or that claims its host.
-pub(super) fn endpoint<'a>(policy: &'a Policy, fixture: &Fixture) -> anyhow::Result<&'a Arc<Endpoint>> {
+pub(in crate::cli) fn endpoint<'a>(
+    policy: &'a Policy,
+    fixture: &Fixture,
+) -> anyhow::Result<&'a Arc<Endpoint>> {
     let endpoints = &policy.model().endpoints;
     if let Some(name) = fixture.wanted.endpoint.as_deref().filter(|name| !name.is_empty()) {
         let same = |key: &str| key == name || key.split_once('.').is_some_and(|(_, own)| own == name);
@@ -40,7 +43,7 @@ pub(super) fn endpoint<'a>(policy: &'a Policy, fixture: &Fixture) -> anyhow::Res
 
 /// The agent of the fixture, or, where none is named, any that holds the endpoint: the published
 /// fixtures know no agents.
-pub(super) fn agent(policy: &Policy, action: &Action, endpoint: &Endpoint) -> anyhow::Result<Agent> {
+pub(in crate::cli) fn agent(policy: &Policy, action: &Action, endpoint: &Endpoint) -> anyhow::Result<Agent> {
     let who = action.agent.as_ref();
     let peer = who.and_then(|who| who.peer.clone());
     let transport = match peer {
@@ -86,7 +89,7 @@ pub(super) fn agent(policy: &Policy, action: &Action, endpoint: &Endpoint) -> an
 }
 
 /// The credential that the fixture names, or the one that is used where none is named.
-pub(super) fn credential(
+pub(in crate::cli) fn credential(
     policy: &Policy,
     action: &Action,
     agent: &Agent,
