@@ -9,6 +9,7 @@
 mod approval;
 mod both;
 mod bus;
+mod deciding;
 mod granted;
 mod kept;
 #[path = "../support/tailnet/mod.rs"]

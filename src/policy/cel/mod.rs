@@ -16,6 +16,7 @@ mod function;
 mod hidden;
 pub(crate) mod key;
 mod list;
+pub(crate) mod manual;
 mod net;
 mod node;
 mod pattern;
