@@ -9,6 +9,8 @@
 mod approval;
 mod both;
 mod bus;
+mod database;
+mod failover;
 mod granted;
 mod kept;
 #[path = "../support/tailnet/mod.rs"]
@@ -22,6 +24,7 @@ mod page;
 mod postgres;
 mod real;
 mod redirect;
+mod stories;
 mod tailscaled;
 mod userspace;
 mod whoami;
