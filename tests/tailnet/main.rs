@@ -18,6 +18,7 @@ mod kept;
 mod lab;
 mod limits;
 mod names;
+mod own;
 mod page;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "others use the rest")]

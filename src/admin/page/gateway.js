@@ -15,7 +15,9 @@ function Tailnet({ tailnet }) {
   const [kind, means] = STATES[tailnet.state] || ['wait', '']
   return html`<p><${Badge} of=${tailnet.state} kind=${kind} /> ${means}</p>
     ${tailnet.login_url && html`<p class="problem">Log the node in at <a href=${tailnet.login_url} rel="noreferrer" target="_blank">${tailnet.login_url}</a></p>`}
+    ${tailnet.problem && html`<p class="problem">${printable(tailnet.problem)}</p>`}
     <${Fields} rows=${[
+      ['tailscaled', tailnet.own ? "the gateway's own" : 'attached to the one of this machine'],
       ['Name', tailnet.name], ['Addresses', (tailnet.addresses || []).join(', ')], ['Tags', (tailnet.tags || []).join(', ')],
       ['Approved', (tailnet.approved || []).join(', ')], ['Mode', tailnet.has_device === undefined ? null : tailnet.has_device ? 'network device' : 'userspace']]} />
     ${tailnet.has_device === false && html`<p class="note">Without a network device tailscaled forwards every port of this machine's loopback that the tailnet's policy file

@@ -26,11 +26,13 @@ impl<'a> Loader<'a> {
         let mut texts = HashMap::new();
         for (key, _, _, at, placed) in self.of_kind(Kind::Policy) {
             let fields = self.fields(placed);
-            let text = fields.text("text");
+            let text = fields.text_or_file("text");
             if text.is_none() && !fields.has("text") {
                 let message = format!("{} has no text", fields.title);
-                self.findings
-                    .error(Diagnostic::new(at, message).help("write text = <<-EOT … EOT"));
+                self.findings.error(
+                    Diagnostic::new(at, message)
+                        .help("write text = <<-EOT … EOT, or text = file(\"judge.md\")"),
+                );
             }
             texts.insert(key, text.map(|text| text.value).unwrap_or_default());
             fields.finish();
@@ -141,7 +143,7 @@ impl<'a> Loader<'a> {
                     .and_then(|policy| self.resolve(Kind::Policy, &policy));
                 key.and_then(|key| texts.get(&*key).cloned())
             }
-            false => fields.text("policy").map(|text| text.value),
+            false => fields.text_or_file("policy").map(|text| text.value),
         };
         let model = model.unwrap_or_default();
         let provider = self.provider(fields, &model);

@@ -179,6 +179,27 @@ impl<'a> Loader<'a> {
 
     fn secret(&self, fields: &Fields<'a>, slot: &'static str) -> Option<SecretSource> {
         let help = "write env(\"NAME\"), file(\"path\") or vault(\"path#field\"), or leave it out and use `tailkeep credentials set`";
+        self.secret_of(fields, slot, help)
+    }
+
+    /// The gateway's own secret, for the tailnet.
+    pub(super) fn tailnet_secret(&self, fields: &Fields<'a>, slot: &'static str) -> Option<SecretSource> {
+        let source = self.secret_of(fields, slot, "write env(\"NAME\") or file(\"path\")")?;
+        if matches!(source, SecretSource::Vault(_)) {
+            let message = format!("`{slot}` of {} cannot come from a vault here", fields.title);
+            self.findings
+                .error(Diagnostic::new(fields.at, message).help("write env(\"NAME\") or file(\"path\")"));
+        }
+        Some(source)
+    }
+
+    /// Where a field's secret is to be read from; never the secret itself.
+    pub(super) fn secret_of(
+        &self,
+        fields: &Fields<'a>,
+        slot: &'static str,
+        help: &'static str,
+    ) -> Option<SecretSource> {
         let call = match fields.call(slot)? {
             Ok(call) => call,
             Err(at) => {
