@@ -188,7 +188,7 @@ impl Session {
     /// Says one more statement, which must find the session gone: psql ends with 2 where its connection is
     /// lost, and with 3 where a statement is refused. What it said of that.
     #[track_caller]
-    pub fn is_lost(mut self, sql: &str) -> String {
+    pub fn until_lost(mut self, sql: &str) -> String {
         let answer = self.ask(sql);
         drop(self.input.take());
         let mut said = answer.clone();

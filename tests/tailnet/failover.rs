@@ -128,7 +128,7 @@ fn the_other_takes_over_from_the_dead(device: Device) {
     scene.until_leads_to("gw-2");
     scene.until_served("the second gateway serves");
     assert!(scene.second.has_let_in("ci-1"), "as the same agent");
-    open.is_lost("select id from orders");
+    open.until_lost("select id from orders");
     // It is back, as the same node, and the older one.
     scene.first.restart();
     scene.until_leads_to("gw-1");
@@ -165,7 +165,7 @@ fn an_orderly_end_hands_the_routes_over(device: Device) {
     scene.until_leads_to("gw-2");
     scene.until_served("the second gateway serves");
     assert!(scene.ci.has_route(VIRTUAL[0]));
-    open.is_lost("select id from orders");
+    open.until_lost("select id from orders");
     scene.first.restart();
     scene.until_leads_to("gw-1");
     scene.until_served("the first gateway serves again");

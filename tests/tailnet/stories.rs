@@ -221,7 +221,7 @@ fn a_change_of_tag_ends_the_session(world: World) {
     // The new tag has a profile as well, which may read: the session is lost all the same, since it began as another's.
     scene.world.control.set_tags("ci-1", &["tag:agent-dev"]);
     scene.gateway.until_says("the policy leads elsewhere now");
-    let said = open.is_lost("select id from orders");
+    let said = open.until_lost("select id from orders");
     assert!(!said.contains('7'), "{said}");
     assert_eq!(others.ask("select id from orders"), "7\n", "another's tag");
     let psql = Psql::on(&scene.world, &ci, ORDERS[1]);
@@ -240,7 +240,7 @@ fn a_change_of_tag_ends_the_session(world: World) {
             .count()
             == 2
     });
-    open.is_lost("select id from orders");
+    open.until_lost("select id from orders");
     // A node that is removed while it has a session.
     scene.world.control.remove("ci-2");
     scene.gateway.until_says("its peer has left the tailnet");
