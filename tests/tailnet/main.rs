@@ -10,6 +10,7 @@ mod approval;
 mod both;
 mod bus;
 mod database;
+mod deciding;
 mod failover;
 mod granted;
 mod kept;

@@ -43,7 +43,8 @@ export function Gateway({ who }) {
     peopleAgain()
   }
   const invite = doing(async event => {
-    setLink(await ask('POST', '/v1/operators', { name: new FormData(event.target).get('name').trim() }))
+    const said = new FormData(event.target)
+    setLink(await ask('POST', '/v1/operators', { name: said.get('name').trim(), login: said.get('login').trim() || null }))
     event.target.reset()
   })
   const [operators, sessions] = people.data || [[], []]
@@ -58,10 +59,11 @@ export function Gateway({ who }) {
       <section class="card"><h2>Tailnet</h2><${Tailnet} tailnet=${is.tailnet} /></section></div>`}
     <h2 class="next">Operators with a password</h2>
     <div class="table" tabindex="0" role="region" aria-label="Operators"><table><tbody>${operators.map(one => html`<tr key=${one.name}><td class="wide"><strong>${one.name}</strong></td>
-      <td>${one.created_us ? 'has a password' : ''}${one.invited_until_us ? ' invited' : ''}</td>
+      <td>${one.created_us ? 'has a password' : ''}${one.invited_until_us ? ' invited' : ''}${one.login ? ` on the tailnet ${printable(one.login)}` : ''}</td>
       <td class="tight"><${Sure} kind="no" what=${`Remove ${one.name}`} onSure=${doing(() => ask('DELETE', `/v1/operators/${encodeURIComponent(one.name)}`))}>Remove<//></td></tr>`)}
       ${operators.length === 0 && html`<tr><td class="dim">None yet.</td></tr>`}</tbody></table></div>
-    <form class="bar next" onSubmit=${invite}><input type="text" name="name" aria-label="Name of a new operator" placeholder="Name or e-mail address" required /><button>Invite</button></form>
+    <form class="bar next" onSubmit=${invite}><input type="text" name="name" aria-label="Name of a new operator" placeholder="Name or e-mail address" required />
+      <input type="text" name="login" aria-label="The same person's login on the tailnet" placeholder="Login on the tailnet, if any" title="Where two approvers are needed, both ways together count as one." /><button>Invite</button></form>
     ${link && html`<div class="note" role="status"><p>${link.name} opens this once, within a day, in a browser of the gateway's machine:</p><pre class="whole">${link.url}</pre></div>`}
     <h2 class="next">Sessions</h2>
     <div class="table" tabindex="0" role="region" aria-label="Sessions"><table><thead><tr><th>Person</th><th>By</th><th>From</th><th>Browser</th><th>Used</th><th><span class="said">Actions</span></th></tr></thead>
