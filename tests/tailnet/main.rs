@@ -24,6 +24,7 @@ mod page;
 mod postgres;
 mod real;
 mod redirect;
+mod round;
 mod tailscaled;
 mod userspace;
 mod whoami;
