@@ -783,7 +783,7 @@ fn an_upstream_among_the_names_virtual_addresses_is_an_error() {
     for endpoint in [
         "host = \"e.test\"\n upstream = \"10.20.0.5:5432\"",
         "host = \"10.20.0.5:5432\"",
-        "hosts = [\"10.0.0.0/7\"]",
+        "hosts = [\"10.20.0.0/16\"]",
         "host = \"e.test\"\n upstream = \"[fd7a:7461:696c:78::9]:5432\"",
     ] {
         let said = with(tailnet, endpoint).unwrap_or_default();
@@ -794,6 +794,8 @@ fn an_upstream_among_the_names_virtual_addresses_is_an_error() {
     }
     let elsewhere = "host = \"e.test\"\n upstream = \"11.20.0.5:5432\"";
     assert_eq!(with(tailnet, elsewhere), None);
+    let wider = "hosts = [\"8.0.0.0/6\"]";
+    assert_eq!(with(tailnet, wider), None, "of which the names' part ends here");
     assert_eq!(
         with("", "host = \"10.78.0.5:5432\""),
         None,

@@ -175,6 +175,16 @@ fn may_be_route(net: IpNet) -> bool {
 mod tests {
     use super::*;
 
+    use crate::policy::{Policy, Source};
+
+    fn all() -> Guarded {
+        Guarded {
+            real: true,
+            via: true,
+            ..Guarded::default()
+        }
+    }
+
     #[test]
     fn what_others_declare_stays_but_at_a_node_of_our_own() {
         let net = |text: &str| -> IpNet { text.parse().unwrap() };
@@ -205,15 +215,6 @@ mod tests {
                 .contains("ip route add local 10.78.0.0/16 dev lo")
         );
         assert_eq!(plan.advertised(&Guarded::default()), nets);
-    }
-    use crate::policy::{Policy, Source};
-
-    fn all() -> Guarded {
-        Guarded {
-            real: true,
-            via: true,
-            missing: vec![],
-        }
     }
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {

@@ -93,7 +93,7 @@ impl<'a> Loader<'a> {
         let own = [gateway.virtual_v4, gateway.virtual_v6];
         let inside = dialled
             .into_iter()
-            .find(|net| own.iter().any(|own| overlaps(*own, *net)));
+            .find(|net| own.iter().any(|own| own.contains(net)));
         if let Some(net) = inside {
             let message = format!(
                 "`{}` leads to {net}, of the names' virtual addresses",
