@@ -13,6 +13,7 @@ mod join;
 mod judge;
 mod learn;
 mod leave;
+mod lsp;
 mod operators;
 mod peers;
 mod replay;
@@ -66,6 +67,8 @@ enum Command {
     Eval(eval::Args),
     /// Print the facts of statements or requests, one JSON object a line.
     Inspect(inspect::Args),
+    /// Serve editors: errors, completion and hover texts in policies, on standard input and output.
+    Lsp(lsp::Args),
     /// Enrol this machine at a gateway.
     Join(join::Args),
     /// Run one command through the tunnel.
@@ -109,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Learn(args) => learn::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Lsp(args) => lsp::run(args),
         Command::Join(args) => join::run(args),
         Command::Run(args) => run::run(args),
         Command::Env(args) => env::run(args),

@@ -9,7 +9,9 @@
 mod approval;
 mod both;
 mod bus;
+mod database;
 mod deciding;
+mod failover;
 mod granted;
 mod kept;
 #[path = "../support/tailnet/mod.rs"]
@@ -25,6 +27,7 @@ mod postgres;
 mod real;
 mod redirect;
 mod round;
+mod stories;
 mod tailscaled;
 mod userspace;
 mod whoami;
