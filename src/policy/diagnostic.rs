@@ -92,8 +92,20 @@ impl Diagnostics {
         &self.items
     }
 
+    /// Those that point into the sources that are asked for.
+    pub(crate) fn only(mut self, file: &dyn Fn(usize) -> bool) -> Self {
+        self.items.retain(|item| item.at.is_none_or(|at| file(at.file)));
+        self
+    }
+
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    /// The text of a range.
+    pub(crate) fn raw(&self, at: At) -> Option<&str> {
+        let (_, text) = self.sources.get(at.file)?;
+        text.get(at.start..at.end)
     }
 
     /// Where a range begins.
