@@ -9,7 +9,9 @@
 mod approval;
 mod both;
 mod bus;
+mod database;
 mod deciding;
+mod failover;
 mod granted;
 mod kept;
 #[path = "../support/tailnet/mod.rs"]
@@ -24,6 +26,8 @@ mod page;
 mod postgres;
 mod real;
 mod redirect;
+mod round;
+mod stories;
 mod tailscaled;
 mod userspace;
 mod whoami;
