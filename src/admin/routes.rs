@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Operator;
 use super::api::{Failed, not_found};
 use crate::ingress::tailnet::guard::Kernel;
-use crate::ingress::tailnet::{Plan, approval};
+use crate::ingress::tailnet::{Plan, approval, local};
 
 pub(super) async fn report(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
     let Some(tailnet) = &operator.tailnet else {
@@ -23,6 +23,7 @@ pub(super) async fn report(Shared(operator): Shared<Operator>) -> Result<Json<Va
         Some(status) => Kernel::default().guards(&plan, status, port),
         None => Default::default(),
     };
+    let guarded = guarded.but_for(local::elsewhere(&plan.names).await);
     let mut report = approval::report(model, &plan, &guarded, status.as_ref());
     let called = operator
         .teller

@@ -27,6 +27,7 @@ mod page;
 mod postgres;
 mod real;
 mod redirect;
+mod round;
 mod stories;
 mod tailscaled;
 mod userspace;

@@ -10,7 +10,8 @@
 //!   [`redirect`] those that connections to real addresses are turned to.
 //! - [`dns`] answers the endpoints' names on the node's addresses; [`own`] takes what asks the gateway's
 //!   own name over HTTP.
-//! - [`guard`] says what may be advertised without a way round the gateway, [`routes`] what is to be.
+//! - [`guard`] says what may be advertised without a way round the gateway, [`local`] which ranges end
+//!   here, [`routes`] what is to be.
 //! - [`approval`] says which of them the tailnet approved, and what its policy file lacks.
 //! - [`daemon`] runs a tailscaled of our own, [`login`] lets its node in, [`oauth`] gets it a key.
 //! - [`node`] follows tailscaled's bus, and keeps the routes declared.
@@ -29,6 +30,7 @@ pub mod dns;
 pub mod door;
 pub mod guard;
 pub mod listener;
+pub mod local;
 pub mod localapi;
 pub mod login;
 pub mod memory;
