@@ -11,15 +11,14 @@
 
 pub mod http;
 mod passthrough;
+mod place;
 pub mod postgres;
 mod replay;
 pub mod route;
 mod sql;
 pub mod whoami;
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
@@ -35,6 +34,7 @@ use crate::verdict::gate::Gate;
 use crate::verdict::{Cause, Refusal};
 
 use http::budget::{Budget, HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
+use place::{Place, Places};
 use route::{Destination, Route};
 use whoami::Teller;
 
@@ -53,8 +53,7 @@ pub struct Proxy {
     statements: Arc<Mutex<crate::facts::sql::cache::Cache>>,
     services: passthrough::Services,
     teller: Teller,
-    /// Open connections of each address inside a tunnel.
-    open: Mutex<HashMap<IpAddr, usize>>,
+    open: Places,
 }
 
 /// Texts whose statements are kept parsed, of all sessions together.
@@ -109,7 +108,7 @@ impl Proxy {
                 STATEMENTS_KEPT_MAX,
             ))),
             services: passthrough::Services::default(),
-            open: Mutex::new(HashMap::new()),
+            open: Places::default(),
         })
     }
 
@@ -231,33 +230,9 @@ impl Proxy {
 
     /// Takes a place among the agent's connections; given back when the value is dropped.
     fn enter(&self, identity: &Identity) -> Option<Place<'_>> {
-        let address = identity.address;
         let limit = self.gate.policy().model().gateway.limits.connections_max;
         let own = identity.limits.connections;
         let limit = own.map_or(limit, |own| limit.min(usize::try_from(own).unwrap_or(limit)));
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(address).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(Place { proxy: self, address })
-    }
-}
-
-struct Place<'a> {
-    proxy: &'a Proxy,
-    address: IpAddr,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut open = self.proxy.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.address);
-            }
-        }
+        self.open.enter(identity, limit)
     }
 }
