@@ -26,6 +26,7 @@ use crate::credential::store::SecretStore;
 use crate::identity::{Agent, Identity};
 use crate::ingress::Flow;
 use crate::ingress::dns::Names;
+use crate::ingress::tailnet::Called;
 use crate::policy::{Endpoint, Protocol};
 use crate::tls::{Connectors, Leaves};
 use crate::upstream::{Dialer, Pool};
@@ -66,6 +67,8 @@ pub struct Parts {
     pub connectors: Arc<Connectors>,
     pub dialer: Arc<Dialer>,
     pub secrets: SecretStore,
+    /// How peers of the tailnet call the gateway.
+    pub called: watch::Receiver<Called>,
 }
 
 impl Proxy {
@@ -86,7 +89,12 @@ impl Proxy {
             }),
         };
         Arc::new(Proxy {
-            teller: Teller::new(parts.gate.clone(), parts.names.clone(), parts.leaves.ca_pem()),
+            teller: Teller::new(
+                parts.gate.clone(),
+                parts.names.clone(),
+                parts.leaves.ca_pem(),
+                parts.called,
+            ),
             gate: parts.gate,
             names: parts.names,
             leaves: parts.leaves,
