@@ -187,7 +187,6 @@ impl Rules {
         own.reads.union(of_profile.copied().unwrap_or_default())
     }
 
-<<<<<<< HEAD
     /// Whether a rule of the endpoint tells SQL names by their schemas.
     pub(crate) fn names_schemas(&self, endpoint: &str) -> bool {
         self.by_endpoint
@@ -195,12 +194,8 @@ impl Rules {
             .is_some_and(|own| own.names_schemas)
     }
 
-    /// Walks the rules that could match, or every one if `witness` wants that.
-    pub(crate) fn judge<'a, W: Witness>(
-=======
     /// Walks the rules that could match. `trace` is told of every one on the way to the verdict.
     pub(crate) fn judge<'a>(
->>>>>>> main
         &'a self,
         (profile, agent): (&'a str, &'a dyn FactSource),
         endpoint: &str,
