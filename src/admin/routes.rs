@@ -23,5 +23,8 @@ pub(super) async fn report(Shared(operator): Shared<Operator>) -> Result<Json<Va
         Some(status) => Kernel::default().guards(&plan, status, port),
         None => Default::default(),
     };
-    Ok(Json(approval::report(model, &plan, &guarded, status.as_ref())))
+    let mut report = approval::report(model, &plan, &guarded, status.as_ref());
+    report["own"] = Value::from(tailnet.node.is_own());
+    report["problem"] = Value::from(tailnet.node.problem());
+    Ok(Json(report))
 }

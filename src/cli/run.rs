@@ -68,9 +68,15 @@ impl Folder {
     }
 }
 
+impl Folder {
+    fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        self.remove();
     }
 }
 
@@ -133,6 +139,8 @@ fn serve(
                 // It says why on stderr, in one line, and ends.
                 return Ok(child.wait()?);
             };
+            // Its two files are used, one mounted and one connected: whatever ends us now leaves nothing lying.
+            folder.remove();
             let mut tunnel = runtime.block_on(Tunnel::connect(enrolment))?;
             if let Some(lock) = &lock {
                 tunnel.note_in(lock.try_clone()?);

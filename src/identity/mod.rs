@@ -57,6 +57,8 @@ pub struct Identity {
     /// The names of all app capabilities that the tailnet policy grants towards this gateway, and
     /// after them the [`Identity::grants`]. A name of the former has a `/`, of the latter none.
     pub caps: Vec<String>,
+    /// What the tailnet policy lets the person behind the node decide about as an approver.
+    pub approves: Vec<String>,
     /// What the tailnet policy grants no more of.
     pub limits: Limits,
 }
@@ -74,6 +76,7 @@ impl Identity {
             tags: Vec::new(),
             grants: Vec::new(),
             caps: Vec::new(),
+            approves: Vec::new(),
             limits: Limits::default(),
         }
     }

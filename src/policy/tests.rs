@@ -342,7 +342,8 @@ gateway {
   }
   tailscale {
     socket = "/run/ts.sock"
-    authkey = "k"
+    authkey = env("K")
+    oauth_client_secret = file("secret")
     control_url = "https://c"
     hostname = "keep"
     tags = ["tag:gw"]
@@ -698,6 +699,31 @@ fn who_may_decide_is_checked_at_load() {
 }
 
 #[test]
+fn the_tailnets_secrets_come_from_elsewhere() {
+    let block =
+        |fields: &str| format!("gateway {{\n  state_dir = \"/s\"\n  tailscale {{\n    {fields}\n  }}\n}}\n");
+    for (fields, wanted) in [
+        (
+            "authkey = \"tskey-auth-1\"",
+            "a secret does not stand in a policy",
+        ),
+        (
+            "oauth_client_secret = \"tskey-client-1\"\n    tags = [\"tag:a\"]",
+            "a secret does not stand",
+        ),
+        ("authkey = vault(\"a#b\")", "cannot come from a vault"),
+        ("oauth_client_secret = env(\"A\")", "tagged nodes in alone"),
+        ("control_url = \"control.example.com\"", "a URL"),
+    ] {
+        let said = load(&block(fields)).unwrap_err().render();
+        assert!(
+            said.contains(wanted) && !said.contains("tskey"),
+            "{fields}: {said}"
+        );
+    }
+}
+
+#[test]
 fn a_guest_is_meant_by_its_own_names_alone() {
     let text = r#"
 profile "all" {
@@ -753,7 +779,7 @@ fn routes_that_lead_round_the_gateway_or_nowhere_are_errors() {
         .map_err(|errors| errors.render())
         .err()
     };
-    let (attached, own) = ("socket = \"/run/ts.sock\"", "authkey = \"k\"");
+    let (attached, own) = ("socket = \"/run/ts.sock\"", "authkey = env(\"K\")");
     for (socket, rest, wanted) in [
         (own, r#"routes = ["10.20.0.0/16"]"#, "would go round the gateway"),
         (

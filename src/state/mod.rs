@@ -68,6 +68,12 @@ CREATE TABLE session (
   created_us INTEGER NOT NULL, seen_us INTEGER NOT NULL, expires_us INTEGER NOT NULL) STRICT;
 ",
     "
+ALTER TABLE operator ADD COLUMN login TEXT;
+ALTER TABLE operator_invite ADD COLUMN login TEXT;
+ALTER TABLE approval_vote ADD COLUMN counts_as TEXT;
+CREATE UNIQUE INDEX approval_vote_once ON approval_vote (approval, coalesce(counts_as, person));
+",
+    "
 ALTER TABLE approval ADD COLUMN agent TEXT NOT NULL DEFAULT '';
 ALTER TABLE approval ADD COLUMN scope BLOB;
 ALTER TABLE approval ADD COLUMN chain TEXT NOT NULL DEFAULT '[]';
@@ -81,7 +87,8 @@ CREATE TABLE approval_grant (
 CREATE INDEX approval_grant_open ON approval_grant (state, scope);
 CREATE TABLE approval_grant_vote (
   id INTEGER NOT NULL REFERENCES approval_grant (id), person TEXT NOT NULL, at_us INTEGER NOT NULL,
-  PRIMARY KEY (id, person)) STRICT;
+  counts_as TEXT, PRIMARY KEY (id, person)) STRICT;
+CREATE UNIQUE INDEX approval_grant_vote_once ON approval_grant_vote (id, coalesce(counts_as, person));
 CREATE TABLE agent_kill (
   agent TEXT PRIMARY KEY, person TEXT NOT NULL, reason TEXT, at_us INTEGER NOT NULL) STRICT;
 ",

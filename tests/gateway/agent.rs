@@ -33,6 +33,15 @@ fn a_command_ends_as_it_would_without_us() {
     }
     let many = world.run(&["head", "-c", "3000000", "/dev/zero"]);
     assert_eq!(many.len(), 3_000_000);
+    // Whoever is killed cannot clear up: there is nothing lying about while it runs.
+    let empty = world.folder.path().join("temporary");
+    std::fs::create_dir(&empty).unwrap();
+    let listed = world
+        .agent("agent", &["ls", "-A", empty.to_str().unwrap()])
+        .env("TMPDIR", &empty)
+        .output()
+        .unwrap();
+    assert!(listed.status.success() && listed.stdout.is_empty(), "{listed:?}");
 }
 
 #[test]

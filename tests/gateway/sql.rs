@@ -15,7 +15,8 @@ fn policy(server: &Server, rules: &str) -> String {
 
 fn password_file() -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
-    let path = std::env::temp_dir().join(format!("tailkeep-test-password-{}", std::process::id()));
+    let path = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("tailkeep-test-password-{}", std::process::id()));
     std::fs::write(&path, PASSWORD).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     path

@@ -43,8 +43,6 @@ pub struct Known {
     /// The same for as long as the node is of the tailnet.
     pub stable_id: String,
     pub identity: Arc<Identity>,
-    /// What [`APPROVER`] grants to the person behind the node.
-    pub approves: Vec<String>,
     /// When the first of its grants expires.
     pub expires: Option<DateTime<Utc>>,
     /// The node's own addresses.
@@ -150,6 +148,7 @@ pub fn read(found: &WhoIs, suffix: &str, now: DateTime<Utc>) -> Result<Known, No
         tags,
         grants,
         caps,
+        approves,
         limits: reading.limits,
         ..Identity::new(Transport::Tailnet, address, if is_guest { &name } else { first })
             .proved_by(node_proof(&found.node.stable_id))
@@ -157,7 +156,6 @@ pub fn read(found: &WhoIs, suffix: &str, now: DateTime<Utc>) -> Result<Known, No
     Ok(Known {
         stable_id: found.node.stable_id.clone(),
         identity: Arc::new(identity),
-        approves,
         expires: reading.expires,
         addresses,
         strange: reading.strange,
@@ -392,7 +390,7 @@ mod tests {
         let values = json!([{"approvers": ["oncall", "lead"]}, {"approvers": ["x"], "profiles": ["ci"]}]);
         caps.insert(APPROVER.to_owned(), serde_json::from_value(values).unwrap());
         let known = known(&found);
-        assert_eq!(known.approves, ["lead", "oncall"]);
+        assert_eq!(known.identity.approves, ["lead", "oncall"]);
         assert!(known.identity.grants.is_empty() && known.strange.len() == 1);
     }
 

@@ -29,11 +29,18 @@ impl<'a> Loader<'a> {
         let text = |name| fields.text(name).map(|text| text.value);
         let mut tailscale = Tailscale {
             socket: text("socket").map(PathBuf::from),
-            authkey: text("authkey"),
-            control_url: text("control_url"),
+            authkey: self.tailnet_secret(&fields, "authkey"),
+            oauth_client_secret: self.tailnet_secret(&fields, "oauth_client_secret"),
             hostname: text("hostname"),
             ..Tailscale::default()
         };
+        if let Some(url) = fields.text("control_url") {
+            let schemes = ["http://", "https://"];
+            if !schemes.iter().any(|scheme| url.value.starts_with(scheme)) {
+                self.one_of(&url, "control_url", "a URL, https://control.example.com");
+            }
+            tailscale.control_url = Some(url.value);
+        }
         for tag in fields.texts("tags") {
             if !tag.value.starts_with("tag:") {
                 self.one_of(&tag, "tags", "a list of `tag:name`");
@@ -49,8 +56,14 @@ impl<'a> Loader<'a> {
         self.routes(&fields, &mut tailscale);
         self.via(&fields, &mut tailscale);
         tailscale.operators = self.operators(&fields);
-        fields.inert(&["oauth_client_id", "oauth_client_secret", "state_dir"], INERT);
+        fields.inert(&["oauth_client_id", "state_dir"], INERT);
+        let at = fields.at;
         fields.finish();
+        if tailscale.oauth_client_secret.is_some() && tailscale.tags.is_empty() {
+            let message = "an OAuth client lets tagged nodes in alone".to_owned();
+            let help = "add tags = [\"tag:gateway\"], one that the client has";
+            self.findings.error(Diagnostic::new(at, message).help(help));
+        }
         self.model.gateway.tailscale = Some(tailscale);
     }
 

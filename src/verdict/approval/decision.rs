@@ -3,10 +3,10 @@
 use rusqlite::{Connection, Transaction, params};
 
 use super::Voter;
-use super::grant::{self, GrantError, Offer, People, Terms};
+use super::grant::{self, GrantError, Offer, People, Person, Terms};
 use super::row::{Held, State, one};
 use super::store::expire;
-use crate::state::{StateError, now_us};
+use crate::state::{StateError, now_us, operator};
 
 /// What a person says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +92,14 @@ pub(super) fn decide(
             )?;
         }
         Decision::Allow => {
+            let counts_as = decide.person.counts_as(operator::login(&transaction, &person)?);
             if let Some(terms) = decide.grant {
-                granted = offer(&transaction, decide, terms, &held.question, now)?;
+                let who = (&decide.person, counts_as.as_str());
+                granted = offer(&transaction, (decide.id, who), terms, &held.question, now)?;
             }
             transaction.execute(
-                "INSERT OR IGNORE INTO approval_vote VALUES (?, ?, ?)",
-                params![decide.id, person, now],
+                "INSERT OR IGNORE INTO approval_vote (approval, person, at_us, counts_as) VALUES (?, ?, ?, ?)",
+                params![decide.id, person, now, counts_as],
             )?;
             transaction.execute(
                 "UPDATE approval SET state = 'allowed', closed_us = ?2, reason = ?3, grant_id = ?5
@@ -115,15 +117,14 @@ pub(super) fn decide(
 /// Notes that one person would give a grant; its number if it is in force by that.
 fn offer(
     transaction: &Transaction<'_>,
-    decide: &Decide,
+    (id, person): (i64, Person<'_>),
     terms: Terms,
     question: &serde_json::Value,
     now: i64,
 ) -> Result<Option<i64>, DecideError> {
     let query = "SELECT scope, agent, chain FROM approval WHERE id = ?";
-    let row: (Option<Vec<u8>>, String, String) = transaction.query_row(query, [decide.id], |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-    })?;
+    let row: (Option<Vec<u8>>, String, String) =
+        transaction.query_row(query, [id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     let (Some(scope), agent, chain) = row else {
         return Err(GrantError::None("nothing proves who its agent is").into());
     };
@@ -138,5 +139,5 @@ fn offer(
         chain: &chain,
         terms,
     };
-    Ok(grant::offer(transaction, &decide.person, &offer, now)??)
+    Ok(grant::offer(transaction, person, &offer, now)??)
 }

@@ -131,6 +131,9 @@ pub struct Use {
     pub by: Vec<String>,
 }
 
+/// A person, with what they count as once, as in a vote.
+pub(super) type Person<'a> = (&'a Voter, &'a str);
+
 /// What an offer is made of.
 pub(super) struct Offer<'a> {
     pub(super) scope: &'a [u8],
@@ -158,7 +161,7 @@ pub enum GrantError {
 /// Notes one person's offer; the number of the grant if it is in force by that.
 pub(super) fn offer(
     transaction: &Transaction<'_>,
-    person: &Voter,
+    (person, counts_as): Person<'_>,
     offer: &Offer<'_>,
     now: i64,
 ) -> Result<Result<Option<i64>, GrantError>, StateError> {
@@ -196,8 +199,8 @@ pub(super) fn offer(
         }
     };
     transaction.execute(
-        "INSERT OR IGNORE INTO approval_grant_vote VALUES (?, ?, ?)",
-        params![id, person.name(), now],
+        "INSERT OR IGNORE INTO approval_grant_vote (id, person, at_us, counts_as) VALUES (?, ?, ?, ?)",
+        params![id, person.name(), now, counts_as],
     )?;
     let query = "SELECT count(*) FROM approval_grant_vote WHERE id = ?";
     let agreed: u32 = transaction.query_row(query, [id], |row| row.get(0))?;
