@@ -45,6 +45,9 @@ pub struct Identity {
     pub address: IpAddr,
     /// The tailnet node's name, or the WireGuard peer's.
     pub node: String,
+    /// What the transport itself knows it by: a WireGuard peer's public key, a node's stable id. A name and
+    /// an address may be given to another once their owner is removed; this is not.
+    pub key: String,
     /// The login of the node's user; `None` for tagged nodes and WireGuard peers.
     pub login: Option<String>,
     /// A node of another tailnet that was shared in: it is meant by its whole name, by its own login
@@ -71,6 +74,7 @@ impl Identity {
             proof: Arc::from(""),
             address,
             node: node.into(),
+            key: String::new(),
             login: None,
             is_guest: false,
             tags: Vec::new(),
@@ -86,6 +90,11 @@ impl Identity {
     pub fn proved_by(mut self, proof: impl Into<Arc<str>>) -> Self {
         self.proof = proof.into();
         self
+    }
+
+    /// Who shares in what an agent may have: a node or peer, with all its addresses and keys.
+    pub fn holder(&self) -> Holder {
+        (self.transport, self.node.clone())
     }
 
     /// What an agent is stopped by: `peer:` and the name of a WireGuard peer, which the operator gave
@@ -111,6 +120,9 @@ pub fn key_proof(machine: &[u8; 32]) -> String {
 pub fn node_proof(stable_id: &str) -> String {
     format!("node:{stable_id}")
 }
+
+/// A node or peer, with all its addresses and keys: a machine has a key for each of its runs.
+pub type Holder = (Transport, String);
 
 /// Bounds that hold for one agent, beside the gateway's own. `None` bounds nothing, 0 lets nothing
 /// through.

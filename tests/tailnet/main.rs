@@ -20,12 +20,14 @@ mod lab;
 mod limits;
 mod names;
 mod own;
+mod own_name;
 mod page;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod postgres;
 mod real;
 mod redirect;
+mod round;
 mod stories;
 mod tailscaled;
 mod userspace;

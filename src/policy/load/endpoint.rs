@@ -85,6 +85,7 @@ impl<'a> Loader<'a> {
             }
             fields.finish();
             self.overlap(&endpoint, at);
+            self.beside_the_names(&endpoint, at);
             self.model.endpoints.push(Arc::new(endpoint));
         }
     }
