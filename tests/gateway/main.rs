@@ -21,7 +21,6 @@ mod reload;
 #[path = "../http/server.rs"]
 mod server;
 mod sql;
-mod stop;
 mod terminal;
 mod whoami;
 mod world;
