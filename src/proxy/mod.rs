@@ -26,6 +26,7 @@ use crate::credential::store::SecretStore;
 use crate::identity::{Agent, Identity};
 use crate::ingress::Flow;
 use crate::ingress::dns::Names;
+use crate::ingress::tailnet::Called;
 use crate::policy::{Endpoint, Protocol};
 use crate::tls::{Connectors, Leaves};
 use crate::upstream::{Dialer, Pool};
@@ -66,6 +67,8 @@ pub struct Parts {
     pub connectors: Arc<Connectors>,
     pub dialer: Arc<Dialer>,
     pub secrets: SecretStore,
+    /// How peers of the tailnet call the gateway.
+    pub called: watch::Receiver<Called>,
 }
 
 impl Proxy {
@@ -86,7 +89,12 @@ impl Proxy {
             }),
         };
         Arc::new(Proxy {
-            teller: Teller::new(parts.gate.clone(), parts.names.clone(), parts.leaves.ca_pem()),
+            teller: Teller::new(
+                parts.gate.clone(),
+                parts.names.clone(),
+                parts.leaves.ca_pem(),
+                parts.called,
+            ),
             gate: parts.gate,
             names: parts.names,
             leaves: parts.leaves,
@@ -130,7 +138,8 @@ impl Proxy {
             Some(name) => format!("{name}:{}", address.port()),
             None => address.to_string(),
         };
-        if self.teller.is_at(address, name.as_deref()) {
+        let is_stopped = self.gate.is_stopped(&identity);
+        if self.teller.is_at(address, name.as_deref()) && !is_stopped {
             return self.teller.serve(flow).await;
         }
         let mut reloads = self.gate.reloads();
@@ -162,9 +171,10 @@ impl Proxy {
     ) {
         while reloads.changed().await.is_ok() {
             let policy = self.gate.policy();
-            let same = policy
-                .profile_for(&agent.now().identity)
-                .is_ok_and(|own| own == agent.profile)
+            let same = !self.gate.is_stopped(&agent.now().identity)
+                && policy
+                    .profile_for(&agent.now().identity)
+                    .is_ok_and(|own| own == agent.profile)
                 && route::route(policy.model(), &agent.profile, destination).is_as(&route);
             if !same {
                 return;

@@ -20,6 +20,7 @@ mod lab;
 mod limits;
 mod names;
 mod own;
+mod own_name;
 mod page;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "others use the rest")]
