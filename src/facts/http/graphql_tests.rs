@@ -214,6 +214,32 @@ fn an_operation_is_found_wherever_a_server_takes_one() {
 }
 
 #[test]
+fn what_goes_over_a_websocket_is_not_seen() {
+    let request = http::Request::builder()
+        .method("GET")
+        .uri("/graphql?query=%7Ba%7D");
+    let request = request
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("sec-websocket-protocol", "graphql-transport-ws");
+    let parts = request.body(()).unwrap().into_parts().0;
+    let each = HttpFacts::read_each(&parts, "api", HeldBody::Empty, FactSet::ALL, 1 << 20).unwrap();
+    for slot in [
+        Slot::HttpGraphqlKind,
+        Slot::HttpGraphqlOperation,
+        Slot::HttpGraphqlFields,
+        Slot::HttpGraphqlPaths,
+    ] {
+        assert!(
+            matches!(each[0].fact(slot), Fact::Unknown(Blind::Opaque)),
+            "{slot:?}"
+        );
+    }
+}
+
+#[test]
 fn a_stored_document_is_known_by_its_text_alone() {
     let hash: String = Sha256::digest(b"{ a }")
         .iter()

@@ -103,9 +103,12 @@ impl HttpFacts {
             Fact::Unknown(Blind::NotRead)
         };
         let content = Content::read(parts, held, needs, decoded_bytes_max);
-        let operations = match wants_graphql {
-            true => operations(parts, &query, &content),
-            false => Err(Blind::NotRead),
+        let websocket = upgrade(parts)? == Some(Upgrade::WebSocket);
+        let operations = match (wants_graphql, websocket) {
+            (false, _) => Err(Blind::NotRead),
+            // What is asked for inside it is not seen: operations go over WebSocket too.
+            (true, true) => Err(Blind::Opaque),
+            (true, false) => operations(parts, &query, &content),
         };
         let facts = HttpFacts {
             method: parts.method.as_str().to_ascii_lowercase(),
@@ -119,7 +122,7 @@ impl HttpFacts {
             form: content.form,
             multipart: content.parts,
             graphql: Fact::Known(Operation::default()),
-            websocket: upgrade(parts)? == Some(Upgrade::WebSocket),
+            websocket,
         };
         Ok(match operations {
             Err(blind) => vec![HttpFacts {

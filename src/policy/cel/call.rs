@@ -47,9 +47,10 @@ pub(crate) fn call<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) ->
             super::net::address(function, args)
         }
         (_, [Value::Ip(_) | Value::Net(_)]) => super::net::part(function, args),
-        (F::Range | F::Distinct | F::Flatten | F::FlattenTo | F::Slice | F::Sort, args) => {
-            super::list::call(env, function, args)
-        }
+        (
+            F::Keys | F::Range | F::Distinct | F::Flatten | F::FlattenTo | F::Slice | F::Sort | F::SortBy,
+            args,
+        ) => super::list::call(env, function, args),
         (F::Encode, [Value::Bytes(bytes)]) => {
             env.build(bytes.len().saturating_mul(4) / 3)?;
             Ok(Value::text(super::text::encode(bytes)))

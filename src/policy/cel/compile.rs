@@ -1,5 +1,6 @@
 //! From cel's syntax tree to ours: names to slots, types checked, patterns compiled.
 
+mod alias;
 mod call;
 mod literal;
 
@@ -21,6 +22,8 @@ pub(crate) struct Compiler<'a> {
     info: &'a SourceInfo,
     family: Option<Family>,
     scope: Vec<(String, Ty)>,
+    aliases: Vec<alias::Alias>,
+    alias_uses: usize,
     pub(crate) reads: FactSet,
     pub(crate) reads_now: bool,
     pub(crate) errors: Vec<CelError>,
@@ -51,6 +54,8 @@ impl<'a> Compiler<'a> {
                 .iter()
                 .map(|name| ((*name).to_owned(), Ty::Dyn))
                 .collect(),
+            aliases: Vec::new(),
+            alias_uses: 0,
             reads: FactSet::EMPTY,
             reads_now: false,
             errors: Vec::new(),
@@ -136,6 +141,9 @@ impl<'a> Compiler<'a> {
     }
 
     fn ident(&mut self, id: u64, ident: &str) -> Typed {
+        if let Some(typed) = self.alias(id, ident) {
+            return typed;
+        }
         let bound = self.scope.iter().rposition(|(name, _)| name == ident);
         if let Some((index, (_, ty))) = bound.and_then(|index| Some((index, self.scope.get(index)?))) {
             return (node(Kind::Var(index)), ty.clone());
@@ -187,7 +195,7 @@ impl<'a> Compiler<'a> {
             },
             _ => return None,
         };
-        if self.scope.iter().any(|(name, _)| name == first) {
+        if self.is_bound(first) {
             return None;
         }
         let family = match (self.family?, first.as_str()) {
@@ -278,7 +286,10 @@ impl<'a> Compiler<'a> {
                 let ty = if yes_ty == no_ty { yes_ty } else { Ty::Dyn };
                 (node(Kind::If(Box::new([condition_node, yes, no]))), ty)
             }
-            _ => self.function(id, call),
+            _ => match self.macro_call(id, call) {
+                Some(typed) => typed,
+                None => self.function(id, call),
+            },
         }
     }
 

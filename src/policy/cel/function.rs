@@ -158,6 +158,8 @@ functions! {
     Sort "sort" true 1 Ty::Dyn;
     Find "find" true 2 Ty::Text;
     FindAll "findAll" true 2 Ty::Dyn;
+    Keys "@keys" false 1 Ty::Dyn;
+    SortBy "@sortBy" false 2 Ty::Dyn;
     RegexAll "regex.extractAll" false 2 Ty::Dyn;
     RegexReplace "regex.replace" false 3 Ty::Text;
     RegexReplaceSome "regex.replace" false 4 Ty::Text;

@@ -27,6 +27,9 @@ pub(crate) fn call<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) ->
         let count = i64::try_from(count).unwrap_or(0);
         return Ok(Value::List(Arc::new((0..count).map(Value::Int).collect())));
     }
+    if let (F::Keys, [of]) = (function, args) {
+        return keys(env, of);
+    }
     let own = args.first().and_then(items).ok_or_else(none)?;
     env.build(own.len().saturating_mul(16))?;
     let list = match (function, args) {
@@ -50,6 +53,12 @@ pub(crate) fn call<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) ->
         (F::FlattenTo, [_, Value::Int(levels)]) if (0..=FLATTEN_LEVELS_MAX).contains(levels) => {
             flatten(env, own, *levels)?
         }
+        (F::SortBy, [_, keys]) => {
+            let keys = items(keys)
+                .filter(|keys| keys.len() == own.len())
+                .ok_or_else(none)?;
+            sort_by(keys, own).ok_or_else(|| Fault::error("these cannot be sorted"))?
+        }
         (F::Sort, [_]) => sort(own).ok_or_else(|| Fault::error("these cannot be sorted"))?,
         _ => return Err(none()),
     };
@@ -68,9 +77,32 @@ fn flatten<'a>(env: &Env<'a>, own: Vec<Value<'a>>, levels: i64) -> Result<Vec<Va
     Ok(all)
 }
 
-fn sort(mut own: Vec<Value<'_>>) -> Option<Vec<Value<'_>>> {
+/// The keys of a map, or the indices of a list.
+fn keys<'a>(env: &Env<'a>, of: &Value<'a>) -> Outcome<'a> {
+    let count = of
+        .len()
+        .filter(|_| !matches!(of, Value::Text(_) | Value::Bytes(_)))
+        .ok_or_else(|| Fault::error(format!("{} cannot be walked", of.type_name())))?;
+    env.build(count.saturating_mul(16))?;
+    let keys = match of.is_list() {
+        true => (0..count)
+            .filter_map(|index| i64::try_from(index).ok())
+            .map(Value::Int)
+            .collect(),
+        false => (0..count).filter_map(|index| of.step(index)).collect(),
+    };
+    Ok(Value::List(Arc::new(keys)))
+}
+
+fn sort(own: Vec<Value<'_>>) -> Option<Vec<Value<'_>>> {
+    sort_by(own.clone(), own)
+}
+
+/// The items in the order of their keys; those of equal keys as they stood.
+fn sort_by<'a>(keys: Vec<Value<'a>>, own: Vec<Value<'a>>) -> Option<Vec<Value<'a>>> {
     let mut comparable = true;
-    own.sort_by(|a, b| {
+    let mut pairs: Vec<(Value<'a>, Value<'a>)> = keys.into_iter().zip(own).collect();
+    pairs.sort_by(|(a, _), (b, _)| {
         let ordering = match (a, b) {
             (Value::Text(a), Value::Text(b)) => Some(a.cmp(b)),
             (Value::Bytes(a), Value::Bytes(b)) => Some(a.cmp(b)),
@@ -83,5 +115,5 @@ fn sort(mut own: Vec<Value<'_>>) -> Option<Vec<Value<'_>>> {
         comparable &= ordering.is_some();
         ordering.unwrap_or(Ordering::Equal)
     });
-    comparable.then_some(own)
+    comparable.then(|| pairs.into_iter().map(|(_, item)| item).collect())
 }

@@ -59,6 +59,36 @@ pub(crate) const MACROS: &[Entry] = &[
         "The items for which the condition holds.",
     ),
     member(
+        "all",
+        "map.all(key, value, condition) -> bool",
+        "Whether the condition holds for every entry of a map, or index and item of a list.",
+    ),
+    member(
+        "exists",
+        "map.exists(key, value, condition) -> bool",
+        "Whether the condition holds for an entry of a map, or an index and item of a list.",
+    ),
+    member(
+        "existsOne",
+        "map.existsOne(key, value, condition) -> bool",
+        "Whether the condition holds for exactly one entry, or one index and item.",
+    ),
+    member(
+        "transformList",
+        "map.transformList(key, value, [condition,] result) -> list",
+        "The result for each entry of a map, or index and item of a list.",
+    ),
+    member(
+        "sortBy",
+        "list.sortBy(x, key) -> list",
+        "The items in the order of their keys.",
+    ),
+    global(
+        "cel.bind",
+        "cel.bind(name, value, result) -> result",
+        "The result, in which the name stands for the value.",
+    ),
+    member(
         "matches",
         "string.matches(pattern) -> bool",
         "Whether a part of the text matches the regular expression, a literal in RE2's syntax.",

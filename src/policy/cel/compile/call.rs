@@ -98,7 +98,7 @@ impl Compiler<'_> {
     }
 
     pub(super) fn is_bound(&self, ident: &str) -> bool {
-        self.scope.iter().any(|(name, _)| name == ident)
+        self.scope.iter().any(|(name, _)| name == ident) || self.names_alias(ident)
     }
 
     fn matches(&mut self, id: u64, typed: Vec<Typed>) -> Typed {
