@@ -36,6 +36,31 @@ fn the_shipped_policies_load() {
     check(&["validate", POLICIES, "--format", "json"], 0, "\"valid\":true");
 }
 
+/// A policy that was written for the reference's grammar is taken as it stands; what has no effect
+/// here is said, and where this gateway is safer the line that undoes it.
+#[test]
+fn a_policy_of_the_documented_grammar_loads_unchanged() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/policy/grammar.hcl");
+    for said in [
+        "valid: 8 endpoints, 12 credentials, 2 approvers, 6 rules, 2 profiles",
+        "`user` of credential \"clickhouse_credential\" \"chc\" has no effect here",
+        "`dashboard_config_writes` of gateway has no effect here",
+        "`genai_telemetry` of gateway has no effect here",
+        "`host_loopback_port` of wireguard has no effect here",
+        "`llm_cache_ttl` of defaults has no effect here",
+        "`accept_invalid_certificate` of endpoint \"clickhouse_native\" \"ch\" has no effect here",
+        "`tunnel` of endpoint \"postgres\" \"pg\" has no effect here",
+        "`interactive` of approver \"human_approver\" \"ops\" has no effect here",
+        "enrollment \"oidc\" \"ci\" has no effect here",
+        "`allow_ephemeral_oidc` of profile \"ci\" has no effect here",
+        "this gateway does not read ssh yet",
+        "this gateway cannot inject slack_tokens yet",
+        "`defaults { unmatched = \"allow\" }` lets it pass",
+    ] {
+        check(&["validate", file], 0, said);
+    }
+}
+
 #[test]
 fn exit_codes_tell_invalid_from_unreadable() {
     let folder = tempfile::tempdir().unwrap();

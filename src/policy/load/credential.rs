@@ -80,8 +80,9 @@ impl<'a> Loader<'a> {
                 self.findings
                     .note(Diagnostic::new(at, message).help("its use is refused"));
                 fields.rest_inert("its type is not injected");
+            } else {
+                fields.finish();
             }
-            fields.finish();
             let credential = Credential {
                 key: key.into(),
                 name: name.to_owned(),

@@ -82,8 +82,9 @@ impl<'a> Loader<'a> {
                 let help = "everything that is sent to it is refused";
                 self.findings.note(Diagnostic::new(at, message).help(help));
                 fields.rest_inert("its wire protocol is not read");
+            } else {
+                fields.finish();
             }
-            fields.finish();
             self.overlap(&endpoint, at);
             self.beside_the_names(&endpoint, at);
             self.model.endpoints.push(Arc::new(endpoint));
