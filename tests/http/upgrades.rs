@@ -85,6 +85,39 @@ async fn other_upgrades_are_taken_out() {
 }
 
 #[tokio::test]
+async fn a_websocket_does_not_slip_past_rules_on_graphql() {
+    let service = Service::start(BOTH).await;
+    let rules = r#"
+rule "sockets" {
+  endpoint  = https.api
+  condition = "http.websocket && http.path == '/events'"
+  verdict   = "allow"
+  priority  = 1
+}
+rule "no-mutations" {
+  endpoint  = https.api
+  condition = "http.graphql.kind == 'mutation'"
+  verdict   = "deny"
+}
+rule "rest" {
+  endpoint = https.api
+  verdict  = "allow"
+}"#;
+    let world = World::new(&service.policy(rules));
+    let gateway = world.listen(API).await;
+    let mut raw = Raw::connect(gateway).await;
+    raw.say(WEBSOCKET).await;
+    assert_eq!(raw.hear().await.unwrap().status, 403);
+    // The connection lives on, and a path that is named for it is open.
+    raw.say("GET /1k HTTP/1.1\r\nHost: api.test\r\n\r\n").await;
+    assert_eq!(raw.hear().await.unwrap().status, 200);
+    assert!(!service.lines().iter().any(|line| line.contains("/socket")));
+    let mut raw = Raw::connect(gateway).await;
+    raw.say(WEBSOCKET.replace("/socket", "/events")).await;
+    assert_ne!(raw.hear().await.unwrap().status, 403);
+}
+
+#[tokio::test]
 async fn kubernetes_streams_pass_by_spdy_and_websocket() {
     let service = Service::start(Speaks::Tls(&[b"h2", b"http/1.1"])).await;
     let policy = format!(
