@@ -20,6 +20,8 @@ mod lab;
 mod limits;
 mod names;
 mod own;
+mod own_story;
+mod own_trouble;
 mod page;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "others use the rest")]
