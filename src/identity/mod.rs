@@ -8,6 +8,7 @@
 //! [`Live`] identity is told so, and whatever is judged later reads the facts of then. A connection
 //! whose profile is another one by them ends.
 
+pub mod cluster;
 pub mod manifest;
 
 use std::borrow::Cow;
@@ -41,6 +42,9 @@ pub struct Identity {
     pub address: IpAddr,
     /// The tailnet node's name, or the WireGuard peer's.
     pub node: String,
+    /// What the transport itself knows it by: a WireGuard peer's public key, a node's stable id. A name and
+    /// an address may be given to another once their owner is removed; this is not.
+    pub key: String,
     /// The login of the node's user; `None` for tagged nodes and WireGuard peers.
     pub login: Option<String>,
     /// A node of another tailnet that was shared in: it is meant by its whole name, by its own login
@@ -66,6 +70,7 @@ impl Identity {
             transport,
             address,
             node: node.into(),
+            key: String::new(),
             login: None,
             is_guest: false,
             tags: Vec::new(),
@@ -75,7 +80,15 @@ impl Identity {
             limits: Limits::default(),
         }
     }
+
+    /// Who shares in what an agent may have: a node or peer, with all its addresses and keys.
+    pub fn holder(&self) -> Holder {
+        (self.transport, self.node.clone())
+    }
 }
+
+/// A node or peer, with all its addresses and keys: a machine has a key for each of its runs.
+pub type Holder = (Transport, String);
 
 /// Bounds that hold for one agent, beside the gateway's own. `None` bounds nothing, 0 lets nothing
 /// through.

@@ -285,6 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_login_that_leads_nowhere_is_begun_again_until_the_node_runs() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("s");
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();

@@ -30,7 +30,6 @@ fn certain(node: &Node, outcome: bool) -> Vec<String> {
             [
                 Node {
                     kind: Kind::Const(Value::Text(key)),
-                    ..
                 },
                 of,
             ] => vec![format!("{}.{key}", text(of))],
@@ -52,13 +51,11 @@ fn null_test(args: &[Node]) -> Vec<String> {
             of,
             Node {
                 kind: Kind::Const(Value::Null),
-                ..
             },
         ]
         | [
             Node {
                 kind: Kind::Const(Value::Null),
-                ..
             },
             of,
         ] => {
@@ -100,7 +97,6 @@ fn walk(node: &Node, known: &[String], found: &mut Vec<Fragile>) {
                 of,
                 Node {
                     kind: Kind::Const(Value::Text(key)),
-                    ..
                 },
             ] = args.as_slice()
                 && !known.contains(&format!("{}.{key}", text(of)))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 
 use super::call::list;
-use super::eval::{Budget, Fault, Outcome};
+use super::eval::{Env, Fault, Outcome};
 use super::function::Function;
 use super::value::Value;
 
@@ -14,11 +14,7 @@ fn none(function: Function) -> Fault {
     Fault::error(format!("no such overload: {}", function.name()))
 }
 
-pub(crate) fn function_arithmetic<'a>(
-    budget: &Budget,
-    function: Function,
-    args: &[Value<'a>],
-) -> Outcome<'a> {
+pub(crate) fn function_arithmetic<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) -> Outcome<'a> {
     use Function as F;
     let overflow = || Fault::error("overflow");
     let zero = || Fault::error("division by zero");
@@ -44,16 +40,16 @@ pub(crate) fn function_arithmetic<'a>(
         (F::Multiply, [Value::Double(a), Value::Double(b)]) => Ok(Value::Double(a * b)),
         (F::Divide, [Value::Double(a), Value::Double(b)]) => Ok(Value::Double(a / b)),
         (F::Add, [Value::Text(a), Value::Text(b)]) => {
-            budget.build(a.len().saturating_add(b.len()))?;
+            env.build(a.len().saturating_add(b.len()))?;
             Ok(Value::Text(Cow::Owned(format!("{a}{b}"))))
         }
         (F::Add, [Value::Bytes(a), Value::Bytes(b)]) => {
-            budget.build(a.len().saturating_add(b.len()))?;
+            env.build(a.len().saturating_add(b.len()))?;
             Ok(Value::Bytes(Cow::Owned([a.as_ref(), b.as_ref()].concat())))
         }
         (F::Add, [a, b]) if a.is_list() && b.is_list() => {
             let count = a.len().unwrap_or(0).saturating_add(b.len().unwrap_or(0));
-            budget.build(count.saturating_mul(16))?;
+            env.build(count.saturating_mul(16))?;
             let items = |of: &Value<'a>| -> Vec<Value<'a>> {
                 let count = of.len().unwrap_or(0);
                 (0..count).filter_map(|index| of.item(index)).collect()
@@ -98,13 +94,13 @@ pub(crate) fn in_range(time: &chrono::DateTime<chrono::Utc>) -> bool {
 }
 
 pub(crate) fn function_text<'a>(
-    budget: &Budget,
+    env: &Env<'a>,
     function: Function,
     text: &Cow<'a, str>,
     args: &[Value<'a>],
 ) -> Outcome<'a> {
     use Function as F;
-    budget.scan(text.len())?;
+    env.scan(text.len())?;
     match (function, args) {
         (F::Contains, [Value::Text(part)]) => Ok(Value::Bool(
             memchr::memmem::find(text.as_bytes(), part.as_bytes()).is_some(),
@@ -153,25 +149,25 @@ pub(crate) fn function_text<'a>(
         }
         (F::Replace, [Value::Text(from), Value::Text(to)]) => {
             let count = text.matches(from.as_ref()).count();
-            budget.build(text.len().saturating_add(count.saturating_mul(to.len())))?;
+            env.build(text.len().saturating_add(count.saturating_mul(to.len())))?;
             Ok(Value::text(text.replace(from.as_ref(), to)))
         }
         (F::ReplaceSome, [Value::Text(from), Value::Text(to), Value::Int(most)]) => {
             let most = usize::try_from(*most).unwrap_or(usize::MAX);
             let count = text.matches(from.as_ref()).take(most).count();
-            budget.build(text.len().saturating_add(count.saturating_mul(to.len())))?;
+            env.build(text.len().saturating_add(count.saturating_mul(to.len())))?;
             Ok(Value::text(text.replacen(from.as_ref(), to, most)))
         }
-        (F::Split, [Value::Text(by)]) => split(budget, text, by, usize::MAX),
+        (F::Split, [Value::Text(by)]) => split(env, text, by, usize::MAX),
         (F::SplitSome, [Value::Text(by), Value::Int(most)]) => {
-            split(budget, text, by, usize::try_from(*most).unwrap_or(usize::MAX))
+            split(env, text, by, usize::try_from(*most).unwrap_or(usize::MAX))
         }
         _ => Err(none(function)),
     }
 }
 
-fn split<'a>(budget: &Budget, text: &str, by: &str, most: usize) -> Outcome<'a> {
-    budget.build(text.len().saturating_mul(16))?;
+fn split<'a>(env: &Env<'a>, text: &str, by: &str, most: usize) -> Outcome<'a> {
+    env.build(text.len().saturating_mul(16))?;
     if most == 0 {
         return Ok(list(std::iter::empty()));
     }
@@ -223,7 +219,7 @@ fn position(text: &str, byte: Option<usize>) -> i64 {
 }
 
 pub(crate) fn function_join<'a>(
-    budget: &Budget,
+    env: &Env<'a>,
     function: Function,
     of: &Value<'a>,
     args: &[Value<'a>],
@@ -232,7 +228,7 @@ pub(crate) fn function_join<'a>(
         return Err(none(function));
     }
     let count = of.len().unwrap_or(0);
-    budget.scan(count.saturating_mul(16))?;
+    env.scan(count.saturating_mul(16))?;
     if function == Function::Reverse {
         return Ok(list((0..count).rev().filter_map(|index| of.item(index))));
     }
@@ -250,7 +246,7 @@ pub(crate) fn function_join<'a>(
             joined.push_str(between);
         }
         joined.push_str(&item);
-        budget.build(joined.len())?;
+        env.build(joined.len())?;
     }
     Ok(Value::text(joined))
 }
