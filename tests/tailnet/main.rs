@@ -19,6 +19,7 @@ mod kept;
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
 mod limits;
+mod name_limits;
 mod names;
 mod outage;
 mod own;
