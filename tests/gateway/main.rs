@@ -16,12 +16,14 @@ mod http;
 mod join;
 mod kubectl;
 mod kubernetes;
+mod ordinary;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod reload;
 #[path = "../http/server.rs"]
 mod server;
 mod sql;
+mod stop;
 mod terminal;
 mod whoami;
 mod world;
