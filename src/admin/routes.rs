@@ -25,6 +25,13 @@ pub(super) async fn report(Shared(operator): Shared<Operator>) -> Result<Json<Va
     };
     let guarded = guarded.but_for(local::elsewhere(&plan.names).await);
     let mut report = approval::report(model, &plan, &guarded, status.as_ref());
+    let called = operator
+        .teller
+        .as_ref()
+        .map(|teller| teller.called())
+        .unwrap_or_default();
+    report["asked_at"] = Value::from(called.answers().map(|name| format!("http://{name}/")));
+    report["not_asked_at"] = Value::from(called.silent);
     report["own"] = Value::from(tailnet.node.is_own());
     report["problem"] = Value::from(tailnet.node.problem());
     Ok(Json(report))

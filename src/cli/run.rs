@@ -52,7 +52,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Removed when the run ends, however it ends.
+/// Where inside and outside meet. Removed once the tunnel is up, so that nothing is left of a run that is
+/// killed later: what the inside mounted from it stays.
 struct Folder(PathBuf);
 
 impl Folder {

@@ -166,6 +166,12 @@ impl Policy {
         self.rules.needs(agent, endpoint)
     }
 
+    /// Whether a rule of the endpoint tells SQL names by their schemas, so that it matters where a session
+    /// looks up those that have none.
+    pub fn names_schemas(&self, endpoint: &str) -> bool {
+        self.rules.names_schemas(endpoint)
+    }
+
     /// Judges one request at a time, which conditions read as `now`. Total: what it cannot decide
     /// it denies.
     pub fn evaluate(

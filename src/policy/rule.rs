@@ -100,6 +100,8 @@ struct Shelved {
     reads: FactSet,
     /// Facts that the rules of one profile read besides.
     profile_reads: HashMap<Arc<str>, FactSet>,
+    /// Whether a rule tells SQL names by their schemas.
+    names_schemas: bool,
 }
 
 impl Shelved {
@@ -116,6 +118,9 @@ impl Shelved {
         }
         Shelved {
             index: Index::new(&rules),
+            names_schemas: rules
+                .iter()
+                .any(|rule| rule.condition.as_ref().is_some_and(Condition::names_schemas)),
             rules,
             reads,
             profile_reads,
@@ -182,6 +187,12 @@ impl Rules {
         all
     }
 
+    /// The rule of this name that an endpoint's actions are judged by.
+    pub(super) fn find(&self, endpoint: &str, name: &str) -> Option<&Arc<Rule>> {
+        let shelved = self.by_endpoint.get(endpoint)?;
+        shelved.rules.iter().find(|rule| *rule.name == *name)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.count
     }
@@ -192,6 +203,13 @@ impl Rules {
         };
         let of_profile = own.profile_reads.get(&agent.profile);
         own.reads.union(of_profile.copied().unwrap_or_default())
+    }
+
+    /// Whether a rule of the endpoint tells SQL names by their schemas.
+    pub(crate) fn names_schemas(&self, endpoint: &str) -> bool {
+        self.by_endpoint
+            .get(endpoint)
+            .is_some_and(|own| own.names_schemas)
     }
 
     /// Walks the rules that could match, or every one if `witness` wants that.

@@ -1,8 +1,9 @@
 //! The login to a PostgreSQL server: SSLRequest as `sslmode` says, then whatever password exchange
 //! the server asks for. (PostgreSQL documentation, "Start-up" and "SASL Authentication".)
 //!
-//! Invariants: a clear-text password goes only into verified TLS; SCRAM is finished by the
-//! server's own proof; with -PLUS on offer over TLS nothing weaker is taken; a server that lets us
+//! Invariants: a clear-text password goes only into verified TLS; an MD5 answer, which proves nothing of the
+//! server and lets who sees it guess at leisure, goes there too, or where `sslmode = "disable"` says that
+//! the way is trusted as it is; SCRAM is finished by the server's own proof; with -PLUS on offer over TLS nothing weaker is taken; a server that lets us
 //! in without asking for the password is taken only over verified TLS or where no password is held,
 //! since it has proved nothing.
 
@@ -29,6 +30,10 @@ pub const LOGIN_MESSAGES_MAX: usize = 1000;
 /// 0.3 s of a core.
 pub const SCRAM_ITERATIONS_MAX: u32 = 600_000;
 
+/// By the server's own functions, which no others of their names can stand before.
+const ASK_PATH: &[u8] = b"SELECT pg_catalog.current_setting('search_path'), \
+    pg_catalog.to_regnamespace(pg_catalog.quote_ident(CURRENT_USER)) IS NOT NULL\0";
+
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// A byte stream to either end.
@@ -50,6 +55,11 @@ pub enum LoginError {
     NoPassword,
     #[error("the server asks for a clear-text password outside verified TLS")]
     Clear,
+    #[error(
+        "the server asks for an MD5 password outside verified TLS: give it a SCRAM password, verify it \
+         (`sslmode = \"verify-full\"`), or trust the way to it (`sslmode = \"disable\"`)"
+    )]
+    Md5,
     #[error("the server let us in without proving that it knows the password")]
     Unproved,
     #[error("the server asks for an unknown kind of authentication ({0})")]
@@ -66,6 +76,8 @@ pub struct Trust {
     /// Whether there is TLS, whose server was verified.
     pub tls: bool,
     pub verified: bool,
+    /// Whether the policy asks for no TLS, so that whoever is on the way is trusted.
+    pub plain_by_choice: bool,
     /// The `tls-server-end-point` binding.
     pub binding: Option<Vec<u8>>,
 }
@@ -102,7 +114,11 @@ pub async fn secure(
 ) -> Result<(Box<dyn Wire>, Trust), LoginError> {
     // As libpq: `require` with roots given verifies the chain.
     let Some(verify) = Verify::for_sslmode(mode, ca_cert.is_some()) else {
-        return Ok((io, Trust::default()));
+        let trust = Trust {
+            plain_by_choice: true,
+            ..Trust::default()
+        };
+        return Ok((io, trust));
     };
     io.write_all(&SSL_REQUEST).await?;
     match io.read_u8().await? {
@@ -128,6 +144,7 @@ pub async fn secure(
     let trust = Trust {
         tls: true,
         verified: verify != Verify::Nothing,
+        plain_by_choice: false,
         binding,
     };
     Ok((Box::new(stream), trust))
@@ -179,8 +196,76 @@ pub async fn login<IO: Wire + ?Sized>(
     Err(LoginError::Protocol("too many messages"))
 }
 
+/// What a server says of a session's `search_path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstPath {
+    /// The setting's text: `"$user", public`.
+    pub text: String,
+    /// Whether there is a schema of the role's own name, which `"$user"` would mean.
+    pub has_own: bool,
+}
+
+/// Asks a server that is ready for the session's `search_path`; `None` where it gives none. It changes
+/// nothing of the session.
+///
+/// # Errors
+/// The server breaks the protocol.
+pub async fn search_path<IO: Wire + ?Sized>(
+    io: &mut IO,
+    ready: &mut Ready,
+) -> Result<Option<FirstPath>, LoginError> {
+    io.write_all(&message(b'Q', ASK_PATH)).await?;
+    let (mut found, mut rows) = (None, 0);
+    for _ in 0..LOGIN_MESSAGES_MAX {
+        let (tag, whole) = read_any(io).await?;
+        let payload = whole.slice(HEADER_BYTES..);
+        match (tag, &payload[..]) {
+            (b'D', row) => {
+                rows += 1;
+                found = row.strip_prefix(&[0, 2]).and_then(first_path);
+            }
+            (b'T' | b'C' | b'E', _) => {}
+            (b'S' | b'N', _) => ready.greetings.push(whole),
+            (b'Z', [status]) => {
+                ready.status = *status;
+                return Ok(found.filter(|_| rows == 1));
+            }
+            _ => return Err(LoginError::Protocol("message for a question")),
+        }
+    }
+    Err(LoginError::Protocol("too many messages"))
+}
+
+/// The two columns of the row.
+fn first_path(row: &[u8]) -> Option<FirstPath> {
+    let column = |row: &[u8]| {
+        let (length, rest) = row.split_first_chunk::<4>()?;
+        let length = usize::try_from(i32::from_be_bytes(*length)).ok()?;
+        let (value, rest) = rest.split_at_checked(length)?;
+        Some((std::str::from_utf8(value).ok()?.to_owned(), rest.to_vec()))
+    };
+    let (text, rest) = column(row)?;
+    let (own, rest) = column(&rest)?;
+    let has_own = match own.as_str() {
+        "t" => true,
+        "f" => false,
+        _ => return None,
+    };
+    rest.is_empty().then_some(FirstPath { text, has_own })
+}
+
 /// Reads a message; an ErrorResponse is an error.
 async fn read_message<IO: Wire + ?Sized>(io: &mut IO) -> Result<(u8, Bytes), LoginError> {
+    let (tag, whole) = read_any(io).await?;
+    if tag == b'E' {
+        let code = wire::sqlstate(whole.get(HEADER_BYTES..).unwrap_or_default());
+        let code = code.filter(|code| code.len() == 5).unwrap_or("XX000").to_owned();
+        return Err(LoginError::Server { code });
+    }
+    Ok((tag, whole))
+}
+
+async fn read_any<IO: Wire + ?Sized>(io: &mut IO) -> Result<(u8, Bytes), LoginError> {
     let mut head = [0; HEADER_BYTES];
     io.read_exact(&mut head).await?;
     let (tag, total) = wire::head(&head)
@@ -192,13 +277,7 @@ async fn read_message<IO: Wire + ?Sized>(io: &mut IO) -> Result<(u8, Bytes), Log
     whole.resize(total, 0);
     io.read_exact(whole.get_mut(HEADER_BYTES..).unwrap_or_default())
         .await?;
-    let whole = whole.freeze();
-    if tag == b'E' {
-        let code = wire::sqlstate(whole.get(HEADER_BYTES..).unwrap_or_default());
-        let code = code.filter(|code| code.len() == 5).unwrap_or("XX000").to_owned();
-        return Err(LoginError::Server { code });
-    }
-    Ok((tag, whole))
+    Ok((tag, whole.freeze()))
 }
 
 /// Reads an Authentication message: its code and the rest.
@@ -225,6 +304,7 @@ async fn authenticate<IO: Wire + ?Sized>(
         0 => return Err(LoginError::Unproved),
         3 if !trust.verified => return Err(LoginError::Clear),
         3 => send_password(io, password?).await?,
+        5 if !trust.verified && !trust.plain_by_choice => return Err(LoginError::Md5),
         5 => {
             let salt: [u8; 4] = rest[..].try_into().map_err(|_| LoginError::Protocol("salt"))?;
             let hash = md5_hash(login.user.as_bytes(), password?, salt);

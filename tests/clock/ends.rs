@@ -44,6 +44,7 @@ impl Gateway {
         let peer = Peer {
             name: "agent".to_owned(),
             public_key: public_key(&[1; 32]),
+            machine: None,
             v4: Some(AGENT),
             v6: None,
         };
@@ -167,6 +168,7 @@ impl Agent {
                 ca_pem: String::new(),
                 placeholders: Default::default(),
                 endpoints: Vec::new(),
+                clusters: Vec::new(),
             },
         };
         let tunnel = Tunnel::connect(&enrolment).await.unwrap();

@@ -14,6 +14,7 @@ mod agent;
 mod destination;
 mod http;
 mod join;
+mod kubectl;
 mod kubernetes;
 #[path = "../support/postgres.rs"]
 mod postgres;
@@ -21,6 +22,7 @@ mod reload;
 #[path = "../http/server.rs"]
 mod server;
 mod sql;
+mod stop;
 mod terminal;
 mod whoami;
 mod world;

@@ -116,6 +116,7 @@ impl World {
         }
         let dialer = Dialer::new(None, Closed::default(), model.gateway.limits.connect_ms);
         let proxy = Proxy::new(Parts {
+            called: tokio::sync::watch::channel(Default::default()).1,
             gate: gate.clone(),
             names: Arc::new(names),
             leaves: Arc::new(Leaves::new(authority).unwrap()),

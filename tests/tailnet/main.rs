@@ -7,6 +7,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
 mod approval;
+mod borrowed;
 mod both;
 mod bus;
 mod database;
@@ -19,7 +20,9 @@ mod kept;
 mod lab;
 mod limits;
 mod names;
+mod outage;
 mod own;
+mod own_name;
 mod page;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "others use the rest")]

@@ -21,6 +21,7 @@ mod net;
 mod node;
 mod pattern;
 mod print;
+mod schema;
 #[cfg(test)]
 pub(crate) mod tests;
 mod text;
@@ -135,6 +136,11 @@ impl Condition {
     /// The facts that the condition may read.
     pub fn reads(&self) -> FactSet {
         self.reads
+    }
+
+    /// Whether its outcome may depend on the schema of an SQL name that was written without one.
+    pub(crate) fn names_schemas(&self) -> bool {
+        schema::matters(&self.node)
     }
 
     /// Whether its outcome may change with the time.

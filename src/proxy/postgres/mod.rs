@@ -9,6 +9,7 @@
 
 mod cancel;
 mod lasting;
+mod path;
 mod relay;
 mod settings;
 mod start;
@@ -33,7 +34,7 @@ use crate::protocol::postgres::wire::WireError;
 use crate::tls::Connectors;
 use crate::upstream::postgres::LoginError;
 pub use crate::upstream::postgres::Wire;
-use crate::verdict::{Action, Cause, Permit, Refusal};
+use crate::verdict::{Action, Approved, Cause, Permit, Refusal};
 
 pub use cancel::Cancels;
 pub use lasting::LASTING_BYTES_MAX;
@@ -53,7 +54,7 @@ pub trait Gateway: Send + Sync {
     ///
     /// # Errors
     /// Why it does not.
-    fn still(&self, action: &Action, approved_by: Option<&Arc<str>>) -> Result<(), Refusal>;
+    fn still(&self, action: &Action, approved_by: Option<&Approved>) -> Result<(), Refusal>;
     /// Room in memory for this agent's connections; none where they have too much.
     fn room(&self, bytes: usize) -> Option<Room>;
     /// An action has ended.
@@ -68,6 +69,8 @@ pub trait Gateway: Send + Sync {
     fn offers_tls(&self) -> bool;
     /// Ends the agent's TLS, if there is a leaf for it. ALPN offers `postgresql`.
     fn accept_tls<'a>(&'a self, io: Box<dyn Wire>) -> Option<Wait<'a, io::Result<Box<dyn Wire>>>>;
+    /// Whether a rule of now tells SQL names by their schemas.
+    fn names_schemas(&self) -> bool;
     /// How SQL is read in a session of this database and role.
     fn grammar(&self, database: &str, user: &str) -> Arc<dyn Grammar>;
 }
