@@ -122,6 +122,7 @@ impl Record {
             node: "gateway".to_owned(),
             login: None,
             address: String::new(),
+            agent: None,
             profile: None,
             endpoint: "gateway".into(),
             credential: None,
