@@ -11,6 +11,7 @@ mod audit;
 mod hiding;
 mod queue;
 mod retention;
+mod sources;
 
 use std::time::Duration;
 
@@ -53,12 +54,14 @@ fn record(summary: &str) -> Record {
 fn question(bytes: &str, timeout: Duration) -> Question {
     Question {
         approver: "human_approver.oncall".into(),
+        channel: None,
         rule: "writes".into(),
         reason: "writes are looked at".into(),
         node: "laptop".into(),
         login: None,
         profile: "ci".into(),
         endpoint: "https.github".into(),
+        description: None,
         credential: None,
         summary: bytes.into(),
         detail: bytes.into(),

@@ -84,7 +84,9 @@ function Question({ id, listed, now }) {
       <${Fields} rows=${[
         ['Rule', html`<code>${question.rule}</code>`],
         ['Reason', question.reason && printable(question.reason)],
+        ['Endpoint', question.description && printable(question.description)],
         ['Approver', html`<code>${question.approver}</code>`],
+        ['Channel', question.channel && printable(question.channel)],
         ['Wanted', `${question.required} ${question.required === 1 ? 'person' : 'people'}${question.eligible?.length ? ` of ${question.eligible.join(', ')}` : ''}`],
         ['Said so far', held.by.length ? held.by.join(', ') : null],
         ['Said why', held.reason && printable(held.reason)]
