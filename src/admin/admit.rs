@@ -23,7 +23,9 @@ use futures_util::StreamExt as _;
 use super::api::Failed;
 use super::token::OperatorToken;
 use super::{Operator, Person};
+use crate::identity::Live;
 use crate::state::operator::{Session, Via};
+use crate::verdict::approval::Voter;
 
 /// The header in which the page sends the session's second secret.
 pub const GUARD: &str = "x-tailkeep-guard";
@@ -75,7 +77,26 @@ pub(super) enum Caller {
     /// Anybody of this machine: the token or a session says who.
     Loopback(Arc<Site>, SocketAddr),
     /// A person by the tailnet's word.
-    Tailnet(Arc<Site>, SocketAddr, Person),
+    Tailnet(Arc<Site>, SocketAddr, Peer),
+}
+
+/// An operator's node. The login stays as it is for as long as the connection is open.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub login: String,
+    pub live: Live,
+}
+
+impl Peer {
+    /// As who they decide, by what the tailnet grants them now.
+    fn voter(&self) -> Voter {
+        let identity = self.live.now();
+        Voter::Login {
+            login: self.login.clone(),
+            grants: identity.approves.clone(),
+            is_guest: identity.is_guest,
+        }
+    }
 }
 
 impl Caller {
@@ -158,6 +179,10 @@ pub(super) async fn admit(
         Err(failed) => return challenge(failed),
     };
     let stays_open = session.as_ref().map(|session| until_ended(&operator, session));
+    if let Some(Caller::Tailnet(_, _, peer)) = parts.extensions.get::<Caller>() {
+        let voter = peer.voter();
+        parts.extensions.insert(voter);
+    }
     parts.extensions.insert(person);
     parts.extensions.insert(BySession(session));
     let answer = in_json(next.run(Request::from_parts(parts, body)).await).await;
@@ -186,7 +211,7 @@ async fn who(
             return Err(forbidden(format!("{name} may not use this socket")));
         }
         Some(Caller::Loopback(site, _)) => (site, None),
-        Some(Caller::Tailnet(site, _, person)) => (site, Some(person)),
+        Some(Caller::Tailnet(site, _, peer)) => (site, Some(&peer.login)),
         None => return Err(forbidden("nobody")),
     };
     if login.is_none() && !headers.contains_key(header::COOKIE) {
@@ -208,7 +233,7 @@ async fn who(
     let session = session(operator, site, headers).await?;
     // The session of another person, or one that a password opened elsewhere, opens nothing here.
     let fits = session.as_ref().filter(|session| match login {
-        Some(Person(login)) => session.via == Via::Tailnet && session.person == *login,
+        Some(login) => session.via == Via::Tailnet && session.person == *login,
         None => session.via == Via::Password,
     });
     match fits {

@@ -22,6 +22,7 @@ mod page;
 pub mod password;
 pub mod people;
 mod routes;
+mod sources;
 pub mod stream;
 pub mod tailnet;
 pub mod token;

@@ -26,7 +26,7 @@ fn node(policy: &Policy, known: &Known) -> Value {
         "profile": profile.as_deref().ok(),
         "no_profile": profile.as_ref().err(),
         "grants": identity.grants,
-        "approves": known.approves,
+        "approves": identity.approves,
         "caps": identity.caps,
         "limits": identity.limits,
         "expires": known.expires,

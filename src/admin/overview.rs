@@ -40,13 +40,18 @@ fn tailnet(operator: &Operator) -> Value {
     };
     let status = tailnet.node.status().borrow().clone();
     match status {
-        None => json!({ "state": "unheard" }),
+        None => {
+            json!({ "state": "unheard", "own": tailnet.node.is_own(), "problem": tailnet.node.problem() })
+        }
         Some(status) => {
             // A link for a person, so it must be one.
-            let login = Some(status.auth_url).filter(|url| url.starts_with("https://"));
+            let is_link = |url: &String| url.starts_with("https://") || url.starts_with("http://");
+            let login = Some(status.auth_url).filter(is_link);
             json!({
                 "state": status.backend_state,
                 "login_url": login,
+                "own": tailnet.node.is_own(),
+                "problem": tailnet.node.problem(),
                 "addresses": status.addresses.unwrap_or_default(),
                 "has_device": status.has_device,
                 "name": status.own.as_ref().map(|own| own.name.trim_matches('.')),

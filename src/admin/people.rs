@@ -67,7 +67,7 @@ pub(super) async fn ways(
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Value>, Failed> {
     let login = match &caller {
-        Caller::Tailnet(_, _, Person(login)) => Some(login.clone()),
+        Caller::Tailnet(_, _, peer) => Some(peer.login.clone()),
         _ => None,
     };
     let operators = operator
@@ -124,10 +124,10 @@ pub(super) async fn sign_in_by_tailnet(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
 ) -> Result<Response, Failed> {
-    let Caller::Tailnet(_, _, Person(login)) = &caller else {
+    let Caller::Tailnet(_, _, peer) = &caller else {
         return Err(bad("the tailnet says nothing of this connection"));
     };
-    let login = login.clone();
+    let login = peer.login.clone();
     open(&operator, &caller, &headers, login, Via::Tailnet).await
 }
 
@@ -268,24 +268,26 @@ pub(super) async fn operators(Shared(operator): Shared<Operator>) -> Result<Json
 #[serde(deny_unknown_fields)]
 pub(super) struct Invite {
     name: String,
+    /// The same person's on the tailnet.
+    login: Option<String>,
 }
 
 pub(super) async fn invite(
     Shared(operator): Shared<Operator>,
     Extension(Person(person)): Extension<Person>,
-    Json(Invite { name }): Json<Invite>,
+    Json(Invite { name, login }): Json<Invite>,
 ) -> Result<Json<Value>, Failed> {
-    let invited = name.clone();
+    let (invited, own) = (name.clone(), login.clone());
     let token = operator
         .state
-        .run(move |state| state.invite_operator(&invited, INVITATION_LASTS))
+        .run(move |state| state.invite_operator(&invited, own.as_deref(), INVITATION_LASTS))
         .await
         .map_err(state_failed)?;
     let address = operator
         .page
         .get()
         .ok_or_else(|| broken("the page is not served yet"))?;
-    tracing::info!(name, person, "an operator is invited");
+    tracing::info!(name, login, person, "an operator is invited");
     // Behind the `#`: a browser keeps it to itself.
     let url = format!("http://{address}/#/invitation/{token}");
     Ok(Json(

@@ -22,10 +22,10 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::admit::{Caller, Site};
+use super::Operator;
+use super::admit::{Caller, Peer, Site};
 use super::certificate::Certificate;
 use super::listen::{self, Listen, Opened, Opening};
-use super::{Operator, Person};
 use crate::identity::{Identity, Live};
 use crate::ingress::tailnet::directory::By;
 use crate::ingress::tailnet::localapi::{Protocol, Status};
@@ -94,7 +94,7 @@ impl Tailnet {
 /// Why a peer is no operator, or the login of one who is.
 fn operator(policy: &Policy, identity: &Identity) -> Result<String, String> {
     let named = match &policy.model().gateway.tailscale {
-        Some(tailscale) => tailscale.is_operator(identity.login.as_deref(), &identity.grants),
+        Some(tailscale) => tailscale.is_operator(identity),
         None => false,
     };
     match &identity.login {
@@ -150,16 +150,20 @@ impl Listen for Door {
                 }
             };
             let io = TlsAcceptor::from(certificate.config()?).accept(io).await.ok()?;
-            let (who, gate_then) = (person.clone(), gate.clone());
+            let peer = Peer {
+                login: person.clone(),
+                live: live.clone(),
+            };
+            let gate_then = gate.clone();
             let over = async move {
                 tokio::select! {
                     () = directory.until_gone(met) => {}
-                    () = until_no_operator(gate_then, (told, reloads), live, who) => {}
+                    () = until_no_operator(gate_then, (told, reloads), live, person) => {}
                 }
             };
             Some(Opened {
                 io,
-                caller: Caller::Tailnet(site, source, Person(person)),
+                caller: Caller::Tailnet(site, source, peer),
                 over: Some(Box::pin(over)),
             })
         }))

@@ -10,8 +10,10 @@ mod eval;
 mod gateway;
 mod inspect;
 mod join;
+mod judge;
 mod learn;
 mod leave;
+mod lsp;
 mod operators;
 mod peers;
 mod replay;
@@ -20,6 +22,7 @@ mod setup;
 mod status;
 mod tailnet;
 mod test;
+mod tied;
 mod validate;
 mod whoami;
 
@@ -54,6 +57,8 @@ enum Command {
     Validate(validate::Args),
     /// Replay recorded actions and report each verdict that moved.
     Test(test::Args),
+    /// Try LLM judges on recorded cases.
+    Judge(judge::Args),
     /// Judge the recorded audit log by another policy, and print every verdict that would change.
     Replay(replay::Args),
     /// Write the smallest set of allow rules that covers what a profile was seen to do.
@@ -62,6 +67,8 @@ enum Command {
     Eval(eval::Args),
     /// Print the facts of statements or requests, one JSON object a line.
     Inspect(inspect::Args),
+    /// Serve editors: errors, completion and hover texts in policies, on standard input and output.
+    Lsp(lsp::Args),
     /// Enrol this machine at a gateway.
     Join(join::Args),
     /// Run one command through the tunnel.
@@ -88,6 +95,9 @@ enum Command {
     Tailnet(tailnet::Args),
     /// Follow, export or verify the audit log.
     Audit(audit::Args),
+    /// For the gateway itself: a program that ends with it.
+    #[command(hide = true)]
+    Tied(tied::Args),
 }
 
 /// The command line's entry point.
@@ -97,10 +107,12 @@ pub fn main() -> ExitCode {
         Command::Gateway(args) => gateway::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Test(args) => test::run(args),
+        Command::Judge(args) => judge::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Learn(args) => learn::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Lsp(args) => lsp::run(args),
         Command::Join(args) => join::run(args),
         Command::Run(args) => run::run(args),
         Command::Env(args) => env::run(args),
@@ -114,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Tailnet(args) => tailnet::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Tied(args) => tied::run(args),
     };
     match result {
         Ok(code) => code,

@@ -26,6 +26,10 @@ enum Command {
     Invite {
         /// A short name, or an e-mail address.
         name: String,
+        /// The same person's login on the tailnet: where two approvers are needed, both ways together
+        /// count as one. It gives no right.
+        #[arg(long)]
+        login: Option<String>,
     },
     /// Remove a person, and end their sessions.
     Remove { name: String },
@@ -50,12 +54,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     (true, None) => "invited".to_owned(),
                     (false, None) => "has a password".to_owned(),
                 };
-                format!("{:<32} {state}", word(one, "name"))
+                let login = one["login"]
+                    .as_str()
+                    .map(|login| format!(", on the tailnet {login}"));
+                format!("{:<32} {state}{}", word(one, "name"), login.unwrap_or_default())
             });
             (all, text)
         }
-        Command::Invite { name } => {
-            let body = serde_json::json!({ "name": name }).to_string().into_bytes();
+        Command::Invite { name, login } => {
+            let body = serde_json::json!({ "name": name, "login": login });
+            let body = body.to_string().into_bytes();
             let invited = reach.ask(reqwest::Method::POST, "/v1/operators", Some(body))?;
             let text = format!(
                 "Within a day, in a browser of this machine (or through `ssh -L`), {name} opens\n  {}",

@@ -1,12 +1,14 @@
 //! `tailkeep tailnet`: the gateway's node, which of its routes are approved, and what the tailnet's
-//! policy file lacks.
+//! policy file lacks; and how a person logs it in.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use serde_json::Value;
 
 use super::Format;
 use crate::admin::client::Reach;
+use crate::ingress::tailnet::login;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -35,16 +37,31 @@ fn print(report: &Value, is_well: bool) {
         let all = value.as_array().into_iter().flatten().filter_map(Value::as_str);
         super::printable(&all.collect::<Vec<_>>().join(" "))
     };
+    let who = match report["own"] == true {
+        true => "the gateway's own",
+        false => "attached",
+    };
+    println!("tailscaled {who}");
+    if report["problem"].is_string() {
+        println!("problem    {}", text("problem"));
+    }
     if report["heard"] != true {
         println!("tailscaled is not heard; nobody of the tailnet is let in");
         return;
     }
     println!("node       {} {}", text("name"), list(&report["addresses"]));
     println!("state      {}", text("state"));
-    if report["login_url"].as_str().is_some_and(|url| !url.is_empty()) {
+    if let Some(url) = report["login_url"].as_str().filter(|url| !url.is_empty()) {
         println!("log in at  {}", text("login_url"));
+        if std::io::stdout().is_terminal() {
+            println!("{}", login::qr(url).unwrap_or_default());
+        }
     }
     println!("tags       {}", list(&report["tags"]));
+    match report["not_asked_at"].as_str() {
+        Some(why) => println!("asked at   {}", super::printable(why)),
+        None => println!("asked at   {}", text("asked_at")),
+    }
     for route in report["routes"].as_array().into_iter().flatten() {
         let state = match (&route["advertised"], &route["approved"], &route["primary"]) {
             (Value::Bool(false), ..) => "not advertised",

@@ -7,7 +7,7 @@
 //!
 //! Exit status: 1 if a verdict moved; 2 if a fixture or the policy cannot be read.
 
-mod fixture;
+pub(super) mod fixture;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }))
 }
 
-fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let context = || path.display().to_string();
     if !std::fs::metadata(path).with_context(context)?.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -146,7 +146,7 @@ fn rank(verdict: &str) -> Option<usize> {
     VERDICTS.iter().position(|own| *own == verdict)
 }
 
-fn endpoint<'a>(policy: &'a Policy, fixture: &Fixture) -> anyhow::Result<&'a Arc<Endpoint>> {
+pub(super) fn endpoint<'a>(policy: &'a Policy, fixture: &Fixture) -> anyhow::Result<&'a Arc<Endpoint>> {
     let endpoints = &policy.model().endpoints;
     if let Some(name) = fixture.wanted.endpoint.as_deref().filter(|name| !name.is_empty()) {
         let same = |key: &str| key == name || key.split_once('.').is_some_and(|(_, own)| own == name);
@@ -175,7 +175,7 @@ fn endpoint<'a>(policy: &'a Policy, fixture: &Fixture) -> anyhow::Result<&'a Arc
 
 /// The agent of the fixture, or, where none is named, any that holds the endpoint: the published
 /// fixtures know no agents.
-fn agent(policy: &Policy, action: &Action, endpoint: &Endpoint) -> anyhow::Result<Agent> {
+pub(super) fn agent(policy: &Policy, action: &Action, endpoint: &Endpoint) -> anyhow::Result<Agent> {
     let who = action.agent.as_ref();
     let peer = who.and_then(|who| who.peer.clone());
     let transport = match peer {
@@ -220,7 +220,12 @@ fn agent(policy: &Policy, action: &Action, endpoint: &Endpoint) -> anyhow::Resul
     Ok(Agent::new(identity, profile))
 }
 
-fn credential(policy: &Policy, action: &Action, agent: &Agent, endpoint: &Endpoint) -> Option<Arc<str>> {
+pub(super) fn credential(
+    policy: &Policy,
+    action: &Action,
+    agent: &Agent,
+    endpoint: &Endpoint,
+) -> Option<Arc<str>> {
     let Some(name) = &action.credential else {
         return eval::fallback(policy, agent, &endpoint.key);
     };

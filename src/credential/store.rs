@@ -69,12 +69,8 @@ impl SecretStore {
         let source = credential.secrets.iter().find(|(name, _)| name == slot);
         let (_, source) = source.ok_or_else(|| missing(format!("it has no slot \"{slot}\"")))?;
         let read = match source {
-            SecretSource::Env(name) => {
-                from_env(name).unwrap_or_else(|| Err(format!("the environment variable {name} is not set")))
-            }
-            SecretSource::File(path) => from_file(path),
-            SecretSource::Vault(path) => Err(format!("vault(\"{path}\") is not available in this gateway")),
             SecretSource::Store => self.stored(&credential.name, slot),
+            elsewhere => from(elsewhere),
         };
         let bytes = read.map_err(missing)?;
         if bytes.is_empty() {
@@ -150,6 +146,34 @@ impl SecretStore {
         };
         let fits = !name.is_empty() && name.len() + slot.len() < 200 && plain(name) && plain(slot);
         fits.then(|| self.folder.join(format!("{name}.{slot}.secret")))
+    }
+}
+
+/// A secret that is no credential's: the gateway's own. It is learnt under the name `of`.
+///
+/// # Errors
+/// [`Missing`], as for [`SecretStore::get`].
+pub fn read(of: &str, source: &SecretSource, known: &KnownSecrets) -> Result<Secret, Missing> {
+    let missing = |cause: String| Missing {
+        credential: of.to_owned(),
+        cause,
+    };
+    let bytes = from(source).map_err(missing)?;
+    if bytes.is_empty() {
+        return Err(missing("its source is empty".to_owned()));
+    }
+    known.learn(of, "", &bytes);
+    Ok(Secret(bytes))
+}
+
+fn from(source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, String> {
+    match source {
+        SecretSource::Env(name) => {
+            from_env(name).unwrap_or_else(|| Err(format!("the environment variable {name} is not set")))
+        }
+        SecretSource::File(path) => from_file(path),
+        SecretSource::Vault(path) => Err(format!("vault(\"{path}\") is not available in this gateway")),
+        SecretSource::Store => Err("the operator's store holds credentials alone".to_owned()),
     }
 }
 

@@ -41,6 +41,9 @@ pub struct Identity {
     pub address: IpAddr,
     /// The tailnet node's name, or the WireGuard peer's.
     pub node: String,
+    /// What the transport itself knows it by: a WireGuard peer's public key, a node's stable id. A name and
+    /// an address may be given to another once their owner is removed; this is not.
+    pub key: String,
     /// The login of the node's user; `None` for tagged nodes and WireGuard peers.
     pub login: Option<String>,
     /// A node of another tailnet that was shared in: it is meant by its whole name, by its own login
@@ -53,6 +56,8 @@ pub struct Identity {
     /// The names of all app capabilities that the tailnet policy grants towards this gateway, and
     /// after them the [`Identity::grants`]. A name of the former has a `/`, of the latter none.
     pub caps: Vec<String>,
+    /// What the tailnet policy lets the person behind the node decide about as an approver.
+    pub approves: Vec<String>,
     /// What the tailnet policy grants no more of.
     pub limits: Limits,
 }
@@ -64,15 +69,25 @@ impl Identity {
             transport,
             address,
             node: node.into(),
+            key: String::new(),
             login: None,
             is_guest: false,
             tags: Vec::new(),
             grants: Vec::new(),
             caps: Vec::new(),
+            approves: Vec::new(),
             limits: Limits::default(),
         }
     }
+
+    /// Who shares in what an agent may have: a node or peer, with all its addresses and keys.
+    pub fn holder(&self) -> Holder {
+        (self.transport, self.node.clone())
+    }
 }
+
+/// A node or peer, with all its addresses and keys: a machine has a key for each of its runs.
+pub type Holder = (Transport, String);
 
 /// Bounds that hold for one agent, beside the gateway's own. `None` bounds nothing, 0 lets nothing
 /// through.

@@ -342,7 +342,8 @@ gateway {
   }
   tailscale {
     socket = "/run/ts.sock"
-    authkey = "k"
+    authkey = env("K")
+    oauth_client_secret = file("secret")
     control_url = "https://c"
     hostname = "keep"
     tags = ["tag:gw"]
@@ -698,6 +699,31 @@ fn who_may_decide_is_checked_at_load() {
 }
 
 #[test]
+fn the_tailnets_secrets_come_from_elsewhere() {
+    let block =
+        |fields: &str| format!("gateway {{\n  state_dir = \"/s\"\n  tailscale {{\n    {fields}\n  }}\n}}\n");
+    for (fields, wanted) in [
+        (
+            "authkey = \"tskey-auth-1\"",
+            "a secret does not stand in a policy",
+        ),
+        (
+            "oauth_client_secret = \"tskey-client-1\"\n    tags = [\"tag:a\"]",
+            "a secret does not stand",
+        ),
+        ("authkey = vault(\"a#b\")", "cannot come from a vault"),
+        ("oauth_client_secret = env(\"A\")", "tagged nodes in alone"),
+        ("control_url = \"control.example.com\"", "a URL"),
+    ] {
+        let said = load(&block(fields)).unwrap_err().render();
+        assert!(
+            said.contains(wanted) && !said.contains("tskey"),
+            "{fields}: {said}"
+        );
+    }
+}
+
+#[test]
 fn a_guest_is_meant_by_its_own_names_alone() {
     let text = r#"
 profile "all" {
@@ -745,6 +771,39 @@ fn no_endpoint_has_the_gateways_own_name() {
 }
 
 #[test]
+fn an_upstream_among_the_names_virtual_addresses_is_an_error() {
+    let with = |gateway: &str, endpoint: &str| {
+        load(&format!(
+            "gateway {{\n {gateway}\n}}\nendpoint \"postgres\" \"e\" {{\n {endpoint}\n}}\n"
+        ))
+        .map_err(|errors| errors.render())
+        .err()
+    };
+    let tailnet = "virtual_cidr = \"10.0.0.0/8\"\n tailscale {\n }";
+    for endpoint in [
+        "host = \"e.test\"\n upstream = \"10.20.0.5:5432\"",
+        "host = \"10.20.0.5:5432\"",
+        "hosts = [\"10.20.0.0/16\"]",
+        "host = \"e.test\"\n upstream = \"[fd7a:7461:696c:78::9]:5432\"",
+    ] {
+        let said = with(tailnet, endpoint).unwrap_or_default();
+        assert!(
+            said.contains("of the names' virtual addresses"),
+            "{endpoint}: {said}"
+        );
+    }
+    let elsewhere = "host = \"e.test\"\n upstream = \"11.20.0.5:5432\"";
+    assert_eq!(with(tailnet, elsewhere), None);
+    let wider = "hosts = [\"8.0.0.0/6\"]";
+    assert_eq!(with(tailnet, wider), None, "of which the names' part ends here");
+    assert_eq!(
+        with("", "host = \"10.78.0.5:5432\""),
+        None,
+        "nothing leads there from a tailnet"
+    );
+}
+
+#[test]
 fn routes_that_lead_round_the_gateway_or_nowhere_are_errors() {
     let gateway = |socket: &str, rest: &str| {
         load(&format!(
@@ -753,7 +812,7 @@ fn routes_that_lead_round_the_gateway_or_nowhere_are_errors() {
         .map_err(|errors| errors.render())
         .err()
     };
-    let (attached, own) = ("socket = \"/run/ts.sock\"", "authkey = \"k\"");
+    let (attached, own) = ("socket = \"/run/ts.sock\"", "authkey = env(\"K\")");
     for (socket, rest, wanted) in [
         (own, r#"routes = ["10.20.0.0/16"]"#, "would go round the gateway"),
         (

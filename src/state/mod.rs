@@ -64,6 +64,12 @@ CREATE TABLE session (
   person TEXT NOT NULL, via TEXT NOT NULL, address TEXT NOT NULL, browser TEXT NOT NULL,
   created_us INTEGER NOT NULL, seen_us INTEGER NOT NULL, expires_us INTEGER NOT NULL) STRICT;
 ",
+    "
+ALTER TABLE operator ADD COLUMN login TEXT;
+ALTER TABLE operator_invite ADD COLUMN login TEXT;
+ALTER TABLE approval_vote ADD COLUMN counts_as TEXT;
+CREATE UNIQUE INDEX approval_vote_once ON approval_vote (approval, coalesce(counts_as, person));
+",
 ];
 
 /// The state cannot be read or written.

@@ -29,6 +29,8 @@ const SEEN_EVERY_US: i64 = 30 * 1_000_000;
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Account {
     pub name: String,
+    /// The same person's on the tailnet, as which they count in a quorum.
+    pub login: Option<String>,
     /// Unix time, microseconds; `None` until the invitation is used.
     pub created_us: Option<i64>,
     /// Until when an invitation can be used.
@@ -92,6 +94,13 @@ fn token() -> Result<String, StateError> {
     Ok(URL_SAFE_NO_PAD.encode(random()?.as_slice()))
 }
 
+/// The login that an account names as its person's.
+pub(crate) fn login(connection: &Connection, name: &str) -> Result<Option<String>, StateError> {
+    let query = "SELECT login FROM operator WHERE name = ?";
+    let found = connection.query_row(query, [name], |row| row.get(0));
+    Ok(found.optional()?.flatten())
+}
+
 /// Whether a name can be an account's: an e-mail address or a short name.
 fn check(name: &str) -> Result<(), StateError> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@+".contains(&byte);
@@ -107,12 +116,22 @@ fn check(name: &str) -> Result<(), StateError> {
 
 impl State {
     /// Makes an invitation, which lets its holder set the password of `name`, once. An earlier one
-    /// for the same name is worth nothing from then on.
+    /// for the same name is worth nothing from then on. `login` is the same person's on the tailnet;
+    /// without one, an account keeps the one that it has.
     ///
     /// # Errors
     /// The name is none, or there are [`OPERATORS_MAX`]; the database.
-    pub fn invite_operator(&self, name: &str, lasts: Duration) -> Result<String, StateError> {
+    pub fn invite_operator(
+        &self,
+        name: &str,
+        login: Option<&str>,
+        lasts: Duration,
+    ) -> Result<String, StateError> {
         check(name)?;
+        if login.is_some_and(|login| check(login).is_err()) {
+            return Err(StateError::Refused("that is no login of a tailnet".to_owned()));
+        }
+        let login = login.map(str::to_ascii_lowercase);
         let invitation = token()?;
         let lasts = i64::try_from(lasts.as_micros()).unwrap_or(i64::MAX);
         self.with(|connection| {
@@ -130,8 +149,8 @@ impl State {
                 return Err(StateError::Refused(text));
             }
             transaction.execute(
-                "INSERT INTO operator_invite VALUES (?, ?, ?)",
-                params![hash(&invitation), name, now.saturating_add(lasts)],
+                "INSERT INTO operator_invite VALUES (?, ?, ?, ?)",
+                params![hash(&invitation), name, now.saturating_add(lasts), login],
             )?;
             Ok(transaction.commit()?)
         })?;
@@ -158,15 +177,18 @@ impl State {
         self.with(|connection| {
             let transaction = connection.transaction()?;
             let now = now_us();
-            let query = "DELETE FROM operator_invite WHERE hash = ? AND expires_us > ? RETURNING name";
-            let name = transaction.query_row(query, params![hash(invitation), now], |row| row.get(0));
-            let name: Option<String> = name.optional()?;
-            let Some(name) = name else { return Ok(None) };
+            let query = "DELETE FROM operator_invite WHERE hash = ? AND expires_us > ? RETURNING name, login";
+            let both = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            let found = transaction.query_row(query, params![hash(invitation), now], both);
+            let found: Option<(String, Option<String>)> = found.optional()?;
+            let Some((name, login)) = found else {
+                return Ok(None);
+            };
             transaction.execute("DELETE FROM session WHERE person = ?", [&name])?;
             transaction.execute(
-                "INSERT INTO operator VALUES (?1, ?2, ?3)
-                 ON CONFLICT (name) DO UPDATE SET password = ?2",
-                params![name, password, now],
+                "INSERT INTO operator VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (name) DO UPDATE SET password = ?2, login = coalesce(?4, login)",
+                params![name, password, now, login],
             )?;
             transaction.commit()?;
             Ok(Some(name))
@@ -190,9 +212,9 @@ impl State {
     /// The database.
     pub fn operators(&self) -> Result<Vec<Account>, StateError> {
         self.with(|connection| {
-            let query = "SELECT name, max(created_us), max(expires_us) FROM (
-                           SELECT name, created_us, NULL AS expires_us FROM operator UNION ALL
-                           SELECT name, NULL, expires_us FROM operator_invite WHERE expires_us > ?)
+            let query = "SELECT name, max(created_us), max(expires_us), max(login) FROM (
+                           SELECT name, created_us, NULL AS expires_us, login FROM operator UNION ALL
+                           SELECT name, NULL, expires_us, NULL FROM operator_invite WHERE expires_us > ?)
                          GROUP BY name ORDER BY name";
             let mut statement = connection.prepare(query)?;
             let rows = statement.query_map([now_us()], |row| {
@@ -200,6 +222,7 @@ impl State {
                     name: row.get(0)?,
                     created_us: row.get(1)?,
                     invited_until_us: row.get(2)?,
+                    login: row.get(3)?,
                 })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
@@ -367,8 +390,12 @@ mod tests {
     #[test]
     fn an_invitation_is_used_once_and_the_newest_counts() {
         let (_folder, state) = state();
-        let first = state.invite_operator("ann", Duration::from_secs(60)).unwrap();
-        let second = state.invite_operator("ann", Duration::from_secs(60)).unwrap();
+        let first = state
+            .invite_operator("ann", None, Duration::from_secs(60))
+            .unwrap();
+        let second = state
+            .invite_operator("ann", None, Duration::from_secs(60))
+            .unwrap();
         assert_eq!(state.invited(&first).unwrap(), None);
         assert_eq!(state.invited(&second).unwrap().as_deref(), Some("ann"));
         assert_eq!(state.operators().unwrap()[0].created_us, None);
@@ -378,10 +405,13 @@ mod tests {
         );
         assert_eq!(state.accept_invitation(&second, "other").unwrap(), None);
         assert_eq!(state.operator_password("ann").unwrap().as_deref(), Some("hash"));
-        let late = state.invite_operator("bob", Duration::ZERO).unwrap();
+        let late = state.invite_operator("bob", None, Duration::ZERO).unwrap();
         assert_eq!(state.accept_invitation(&late, "hash").unwrap(), None);
         for name in ["", "a b", "operator", &"x".repeat(PERSON_BYTES_MAX + 1), "a\nb"] {
-            assert!(state.invite_operator(name, Duration::ZERO).is_err(), "{name}");
+            assert!(
+                state.invite_operator(name, None, Duration::ZERO).is_err(),
+                "{name}"
+            );
         }
     }
 
@@ -408,7 +438,9 @@ mod tests {
         }
         // Another password, and no account.
         let session = open("ann");
-        let invitation = state.invite_operator("ann", Duration::from_secs(60)).unwrap();
+        let invitation = state
+            .invite_operator("ann", None, Duration::from_secs(60))
+            .unwrap();
         assert!(found(&session).is_some());
         state.accept_invitation(&invitation, "hash").unwrap();
         assert_eq!(found(&session), None);
@@ -432,10 +464,16 @@ mod tests {
         );
         for n in 0..OPERATORS_MAX {
             state
-                .invite_operator(&format!("p{n}"), Duration::from_secs(60))
+                .invite_operator(&format!("p{n}"), None, Duration::from_secs(60))
                 .unwrap();
         }
-        assert!(state.invite_operator("more", Duration::from_secs(60)).is_err());
-        state.invite_operator("p0", Duration::from_secs(60)).unwrap();
+        assert!(
+            state
+                .invite_operator("more", None, Duration::from_secs(60))
+                .is_err()
+        );
+        state
+            .invite_operator("p0", None, Duration::from_secs(60))
+            .unwrap();
     }
 }

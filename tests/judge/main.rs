@@ -2,6 +2,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
+mod cases;
 mod server;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tailkeep::state::State;
 use tailkeep::verdict::approval::{Decide, Decision, Queue};
 use tailkeep::verdict::gate::Gate;
 use tailkeep::verdict::judge::Judges;
+use tailkeep::verdict::judge::wire::prompt_version;
 use tailkeep::verdict::{Action, Cause, Digest, Refusal, Step};
 
 use server::{Mood, Server};
@@ -162,7 +164,11 @@ async fn a_judge_of_either_api_allows_and_denies() {
         let record = world.record().await;
         assert_eq!(record["cause"], "approved");
         let approvers = record["approvers"].to_string();
-        assert!(approvers.contains("-test (0.95)"), "{approvers}");
+        let prompt = prompt_version("Only reads.");
+        assert!(
+            approvers.contains(&format!("-test prompt {prompt} (0.95)")),
+            "{approvers}"
+        );
 
         // Its words go to the log; the agent reads the rule's.
         world.server.mood(Mood::Says("deny", 0.4));

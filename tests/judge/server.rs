@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug)]
 pub enum Mood {
     Says(&'static str, f64),
+    /// Denies what holds these words, and allows the rest.
+    Dislikes(&'static str),
     /// Longer than anyone waits.
     Slow,
     Failing,
@@ -69,9 +71,10 @@ impl Server {
         body: Bytes,
         form: impl Fn(String, bool) -> Value,
     ) -> Response {
+        let text = String::from_utf8(body.to_vec()).unwrap();
         let mood = {
             let mut shared = self.shared.lock().unwrap();
-            let body = serde_json::from_slice(&body).unwrap();
+            let body = serde_json::from_str(&text).unwrap();
             shared.1.push(Seen { headers, body });
             shared.0.clone()
         };
@@ -81,6 +84,10 @@ impl Server {
         match mood {
             Mood::Says(verdict, confidence) => {
                 form(says(verdict, confidence), true).to_string().into_response()
+            }
+            Mood::Dislikes(words) => {
+                let verdict = if text.contains(words) { "deny" } else { "allow" };
+                form(says(verdict, 0.9), true).to_string().into_response()
             }
             Mood::Slow => {
                 tokio::time::sleep(Duration::from_secs(60)).await;

@@ -249,6 +249,7 @@ async fn a_quorum_by_grant_counts_people_whatever_they_are_called() {
         person: Voter::Login {
             login: login.to_owned(),
             grants: grants.iter().map(|&grant| grant.to_owned()).collect(),
+            is_guest: false,
         },
         ..say(id, "nobody", Decision::Allow)
     };
@@ -267,6 +268,55 @@ async fn a_quorum_by_grant_counts_people_whatever_they_are_called() {
     queue.decide(by("bob@example.com", &["oncall"])).await.unwrap();
     let people = ["alice@example.com", "bob@example.com"];
     assert!(matches!(asked.await.unwrap(), Answer::Allowed { by } if by == people));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_person_counts_once_by_account_and_by_login() {
+    let (_dir, state, queue) = open();
+    let invitation = state
+        .invite_operator("ann", Some("Ann@Example.com"), LONG)
+        .unwrap();
+    state.accept_invitation(&invitation, "hash").unwrap();
+    // Another password leaves the login as it is.
+    let invitation = state.invite_operator("ann", None, LONG).unwrap();
+    state.accept_invitation(&invitation, "hash").unwrap();
+    assert_eq!(
+        state.operators().unwrap()[0].login.as_deref(),
+        Some("ann@example.com")
+    );
+    let by_login = |id| Decide {
+        person: Voter::Login {
+            login: "ann@example.com".to_owned(),
+            grants: vec![],
+            is_guest: false,
+        },
+        ..say(id, "nobody", Decision::Allow)
+    };
+    for account_first in [true, false] {
+        let mut two = question(if account_first { "a" } else { "b" }, LONG);
+        two.required = 2;
+        let asked = ask(&queue, two);
+        let id = pending(&queue, 1).await[0];
+        let mut both = [say(id, "ann", Decision::Allow), by_login(id)];
+        if !account_first {
+            both.reverse();
+        }
+        for one in both {
+            let held = queue.decide(one).await.unwrap();
+            assert_eq!(held.state, QuestionState::Pending, "{:?}", held.by);
+        }
+        queue.decide(say(id, "bob", Decision::Allow)).await.unwrap();
+        // As whom they came is what is recorded.
+        let first = if account_first { "ann" } else { "ann@example.com" };
+        assert!(matches!(asked.await.unwrap(), Answer::Allowed { by } if by == [first, "bob"]));
+    }
+    // The login that an account names gives it no right.
+    let mut theirs = question("c", LONG);
+    theirs.eligible = vec!["ann@example.com".into()];
+    let _asked = ask(&queue, theirs);
+    let id = pending(&queue, 1).await[0];
+    let refused = queue.decide(say(id, "ann", Decision::Allow)).await;
+    assert!(matches!(refused, Err(DecideError::NotEligible(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

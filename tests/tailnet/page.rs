@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::world::{World, alone, until};
 
-const PAGE: &str = "https://gw.lab.ts.net";
-const LOOPBACK: &str = "http://127.0.0.1:18080";
+pub const PAGE: &str = "https://gw.lab.ts.net";
+pub const LOOPBACK: &str = "http://127.0.0.1:18080";
 
 /// What curl is answered from an address, with its exit status: 0 is an answer.
-fn curl(world: &World, source: &str, args: &[&str]) -> (i32, String) {
+pub fn curl(world: &World, source: &str, args: &[&str]) -> (i32, String) {
     let output = Command::new("curl")
         .args(["-sS", "--max-time", "10", "--interface", source])
         .args(["--resolve", "gw.lab.ts.net:443:100.64.0.1"])
@@ -24,14 +24,14 @@ fn curl(world: &World, source: &str, args: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text)
 }
 
-fn served(world: &World) {
+pub fn served(world: &World) {
     until("the page is served on the tailnet", || {
         world.says("the admin page is served on the tailnet")
     });
 }
 
 /// Signs in from an operator's node; what its browser sends from then on.
-fn signed_in(world: &World) -> (String, String) {
+pub fn signed_in(world: &World) -> (String, String) {
     let (origin, sign_in) = (format!("Origin: {PAGE}"), format!("{PAGE}/v1/sign-in/tailnet"));
     let (_, opened) = curl(
         world,

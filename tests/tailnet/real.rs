@@ -1,6 +1,6 @@
 //! The gateway on a real tailnet.
 
-use crate::lab::{Gateway, POLICY, Tailscaled, World, until};
+use crate::lab::{Gateway, Machine, POLICY, Tailscaled, World, until};
 
 /// An HTTP service behind the gateway, on the gateway's machine.
 pub struct Service(std::process::Child);
@@ -25,12 +25,12 @@ http.server.ThreadingHTTPServer(('127.0.0.1', 9000), Handler).serve_forever()
 
 /// Serves HTTP at 127.0.0.1:9000 of a machine.
 pub fn service(on: &Tailscaled) -> Service {
-    let child = on
-        .machine
-        .command("python3")
-        .args(["-c", SERVER])
-        .spawn()
-        .unwrap();
+    service_on(&on.machine)
+}
+
+/// See [`service`].
+pub fn service_on(machine: &Machine) -> Service {
+    let child = machine.command("python3").args(["-c", SERVER]).spawn().unwrap();
     Service(child)
 }
 
@@ -56,7 +56,8 @@ endpoint "http" "api" {{
     gateway
 }
 
-const CI_READS: &str = r#"
+/// Who has tag:agent-ci may read the API.
+pub const CI_READS: &str = r#"
 profile "ci" {
   tags      = ["tag:agent-ci"]
   endpoints = [http.api]

@@ -15,7 +15,9 @@ function Tailnet({ tailnet }) {
   const [kind, means] = STATES[tailnet.state] || ['wait', '']
   return html`<p><${Badge} of=${tailnet.state} kind=${kind} /> ${means}</p>
     ${tailnet.login_url && html`<p class="problem">Log the node in at <a href=${tailnet.login_url} rel="noreferrer" target="_blank">${tailnet.login_url}</a></p>`}
+    ${tailnet.problem && html`<p class="problem">${printable(tailnet.problem)}</p>`}
     <${Fields} rows=${[
+      ['tailscaled', tailnet.own ? "the gateway's own" : 'attached to the one of this machine'],
       ['Name', tailnet.name], ['Addresses', (tailnet.addresses || []).join(', ')], ['Tags', (tailnet.tags || []).join(', ')],
       ['Approved', (tailnet.approved || []).join(', ')], ['Mode', tailnet.has_device === undefined ? null : tailnet.has_device ? 'network device' : 'userspace']]} />
     ${tailnet.has_device === false && html`<p class="note">Without a network device tailscaled forwards every port of this machine's loopback that the tailnet's policy file
@@ -41,7 +43,8 @@ export function Gateway({ who }) {
     peopleAgain()
   }
   const invite = doing(async event => {
-    setLink(await ask('POST', '/v1/operators', { name: new FormData(event.target).get('name').trim() }))
+    const said = new FormData(event.target)
+    setLink(await ask('POST', '/v1/operators', { name: said.get('name').trim(), login: said.get('login').trim() || null }))
     event.target.reset()
   })
   const [operators, sessions] = people.data || [[], []]
@@ -56,10 +59,11 @@ export function Gateway({ who }) {
       <section class="card"><h2>Tailnet</h2><${Tailnet} tailnet=${is.tailnet} /></section></div>`}
     <h2 class="next">Operators with a password</h2>
     <div class="table" tabindex="0" role="region" aria-label="Operators"><table><tbody>${operators.map(one => html`<tr key=${one.name}><td class="wide"><strong>${one.name}</strong></td>
-      <td>${one.created_us ? 'has a password' : ''}${one.invited_until_us ? ' invited' : ''}</td>
+      <td>${one.created_us ? 'has a password' : ''}${one.invited_until_us ? ' invited' : ''}${one.login ? ` on the tailnet ${printable(one.login)}` : ''}</td>
       <td class="tight"><${Sure} kind="no" what=${`Remove ${one.name}`} onSure=${doing(() => ask('DELETE', `/v1/operators/${encodeURIComponent(one.name)}`))}>Remove<//></td></tr>`)}
       ${operators.length === 0 && html`<tr><td class="dim">None yet.</td></tr>`}</tbody></table></div>
-    <form class="bar next" onSubmit=${invite}><input type="text" name="name" aria-label="Name of a new operator" placeholder="Name or e-mail address" required /><button>Invite</button></form>
+    <form class="bar next" onSubmit=${invite}><input type="text" name="name" aria-label="Name of a new operator" placeholder="Name or e-mail address" required />
+      <input type="text" name="login" aria-label="The same person's login on the tailnet" placeholder="Login on the tailnet, if any" title="Where two approvers are needed, both ways together count as one." /><button>Invite</button></form>
     ${link && html`<div class="note" role="status"><p>${link.name} opens this once, within a day, in a browser of the gateway's machine:</p><pre class="whole">${link.url}</pre></div>`}
     <h2 class="next">Sessions</h2>
     <div class="table" tabindex="0" role="region" aria-label="Sessions"><table><thead><tr><th>Person</th><th>By</th><th>From</th><th>Browser</th><th>Used</th><th><span class="said">Actions</span></th></tr></thead>

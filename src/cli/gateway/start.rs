@@ -16,7 +16,7 @@ use crate::audit::log::Log;
 use crate::credential::store::SecretStore;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names, Resolver, Zone, forward_to};
-use crate::ingress::tailnet::LocalApi;
+use crate::ingress::tailnet::Called;
 use crate::ingress::wireguard::{Config, FLOWS_MAX, Listener, Peer, PeerSet, Status};
 use crate::policy::{Gateway, Policy, TAILNET_RANGES, Wireguard};
 use crate::proxy::{Parts, Proxy};
@@ -41,10 +41,17 @@ const SEEN_EVERY: Duration = Duration::from_secs(5);
 /// Serves until SIGINT or SIGTERM, then flushes the audit log.
 pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let gateway = policy.model().gateway.clone();
-    let tailnet = gateway.tailscale.as_ref().map(tailnet::prepare).transpose()?;
+    let secrets = SecretStore::new(&gateway.state_dir);
+    let mut tailnet = gateway
+        .tailscale
+        .as_ref()
+        .map(|own| tailnet::prepare(own, &gateway, secrets.known()))
+        .transpose()?;
+    let node = tailnet.as_ref().map(|own| own.node.clone());
     let first_version = policy.version();
     let state = State::open(&gateway.state_dir)?;
     let _lock = admin::Lock::take(&gateway.state_dir)?;
+    tailnet.as_mut().map_or(Ok(()), tailnet::Tailnet::start)?;
     let log = Log::open(&gateway.state_dir.join("audit.db"))?;
     log.retain(gateway.audit);
     let queue = Queue::new(state.clone());
@@ -56,7 +63,6 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         gateway.virtual_v6,
         Some(&names_file),
     )?);
-    let secrets = SecretStore::new(&gateway.state_dir);
     secrets.learn(policy.model());
     let gate = Gate::new(Arc::new(policy), queue.clone(), log.clone())
         .hiding(secrets.known().clone())
@@ -67,7 +73,9 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         closed(&gateway),
         gateway.limits.connect_ms,
     ));
+    let (called, called_now) = watch::channel(Called::default());
     let proxy = Proxy::new(Parts {
+        called: called_now,
         gate: gate.clone(),
         names: names.clone(),
         leaves: leaves.clone(),
@@ -86,15 +94,10 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         authority.clone(),
     )?
     .telling(proxy.teller().clone());
-    if let Some(node) = &tailnet {
-        operator = operator.showing(node.directory().clone());
-    }
-    if let (Some(node), Some(socket)) = (
-        &tailnet,
-        gateway.tailscale.as_ref().and_then(|own| own.socket.as_ref()),
-    ) {
-        let beside = admin::tailnet::Tailnet::new(node.clone(), LocalApi::new(socket)?, socket.clone());
-        operator = operator.beside(beside);
+    if let Some(own) = &tailnet {
+        operator = operator
+            .showing(own.node.directory().clone())
+            .beside(own.beside()?);
     }
     admin::serve(operator, &gateway, leaves).await?;
     let wireguard = match &gateway.wireguard {
@@ -111,11 +114,11 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         );
     }
     let tailnet_ends = {
-        let (tailnet, proxy) = (tailnet.clone(), proxy.clone());
+        let (node, proxy) = (node.clone(), proxy.clone());
         let (names, parts) = ((names, answerer.clone()), (gate.clone(), dialer));
         async move {
-            match tailnet {
-                Some(node) => tailnet::serve(node, names, parts, proxy).await,
+            match node {
+                Some(node) => tailnet::serve(node, names, parts, (proxy, called)).await,
                 None => std::future::pending().await,
             }
         }
@@ -140,8 +143,8 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     tracing::info!("ending");
     // Their agents lose the connection, and may come back to the same question after a restart.
     queue.close();
-    if let Some(node) = tailnet {
-        node.withdraw().await;
+    if let Some(tailnet) = tailnet {
+        tailnet.end().await;
     }
     log.flush().await.context("the audit log could not be flushed")?;
     failed.map_or(Ok(()), Err)

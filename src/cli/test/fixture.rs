@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ::http::request::Parts;
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use chrono::{DateTime, Utc};
@@ -15,10 +16,13 @@ use crate::facts::k8s::{K8sFacts, Resolved};
 use crate::facts::sql::Statement;
 use crate::facts::{Fact, FactSet, Facts, Family};
 use crate::policy::{Endpoint, Policy};
+use crate::protocol::http;
+use crate::protocol::http::describe::SUMMARY_CHARS_MAX;
+use crate::verdict::Digest;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Fixture {
+pub(in crate::cli) struct Fixture {
     #[serde(rename = "match")]
     pub wanted: Wanted,
     pub action: Action,
@@ -26,7 +30,7 @@ pub(super) struct Fixture {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
+pub(in crate::cli) struct Wanted {
     pub verdict: String,
     #[serde(default)]
     pub rule: String,
@@ -37,7 +41,7 @@ pub(super) struct Wanted {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Action {
+pub(in crate::cli) struct Action {
     pub host: Option<String>,
     pub credential: Option<String>,
     pub peer_ip: Option<IpAddr>,
@@ -51,7 +55,7 @@ pub(super) struct Action {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Who {
+pub(in crate::cli) struct Who {
     pub profile: Option<String>,
     pub tags: Vec<String>,
     pub login: Option<String>,
@@ -65,7 +69,7 @@ pub(super) struct Who {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Http {
+pub(in crate::cli) struct Http {
     pub method: Option<String>,
     pub path: Option<String>,
     pub query: BTreeMap<String, Vec<String>>,
@@ -77,7 +81,7 @@ pub(super) struct Http {
 /// What the request resolved to, or, with `method` or `path`, the request.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct K8s {
+pub(in crate::cli) struct K8s {
     pub verb: Option<String>,
     pub group: Option<String>,
     pub version: Option<String>,
@@ -97,7 +101,7 @@ pub(super) struct K8s {
 /// A statement; what is set besides takes the place of what its text says.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Sql {
+pub(in crate::cli) struct Sql {
     pub statement: String,
     pub verb: Option<String>,
     pub tables: Option<Vec<String>>,
@@ -107,7 +111,7 @@ pub(super) struct Sql {
 }
 
 /// The facts of each action of a fixture: one of a request, one for each statement.
-pub(super) fn facts(
+pub(in crate::cli) fn facts(
     policy: &Policy,
     action: &Action,
     endpoint: &Endpoint,
@@ -215,6 +219,12 @@ fn http_facts(
     mcp: bool,
     decoded_bytes_max: usize,
 ) -> anyhow::Result<Vec<Facts>> {
+    let (parts, host, body) = http_request(recorded, action.host.as_deref())?;
+    eval::http_facts((&parts, &host), held(&body), mcp, decoded_bytes_max)
+}
+
+/// The head of a recorded request, its host, and its body.
+fn http_request(recorded: &Http, host: Option<&str>) -> anyhow::Result<(Parts, String, Vec<u8>)> {
     let mut line = format!(
         "{} {}",
         recorded.method.as_deref().unwrap_or("GET"),
@@ -232,9 +242,40 @@ fn http_facts(
         line.push_str(&format!("{}={}", encode(name), encode(value)));
     }
     let (parts, own) = request(&line, &lines(&recorded.headers))?;
-    let host = action.host.as_deref().map_or(own, |host| {
+    let host = host.map_or(own, |host| {
         host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned()
     });
     let body = body(&recorded.body, &recorded.body_b64)?;
-    eval::http_facts((&parts, &host), held(&body), mcp, decoded_bytes_max)
+    Ok((parts, host, body))
+}
+
+/// The action as approvers would see it: a line, the whole, and the digest.
+pub(in crate::cli) fn described(action: &Action) -> anyhow::Result<(String, String, Digest)> {
+    let (parts, body) = match (&action.http, &action.k8s, &action.sql) {
+        (Some(http), _, _) => {
+            let (parts, _, body) = http_request(http, action.host.as_deref())?;
+            (parts, body)
+        }
+        (_, Some(k8s), _) => {
+            let path = k8s
+                .path
+                .as_deref()
+                .context("the request itself is needed: `method` and `path`")?;
+            let method = k8s.method.as_deref().unwrap_or("GET");
+            let (parts, _) = request(&format!("{method} {path}"), &lines(&k8s.headers))?;
+            (parts, body(&k8s.body, &k8s.body_b64)?)
+        }
+        (_, _, Some(sql)) => {
+            let text = &sql.statement;
+            let line: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
+            return Ok((line, text.clone(), Digest::of(text.as_bytes())));
+        }
+        _ => bail!("an action has one of `http`, `k8s` and `sql`"),
+    };
+    let body = held(&body);
+    Ok((
+        http::summary(&parts),
+        http::detail(&parts, body, None),
+        http::digest(&parts, body, None),
+    ))
 }

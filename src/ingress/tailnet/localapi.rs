@@ -15,6 +15,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::credential::Secret;
+
 /// Bytes of one answer. A WhoIs answer is about 2 KiB; the status of a node without its peers, 4 KiB.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -142,6 +144,12 @@ pub struct Notify {
     /// The backend's state, as a number.
     #[serde(default)]
     pub state: Option<i64>,
+    /// Why a login failed, most often.
+    #[serde(default)]
+    pub err_message: Option<String>,
+    /// Where a person is to log the node in.
+    #[serde(rename = "BrowseToURL", default)]
+    pub browse_to_url: Option<String>,
 }
 
 fn is_there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
@@ -226,22 +234,39 @@ impl LocalApi {
     /// # Errors
     /// See [`LocalApiError`]; refused where the tailnet has no HTTPS certificates.
     pub async fn certificate(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, LocalApiError> {
-        let request = self
-            .client
-            .get(url(&format!("cert/{name}")))
-            .query(&[("type", "pair")]);
-        let exchange = async {
-            let answer = request.send().await.map_err(down)?;
-            let status = answer.status();
-            let told = whole(answer).await?;
-            match status.is_success() {
-                true => Ok(Zeroizing::new(told)),
-                false => Err(LocalApiError::Refused(status.as_u16(), first_line(&told))),
-            }
+        let request = self.client.get(url(&format!("cert/{name}")));
+        let request = request.query(&[("type", "pair")]);
+        let told = self.exchange(request, CERTIFICATE_WAIT).await?;
+        Ok(Zeroizing::new(told))
+    }
+
+    /// Gives all prefs anew (`ipn.Options`), with an auth key where one is to be used.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`].
+    pub async fn start(&self, prefs: &Value, key: Option<&Secret>) -> Result<(), LocalApiError> {
+        #[derive(serde::Serialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Options<'a> {
+            auth_key: &'a str,
+            update_prefs: &'a Value,
+        }
+        let key = key.map(|key| std::str::from_utf8(key.expose())).transpose();
+        let options = Options {
+            auth_key: key
+                .map_err(|_| LocalApiError::Answer("the key is no text".to_owned()))?
+                .unwrap_or_default(),
+            update_prefs: prefs,
         };
-        tokio::time::timeout(CERTIFICATE_WAIT, exchange)
-            .await
-            .map_err(|_| LocalApiError::Down(format!("nothing within {CERTIFICATE_WAIT:?}")))?
+        self.tell(self.client.post(url("start")).json(&options)).await
+    }
+
+    /// Logs the node in: with the key that was given, or by a person.
+    ///
+    /// # Errors
+    /// See [`LocalApiError`].
+    pub async fn login_interactive(&self) -> Result<(), LocalApiError> {
+        self.tell(self.client.post(url("login-interactive"))).await
     }
 
     /// Follows the bus: first what is, then every change.
@@ -251,7 +276,7 @@ impl LocalApi {
     pub async fn watch(&self) -> Result<Bus, LocalApiError> {
         let request = self.client.get(url("watch-ipn-bus")).query(&[("mask", BUS_MASK)]);
         let answer = tokio::time::timeout(ANSWER_WAIT, request.send());
-        let answer = answer.await.map_err(|_| late())?.map_err(down)?;
+        let answer = answer.await.map_err(|_| late(ANSWER_WAIT))?.map_err(down)?;
         if !answer.status().is_success() {
             return Err(LocalApiError::Refused(answer.status().as_u16(), String::new()));
         }
@@ -263,20 +288,31 @@ impl LocalApi {
     }
 
     async fn ask<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, LocalApiError> {
+        let told = self.exchange(request, ANSWER_WAIT).await?;
+        serde_json::from_slice(&told).map_err(|error| LocalApiError::Answer(error.to_string()))
+    }
+
+    async fn tell(&self, request: reqwest::RequestBuilder) -> Result<(), LocalApiError> {
+        self.exchange(request, ANSWER_WAIT).await.map(drop)
+    }
+
+    async fn exchange(
+        &self,
+        request: reqwest::RequestBuilder,
+        wait: Duration,
+    ) -> Result<Vec<u8>, LocalApiError> {
         let exchange = async {
             let answer = request.send().await.map_err(down)?;
             let status = answer.status();
             let told = whole(answer).await?;
             match status.is_success() {
-                true => {
-                    serde_json::from_slice(&told).map_err(|error| LocalApiError::Answer(error.to_string()))
-                }
+                true => Ok(told),
                 false => Err(LocalApiError::Refused(status.as_u16(), first_line(&told))),
             }
         };
-        tokio::time::timeout(ANSWER_WAIT, exchange)
+        tokio::time::timeout(wait, exchange)
             .await
-            .map_err(|_| late())?
+            .map_err(|_| late(wait))?
     }
 }
 
@@ -339,8 +375,8 @@ async fn whole(mut answer: reqwest::Response) -> Result<Vec<u8>, LocalApiError> 
     Ok(told)
 }
 
-fn late() -> LocalApiError {
-    LocalApiError::Down(format!("nothing within {ANSWER_WAIT:?}"))
+fn late(wait: Duration) -> LocalApiError {
+    LocalApiError::Down(format!("nothing within {wait:?}"))
 }
 
 fn down(error: reqwest::Error) -> LocalApiError {

@@ -144,7 +144,6 @@ mod tests {
         Known {
             stable_id: id.to_owned(),
             identity: Arc::new(Identity::new(Transport::Tailnet, address, id)),
-            approves: Vec::new(),
             expires: None,
             addresses: vec![address],
             strange: Vec::new(),

@@ -1,5 +1,5 @@
-//! The tailnet as an ingress: a node that a running tailscaled keeps, and connections of its peers
-//! to the virtual addresses of the endpoints' names.
+//! The tailnet as an ingress: a node that a tailscaled keeps, one that runs anyhow or our own, and
+//! connections of its peers to the virtual addresses of the endpoints' names.
 //!
 //! - [`localapi`] speaks with tailscaled; [`whois`] reads an [`Identity`] out of its answer.
 //! - [`directory`] asks who is behind each connection, and says when that changes; [`memory`] holds
@@ -8,9 +8,12 @@
 //! - [`door`] takes connections and has them asked for.
 //! - [`listener`] has a socket for every virtual address and port that the policy claims;
 //!   [`redirect`] those that connections to real addresses are turned to.
-//! - [`dns`] answers the endpoints' names on the node's addresses.
-//! - [`guard`] says what may be advertised without a way round the gateway, [`routes`] what is to be.
+//! - [`dns`] answers the endpoints' names on the node's addresses; [`own`] takes what asks the gateway's
+//!   own name over HTTP.
+//! - [`guard`] says what may be advertised without a way round the gateway, [`local`] which ranges end
+//!   here, [`routes`] what is to be.
 //! - [`approval`] says which of them the tailnet approved, and what its policy file lacks.
+//! - [`daemon`] runs a tailscaled of our own, [`login`] lets its node in, [`oauth`] gets it a key.
 //! - [`node`] follows tailscaled's bus, and keeps the routes declared.
 //!
 //! Invariants: nobody is let in on anything but an answer of tailscaled for this very connection,
@@ -21,26 +24,34 @@
 //! [`Identity`]: crate::identity::Identity
 
 pub mod approval;
+pub mod daemon;
 pub mod directory;
 pub mod dns;
 pub mod door;
 pub mod guard;
 pub mod listener;
+pub mod local;
 pub mod localapi;
+pub mod login;
 pub mod memory;
 pub mod miss;
 pub mod node;
+pub mod oauth;
+pub mod own;
 pub mod port;
 pub mod redirect;
 pub mod routes;
 pub mod whois;
 
+pub use daemon::{Daemon, DaemonError};
 pub use directory::{Directory, Met, Stranger};
 pub use dns::NameServer;
 pub use door::{Accepted, Door};
 pub use listener::Listener;
 pub use localapi::{LocalApi, LocalApiError};
+pub use login::Login;
 pub use node::Node;
+pub use own::{Called, Own};
 pub use redirect::Redirect;
 pub use routes::Plan;
 pub use whois::{APPROVER, CAPABILITY, Known};

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::directory::Directory;
 use super::localapi::{LocalApi, LocalApiError, Prefs, Status};
+use super::login::{self, Login};
 use super::routes::Routes;
 
 /// How long until a tailscaled that was lost is tried again; doubled up to [`RETRY_MAX`].
@@ -20,10 +21,21 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// from before the bus spoke is used for a new connection meanwhile.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// A node that a running tailscaled keeps.
+/// How long until a node that is not logged in is tried again: a key may have been replaced.
+const LOGIN_AGAIN: Duration = Duration::from_secs(60);
+/// How long a withdrawal may take to be known, before our own tailscaled ends.
+const WITHDRAWN_MAX: Duration = Duration::from_secs(2);
+/// tailscaled's word for a node that is not logged in.
+const NEEDS_LOGIN: &str = "NeedsLogin";
+
+/// A node that a tailscaled keeps.
 #[derive(Debug)]
 pub struct Node {
     api: LocalApi,
+    /// Of a tailscaled of our own.
+    login: Option<Login>,
+    /// Why the last login failed.
+    problem: watch::Sender<Option<String>>,
     directory: Arc<Directory>,
     /// Held while they are declared, so that a withdrawal comes last.
     routes: Mutex<Routes>,
@@ -31,12 +43,19 @@ pub struct Node {
 }
 
 impl Node {
-    /// Nothing is asked or declared before [`Node::follow`].
-    pub fn new(api: LocalApi) -> Arc<Self> {
+    /// Nothing is asked or declared before [`Node::follow`]. `login` is for a tailscaled of our own,
+    /// whose prefs are ours too.
+    pub fn new(api: LocalApi, login: Option<Login>) -> Arc<Self> {
+        let routes = match &login {
+            Some(_) => Routes::alone(),
+            None => Routes::default(),
+        };
         Arc::new(Node {
+            login,
+            problem: watch::Sender::new(None),
             directory: Directory::new(api.clone()),
             api,
-            routes: Mutex::default(),
+            routes: Mutex::new(routes),
             status: watch::Sender::new(None),
         })
     }
@@ -73,6 +92,10 @@ impl Node {
 
     async fn follow_once(&self, wait: &mut Duration) -> Result<std::convert::Infallible, LocalApiError> {
         let mut bus = self.api.watch().await?;
+        if let Some(login) = &self.login {
+            let routes = self.routes.lock().await;
+            self.api.start(&login.prefs(routes.ours()), None).await?;
+        }
         let (mut looked, mut due) = (None, None);
         let mut prefs = None;
         loop {
@@ -100,7 +123,12 @@ impl Node {
             if notify.net_map || notify.state.is_some() {
                 self.directory.changing();
             }
-            if notify.prefs.is_some() || notify.net_map || notify.state.is_some() {
+            if let Some(text) = notify.err_message {
+                tracing::error!(text, "tailscaled says that something is wrong");
+                self.note(Some(text));
+            }
+            let person = notify.browse_to_url.is_some();
+            if notify.prefs.is_some() || notify.net_map || notify.state.is_some() || person {
                 prefs = notify.prefs.or(prefs);
                 due = due.or(Some(looked.map_or_else(Instant::now, |at| at + LOOK_EVERY)));
             }
@@ -115,21 +143,62 @@ impl Node {
             .as_ref()
             .map(|own| own.name.trim_matches('.'))
             .unwrap_or_default();
-        let before = self
-            .status
-            .borrow()
+        let (state, url) = (&status.backend_state, &status.auth_url);
+        let before = self.status.borrow().clone();
+        if before
             .as_ref()
-            .map(|status| status.backend_state.clone());
-        if before.as_deref() != Some(&*status.backend_state) {
-            let state = status.backend_state.as_str();
-            match status.auth_url.as_str() {
-                "" => tracing::info!(state, name, "tailscaled is heard"),
-                url => tracing::warn!(state, url, "a person has to log the node in"),
-            }
+            .is_none_or(|before| before.backend_state != *state)
+        {
+            tracing::info!(state, name, "tailscaled is heard");
+        }
+        if !url.is_empty() && before.is_none_or(|before| before.auth_url != *url) {
+            login::show(url);
+        }
+        if state == "Running" {
+            self.note(None);
         }
         self.directory.changed(&status);
         self.status.send_replace(Some(status));
         Ok(())
+    }
+
+    /// Logs the node of our own tailscaled in whenever that is needed.
+    pub async fn keep_logged_in(&self) {
+        let Some(login) = &self.login else {
+            return;
+        };
+        let needs = |status: &Option<Status>| {
+            status
+                .as_ref()
+                .is_some_and(|status| status.backend_state == NEEDS_LOGIN)
+        };
+        let mut status = self.status();
+        while status.wait_for(needs).await.is_ok() {
+            if let Err(error) = login.begin(&self.api, &self.routes().await).await {
+                tracing::error!(%error, "the node cannot be logged in; it is tried again");
+                self.note(Some(error.to_string()));
+            }
+            let _ = tokio::time::timeout(LOGIN_AGAIN, status.wait_for(|status| !needs(status))).await;
+        }
+    }
+
+    /// Whether the tailscaled is our own.
+    pub fn is_own(&self) -> bool {
+        self.login.is_some()
+    }
+
+    /// The routes that are kept declared.
+    pub async fn routes(&self) -> Vec<IpNet> {
+        self.routes.lock().await.ours().to_vec()
+    }
+
+    /// Why the node is not of the tailnet, as far as that was said.
+    pub fn problem(&self) -> Option<String> {
+        self.problem.borrow().clone()
+    }
+
+    fn note(&self, problem: Option<String>) {
+        self.problem.send_replace(problem);
     }
 
     /// Declares these routes from now on, and none that were ours before. Once the routes were
@@ -168,6 +237,23 @@ impl Node {
                 "the routes could not be declared; let this user: tailscale set --operator=USER"
             ),
         }
+    }
+
+    /// Waits, a moment at most, until the tailnet knows of a withdrawal: a tailscaled that ends before
+    /// may not have told it.
+    pub async fn until_withdrawn(&self, ours: &[IpNet]) {
+        let told = async {
+            loop {
+                let own = self.api.status().await.ok().and_then(|status| status.own);
+                let allowed = own.and_then(|own| own.allowed).unwrap_or_default();
+                if !ours.iter().any(|route| allowed.contains(route)) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // A control server that is down hears of it from nobody.
+        let _ = tokio::time::timeout(WITHDRAWN_MAX, told).await;
     }
 
     /// Takes our routes out of those that the node advertises, for good.

@@ -43,8 +43,6 @@ pub struct Known {
     /// The same for as long as the node is of the tailnet.
     pub stable_id: String,
     pub identity: Arc<Identity>,
-    /// What [`APPROVER`] grants to the person behind the node.
-    pub approves: Vec<String>,
     /// When the first of its grants expires.
     pub expires: Option<DateTime<Utc>>,
     /// The node's own addresses.
@@ -145,18 +143,19 @@ pub fn read(found: &WhoIs, suffix: &str, now: DateTime<Utc>) -> Result<Known, No
     let login = Some(&found.user_profile.login_name)
         .filter(|login| found.node.tags.iter().flatten().next().is_none() && !login.is_empty());
     let identity = Identity {
+        key: found.node.stable_id.clone(),
         login: login.map(|login| login.to_ascii_lowercase()),
         is_guest,
         tags,
         grants,
         caps,
+        approves,
         limits: reading.limits,
         ..Identity::new(Transport::Tailnet, address, if is_guest { &name } else { first })
     };
     Ok(Known {
         stable_id: found.node.stable_id.clone(),
         identity: Arc::new(identity),
-        approves,
         expires: reading.expires,
         addresses,
         strange: reading.strange,
@@ -274,6 +273,7 @@ mod tests {
             Identity {
                 tags: vec!["tag:ci".to_owned()],
                 caps: vec!["other/cap".to_owned(), CAPABILITY.to_owned()],
+                key: "n1".to_owned(),
                 ..Identity::new(Transport::Tailnet, IpAddr::from([100, 64, 0, 2]), "build-7")
             }
         );
@@ -299,6 +299,7 @@ mod tests {
             let known = read(&found, suffix, Utc::now()).unwrap();
             assert!(known.identity.is_guest);
             assert_eq!(known.identity.node, name.trim_end_matches('.'));
+            assert_eq!(known.identity.key, known.stable_id);
             assert!(known.identity.tags.is_empty());
             assert_eq!(
                 known.identity.login, None,
@@ -390,7 +391,7 @@ mod tests {
         let values = json!([{"approvers": ["oncall", "lead"]}, {"approvers": ["x"], "profiles": ["ci"]}]);
         caps.insert(APPROVER.to_owned(), serde_json::from_value(values).unwrap());
         let known = known(&found);
-        assert_eq!(known.approves, ["lead", "oncall"]);
+        assert_eq!(known.identity.approves, ["lead", "oncall"]);
         assert!(known.identity.grants.is_empty() && known.strange.len() == 1);
     }
 

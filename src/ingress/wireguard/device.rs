@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
@@ -123,8 +125,12 @@ impl Device {
         }
         let index = self.next;
         self.next += 1;
-        let identity =
-            |address: IpAddr| Arc::new(Identity::new(Transport::Wireguard, address, peer.name.clone()));
+        let identity = |address: IpAddr| {
+            Arc::new(Identity {
+                key: STANDARD.encode(peer.public_key),
+                ..Identity::new(Transport::Wireguard, address, peer.name.clone())
+            })
+        };
         let key = PublicKey::from(peer.public_key);
         let limiter = Some(Arc::clone(&self.limiter));
         let entry = Entry {

@@ -21,16 +21,27 @@ const REQUEST_BYTES_MAX: i64 = 64 << 10;
 const REQUESTS_PER_HOUR: u64 = 1_000;
 const TOKENS_PER_DAY: u64 = 5_000_000;
 
+/// Each type with one sentence.
+pub(super) const TYPES: &[(&str, &str)] = &[
+    (
+        "human_approver",
+        "People, by `tailkeep approvals` and on the gateway's page.",
+    ),
+    ("llm_approver", "A model that judges by a policy text."),
+];
+
 impl<'a> Loader<'a> {
     pub(super) fn approvers(&mut self) {
         let mut texts = HashMap::new();
         for (key, _, _, at, placed) in self.of_kind(Kind::Policy) {
             let fields = self.fields(placed);
-            let text = fields.text("text");
+            let text = fields.text_or_file("text");
             if text.is_none() && !fields.has("text") {
                 let message = format!("{} has no text", fields.title);
-                self.findings
-                    .error(Diagnostic::new(at, message).help("write text = <<-EOT … EOT"));
+                self.findings.error(
+                    Diagnostic::new(at, message)
+                        .help("write text = <<-EOT … EOT, or text = file(\"judge.md\")"),
+                );
             }
             texts.insert(key, text.map(|text| text.value).unwrap_or_default());
             fields.finish();
@@ -42,7 +53,8 @@ impl<'a> Loader<'a> {
                 "llm_approver" => self.llm(&fields, &texts),
                 _ => {
                     let message = format!("there is no approver type `{type_name}`");
-                    let help = "there are: human_approver, llm_approver";
+                    let names: Vec<&str> = TYPES.iter().map(|row| row.0).collect();
+                    let help = format!("there are: {}", names.join(", "));
                     self.findings.error(Diagnostic::new(at, message).help(help));
                     continue;
                 }
@@ -141,7 +153,7 @@ impl<'a> Loader<'a> {
                     .and_then(|policy| self.resolve(Kind::Policy, &policy));
                 key.and_then(|key| texts.get(&*key).cloned())
             }
-            false => fields.text("policy").map(|text| text.value),
+            false => fields.text_or_file("policy").map(|text| text.value),
         };
         let model = model.unwrap_or_default();
         let provider = self.provider(fields, &model);

@@ -4,6 +4,7 @@ use super::super::Tailscale;
 use super::super::diagnostic::Diagnostic;
 use super::super::hcl::Fields;
 use super::{Loader, login_matches};
+use crate::identity::Identity;
 
 /// How a grant is written among the operators.
 const GRANT: &str = "grant:";
@@ -35,8 +36,10 @@ impl<'a> Loader<'a> {
 
 impl Tailscale {
     /// Whether a person's node is an operator's, by its login or by what it was granted.
-    pub fn is_operator(&self, login: Option<&str>, grants: &[String]) -> bool {
-        let login = login.map(str::to_ascii_lowercase);
+    /// A node that another tailnet shared in is meant by no wildcard.
+    pub fn is_operator(&self, identity: &Identity) -> bool {
+        let (is_guest, grants) = (identity.is_guest, &identity.grants);
+        let login = identity.login.as_deref().map(str::to_ascii_lowercase);
         let Some(login) = login.filter(|login| !login.is_empty()) else {
             return false;
         };
@@ -44,7 +47,7 @@ impl Tailscale {
             .iter()
             .any(|operator| match operator.strip_prefix(GRANT) {
                 Some(grant) => grants.iter().any(|own| own == grant),
-                None => login_matches(operator, &login),
+                None => !(is_guest && operator.starts_with('*')) && login_matches(operator, &login),
             })
     }
 }
@@ -52,6 +55,7 @@ impl Tailscale {
 #[cfg(test)]
 mod tests {
     use super::super::super::{Policy, Source};
+    use crate::identity::{Identity, Transport};
 
     fn load(operators: &str) -> Result<Policy, String> {
         let text = format!(
@@ -69,14 +73,24 @@ mod tests {
     fn an_operator_is_a_person() {
         let policy = load(r#""Ann@example.com", "*@ops.example.com", "grant:Admin""#).unwrap();
         let tailscale = policy.model().gateway.tailscale.as_ref().unwrap();
-        let is = |login: Option<&str>, grants: &[&str]| {
-            let grants: Vec<String> = grants.iter().map(|&grant| grant.to_owned()).collect();
-            tailscale.is_operator(login, &grants)
+        let node = |login: Option<&str>, grants: &[&str]| Identity {
+            login: login.map(str::to_owned),
+            grants: grants.iter().map(|&grant| grant.to_owned()).collect(),
+            ..Identity::new(Transport::Tailnet, [100, 64, 0, 1].into(), "n")
         };
+        let is = |login: Option<&str>, grants: &[&str]| tailscale.is_operator(&node(login, grants));
         assert!(is(Some("ANN@example.com"), &[]) && is(Some("x@ops.example.com"), &[]));
         assert!(is(Some("x@elsewhere.com"), &["ci", "Admin"]));
         assert!(!is(Some("bob@example.com"), &["admin", "grant:Admin"]));
         assert!(!is(Some("x@evil.com@ops.example.com"), &[]) && !is(Some("@ops.example.com"), &[]));
+        let is_guest_so = |login: &str| {
+            let identity = Identity {
+                is_guest: true,
+                ..node(Some(login), &[])
+            };
+            tailscale.is_operator(&identity)
+        };
+        assert!(is_guest_so("ann@example.com") && !is_guest_so("x@ops.example.com"));
         // A grant without a person behind it is an agent's.
         assert!(!is(None, &["Admin"]) && !is(Some(""), &["Admin"]));
     }

@@ -1,13 +1,14 @@
 //! `gateway { tailscale { … } }`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::super::diagnostic::Diagnostic;
+use super::super::diagnostic::{At, Diagnostic};
 use super::super::hcl::{Fields, Spot};
 use super::super::model::TAILNET_RANGES;
-use super::super::{Tailscale, Via};
+use super::super::{Endpoint, HostPattern, Tailscale, Via};
 use super::Loader;
 use super::gateway::INERT;
 
@@ -29,11 +30,18 @@ impl<'a> Loader<'a> {
         let text = |name| fields.text(name).map(|text| text.value);
         let mut tailscale = Tailscale {
             socket: text("socket").map(PathBuf::from),
-            authkey: text("authkey"),
-            control_url: text("control_url"),
+            authkey: self.tailnet_secret(&fields, "authkey"),
+            oauth_client_secret: self.tailnet_secret(&fields, "oauth_client_secret"),
             hostname: text("hostname"),
             ..Tailscale::default()
         };
+        if let Some(url) = fields.text("control_url") {
+            let schemes = ["http://", "https://"];
+            if !schemes.iter().any(|scheme| url.value.starts_with(scheme)) {
+                self.one_of(&url, "control_url", "a URL, https://control.example.com");
+            }
+            tailscale.control_url = Some(url.value);
+        }
         for tag in fields.texts("tags") {
             if !tag.value.starts_with("tag:") {
                 self.one_of(&tag, "tags", "a list of `tag:name`");
@@ -50,15 +58,58 @@ impl<'a> Loader<'a> {
         self.via(&fields, &mut tailscale);
         tailscale.operators = self.operators(&fields);
         if tailscale.socket.is_some() {
-            let own = ["authkey", "control_url", "hostname", "tags"];
+            let own = ["authkey", "oauth_client_secret", "control_url", "hostname", "tags"];
             fields.inert(
                 &own,
                 "the tailscaled behind `socket` has its own, and the gateway does not start with both",
             );
         }
-        fields.inert(&["oauth_client_id", "oauth_client_secret", "state_dir"], INERT);
+        fields.inert(&["oauth_client_id", "state_dir"], INERT);
+        let at = fields.at;
         fields.finish();
+        if tailscale.oauth_client_secret.is_some() && tailscale.tags.is_empty() {
+            let message = "an OAuth client lets tagged nodes in alone".to_owned();
+            let help = "add tags = [\"tag:gateway\"], one that the client has";
+            self.findings.error(Diagnostic::new(at, message).help(help));
+        }
         self.model.gateway.tailscale = Some(tailscale);
+    }
+
+    /// An endpoint that is dialled inside of what the tailnet leads here for names: a tailscaled without
+    /// a network device would dial it itself.
+    pub(super) fn beside_the_names(&self, endpoint: &Endpoint, at: At) {
+        let gateway = &self.model.gateway;
+        if gateway.tailscale.is_none() {
+            return;
+        }
+        let dialled: Vec<IpNet> = match &endpoint.upstream {
+            Some(upstream) => upstream
+                .host
+                .parse::<IpAddr>()
+                .map(IpNet::from)
+                .into_iter()
+                .collect(),
+            None => {
+                let nets = endpoint.claims.iter().map(|claim| match &claim.host {
+                    HostPattern::Net(net) => Some(*net),
+                    _ => None,
+                });
+                nets.flatten().collect()
+            }
+        };
+        let own = [gateway.virtual_v4, gateway.virtual_v6];
+        let inside = dialled
+            .into_iter()
+            .find(|net| own.iter().any(|own| own.contains(net)));
+        if let Some(net) = inside {
+            let message = format!(
+                "`{}` leads to {net}, of the names' virtual addresses",
+                endpoint.key
+            );
+            let help = "the tailnet leads that range here, and what is in it is reached past every rule or not at all: \
+                        give virtual_cidr or virtual_cidr6 a range that is nobody's";
+            self.findings.error(Diagnostic::new(at, message).help(help));
+        }
     }
 
     fn routes(&self, fields: &Fields<'a>, tailscale: &mut Tailscale) {

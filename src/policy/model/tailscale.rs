@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::SecretSource;
+
 /// What tailnets give out as their nodes' addresses.
 pub const TAILNET_RANGES: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10)),
@@ -17,10 +19,17 @@ pub const TAILNET_RANGES: [IpNet; 2] = [
 /// The `tailscale` block of the gateway, as written.
 #[derive(Clone, Debug)]
 pub struct Tailscale {
+    /// The tailscaled to attach to; without it the gateway runs its own.
     pub socket: Option<PathBuf>,
-    pub authkey: Option<String>,
+    /// Lets our own tailscaled in without a person.
+    pub authkey: Option<SecretSource>,
+    /// Gets such a key for each login.
+    pub oauth_client_secret: Option<SecretSource>,
+    /// The control server; without it, Tailscale's.
     pub control_url: Option<String>,
+    /// The node's name; without it, the machine's.
     pub hostname: Option<String>,
+    /// What the node asks to be.
     pub tags: Vec<String>,
     /// Real addresses to advertise; `None`: those that endpoints have as their hosts. The virtual
     /// ranges are advertised besides.
@@ -45,6 +54,7 @@ impl Default for Tailscale {
         Tailscale {
             socket: None,
             authkey: None,
+            oauth_client_secret: None,
             control_url: None,
             hostname: None,
             tags: Vec::new(),

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::row::{Held, State, one, voters};
 use super::{Answer, Question, Voter};
-use crate::state::{State as Database, StateError, now_us};
+use crate::state::{State as Database, StateError, now_us, operator};
 use crate::verdict::Digest;
 
 /// Pending questions of all agents together.
@@ -307,9 +307,10 @@ pub(super) fn decide(connection: &mut Connection, decide: &Decide) -> Result<Hel
             )?;
         }
         Decision::Allow => {
+            let counts_as = decide.person.counts_as(operator::login(&transaction, &person)?);
             transaction.execute(
-                "INSERT OR IGNORE INTO approval_vote VALUES (?, ?, ?)",
-                params![decide.id, person, now],
+                "INSERT OR IGNORE INTO approval_vote (approval, person, at_us, counts_as) VALUES (?, ?, ?, ?)",
+                params![decide.id, person, now, counts_as],
             )?;
             transaction.execute(
                 "UPDATE approval SET state = 'allowed', closed_us = ?2, reason = ?3

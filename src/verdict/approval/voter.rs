@@ -9,17 +9,37 @@ pub enum Voter {
     Account(String),
     /// By the tailnet: the login of an untagged node, and what the tailnet's policy file grants it by
     /// [`APPROVER`](crate::ingress::tailnet::APPROVER).
-    Login { login: String, grants: Vec<String> },
+    Login {
+        login: String,
+        grants: Vec<String>,
+        /// Of a node that another tailnet shared in: no wildcard means it.
+        is_guest: bool,
+    },
 }
 
 impl Voter {
-    /// The name that is recorded, and by which a person counts once. A login is never an account's
-    /// name: control servers let people choose it.
+    /// The name that is recorded. A login is never an account's name: control servers let people
+    /// choose it.
     pub fn name(&self) -> String {
         match self {
             Voter::Account(name) => name.clone(),
             Voter::Login { login, .. } if login.contains('@') => login.to_ascii_lowercase(),
             Voter::Login { login, .. } => format!("login:{}", login.to_ascii_lowercase()),
+        }
+    }
+
+    /// By what a person counts once in a quorum; `login` is the one that an account names as its own.
+    /// It adds to nobody's rights.
+    pub fn counts_as(&self, login: Option<String>) -> String {
+        let own = match self {
+            Voter::Account(_) => login.unwrap_or_else(|| self.name()),
+            Voter::Login { .. } => self.name(),
+        };
+        // An account that is called like a login is the same person's.
+        if own.contains('@') {
+            own.to_ascii_lowercase()
+        } else {
+            own
         }
     }
 
@@ -34,7 +54,10 @@ impl Voter {
             (Some(grant), Voter::Login { grants, .. }) => grants.iter().any(|own| own == grant),
             (Some(_), Voter::Account(_)) => false,
             (None, Voter::Account(name)) => entry == name,
-            (None, Voter::Login { .. }) => login_matches(&entry.to_ascii_lowercase(), &self.name()),
+            (None, Voter::Login { is_guest, .. }) => {
+                !(*is_guest && entry.starts_with('*'))
+                    && login_matches(&entry.to_ascii_lowercase(), &self.name())
+            }
         }
     }
 }
@@ -61,6 +84,7 @@ mod tests {
         Voter::Login {
             login: login.to_owned(),
             grants: grants.iter().map(|&grant| grant.to_owned()).collect(),
+            is_guest: false,
         }
     }
 
@@ -109,6 +133,14 @@ mod tests {
             check(&alice, no, false);
         }
         check(&login("a@evil@example.com", &[]), &["*@example.com"], false);
+        let guest = Voter::Login {
+            login: "alice@example.com".to_owned(),
+            grants: vec!["oncall".to_owned()],
+            is_guest: true,
+        };
+        check(&guest, &["*@example.com"], false);
+        check(&guest, &["alice@example.com"], true);
+        check(&guest, &["grant:oncall"], true);
     }
 
     #[test]
@@ -123,5 +155,15 @@ mod tests {
         check(&login("root", &[]), &["root"], false);
         check(&login("root", &[]), &["login:root"], true);
         check(&login("grant:oncall", &[]), &["grant:oncall"], false);
+    }
+
+    #[test]
+    fn a_person_counts_once_by_whatever_they_came() {
+        let counts = |voter: &Voter, login: Option<&str>| voter.counts_as(login.map(str::to_owned));
+        assert_eq!(counts(&login("Ann@Example.com", &[]), None), "ann@example.com");
+        assert_eq!(counts(&"ann".into(), Some("Ann@example.com")), "ann@example.com");
+        assert_eq!(counts(&"Ann@Example.com".into(), None), "ann@example.com");
+        assert_eq!(counts(&"ann".into(), None), "ann");
+        assert_eq!(counts(&login("ann", &[]), None), "login:ann");
     }
 }

@@ -6,6 +6,7 @@ use super::{Allowed, Gate, UNAVAILABLE_REASON, or_default, record};
 use crate::identity::Agent;
 use crate::policy::{ApproverKind, FailMode, Judge, Policy};
 use crate::verdict::approval::{Answer, Question};
+use crate::verdict::judge::wire::prompt_version;
 use crate::verdict::{Action, Cause, Refusal};
 
 /// What an agent is told where neither the rule nor a person says why.
@@ -87,7 +88,11 @@ impl Gate {
         match judges.ask(policy.model(), judge, question).await {
             // A judge's words are of the agent's making: they go to the log, not back to the agent.
             Ok(opinion) => {
-                let said = format!("{key}:{} ({:.2})", judge.model, opinion.confidence);
+                let prompt = prompt_version(&judge.policy);
+                let said = format!(
+                    "{key}:{} prompt {prompt} ({:.2})",
+                    judge.model, opinion.confidence
+                );
                 match opinion.allow {
                     true => Ok(said),
                     false => Err(asking.refused(key, format!("{said}: {}", opinion.reason))),

@@ -17,10 +17,12 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::Cache;
 use sha2::{Digest as _, Sha256};
 
+use super::Action;
 use super::approval::Question;
 use crate::credential::store::SecretStore;
-use crate::policy::{Judge, Model};
-use wire::{NoAnswer, Opinion};
+use crate::identity::Agent;
+use crate::policy::{Judge, Model, Policy};
+use wire::{Answered, NoAnswer, Opinion};
 
 /// Opinions that are kept, of all judges.
 pub const OPINIONS_KEPT_MAX: usize = 4096;
@@ -110,18 +112,36 @@ impl Judges {
             return Err(JudgeDown::Large(document.len(), judge.request_bytes_max));
         }
         self.spend(&question.approver, judge)?;
-        let answer = tokio::time::timeout(judge.timeout, self.post(model, judge, &document)).await;
-        let body = answer.map_err(|_| JudgeDown::Late(judge.timeout))??;
-        let answered = wire::read(judge.provider, &body)?;
+        let answered = self.answer(model, judge, &document).await?;
         self.used(&question.approver, answered.tokens);
-        let opinion = answered.opinion;
-        if opinion.allow && opinion.confidence < judge.confidence_min {
-            return Err(JudgeDown::Unsure(opinion.confidence));
-        }
+        let opinion = sure(judge, answered.opinion)?;
         if !judge.cache.is_zero() {
             self.kept.insert(key, (opinion.clone(), Instant::now()));
         }
         Ok(opinion)
+    }
+
+    /// What the judge says of a case, and the tokens that it cost: nothing kept is used, and no budget counts.
+    pub async fn try_case(
+        &self,
+        model: &Model,
+        judge: &Judge,
+        question: &Question,
+    ) -> (Result<Opinion, JudgeDown>, u64) {
+        let document = wire::document(question);
+        if document.len() > judge.request_bytes_max {
+            return (Err(JudgeDown::Large(document.len(), judge.request_bytes_max)), 0);
+        }
+        match self.answer(model, judge, &document).await {
+            Ok(answered) => (sure(judge, answered.opinion), answered.tokens),
+            Err(down) => (Err(down), 0),
+        }
+    }
+
+    async fn answer(&self, model: &Model, judge: &Judge, document: &str) -> Result<Answered, JudgeDown> {
+        let answer = tokio::time::timeout(judge.timeout, self.post(model, judge, document)).await;
+        let body = answer.map_err(|_| JudgeDown::Late(judge.timeout))??;
+        Ok(wire::read(judge.provider, &body)?)
     }
 
     async fn post(&self, model: &Model, judge: &Judge, document: &str) -> Result<Vec<u8>, JudgeDown> {
@@ -205,6 +225,27 @@ impl Judges {
         if let Some(own) = spent.get_mut(key) {
             own.tokens = own.tokens.saturating_add(tokens);
         }
+    }
+}
+
+/// What a judge is asked about an action, as the gate would ask it: by the same rule, masked alike.
+///
+/// # Errors
+/// The policy has no such approver.
+pub fn case(
+    policy: &Policy,
+    agent: &Agent,
+    action: &Action,
+    (rule, reason): (&Arc<str>, &str),
+    approver: &Arc<str>,
+) -> Result<Question, String> {
+    super::record::question(policy, agent, action, rule, reason, approver)
+}
+
+fn sure(judge: &Judge, opinion: Opinion) -> Result<Opinion, JudgeDown> {
+    match opinion.allow && opinion.confidence < judge.confidence_min {
+        true => Err(JudgeDown::Unsure(opinion.confidence)),
+        false => Ok(opinion),
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::policy::Provider;
+use crate::verdict::Digest;
 use crate::verdict::approval::Question;
 
 /// Tokens of an answer at most.
@@ -17,6 +18,9 @@ pub const ANSWER_TOKENS_MAX: u32 = 1024;
 
 /// Bytes of the reason that is kept.
 pub const REASON_BYTES_MAX: usize = 1024;
+
+/// Hexadecimal digits of a [`prompt_version`].
+pub const PROMPT_VERSION_CHARS: usize = 12;
 
 const VERSION: &str = "2023-06-01";
 
@@ -62,6 +66,14 @@ pub struct Asked {
     pub key_header: (&'static str, &'static str),
     pub headers: &'static [(&'static str, &'static str)],
     pub body: Vec<u8>,
+}
+
+/// Which words a judge is given: the task, the form of its answer and the operator's policy. It changes
+/// with any of them, and stands beside the judge's name in the record.
+pub fn prompt_version(policy: &str) -> String {
+    let form = schema().to_string();
+    let digest = Digest::of_parts([TASK.as_bytes(), form.as_bytes(), policy.as_bytes()]).to_string();
+    digest.get(..PROMPT_VERSION_CHARS).unwrap_or_default().to_owned()
 }
 
 /// The document that the judge sees: the whole action and who asks for it.

@@ -192,6 +192,7 @@ const GATEWAY: &str = "tests/admin/gateway.rs";
 const POLICY: &str = "src/policy/tests.rs";
 const HIDING: &str = "tests/state/hiding.rs";
 const JUDGE: &str = "tests/judge/main.rs";
+const OWN: &str = "tests/tailnet/own.rs";
 const REDIRECT: &str = "tests/tailnet/redirect.rs";
 const UPSTREAMS: &str = "tests/http/upstreams.rs";
 const EACH_TYPE: &str = "tls_and_roots_are_as_each_type_of_endpoint_says";
@@ -296,17 +297,17 @@ pub const FIELDS: &[Line] = &[
     (&["gateway wireguard"], "host_loopback_port", Inert("host_loopback_port = 1")),
     (&["gateway wireguard"], "interface", Inert("interface = \"x\"")),
     (&["gateway tailscale"], "socket", Test("tests/tailnet/main.rs", "peers_are_who_tailscaled_says_and_nobody_else_gets_in")),
-    (&["gateway tailscale"], "authkey", Inert("authkey = \"k\"\nsocket = \"/s\"")),
-    (&["gateway tailscale"], "control_url", Inert("control_url = \"https://c\"\nsocket = \"/s\"")),
-    (&["gateway tailscale"], "hostname", Inert("hostname = \"h\"\nsocket = \"/s\"")),
-    (&["gateway tailscale"], "tags", Inert("tags = [\"tag:x\"]\nsocket = \"/s\"")),
+    (&["gateway tailscale"], "authkey", Test(OWN, "our_own_tailscaled_serves_dies_comes_back_and_ends_with_us")),
+    (&["gateway tailscale"], "control_url", Test(OWN, "our_own_tailscaled_serves_dies_comes_back_and_ends_with_us")),
+    (&["gateway tailscale"], "hostname", Test(OWN, "our_own_tailscaled_serves_dies_comes_back_and_ends_with_us")),
+    (&["gateway tailscale"], "tags", Test(OWN, "our_own_tailscaled_serves_dies_comes_back_and_ends_with_us")),
     (&["gateway tailscale"], "routes", Test(REDIRECT, "what_is_dialled_at_real_addresses_comes_to_the_gateway_and_nowhere_else")),
     (&["gateway tailscale"], "operators", Test("tests/tailnet/page.rs", "operators_reach_the_page_and_agents_do_not")),
     (&["gateway tailscale"], "redirect_port", Test(REDIRECT, "setup_shows_first_does_what_is_missing_and_takes_it_away")),
     (&["gateway tailscale"], "via", Block("gateway tailscale via")),
     (&["gateway tailscale"], "state_dir", Inert("state_dir = \"x\"")),
     (&["gateway tailscale"], "oauth_client_id", Inert("oauth_client_id = \"x\"")),
-    (&["gateway tailscale"], "oauth_client_secret", Inert("oauth_client_secret = \"x\"")),
+    (&["gateway tailscale"], "oauth_client_secret", Test(OWN, "an_oauth_client_lets_the_node_in")),
     (&["gateway tailscale via"], "site", Test(REDIRECT, "a_site_whose_range_others_have_too_is_reached_by_its_number")),
     (&["gateway tailscale via"], "cidr", Test(REDIRECT, "a_site_whose_range_others_have_too_is_reached_by_its_number")),
     (&["gateway audit"], "keep_days", Test(GATEWAY, "the_retention_is_that_of_the_policy_in_force")),
