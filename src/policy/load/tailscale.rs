@@ -58,7 +58,13 @@ impl<'a> Loader<'a> {
         self.via(&fields, &mut tailscale);
         tailscale.operators = self.operators(&fields);
         if tailscale.socket.is_some() {
-            let own = ["authkey", "oauth_client_secret", "control_url", "hostname", "tags"];
+            let own = [
+                "authkey",
+                "oauth_client_secret",
+                "control_url",
+                "hostname",
+                "tags",
+            ];
             fields.inert(
                 &own,
                 "the tailscaled behind `socket` has its own, and the gateway does not start with both",
