@@ -147,10 +147,8 @@ fn the_named_tests_are_there() {
                     wrong.push(format!("{}.{field}: {error}", blocks[0]));
                 }
             }
-            Proof::Block(name) => {
-                if !BLOCKS.iter().any(|(own, _)| own == name) {
-                    wrong.push(format!("{}.{field}: no block {name}", blocks[0]));
-                }
+            Proof::Block(name) if !BLOCKS.iter().any(|(own, _)| own == name) => {
+                wrong.push(format!("{}.{field}: no block {name}", blocks[0]));
             }
             _ => {}
         }
