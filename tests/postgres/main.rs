@@ -18,6 +18,7 @@ mod names;
 mod pipelines;
 mod portals;
 mod raw;
+mod schemas;
 #[path = "../support/postgres.rs"]
 mod server;
 mod settings;

@@ -7,6 +7,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
 mod approval;
+mod borrowed;
 mod both;
 mod bus;
 mod database;
@@ -19,6 +20,7 @@ mod kept;
 mod lab;
 mod limits;
 mod names;
+mod outage;
 mod own;
 mod own_name;
 mod page;

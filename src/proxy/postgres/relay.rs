@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, spli
 use tokio::sync::watch;
 
 use super::lasting::Lasting;
+use super::path::{CHANGED, PathNeed};
 use super::start::{Connected, dial};
 use super::{Context, PREPARED_BYTES_MAX, ROOM_STEP_BYTES, STATEMENTS_MAX, ServeError, Wait, Wire};
 use crate::audit::Outcome;
@@ -91,6 +92,7 @@ struct Relay<'a> {
     lasting: Lasting,
     rooms: Vec<Room>,
     reloads: watch::Receiver<u64>,
+    path: PathNeed,
     cancelling: Option<Wait<'a, ()>>,
     closing: bool,
     server_gone: bool,
@@ -137,6 +139,7 @@ pub(super) async fn relay(
         lasting: Lasting::default(),
         rooms: Vec::new(),
         reloads: context.gateway.reloads(),
+        path: PathNeed::new(connected.path_asked),
         cancelling: None,
         closing: false,
         server_gone: false,
@@ -286,12 +289,16 @@ impl Relay<'_> {
     /// judgement and here was told to nobody.
     fn decided(&mut self, ruling: Result<Permit, Refusal>) -> Result<Permit, Refusal> {
         let permit = ruling?;
-        let Some((action, before)) = self.asked.take() else {
-            return Ok(permit);
+        let asked = self.asked.take();
+        let changed = || {
+            let (action, before) = asked.as_ref()?;
+            let gateway = self.context.gateway;
+            let is_new = *self.reloads.borrow() != *before;
+            let still = is_new.then(|| gateway.still(action, permit.approved_by()))?;
+            still.err()
         };
-        if *self.reloads.borrow() != before
-            && let Err(refusal) = self.context.gateway.still(&action, permit.approved_by())
-        {
+        let changed = changed();
+        if let Some(refusal) = changed.or_else(|| self.lacks_path()) {
             let outcome = Outcome {
                 status: "NOT SENT".to_owned(),
                 ..Outcome::default()
@@ -299,7 +306,9 @@ impl Relay<'_> {
             self.context.gateway.finish(permit.record(), outcome);
             return Err(refusal);
         }
-        self.lasting.begin(&permit, action);
+        if let Some((action, _)) = asked {
+            self.lasting.begin(&permit, action);
+        }
         Ok(permit)
     }
 
@@ -315,10 +324,18 @@ impl Relay<'_> {
         Ok(())
     }
 
+    fn lacks_path(&mut self) -> Option<Refusal> {
+        let policy = *self.reloads.borrow();
+        self.path.refused(policy, || self.context.gateway.names_schemas())
+    }
+
     /// Why the policy of now ends this connection, if it does.
-    fn revoked(&self) -> Option<Refusal> {
+    fn revoked(&mut self) -> Option<Refusal> {
+        if let Some(refusal) = self.lacks_path() {
+            return Some(refusal);
+        }
         let gateway = self.context.gateway;
-        let unknown = || Refusal::new(Cause::NoRule, "the policy has changed; connect again");
+        let unknown = || Refusal::new(Cause::NoRule, CHANGED);
         self.lasting
             .refused(unknown, |action, approved_by| gateway.still(action, approved_by))
     }
