@@ -12,6 +12,7 @@ mod chromium;
 mod commands;
 mod fields;
 mod gateway;
+mod granting;
 mod guard;
 mod http;
 mod page;
