@@ -87,8 +87,10 @@ pub(super) fn question(
         .approver(key)
         .ok_or_else(|| format!("{key} is not in the policy"))?;
     let (mut excluded, mut escalation) = (None, None);
-    let (timeout, required, eligible) = match &approver.kind {
+    let endpoint = policy.model().endpoint(&action.endpoint);
+    let (channel, timeout, required, eligible) = match &approver.kind {
         ApproverKind::Human {
+            channel,
             timeout,
             require_approvers,
             approvers,
@@ -110,19 +112,21 @@ pub(super) fn question(
             } else {
                 timeout
             };
-            (timeout, *require_approvers, approvers.clone())
+            (channel.clone(), timeout, *require_approvers, approvers.clone())
         }
         // It answers at once, and nobody else is asked.
-        ApproverKind::Llm(judge) => (judge.timeout, 1, Vec::new()),
+        ApproverKind::Llm(judge) => (None, judge.timeout, 1, Vec::new()),
     };
     Ok(Question {
         approver: key.clone(),
+        channel,
         rule: rule.clone(),
         reason: reason.to_owned(),
         node: agent.identity.node.clone(),
         login: agent.identity.login.clone(),
         profile: agent.profile.clone(),
         endpoint: action.endpoint.clone(),
+        description: endpoint.and_then(|endpoint| endpoint.description.clone()),
         credential: action.credential.clone(),
         summary: masked(policy.mask(), &action.facts, &action.summary),
         detail: masked(policy.mask(), &action.facts, &action.detail),
