@@ -99,10 +99,9 @@ impl Compiler<'_> {
         let bodies: Vec<Typed> = body.iter().map(|body| self.expr(body)).collect();
         self.aliases.pop();
         self.scope.truncate(depth);
-        if name != "transformList" || bodies.len() == 2 {
-            if let (Some((_, ty)), Some(own)) = (bodies.first(), body.first()) {
-                self.want(own.id, ty, &Ty::Bool, "the condition of a macro");
-            }
+        let has_condition = name != "transformList" || bodies.len() == 2;
+        if let (Some((_, ty)), Some(own), true) = (bodies.first(), body.first(), has_condition) {
+            self.want(own.id, ty, &Ty::Bool, "the condition of a macro");
         }
         let mut bodies = bodies.into_iter();
         let Some((first, first_ty)) = bodies.next() else {
