@@ -134,6 +134,12 @@ pub(super) static APPROVER: Table = Table {
     groups: &[&[
         Field::new("approvers", Shape::Texts, "Who may decide: logins, `*@domain`, `grant:NAME`, accounts of the gateway's machine; everybody if empty.").of(HUMAN),
         Field::new("require_approvers", Shape::Whole, "How many people must allow, 1 to 100.").of(HUMAN),
+        Field::new("separation", Shape::Flag, "Whether the agent's own owner may not decide.").of(HUMAN),
+        Field::new("on_timeout", Shape::OneOf(&["deny", "next"]), "What it means that nobody decided in time.").of(HUMAN),
+        Field::new("escalate_after", Shape::Time, "When those of `escalate_to` may decide too.").of(HUMAN),
+        Field::new("escalate_to", Shape::Texts, "Who may decide too, once nobody did for so long.").of(HUMAN),
+        Field::new("quiet_hours", Shape::Text, "When nobody is asked, `22:00-07:00`.").of(HUMAN),
+        Field::new("quiet_zone", Shape::Text, "The zone of the quiet hours; UTC by default.").of(HUMAN),
         Field::new("channel", Shape::Text, "Where its questions belong; each carries it, for what hands them on.").of(HUMAN),
         Field::new("timeout", Shape::Time, "How long an answer is waited for; then it is a denial."),
         Field::inert("credential", ELSEWHERE).of(HUMAN),
