@@ -10,7 +10,7 @@ use super::{Action, Digest, Refusal, Step};
 use crate::audit::Record;
 use crate::credential::KnownSecrets;
 use crate::facts::{Facts, Mask};
-use crate::identity::{Agent, Identity};
+use crate::identity::{Agent, Identity, Transport};
 use crate::policy::{ApproverKind, Escalation, Policy};
 
 /// What an agent reads when the rule gives no reason of its own.
@@ -86,8 +86,8 @@ pub(super) fn question(
         .model()
         .approver(key)
         .ok_or_else(|| format!("{key} is not in the policy"))?;
-    let endpoint = policy.model().endpoint(&action.endpoint);
     let (mut excluded, mut escalation) = (None, None);
+    let endpoint = policy.model().endpoint(&action.endpoint);
     let (channel, timeout, required, eligible) = match &approver.kind {
         ApproverKind::Human {
             channel,
@@ -169,6 +169,7 @@ pub(super) fn blank(identity: &Identity, profile: Option<Arc<str>>, endpoint: Ar
         node: identity.node.clone(),
         login: identity.login.clone(),
         address: identity.address.to_string(),
+        agent: known(identity),
         profile,
         endpoint,
         credential: None,
@@ -185,6 +186,17 @@ pub(super) fn blank(identity: &Identity, profile: Option<Arc<str>>, endpoint: Ar
         judge_us: 0,
         wait_us: 0,
         policy: 0,
+    }
+}
+
+/// What else is known of a tailnet's node.
+fn known(identity: &Identity) -> Option<serde_json::Value> {
+    match identity.transport {
+        Transport::Wireguard => None,
+        Transport::Tailnet => Some(serde_json::json!({
+            "tags": identity.tags, "grants": identity.grants, "caps": identity.caps,
+            "is_guest": identity.is_guest,
+        })),
     }
 }
 

@@ -272,6 +272,7 @@ pub fn record(summary: &str) -> Record {
         node: "laptop".into(),
         login: None,
         address: "10.77.0.2".into(),
+        agent: None,
         profile: Some("dev".into()),
         endpoint: "https.api".into(),
         credential: None,

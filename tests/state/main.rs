@@ -34,6 +34,7 @@ fn record(summary: &str) -> Record {
         node: "laptop".into(),
         login: None,
         address: "10.77.0.2".into(),
+        agent: None,
         profile: Some("ci".into()),
         endpoint: "https.github".into(),
         credential: None,
