@@ -135,7 +135,7 @@ pub(super) static APPROVER: Table = Table {
         Field::new("approvers", Shape::Texts, "Who may decide: logins, `*@domain`, `grant:NAME`, accounts of the gateway's machine; everybody if empty.").of(HUMAN),
         Field::new("require_approvers", Shape::Whole, "How many people must allow, 1 to 100.").of(HUMAN),
         Field::new("separation", Shape::Flag, "Whether the agent's own owner may not decide.").of(HUMAN),
-        Field::new("on_timeout", Shape::OneOf(&["deny", "next"]), "What it means that nobody decided in time.").of(HUMAN),
+        Field::new("on_timeout", Shape::Text, "What it means that nobody decided in time: `deny`, or `next` for the next approver.").of(HUMAN),
         Field::new("escalate_after", Shape::Time, "When those of `escalate_to` may decide too.").of(HUMAN),
         Field::new("escalate_to", Shape::Texts, "Who may decide too, once nobody did for so long.").of(HUMAN),
         Field::new("quiet_hours", Shape::Text, "When nobody is asked, `22:00-07:00`.").of(HUMAN),
