@@ -55,6 +55,7 @@ impl Row {
             step: match record.step {
                 crate::verdict::Step::Connect => "connect",
                 crate::verdict::Step::Request => "request",
+                crate::verdict::Step::Preview => "preview",
                 crate::verdict::Step::Passthrough => "passthrough",
             }
             .to_owned(),

@@ -229,6 +229,7 @@ pub fn policy(text: &str) -> Arc<Policy> {
 
 pub fn question(what: &str) -> Question {
     Question {
+        preview: serde_json::Value::Null,
         approver: "human_approver.ops".into(),
         rule: "writes".into(),
         reason: "writes are looked at".into(),

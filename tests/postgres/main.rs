@@ -17,6 +17,7 @@ mod logins;
 mod names;
 mod pipelines;
 mod portals;
+mod previews;
 mod raw;
 #[path = "../support/postgres.rs"]
 mod server;

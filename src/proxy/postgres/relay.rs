@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, spli
 use tokio::sync::watch;
 
 use super::lasting::Lasting;
+use super::preview::{Event, Previews};
 use super::start::{Connected, dial};
 use super::{Context, PREPARED_BYTES_MAX, ROOM_STEP_BYTES, STATEMENTS_MAX, ServeError, Wait, Wire};
 use crate::audit::Outcome;
@@ -92,15 +93,16 @@ struct Relay<'a> {
     rooms: Vec<Room>,
     reloads: watch::Receiver<u64>,
     cancelling: Option<Wait<'a, ()>>,
+    previews: Previews<'a>,
     closing: bool,
     server_gone: bool,
 }
 
 /// What of [`Connected`] stays while the session runs.
-struct Ends {
-    permit: Permit,
+pub(super) struct Ends {
+    pub(super) permit: Permit,
     ticket: super::cancel::Ticket,
-    process: i32,
+    pub(super) process: i32,
     key: Bytes,
 }
 
@@ -120,6 +122,7 @@ pub(super) async fn relay(
         statements_max: STATEMENTS_MAX,
         prepared_bytes_max: PREPARED_BYTES_MAX,
     };
+    let names = (connected.user.clone(), connected.database.clone());
     let ends = Ends {
         permit: connected.permit,
         ticket: connected.ticket,
@@ -138,6 +141,7 @@ pub(super) async fn relay(
         rooms: Vec::new(),
         reloads: context.gateway.reloads(),
         cancelling: None,
+        previews: Previews::new(context, &ends, names),
         closing: false,
         server_gone: false,
     };
@@ -228,6 +232,7 @@ impl Relay<'_> {
                     }
                 }
                 () = answer(&mut self.cancelling) => self.cancelling = None,
+                event = self.previews.event() => self.previewing(event),
                 () = self.connected.ticket.wake.notified() => self.cancel(),
                 count = server.0.read_buf(&mut from_server), if hears_server => {
                     if count? == 0 { self.server_gone = true; }
@@ -246,6 +251,7 @@ impl Relay<'_> {
                 self.carry_out().await;
             }
             self.carry_out().await;
+            self.previews.follow(&mut self.session);
             self.make_room()?;
             if news && self.session.is_judging() && self.session.is_abandoned() {
                 return Ok(());
@@ -270,9 +276,16 @@ impl Relay<'_> {
     fn cancel(&mut self) {
         if self.session.is_judging() {
             self.ruling = None;
+            let trying = self.session.is_trying();
             self.session.cancel_judging(Instant::now());
-            return;
+            if !trying {
+                return;
+            }
         }
+        self.cancel_server();
+    }
+
+    fn cancel_server(&mut self) {
         let (context, ends) = (self.context, self.connected);
         let time = Duration::from_millis(context.limits.connect_ms);
         self.cancelling = Some(Box::pin(async move {
@@ -323,6 +336,20 @@ impl Relay<'_> {
             .refused(unknown, |action, approved_by| gateway.still(action, approved_by))
     }
 
+    /// Something befell a preview.
+    fn previewing(&mut self, event: Event) {
+        match event {
+            Event::Begin(permit) => self.previews.begin(&mut self.session, &permit),
+            Event::Stop(why) => {
+                let trying = self.session.is_trying();
+                self.session.stop_trial(why);
+                if trying {
+                    self.cancel_server();
+                }
+            }
+        }
+    }
+
     async fn carry_out(&mut self) {
         let gateway = self.context.gateway;
         while let Some(output) = self.session.poll_output() {
@@ -332,7 +359,13 @@ impl Relay<'_> {
                 Output::Decide(action) => {
                     let action = Arc::from(action);
                     self.asked = Some((Arc::clone(&action), *self.reloads.borrow()));
-                    self.ruling = Some(Box::pin(async move { gateway.judge(&action).await }));
+                    let preview = self.previews.offer(&self.session, &action);
+                    self.ruling = Some(Box::pin(async move {
+                        match &preview {
+                            Some(preview) => gateway.judge_shown(&action, preview).await,
+                            None => gateway.judge(&action).await,
+                        }
+                    }));
                 }
                 Output::Finish(record, outcome) => {
                     self.lasting.end(record);

@@ -68,6 +68,7 @@ pub(super) fn identity(question: &Question) -> [u8; 32] {
     let required = question.required.to_be_bytes();
     let policy = question.policy.to_be_bytes();
     let facts = question.facts.to_string();
+    let does = question.preview["does"].to_string();
     let eligible = serde_json::json!(question.eligible).to_string();
     *Digest::of_parts([
         question.digest.as_bytes().as_slice(),
@@ -83,6 +84,7 @@ pub(super) fn identity(question: &Question) -> [u8; 32] {
         question.summary.as_bytes(),
         question.detail.as_bytes(),
         facts.as_bytes(),
+        does.as_bytes(),
         eligible.as_bytes(),
         &required,
         &policy,

@@ -7,7 +7,7 @@ use crate::identity::Agent;
 use crate::policy::{ApproverKind, FailMode, Judge, Policy};
 use crate::verdict::approval::{Answer, Question};
 use crate::verdict::judge::wire::prompt_version;
-use crate::verdict::{Action, Cause, Refusal};
+use crate::verdict::{Action, Cause, Preview, Refusal};
 
 /// What an agent is told where neither the rule nor a person says why.
 const REFUSED_REASON: &str = "an approver refused it";
@@ -23,12 +23,13 @@ impl Gate {
         &self,
         policy: &Policy,
         agent: &Agent,
-        action: &Action,
+        (action, preview): (&Action, Option<&dyn Preview>),
         (rule, reason): (Arc<str>, String),
         chain: &[Arc<str>],
     ) -> Result<Allowed, Refusal> {
         let asking = Asking { rule, reason };
         let mut approvers = Vec::with_capacity(chain.len());
+        let mut shown = None;
         for (at, key) in chain.iter().enumerate() {
             let question = record::question(policy, agent, action, &asking.rule, &asking.reason, key);
             let question = question.map_err(|detail| asking.down(detail))?;
@@ -39,7 +40,19 @@ impl Gate {
                     let skip = judge.fail_mode == FailMode::Next && has_people(policy, behind);
                     approvers.push(self.ask_judge(policy, judge, &question, &asking, skip).await?);
                 }
-                _ => approvers.extend(self.ask_people(question, &asking).await?),
+                _ => {
+                    if shown.is_none()
+                        && let Some(preview) = preview
+                    {
+                        let found = self.show(policy, agent, action, &asking.rule, preview).await;
+                        shown = Some(found.map_err(|detail| asking.down(detail))?);
+                    }
+                    let question = Question {
+                        preview: shown.clone().unwrap_or_default(),
+                        ..question
+                    };
+                    approvers.extend(self.ask_people(question, &asking).await?);
+                }
             }
         }
         Ok(Allowed {
