@@ -42,6 +42,8 @@ credential "bearer_token" "staging_token" {
 #   require_approvers = 2
 # "grant:oncall" are those whom the tailnet's policy file gives the app capability
 # tailkeep.dev/cap/approver with {"approvers": ["oncall"]}.
+# Where two are needed, name people whom the tailnet proves: who may use the API can invite accounts. An account and a
+# login of one person count once: tailkeep operators invite alice --login alice@example.com
 approver "human_approver" "oncall" {
   channel = "#agent-approvals"
   timeout = "15m"

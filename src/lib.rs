@@ -45,4 +45,7 @@ pub mod admin;
 pub mod client;
 
 #[cfg(feature = "daemon")]
+pub mod lsp;
+
+#[cfg(feature = "daemon")]
 pub mod cli;

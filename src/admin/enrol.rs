@@ -1,9 +1,9 @@
 //! The gateway's half of enrolment: `POST /v1/enrol` over TLS by the gateway's own CA. What machines
 //! ask afterwards, by the key that they enrolled: [`super::machine`].
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State as Shared;
@@ -18,9 +18,9 @@ use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use super::api::{Failed, bad, broken, state_failed};
+use super::sources::Sources;
 use super::{Operator, machine};
 use crate::client::enrol::Request;
 use crate::client::store::Assigned;
@@ -30,11 +30,6 @@ use crate::policy::{Model, Wireguard};
 use crate::state::peer::{PeerKey, Subnets};
 use crate::tls::{LeafName, Leaves, Offer, accept};
 
-/// Connections at a time; the next waits for a place.
-const CONNECTIONS_MAX: usize = 64;
-/// Of them from one address (IPv6: one /64). More are closed at once, so that a stranger who holds
-/// connections open keeps nobody else out.
-const CONNECTIONS_PER_SOURCE_MAX: usize = 16;
 /// For one enrolment, handshake included.
 const CONNECTION_TIME: Duration = Duration::from_secs(15);
 /// Bytes of the request's body.
@@ -46,7 +41,6 @@ const NO_WIREGUARD: &str = "the gateway has no WireGuard listener";
 /// Serves enrolments. The number at a time and the time of each are bounded, which with tokens of
 /// 256 bits leaves nothing to be guessed.
 pub(super) async fn serve(listener: TcpListener, operator: Operator, leaves: Arc<Leaves>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let sources = Arc::new(Sources::default());
     let router = Router::new()
         .route("/v1/enrol", post(enrol))
@@ -68,12 +62,8 @@ pub(super) async fn serve(listener: TcpListener, operator: Operator, leaves: Arc
         let Some(share) = Sources::take(&sources, source) else {
             continue;
         };
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
         let (leaves, service) = (leaves.clone(), TowerToHyperService::new(router.clone()));
         tokio::spawn(async move {
-            let _held = (place, share);
             let served = async {
                 let greeting = accept::greet(stream, CONNECTION_TIME).await.ok()?;
                 let name = match greeting.sni() {
@@ -85,48 +75,11 @@ pub(super) async fn serve(listener: TcpListener, operator: Operator, leaves: Arc
                 let builder = auto::Builder::new(TokioExecutor::new());
                 builder.serve_connection(TokioIo::new(stream), service).await.ok()
             };
-            let _ = tokio::time::timeout(CONNECTION_TIME, served).await;
-        });
-    }
-}
-
-/// How many connections each source holds.
-#[derive(Default)]
-struct Sources(Mutex<HashMap<IpAddr, usize>>);
-
-/// One connection's part of its source's share, given back when it is dropped.
-struct Share {
-    of: Arc<Sources>,
-    source: IpAddr,
-}
-
-impl Sources {
-    fn take(this: &Arc<Self>, source: IpAddr) -> Option<Share> {
-        let source = match source.to_canonical() {
-            // Whoever has one address of a /64 has them all.
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-            v4 => v4,
-        };
-        let mut held = this.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(source).or_default();
-        if *count >= CONNECTIONS_PER_SOURCE_MAX {
-            return None;
-        }
-        *count += 1;
-        let of = this.clone();
-        Some(Share { of, source })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut held = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.source);
+            tokio::select! {
+                _ = tokio::time::timeout(CONNECTION_TIME, served) => {}
+                () = share.lost() => {}
             }
-        }
+        });
     }
 }
 
@@ -251,34 +204,5 @@ pub(super) fn subnets(config: &Wireguard) -> Option<Subnets> {
     match (config.subnet_v4, config.subnet_v6) {
         (IpNet::V4(v4), IpNet::V6(v6)) => Some(Subnets { v4, v6 }),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A stranger at one address, or all over one /64, has its share and no more; others are served.
-    #[test]
-    fn a_source_has_its_share() {
-        let sources = Arc::new(Sources::default());
-        let take = |text: &str| Sources::take(&sources, text.parse().unwrap());
-        let all: Vec<_> = (0..CONNECTIONS_PER_SOURCE_MAX)
-            .map(|_| take("192.0.2.1").unwrap())
-            .collect();
-        assert!(take("192.0.2.1").is_none());
-        assert!(take("::ffff:192.0.2.1").is_none());
-        assert!(take("192.0.2.2").is_some());
-        let spread: Vec<_> = (0..CONNECTIONS_PER_SOURCE_MAX)
-            .map(|host| take(&format!("2001:db8::{host:x}")).unwrap())
-            .collect();
-        assert!(take("2001:db8::ffff:1").is_none());
-        assert!(take("2001:db8:0:1::1").is_some());
-        drop((all, spread));
-        assert!(take("192.0.2.1").is_some() && take("2001:db8::1").is_some());
-        assert!(
-            sources.0.lock().unwrap().is_empty(),
-            "nothing stays of who has gone"
-        );
     }
 }

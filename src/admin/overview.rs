@@ -78,8 +78,12 @@ pub(super) async fn agents(Shared(operator): Shared<Operator>) -> Result<Json<Va
         .await;
     let (peers, waiting) = listed.map_err(broken)?;
     let active = read(&operator, Reader::active_agents).await?;
+    let killed = operator.queue.killed().borrow().clone();
+    let mut killed: Vec<_> = killed.values().collect();
+    killed.sort_by_key(|kill| std::cmp::Reverse(kill.at_us));
     Ok(Json(json!({
         "active": active, "peers": peers, "waiting": waiting, "records": ACTIVITY_RECORDS_MAX,
+        "killed": killed, "nodes": super::node::nodes(&operator),
     })))
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Operator;
 use super::api::{Failed, not_found};
 use crate::ingress::tailnet::guard::Kernel;
-use crate::ingress::tailnet::{Plan, approval};
+use crate::ingress::tailnet::{Plan, approval, local};
 
 pub(super) async fn report(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
     let Some(tailnet) = &operator.tailnet else {
@@ -23,7 +23,15 @@ pub(super) async fn report(Shared(operator): Shared<Operator>) -> Result<Json<Va
         Some(status) => Kernel::default().guards(&plan, status, port),
         None => Default::default(),
     };
+    let guarded = guarded.but_for(local::elsewhere(&plan.names).await);
     let mut report = approval::report(model, &plan, &guarded, status.as_ref());
+    let called = operator
+        .teller
+        .as_ref()
+        .map(|teller| teller.called())
+        .unwrap_or_default();
+    report["asked_at"] = Value::from(called.answers().map(|name| format!("http://{name}/")));
+    report["not_asked_at"] = Value::from(called.silent);
     report["own"] = Value::from(tailnet.node.is_own());
     report["problem"] = Value::from(tailnet.node.problem());
     Ok(Json(report))

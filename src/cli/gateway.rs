@@ -3,13 +3,12 @@
 mod policy_watch;
 mod routes;
 mod start;
+mod starter;
 mod tailnet;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-use anyhow::Context as _;
 
 use crate::policy::{Policy, source};
 
@@ -21,35 +20,14 @@ pub struct Args {
     /// Write a commented starting configuration into this folder, and end.
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     init: Option<PathBuf>,
+    /// Write this pack of rules, with its fixtures, in the place of the example; may be given again.
+    #[arg(long, value_name = "NAME", requires = "init", value_parser = clap::builder::PossibleValuesParser::new(starter::names()))]
+    pack: Vec<String>,
 }
-
-/// The starting set, which is the repository's own example.
-const STARTER: &[(&str, &str)] = &[
-    ("gateway.hcl", include_str!("../../policies/gateway.hcl")),
-    ("endpoints.hcl", include_str!("../../policies/endpoints.hcl")),
-    ("agent-ci.hcl", include_str!("../../policies/agent-ci.hcl")),
-    ("agent-dev.hcl", include_str!("../../policies/agent-dev.hcl")),
-    ("agent-ops.hcl", include_str!("../../policies/agent-ops.hcl")),
-    // No `*.hcl`: the gateway does not read it, the tailnet's administrator does.
-    (
-        "tailnet-policy.hujson",
-        include_str!("../../tailscale/policy.hujson"),
-    ),
-];
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(folder) = args.init {
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        for (name, text) in STARTER {
-            let path = folder.join(name);
-            anyhow::ensure!(
-                !path.exists(),
-                "{} is there already; nothing is overwritten",
-                path.display()
-            );
-            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-            println!("wrote {}", path.display());
-        }
+        starter::write(&folder, &args.pack)?;
         return Ok(ExitCode::SUCCESS);
     }
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()

@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done; 1 the answer is "no"; 2 wrong usage or unreadable input.
 
+mod agents;
 mod approvals;
 mod audit;
 mod credentials;
@@ -13,6 +14,7 @@ mod join;
 mod judge;
 mod learn;
 mod leave;
+mod lsp;
 mod operators;
 mod peers;
 mod replay;
@@ -66,6 +68,8 @@ enum Command {
     Eval(eval::Args),
     /// Print the facts of statements or requests, one JSON object a line.
     Inspect(inspect::Args),
+    /// Serve editors: errors, completion and hover texts in policies, on standard input and output.
+    Lsp(lsp::Args),
     /// Enrol this machine at a gateway.
     Join(join::Args),
     /// Run one command through the tunnel.
@@ -82,7 +86,9 @@ enum Command {
     Peers(peers::Args),
     /// Invite people to the admin page, list or remove them, end their sessions.
     Operators(operators::Args),
-    /// List, show, approve, deny or watch held actions.
+    /// List agents, stop one at once, let one go again.
+    Agents(agents::Args),
+    /// List, show, approve, deny or watch held actions; list or revoke grants.
     Approvals(approvals::Args),
     /// List, set or rotate secrets.
     Credentials(credentials::Args),
@@ -109,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Learn(args) => learn::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Lsp(args) => lsp::run(args),
         Command::Join(args) => join::run(args),
         Command::Run(args) => run::run(args),
         Command::Env(args) => env::run(args),
@@ -117,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Leave(args) => leave::run(args),
         Command::Peers(args) => peers::run(args),
         Command::Operators(args) => operators::run(args),
+        Command::Agents(args) => agents::run(args),
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
         Command::Tailnet(args) => tailnet::run(args),
@@ -131,6 +139,23 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// A time as people write it, in seconds: 90s, 15m, 2h, 7d.
+fn seconds(text: &str) -> Result<i64, String> {
+    let wrong = || "a number with s, m, h or d, such as 15m".to_owned();
+    let (number, unit) = text
+        .split_at_checked(text.len().saturating_sub(1))
+        .ok_or_else(wrong)?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    Ok(i64::from(number) * unit)
 }
 
 /// A text as one segment of a path, or one value of a query.

@@ -52,7 +52,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Removed when the run ends, however it ends.
+/// Where inside and outside meet. Removed once the tunnel is up, so that nothing is left of a run that is
+/// killed later: what the inside mounted from it stays.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -68,9 +69,15 @@ impl Folder {
     }
 }
 
+impl Folder {
+    fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        self.remove();
     }
 }
 
@@ -133,6 +140,8 @@ fn serve(
                 // It says why on stderr, in one line, and ends.
                 return Ok(child.wait()?);
             };
+            // Its two files are used, one mounted and one connected: whatever ends us now leaves nothing lying.
+            folder.remove();
             let mut tunnel = runtime.block_on(Tunnel::connect(enrolment))?;
             if let Some(lock) = &lock {
                 tunnel.note_in(lock.try_clone()?);

@@ -64,6 +64,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         "`--device {}` is no network device",
         args.device
     );
+    let mut is_attached = false;
     let changes = if args.remove {
         change::removal()
     } else {
@@ -74,6 +75,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(1));
             }
         };
+        let tailscale = policy.model().gateway.tailscale.as_ref();
+        is_attached = tailscale.is_some_and(|own| own.socket.is_some());
         change::setting_up(&wanted(&args, policy.model())?)
     };
     if changes.is_empty() {
@@ -95,10 +98,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if !args.remove {
         println!("\nThen:");
-        println!(
-            "  tailscale set --operator={}      # lets the gateway declare its routes",
-            args.user
-        );
+        // A tailscaled of the gateway's own lets its account.
+        if is_attached {
+            println!(
+                "  tailscale set --operator={}      # lets the gateway declare its routes",
+                args.user
+            );
+        }
         println!("  systemctl enable --now tailkeep.service");
         println!("  tailkeep tailnet                    # what the policy file of the tailnet lacks");
     }

@@ -58,6 +58,10 @@ fn print(report: &Value, is_well: bool) {
         }
     }
     println!("tags       {}", list(&report["tags"]));
+    match report["not_asked_at"].as_str() {
+        Some(why) => println!("asked at   {}", super::printable(why)),
+        None => println!("asked at   {}", text("asked_at")),
+    }
     for route in report["routes"].as_array().into_iter().flatten() {
         let state = match (&route["advertised"], &route["approved"], &route["primary"]) {
             (Value::Bool(false), ..) => "not advertised",

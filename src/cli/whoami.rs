@@ -69,6 +69,9 @@ fn print(manifest: &Manifest) {
         manifest.address
     );
     println!("profile    {}", printable(&manifest.profile));
+    if let Some(gateway) = &manifest.gateway {
+        println!("gateway    {}", printable(gateway));
+    }
     for endpoint in &manifest.endpoints {
         println!("\n{}", printable(&endpoint.name));
         for place in &endpoint.hosts {

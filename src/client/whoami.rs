@@ -12,7 +12,9 @@ pub const WHOAMI_BYTES_MAX: usize = 4 << 20;
 /// Why it is not told.
 #[derive(Debug, thiserror::Error)]
 pub enum WhoamiError {
-    #[error("{0} does not answer: {1}")]
+    #[error(
+        "{0} does not answer: {1}. On a tailnet whose DNS does not know that name: --gateway NAME, the name of its node"
+    )]
     Unreachable(String, String),
     #[error("{0}")]
     Refused(String),

@@ -31,6 +31,10 @@ pub struct Manifest {
     pub transport: Transport,
     /// The agent's address inside the tunnel.
     pub address: IpAddr,
+    /// The gateway's own name on the tailnet, where it answers as [`HOST`] does; `None` for agents that
+    /// reach it otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     /// What it reaches.
     pub endpoints: Vec<Reached>,
     pub limits: Limits,
@@ -84,8 +88,14 @@ pub struct Wielded {
 }
 
 impl Manifest {
-    /// The manifest of an agent under a policy. `addresses` gives what a name resolves to for it.
-    pub fn of(model: &Model, agent: &Agent, addresses: &dyn Fn(&str) -> Vec<IpAddr>, ca_pem: &str) -> Self {
+    /// The manifest of an agent under a policy. `addresses` gives what a name resolves to for it;
+    /// `gateway` is the gateway's own name on the tailnet.
+    pub fn of(
+        model: &Model,
+        agent: &Agent,
+        addresses: &dyn Fn(&str) -> Vec<IpAddr>,
+        (ca_pem, gateway): (&str, Option<&str>),
+    ) -> Self {
         let profile = model.profile(&agent.profile);
         let endpoints = profile.map_or_else(Vec::new, |profile| {
             let reached = profile.endpoints.iter().filter_map(|key| model.endpoint(key));
@@ -99,6 +109,9 @@ impl Manifest {
             profile: agent.profile.to_string(),
             transport: agent.identity.transport,
             address: agent.identity.address,
+            gateway: gateway
+                .filter(|_| agent.identity.transport == Transport::Tailnet)
+                .map(str::to_owned),
             endpoints,
             limits: agent.identity.limits,
             ca_pem: ca_pem.to_owned(),
@@ -110,6 +123,13 @@ impl Manifest {
 
     fn in_words(&self) -> String {
         let mut text = String::from(INTRODUCTION);
+        if let Some(gateway) = &self.gateway {
+            let _ = writeln!(
+                text,
+                "The gateway is {gateway} on your tailnet; http://{gateway}/text says this again."
+            );
+        }
+        text.push_str("You reach:\n");
         for endpoint in &self.endpoints {
             let hosts: Vec<String> = endpoint.hosts.iter().map(Place::shown).collect();
             let _ = write!(text, "- {}: {}", endpoint.name, hosts.join(", "));
@@ -146,7 +166,6 @@ round it. HTTP 429 says that you ask too often.
 A request may be held until a person has decided: it stays open and silent, for minutes. Give it time, do not cancel \
 it, and do not send it twice; nothing has happened until it is answered. Everything you send is recorded.
 TLS to these services is signed by the gateway's own authority: http://tailkeep.internal/ca.pem.
-You reach:
 ";
 
 impl Reached {
@@ -353,7 +372,12 @@ profile "other" {
             "api.test" => vec![IpAddr::from([10, 78, 0, 1])],
             _ => Vec::new(),
         };
-        Manifest::of(policy.model(), &agent, &addresses, "PEM")
+        Manifest::of(
+            policy.model(),
+            &agent,
+            &addresses,
+            ("PEM", Some("gw-1.lab.ts.net")),
+        )
     }
 
     #[test]
@@ -361,6 +385,7 @@ profile "other" {
         let manifest = manifest(Limits::default());
         let json = serde_json::to_value(&manifest).unwrap();
         assert_eq!(json["version"], 1);
+        assert_eq!(json["gateway"], "gw-1.lab.ts.net");
         assert_eq!(json["endpoints"][0]["hosts"][0]["addresses"][0], "10.78.0.1");
         assert_eq!(json["endpoints"][0]["hosts"][1]["host"], "*.api.test");
         assert_eq!(
@@ -372,6 +397,7 @@ profile "other" {
         assert_eq!(json["endpoints"][1]["credentials"][0]["user"], "ro");
         assert_eq!(serde_json::from_value::<Manifest>(json).unwrap(), manifest);
         for told in [
+            "http://gw-1.lab.ts.net/text says this again.\nYou reach:\n- https.api",
             "- https.api: api.test:443, *.api.test:8443",
             "- postgres.orders: orders.test:5432, database orders",
             "pat: {{pat}} or ghp_LOOKALIKE in Authorization: Bearer",

@@ -92,6 +92,12 @@ impl Diagnostics {
         &self.items
     }
 
+    /// Those that point into the sources that are asked for.
+    pub(crate) fn only(mut self, file: &dyn Fn(usize) -> bool) -> Self {
+        self.items.retain(|item| item.at.is_none_or(|at| file(at.file)));
+        self
+    }
+
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }

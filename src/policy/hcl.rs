@@ -21,6 +21,22 @@ pub(super) struct Findings<'a> {
     pub(super) read: ReadFile<'a>,
     pub(super) errors: RefCell<Vec<Diagnostic>>,
     pub(super) notes: RefCell<Vec<Diagnostic>>,
+    /// Block and field of everything that the loader asked for, to be held against its table.
+    #[cfg(test)]
+    pub(super) asked: RefCell<std::collections::BTreeSet<(String, &'static str)>>,
+}
+
+impl<'a> Findings<'a> {
+    pub(super) fn new(sources: &'a [Source], read: ReadFile<'a>) -> Self {
+        Findings {
+            sources,
+            read,
+            errors: RefCell::default(),
+            notes: RefCell::default(),
+            #[cfg(test)]
+            asked: RefCell::default(),
+        }
+    }
 }
 
 impl Findings<'_> {
@@ -56,6 +72,12 @@ pub(super) struct Fields<'a> {
     /// What to call the block in a message: `endpoint "https" "github"`.
     pub(super) title: String,
     pub(super) at: At,
+    /// The block's keyword, behind those of the blocks around it: `gateway.limits`.
+    #[cfg_attr(
+        not(test),
+        allow(dead_code, reason = "the table is compared with what was asked in tests")
+    )]
+    path: String,
     entries: Vec<Entry<'a>>,
     blocks: Vec<&'a Block>,
     known: RefCell<Vec<&'static str>>,
@@ -76,6 +98,7 @@ impl<'a> Fields<'a> {
             findings,
             title,
             at: at_,
+            path: String::new(),
             entries: Vec::new(),
             blocks: Vec::new(),
             known: RefCell::default(),
@@ -112,11 +135,25 @@ impl<'a> Fields<'a> {
             title.push_str(&format!(" \"{}\"", label.as_str()));
         }
         let place = at(file, block.ident.span());
-        Fields::of_body(findings, title, place, &block.body)
+        Fields {
+            path: block.ident.value().as_str().to_owned(),
+            ..Fields::of_body(findings, title, place, &block.body)
+        }
+    }
+
+    /// Notes that a block of this kind may have the field.
+    fn know(&self, name: &'static str) {
+        self.known.borrow_mut().push(name);
+        #[cfg(test)]
+        self.findings.asked.borrow_mut().insert((self.path.clone(), name));
+    }
+
+    fn below(&self, name: &str) -> String {
+        format!("{}.{name}", self.path)
     }
 
     fn find(&self, name: &'static str) -> Option<Entry<'a>> {
-        self.known.borrow_mut().push(name);
+        self.know(name);
         let entry = self.entries.iter().find(|entry| entry.name == name).copied();
         entry.filter(|entry| !entry.expr.is_null())
     }
@@ -216,6 +253,7 @@ impl<'a> Fields<'a> {
             findings: self.findings,
             title: format!("an entry of `{name}`"),
             at: place,
+            path: self.below(name),
             entries: Vec::new(),
             blocks: Vec::new(),
             known: RefCell::default(),
@@ -240,7 +278,7 @@ impl<'a> Fields<'a> {
             .find(|entry| entry.name == name)
             .map(|entry| entry.expr)
         {
-            self.known.borrow_mut().push(name);
+            self.know(name);
             return Some(self.of_object(name, self.at_of(name), object));
         }
         let mut found = self.nested_all(name).into_iter();
@@ -255,16 +293,19 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn nested_all(&self, name: &'static str) -> Vec<Fields<'a>> {
-        self.known.borrow_mut().push(name);
+        self.know(name);
         self.blocks
             .iter()
             .filter(|block| block.ident.value().as_str() == name)
-            .map(|block| Fields::of_block(self.findings, self.at.file, block))
+            .map(|block| Fields {
+                path: self.below(name),
+                ..Fields::of_block(self.findings, self.at.file, block)
+            })
             .collect()
     }
 
     pub(super) fn nested_blocks(&self, name: &'static str) -> Vec<&'a Block> {
-        self.known.borrow_mut().push(name);
+        self.know(name);
         let same = |block: &&&Block| block.ident.value().as_str() == name;
         self.blocks.iter().filter(same).copied().collect()
     }
@@ -272,7 +313,7 @@ impl<'a> Fields<'a> {
     /// Fields of the grammar that have no effect here: each that is set makes a note.
     pub(super) fn inert(&self, names: &[&'static str], why: &str) {
         for &name in names {
-            self.known.borrow_mut().push(name);
+            self.know(name);
             let block = self
                 .blocks
                 .iter()

@@ -34,6 +34,14 @@ pub use model::*;
 pub use recorded::RecordedFacts;
 pub use rule::Step;
 
+/// What a configuration and its conditions may hold, for editors.
+#[cfg(feature = "daemon")]
+pub(crate) mod guide {
+    pub(crate) use super::cel::manual;
+    pub(crate) use super::load::Kind;
+    pub(crate) use super::load::table::{FILE, Field, HELD, Shape, Table, blocks, family, kind, types};
+}
+
 /// One configuration file, already read.
 #[derive(Clone, Debug)]
 pub struct Source {

@@ -170,6 +170,12 @@ impl Rules {
         all
     }
 
+    /// The rule of this name that an endpoint's actions are judged by.
+    pub(super) fn find(&self, endpoint: &str, name: &str) -> Option<&Arc<Rule>> {
+        let shelved = self.by_endpoint.get(endpoint)?;
+        shelved.rules.iter().find(|rule| *rule.name == *name)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.count
     }

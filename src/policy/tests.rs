@@ -776,6 +776,39 @@ fn no_endpoint_has_the_gateways_own_name() {
 }
 
 #[test]
+fn an_upstream_among_the_names_virtual_addresses_is_an_error() {
+    let with = |gateway: &str, endpoint: &str| {
+        load(&format!(
+            "gateway {{\n {gateway}\n}}\nendpoint \"postgres\" \"e\" {{\n {endpoint}\n}}\n"
+        ))
+        .map_err(|errors| errors.render())
+        .err()
+    };
+    let tailnet = "virtual_cidr = \"10.0.0.0/8\"\n tailscale {\n }";
+    for endpoint in [
+        "host = \"e.test\"\n upstream = \"10.20.0.5:5432\"",
+        "host = \"10.20.0.5:5432\"",
+        "hosts = [\"10.20.0.0/16\"]",
+        "host = \"e.test\"\n upstream = \"[fd7a:7461:696c:78::9]:5432\"",
+    ] {
+        let said = with(tailnet, endpoint).unwrap_or_default();
+        assert!(
+            said.contains("of the names' virtual addresses"),
+            "{endpoint}: {said}"
+        );
+    }
+    let elsewhere = "host = \"e.test\"\n upstream = \"11.20.0.5:5432\"";
+    assert_eq!(with(tailnet, elsewhere), None);
+    let wider = "hosts = [\"8.0.0.0/6\"]";
+    assert_eq!(with(tailnet, wider), None, "of which the names' part ends here");
+    assert_eq!(
+        with("", "host = \"10.78.0.5:5432\""),
+        None,
+        "nothing leads there from a tailnet"
+    );
+}
+
+#[test]
 fn routes_that_lead_round_the_gateway_or_nowhere_are_errors() {
     let gateway = |socket: &str, rest: &str| {
         load(&format!(

@@ -224,7 +224,7 @@ async fn offer<J: Judge>(
     let dialled = claimed.destination.ip().to_string();
     let host = sni.or(claimed.name.as_deref()).unwrap_or(&dialled);
     let to = To {
-        agent: claimed.agent.identity.address,
+        agent: &claimed.agent.identity,
         endpoint,
         dial: if claimed.name.is_some() { host } else { &dialled },
         host,

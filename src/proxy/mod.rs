@@ -11,15 +11,14 @@
 
 pub mod http;
 mod passthrough;
+mod place;
 pub mod postgres;
 mod replay;
 pub mod route;
 mod sql;
 pub mod whoami;
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
@@ -27,6 +26,7 @@ use crate::credential::store::SecretStore;
 use crate::identity::{Agent, Identity};
 use crate::ingress::Flow;
 use crate::ingress::dns::Names;
+use crate::ingress::tailnet::Called;
 use crate::policy::{Endpoint, Protocol};
 use crate::tls::{Connectors, Leaves};
 use crate::upstream::{Dialer, Pool};
@@ -34,6 +34,7 @@ use crate::verdict::gate::Gate;
 use crate::verdict::{Cause, Refusal};
 
 use http::budget::{Budget, HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
+use place::{Place, Places};
 use route::{Destination, Route};
 use whoami::Teller;
 
@@ -52,8 +53,7 @@ pub struct Proxy {
     statements: Arc<Mutex<crate::facts::sql::cache::Cache>>,
     services: passthrough::Services,
     teller: Teller,
-    /// Open connections of each address inside a tunnel.
-    open: Mutex<HashMap<IpAddr, usize>>,
+    open: Places,
 }
 
 /// Texts whose statements are kept parsed, of all sessions together.
@@ -67,6 +67,8 @@ pub struct Parts {
     pub connectors: Arc<Connectors>,
     pub dialer: Arc<Dialer>,
     pub secrets: SecretStore,
+    /// How peers of the tailnet call the gateway.
+    pub called: watch::Receiver<Called>,
 }
 
 impl Proxy {
@@ -87,7 +89,12 @@ impl Proxy {
             }),
         };
         Arc::new(Proxy {
-            teller: Teller::new(parts.gate.clone(), parts.names.clone(), parts.leaves.ca_pem()),
+            teller: Teller::new(
+                parts.gate.clone(),
+                parts.names.clone(),
+                parts.leaves.ca_pem(),
+                parts.called,
+            ),
             gate: parts.gate,
             names: parts.names,
             leaves: parts.leaves,
@@ -101,7 +108,7 @@ impl Proxy {
                 STATEMENTS_KEPT_MAX,
             ))),
             services: passthrough::Services::default(),
-            open: Mutex::new(HashMap::new()),
+            open: Places::default(),
         })
     }
 
@@ -131,7 +138,8 @@ impl Proxy {
             Some(name) => format!("{name}:{}", address.port()),
             None => address.to_string(),
         };
-        if self.teller.is_at(address, name.as_deref()) {
+        let is_stopped = self.gate.is_stopped(&identity);
+        if self.teller.is_at(address, name.as_deref()) && !is_stopped {
             return self.teller.serve(flow).await;
         }
         let mut reloads = self.gate.reloads();
@@ -163,9 +171,10 @@ impl Proxy {
     ) {
         while reloads.changed().await.is_ok() {
             let policy = self.gate.policy();
-            let same = policy
-                .profile_for(&agent.now().identity)
-                .is_ok_and(|own| own == agent.profile)
+            let same = !self.gate.is_stopped(&agent.now().identity)
+                && policy
+                    .profile_for(&agent.now().identity)
+                    .is_ok_and(|own| own == agent.profile)
                 && route::route(policy.model(), &agent.profile, destination).is_as(&route);
             if !same {
                 return;
@@ -223,33 +232,9 @@ impl Proxy {
 
     /// Takes a place among the agent's connections; given back when the value is dropped.
     fn enter(&self, identity: &Identity) -> Option<Place<'_>> {
-        let address = identity.address;
         let limit = self.gate.policy().model().gateway.limits.connections_max;
         let own = identity.limits.connections;
         let limit = own.map_or(limit, |own| limit.min(usize::try_from(own).unwrap_or(limit)));
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(address).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(Place { proxy: self, address })
-    }
-}
-
-struct Place<'a> {
-    proxy: &'a Proxy,
-    address: IpAddr,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut open = self.proxy.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.address);
-            }
-        }
+        self.open.enter(identity, limit)
     }
 }

@@ -1,5 +1,7 @@
 //! Destinations that no endpoint claims, where `unknown_host = "passthrough"`.
 
+mod opening;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -7,6 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::io::copy_bidirectional_with_sizes;
 
+use self::opening::Watched;
 use super::Proxy;
 use crate::audit::Outcome;
 use crate::facts::Facts;
@@ -21,7 +24,7 @@ use crate::verdict::{Action, Cause, Digest, Refusal, Step};
 const COPY_BYTES: usize = 64 << 10;
 
 impl Proxy {
-    pub(super) async fn pass(&self, mut flow: Flow, agent: Agent, dialled: &str) {
+    pub(super) async fn pass(&self, flow: Flow, agent: Agent, dialled: &str) {
         let summary = format!("connect {dialled}");
         // An endpoint's own address must not be a way round its rules.
         let generation = *self.gate.reloads().borrow();
@@ -59,13 +62,22 @@ impl Proxy {
         let mut outcome = Outcome::default();
         match self.dialer.pass(&permit, flow.destination).await {
             Ok(mut upstream) => {
+                let limit = Duration::from_millis(policy.model().gateway.limits.handshake_ms);
+                let mut agents = Watched::new(flow.stream, policy.model(), limit);
                 let copied =
-                    copy_bidirectional_with_sizes(&mut flow.stream, &mut upstream, COPY_BYTES, COPY_BYTES)
-                        .await;
+                    copy_bidirectional_with_sizes(&mut agents, &mut upstream, COPY_BYTES, COPY_BYTES).await;
                 if let Ok((up, down)) = copied {
                     (outcome.bytes_up, outcome.bytes_down) = (up, down);
                 }
                 outcome.status = "closed".to_owned();
+                if let Some(why) = agents.refused() {
+                    outcome.status = format!("ended: {why}");
+                    let refusal = Refusal::new(Cause::NoEndpoint, "reach this service by its name");
+                    let refusal = refusal.with_detail(why.to_owned());
+                    self.gate
+                        .refuse(&agent, "unknown", &action.summary, refusal)
+                        .await;
+                }
             }
             Err(error) => outcome.status = format!("not dialled: {error}"),
         }
@@ -126,7 +138,7 @@ impl Services {
             found.asked = Some((now, generation));
         }
         let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
-        Ok(found.addresses.contains_key(&canonical))
+        Ok(found.addresses.contains_key(&canonical) || dialer.has_dialled(canonical))
     }
 }
 

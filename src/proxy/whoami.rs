@@ -1,7 +1,7 @@
 //! The gateway's own name: who an agent is, asked over HTTP from inside its tunnel.
 //!
 //! `http://tailkeep.internal/` answers with the [`Manifest`] of whoever asks, as the tunnel proved it;
-//! so does the gateway's own address in the WireGuard tunnel. A peer without a profile gets 403.
+//! so do the gateway's own address in the WireGuard tunnel, and its node's name on the tailnet. A peer without a profile gets 403.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -14,11 +14,13 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::identity::Live;
 use crate::identity::manifest::{HOST, Manifest, PORT};
 use crate::ingress::Flow;
 use crate::ingress::dns::Names;
+use crate::ingress::tailnet::Called;
 use crate::protocol::http::denial;
 use crate::verdict::Refusal;
 use crate::verdict::gate::Gate;
@@ -36,11 +38,14 @@ pub struct Teller {
     gate: Arc<Gate>,
     names: Arc<Names>,
     ca_pem: Arc<str>,
+    called: watch::Receiver<Called>,
 }
 
 impl Teller {
-    pub fn new(gate: Arc<Gate>, names: Arc<Names>, ca_pem: &str) -> Self {
+    /// `called` says how peers of the tailnet call the gateway.
+    pub fn new(gate: Arc<Gate>, names: Arc<Names>, ca_pem: &str, called: watch::Receiver<Called>) -> Self {
         Teller {
+            called,
             gate,
             names,
             ca_pem: ca_pem.into(),
@@ -59,7 +64,14 @@ impl Teller {
             both.into_iter().flatten().collect()
         };
         let policy = self.gate.policy();
-        Ok(Manifest::of(policy.model(), &agent, &addresses, &self.ca_pem))
+        let called = self.called();
+        let told = (&*self.ca_pem, called.answers());
+        Ok(Manifest::of(policy.model(), &agent, &addresses, told))
+    }
+
+    /// How peers of the tailnet call the gateway now.
+    pub fn called(&self) -> Called {
+        self.called.borrow().clone()
     }
 
     /// Whether a destination is where agents ask.
@@ -70,6 +82,7 @@ impl Teller {
             let nets = wireguard.map(|own| [own.subnet_v4, own.subnet_v6]);
             let mut firsts = nets.into_iter().flatten().filter_map(|net| net.hosts().next());
             firsts.any(|own| own == destination.ip())
+                || self.called.borrow().addresses.contains(&destination.ip())
         };
         destination.port() == PORT && (name == Some(HOST) || (name.is_none() && own()))
     }
@@ -97,7 +110,9 @@ impl Teller {
             .get(HOST_HEADER)
             .and_then(|host| host.to_str().ok());
         let host = host.map(|host| host.strip_suffix(":80").unwrap_or(host).trim_matches(['[', ']']));
-        let is_ours = host.is_some_and(|host| host.eq_ignore_ascii_case(HOST) || host.parse() == Ok(own));
+        let is_ours = host.is_some_and(|host| {
+            host.eq_ignore_ascii_case(HOST) || host.parse() == Ok(own) || self.called.borrow().is(host)
+        });
         if !is_ours {
             // A page that was led here by another name is to read nothing.
             return failed(

@@ -1,8 +1,10 @@
 //! Opens TCP to an upstream, with a permit.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -19,6 +21,12 @@ pub const STAGGER: Duration = Duration::from_millis(250);
 
 /// Addresses of a name that are tried.
 pub const ADDRESSES_MAX: usize = 8;
+
+/// How long an address counts as an endpoint's after it was last dialled as one.
+pub const DIALLED_FOR: Duration = Duration::from_secs(600);
+
+/// Addresses that are remembered as an endpoint's; at the limit the oldest goes.
+pub const DIALLED_MAX: usize = 4096;
 
 /// TCP to an upstream could not be opened. Nothing of it is for the agent's eyes.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +94,8 @@ pub struct Dialer {
     resolver: Option<SocketAddr>,
     closed: Closed,
     connect: Duration,
+    /// Where endpoints were found to be. Of a wildcard's names nobody knows more.
+    dialled: Mutex<HashMap<SocketAddr, Instant>>,
 }
 
 impl Dialer {
@@ -95,6 +105,32 @@ impl Dialer {
             resolver,
             closed,
             connect: Duration::from_millis(connect_ms),
+            dialled: Mutex::default(),
+        }
+    }
+
+    /// Whether an endpoint was dialled at an address, canonical, within [`DIALLED_FOR`].
+    pub fn has_dialled(&self, address: SocketAddr) -> bool {
+        let at = self.dialled().get(&address).copied();
+        at.is_some_and(|at| at.elapsed() < DIALLED_FOR)
+    }
+
+    fn dialled(&self) -> MutexGuard<'_, HashMap<SocketAddr, Instant>> {
+        self.dialled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, addresses: &[SocketAddr]) {
+        let mut dialled = self.dialled();
+        for address in addresses {
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+            if dialled.len() >= DIALLED_MAX && !dialled.contains_key(&address) {
+                let oldest = dialled
+                    .iter()
+                    .min_by_key(|(_, at)| **at)
+                    .map(|(address, _)| *address);
+                oldest.map(|oldest| dialled.remove(&oldest));
+            }
+            dialled.insert(address, Instant::now());
         }
     }
 
@@ -119,6 +155,7 @@ impl Dialer {
         }
         self.in_time(async {
             let found = self.resolve(&target.host, target.port).await?;
+            self.remember(&found);
             let mut open = Vec::with_capacity(found.len());
             let mut shut = None;
             for address in found {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 use super::pool::{To, Version};
+use crate::identity::{Holder, Identity};
 use crate::policy::Endpoint;
 use crate::proxy::http::UpBody;
 
@@ -28,13 +29,32 @@ pub(super) type Http2 = hyper::client::conn::http2::SendRequest<UpBody>;
 /// client certificate.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    agent: IpAddr,
+    agent: Owner,
     endpoint: Configured,
     dial: String,
     host: String,
     port: u16,
     identity: Option<[u8; 32]>,
     version: Version,
+}
+
+/// An agent by all that tells it from others: an address that is given to another peer brings none of
+/// the first one's connections.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Owner {
+    holder: Holder,
+    key: String,
+    address: IpAddr,
+}
+
+impl Owner {
+    fn of(agent: &Identity) -> Owner {
+        Owner {
+            holder: agent.holder(),
+            key: agent.key.clone(),
+            address: agent.address,
+        }
+    }
 }
 
 /// An endpoint as one policy configures it. Another policy's is another, even if it reads the
@@ -59,7 +79,7 @@ impl Hash for Configured {
 impl Key {
     pub(super) fn of(to: &To<'_>) -> Key {
         Key {
-            agent: to.agent,
+            agent: Owner::of(to.agent),
             endpoint: Configured(to.endpoint.clone()),
             dial: to.dial.to_owned(),
             host: to.host.to_owned(),
@@ -182,4 +202,43 @@ fn room(slots: &mut HashMap<Key, Slot>, key: Key) -> Option<&mut Slot> {
         return None;
     }
     Some(slots.entry(key).or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Transport;
+    use crate::policy::{Policy, Source};
+
+    #[test]
+    fn a_peer_that_is_given_anothers_address_has_none_of_its_connections() {
+        let source = Source {
+            path: "policy.hcl".into(),
+            text: "endpoint \"https\" \"a\" { hosts = [\"a.test\"] }\n".to_owned(),
+        };
+        let policy = Policy::load(vec![source], &|path| std::fs::read_to_string(path)).unwrap();
+        let endpoint = &policy.model().endpoints[0];
+        let key = |node: &str, key: &str, address: [u8; 4]| {
+            let agent = Identity {
+                key: key.to_owned(),
+                ..Identity::new(Transport::Wireguard, address.into(), node)
+            };
+            Key::of(&To {
+                agent: &agent,
+                endpoint,
+                dial: "a.test",
+                host: "a.test",
+                port: 443,
+                identity: None,
+                version: Version::Http1,
+                answer: IDLE_MAX,
+            })
+        };
+        let own = [10, 77, 0, 2];
+        let first = key("laptop", "AAA=", own);
+        assert!(first == key("laptop", "AAA=", own));
+        assert!(first != key("laptop", "BBB=", own), "enrolled anew by that name");
+        assert!(first != key("desktop", "AAA=", own));
+        assert!(first != key("laptop", "AAA=", [10, 77, 0, 3]));
+    }
 }

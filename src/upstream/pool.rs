@@ -6,7 +6,6 @@
 //! of them finds no old connection.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use tokio::time::{timeout, timeout_at};
 
 use super::dial::{DialError, Dialer, Target};
 use super::keep::{Http1, Http2, KEYS_MAX, Keep, Kept, Key};
+use crate::identity::Identity;
 use crate::policy::Endpoint;
 use crate::proxy::http::UpBody;
 use crate::proxy::http::body::Tally;
@@ -72,8 +72,8 @@ pub enum Version {
 /// Where a request goes.
 #[derive(Clone, Copy)]
 pub struct To<'a> {
-    /// The agent's address: connections are never shared between agents.
-    pub agent: IpAddr,
+    /// Connections are never shared between agents.
+    pub agent: &'a Identity,
     pub endpoint: &'a Arc<Endpoint>,
     /// What to dial: the claimed name, or the dialled address as text.
     pub dial: &'a str,

@@ -1,8 +1,9 @@
 //! The login to a PostgreSQL server: SSLRequest as `sslmode` says, then whatever password exchange
 //! the server asks for. (PostgreSQL documentation, "Start-up" and "SASL Authentication".)
 //!
-//! Invariants: a clear-text password goes only into verified TLS; SCRAM is finished by the
-//! server's own proof; with -PLUS on offer over TLS nothing weaker is taken; a server that lets us
+//! Invariants: a clear-text password goes only into verified TLS; an MD5 answer, which proves nothing of the
+//! server and lets who sees it guess at leisure, goes there too, or where `sslmode = "disable"` says that
+//! the way is trusted as it is; SCRAM is finished by the server's own proof; with -PLUS on offer over TLS nothing weaker is taken; a server that lets us
 //! in without asking for the password is taken only over verified TLS or where no password is held,
 //! since it has proved nothing.
 
@@ -50,6 +51,11 @@ pub enum LoginError {
     NoPassword,
     #[error("the server asks for a clear-text password outside verified TLS")]
     Clear,
+    #[error(
+        "the server asks for an MD5 password outside verified TLS: give it a SCRAM password, verify it \
+         (`sslmode = \"verify-full\"`), or trust the way to it (`sslmode = \"disable\"`)"
+    )]
+    Md5,
     #[error("the server let us in without proving that it knows the password")]
     Unproved,
     #[error("the server asks for an unknown kind of authentication ({0})")]
@@ -66,6 +72,8 @@ pub struct Trust {
     /// Whether there is TLS, whose server was verified.
     pub tls: bool,
     pub verified: bool,
+    /// Whether the policy asks for no TLS, so that whoever is on the way is trusted.
+    pub plain_by_choice: bool,
     /// The `tls-server-end-point` binding.
     pub binding: Option<Vec<u8>>,
 }
@@ -102,7 +110,11 @@ pub async fn secure(
 ) -> Result<(Box<dyn Wire>, Trust), LoginError> {
     // As libpq: `require` with roots given verifies the chain.
     let Some(verify) = Verify::for_sslmode(mode, ca_cert.is_some()) else {
-        return Ok((io, Trust::default()));
+        let trust = Trust {
+            plain_by_choice: true,
+            ..Trust::default()
+        };
+        return Ok((io, trust));
     };
     io.write_all(&SSL_REQUEST).await?;
     match io.read_u8().await? {
@@ -128,6 +140,7 @@ pub async fn secure(
     let trust = Trust {
         tls: true,
         verified: verify != Verify::Nothing,
+        plain_by_choice: false,
         binding,
     };
     Ok((Box::new(stream), trust))
@@ -225,6 +238,7 @@ async fn authenticate<IO: Wire + ?Sized>(
         0 => return Err(LoginError::Unproved),
         3 if !trust.verified => return Err(LoginError::Clear),
         3 => send_password(io, password?).await?,
+        5 if !trust.verified && !trust.plain_by_choice => return Err(LoginError::Md5),
         5 => {
             let salt: [u8; 4] = rest[..].try_into().map_err(|_| LoginError::Protocol("salt"))?;
             let hash = md5_hash(login.user.as_bytes(), password?, salt);

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::approval::Question;
+use super::approval::{People, Question, Scope};
 use super::{Action, Digest, Refusal, Step};
 use crate::audit::Record;
 use crate::credential::KnownSecrets;
@@ -37,6 +37,31 @@ pub(super) fn clean(known: &KnownSecrets, policy: &Policy, record: &mut Record) 
     for text in texts.into_iter().chain(&mut record.detail) {
         scrub(known, text);
     }
+}
+
+/// What a rule's chain asks of people, step by step, and what a grant in their place would be for.
+pub(super) fn chain_of(
+    policy: &Policy,
+    agent: &Agent,
+    action: &Action,
+    rule: &str,
+    chain: &[Arc<str>],
+) -> (Vec<People>, Option<Scope>) {
+    let approvers = chain.iter().filter_map(|key| policy.model().approver(key));
+    let people = approvers.filter_map(|approver| match &approver.kind {
+        ApproverKind::Human {
+            require_approvers,
+            approvers,
+            ..
+        } => Some(People {
+            required: *require_approvers,
+            eligible: approvers.clone(),
+        }),
+        ApproverKind::Llm(_) => None,
+    });
+    let digest = policy.rule_digest(&action.endpoint, action.credential.as_deref(), rule);
+    let scope = digest.and_then(|digest| Scope::new(&agent.identity, &agent.profile, (rule, digest)));
+    (people.collect(), scope)
 }
 
 /// What an approver is asked, not cleaned yet.
@@ -84,6 +109,10 @@ pub(super) fn question(
         eligible,
         timeout,
         policy: policy.version(),
+        agent: agent.identity.agent_key(),
+        scope: None,
+        heeds_grants: false,
+        chain: Vec::new(),
     })
 }
 

@@ -28,8 +28,11 @@ fn pictures() -> PathBuf {
 impl Chromium {
     /// `None`, with a line that says so, where there is no Chromium.
     pub async fn start() -> Option<Chromium> {
+        // What the driver and its browser leave lying goes with the profile.
+        let profile = tempfile::tempdir().unwrap();
         let driver = Command::new("chromedriver")
             .arg("--port=0")
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -43,7 +46,6 @@ impl Chromium {
             let said = line.strip_prefix("ChromeDriver was started successfully on port ")?;
             said.trim_end_matches('.').parse::<u16>().ok()
         });
-        let profile = tempfile::tempdir().unwrap();
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let base = format!(

@@ -4,6 +4,7 @@
 
 mod eval;
 mod inspect;
+mod lsp;
 mod replay;
 mod starter;
 

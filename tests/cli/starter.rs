@@ -63,7 +63,11 @@ fn the_starting_set_is_whole_and_both_sides_agree() {
     assert!(written.status.success(), "{written:?}");
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     for file in std::fs::read_dir(repository.join("policies")).unwrap() {
-        let name = file.unwrap().file_name();
+        let file = file.unwrap();
+        if file.path().is_dir() {
+            continue;
+        }
+        let name = file.file_name();
         let own = std::fs::read(repository.join("policies").join(&name)).unwrap();
         assert!(
             std::fs::read(folder.path().join(&name)).unwrap() == own,
@@ -130,4 +134,77 @@ fn the_starting_set_is_whole_and_both_sides_agree() {
     let approvers = model.approvers.iter();
     let humans = approvers.filter(|approver| matches!(approver.kind, ApproverKind::Human { .. }));
     assert_eq!(decide, humans.map(|approver| approver.name.clone()).collect());
+}
+
+/// What `tailkeep test` says that the fixtures of a folder cover of its rules.
+#[track_caller]
+fn covered(policy: &str, fixtures: &str) -> Value {
+    let args = ["test", policy, fixtures, "--format", "json", "--cover-min", "100"];
+    let run = crate::tailkeep(&args, b"");
+    let last = run.out.lines().last().unwrap_or_default();
+    let document: Value = serde_json::from_str(last).unwrap_or_else(|_| panic!("{}{}", run.out, run.errors));
+    assert_eq!(run.code, 0, "{policy}: {}", run.out);
+    document["coverage"].clone()
+}
+
+/// Each pack loads as it is written, each of its rules has an action that it is for and one that it is
+/// not for, and each operand of each condition came out both ways.
+#[test]
+fn every_rule_of_every_pack_has_an_allowed_and_a_refused_fixture() {
+    let packs = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/packs");
+    let fixtures = packs.join("fixtures");
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(&fixtures).unwrap() {
+        let name = file.unwrap().path();
+        names.push(name.file_stem().unwrap().to_str().unwrap().to_owned());
+    }
+    names.sort();
+    assert_eq!(names, ["github", "kubernetes", "payments", "postgres", "slack"]);
+    for name in &names {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        let init = crate::tailkeep(&["gateway", "--init", path, "--pack", name], b"");
+        assert_eq!(init.code, 0, "{}", init.errors);
+        let found = covered(path, &format!("{path}/fixtures"));
+        assert_eq!(found["rules"]["percent"], 100);
+        assert_eq!(found["branches"]["percent"], 100);
+        for rule in found["each"].as_array().unwrap() {
+            assert!(
+                rule["rule"].as_str().unwrap().starts_with(name.as_str()),
+                "{rule}"
+            );
+            assert!(rule["matched"].as_u64().unwrap() > 0, "{rule}");
+            let asks = rule["is_bound"] == true;
+            assert!(!asks || rule["not_matched"].as_u64().unwrap() > 0, "{rule}");
+        }
+        // Both an action that passes and one that is refused, by the fixtures' own word.
+        let fixtures = std::fs::read_to_string(folder.path().join(format!("fixtures/{name}.json"))).unwrap();
+        let all: Vec<Value> = serde_json::from_str(&fixtures).unwrap();
+        for verdict in ["allow", "deny"] {
+            assert!(
+                all.iter().any(|one| one["match"]["verdict"] == verdict),
+                "{name}: {verdict}"
+            );
+        }
+        // Nothing is overwritten, and nothing is written beside what is there.
+        std::fs::remove_file(folder.path().join("gateway.hcl")).unwrap();
+        let again = crate::tailkeep(&["gateway", "--init", path, "--pack", name], b"");
+        assert!(
+            again.code != 0 && again.errors.contains("nothing is overwritten"),
+            "{}",
+            again.errors
+        );
+        assert!(!folder.path().join("gateway.hcl").exists());
+    }
+    let found = covered(packs.to_str().unwrap(), fixtures.to_str().unwrap());
+    assert_eq!(found["each"].as_array().unwrap().len(), 40);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let two = ["gateway", "--init", path, "--pack", "slack", "--pack", "github"];
+    assert_eq!(crate::tailkeep(&two, b"").code, 0);
+    covered(path, &format!("{path}/fixtures"));
+    assert_eq!(
+        crate::tailkeep(&["gateway", "--init", path, "--pack", "other"], b"").code,
+        2
+    );
 }

@@ -1,6 +1,6 @@
 //! The agent's machine: what `tailkeep run` keeps of its command, and what it does without root.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::process::{Command, Stdio};
 
@@ -33,6 +33,15 @@ fn a_command_ends_as_it_would_without_us() {
     }
     let many = world.run(&["head", "-c", "3000000", "/dev/zero"]);
     assert_eq!(many.len(), 3_000_000);
+    // Whoever is killed cannot clear up: there is nothing lying about while it runs.
+    let empty = world.folder.path().join("temporary");
+    std::fs::create_dir(&empty).unwrap();
+    let listed = world
+        .agent("agent", &["ls", "-A", empty.to_str().unwrap()])
+        .env("TMPDIR", &empty)
+        .output()
+        .unwrap();
+    assert!(listed.status.success() && listed.stdout.is_empty(), "{listed:?}");
 }
 
 #[test]
@@ -178,6 +187,34 @@ fn what_a_command_leaves_behind_has_no_network() {
             .success()
     );
     until("the process that was left has lost its names", || said.exists());
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_nothing() {
+    if !can_run() {
+        return;
+    }
+    let world = World::start(POLICY);
+    let temporary = world.folder.path().join("temporary");
+    std::fs::create_dir(&temporary).unwrap();
+    let left = || std::fs::read_dir(&temporary).unwrap().count();
+    let shown = ["sh", "-c", "echo up; read go; cat /etc/resolv.conf; read go"];
+    let mut child = world
+        .agent("agent", &shown)
+        .env("TMPDIR", &temporary)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "up");
+    assert_eq!(left(), 0);
+    // What was mounted from there is still there.
+    child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "nameserver 10.91.0.1");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(left(), 0);
 }
 
 #[test]

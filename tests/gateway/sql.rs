@@ -1,5 +1,8 @@
 //! SQL that was read as something else than what the server ran.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
 use crate::postgres::{PASSWORD, Server};
 use crate::world::{World, can_run};
 
@@ -13,11 +16,14 @@ fn policy(server: &Server, rules: &str) -> String {
     )
 }
 
-fn password_file() -> std::path::PathBuf {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = std::env::temp_dir().join(format!("tailkeep-test-password-{}", std::process::id()));
-    std::fs::write(&path, PASSWORD).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+/// One file for all tests, put there whole: they run at once.
+fn password_file() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = folder.join("password-of-app");
+    let draft = folder.join(format!("password-of-app.{}", std::process::id()));
+    std::fs::write(&draft, PASSWORD).unwrap();
+    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(&draft, &path).unwrap();
     path
 }
 

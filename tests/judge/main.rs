@@ -271,6 +271,7 @@ async fn decide(world: &World, decision: Decision) {
         person: "ann".into(),
         decision,
         reason: None,
+        grant: None,
     };
     world.queue.decide(decide).await.unwrap();
 }

@@ -3,7 +3,7 @@
 use tailkeep::protocol::postgres::wire::message;
 
 use crate::raw::{Raw, query, run, sync};
-use crate::world::both;
+use crate::world::{World, both};
 
 fn data(text: &str) -> Vec<u8> {
     message(b'd', text.as_bytes()).to_vec()
@@ -56,6 +56,33 @@ async fn copy_in_ends_by_done_by_fail_and_by_the_server() {
     let came = raw.until_ready(1).await;
     assert!(!came.tags.contains('Z'), "{came:?}");
     assert_eq!(server.says("select array_agg(x) from t"), "{1,2,6,8}");
+}
+
+/// Rows stream, so that a person decides on the statement alone; the question says so.
+#[tokio::test]
+async fn who_approves_copy_is_told_that_its_rows_are_not_shown() {
+    let (server, world) = both().await;
+    assert!(server.sql("create table t (x int); grant all on t to app"));
+    for (text, is_told) in [
+        ("copy t from stdin /* hold */", true),
+        ("insert into t values (1) /* hold */", false),
+    ] {
+        let mut raw = Raw::enter(world.address).await;
+        raw.send(&query(text)).await;
+        let id = world.held().await;
+        let held = world.queue.show(id).await.unwrap().unwrap();
+        let detail = held.question["detail"].as_str().unwrap();
+        assert!(detail.starts_with(text), "{detail}");
+        assert_eq!(detail.contains("NOT SHOWN: the rows"), is_told, "{detail}");
+        drop(raw);
+        until_withdrawn(&world).await;
+    }
+}
+
+async fn until_withdrawn(world: &World) {
+    while !world.queue.list(false).await.unwrap().is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

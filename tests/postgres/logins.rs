@@ -121,10 +121,13 @@ async fn every_method_as_far_as_the_channel_can_be_trusted() {
     let own = made("orders.test");
     let right = Some(own.pem.as_str());
     let (clear, unproved) = ("clear-text password", "without proving");
+    let md5 = "MD5 password outside verified TLS";
     let server = own.server(true).await;
     for (mode, pem, role, want) in [
         ("disable", None, "md5er", Ok("md5er")),
         ("verify-full", right, "md5er", Ok("md5er")),
+        ("prefer", None, "md5er", Err(md5)),
+        ("require", None, "md5er", Err(md5)),
         ("disable", None, "clear", Err(clear)),
         ("require", None, "clear", Err(clear)),
         ("verify-ca", right, "clear", Ok("clear")),
@@ -136,6 +139,7 @@ async fn every_method_as_far_as_the_channel_can_be_trusted() {
     }
     let plain = own.server(false).await;
     check(plain.port, "prefer", None, "app", Ok("app")).await;
+    check(plain.port, "prefer", None, "md5er", Err(md5)).await;
     for mode in ["require", "verify-ca", "verify-full"] {
         check(plain.port, mode, right, "app", Err("speaks no TLS")).await;
     }

@@ -58,6 +58,7 @@ async fn decide(world: &World, id: i64, decision: Decision) {
         person: "ann".into(),
         decision,
         reason: None,
+        grant: None,
     };
     world.queue.decide(decide).await.unwrap();
 }

@@ -62,10 +62,12 @@ async fn what_a_function_hides_ends_the_connection() {
     assert!(server.sql(
         "create function evil() returns text language sql as $$ select set_config('standard_conforming_strings', 'off', false) $$;
          create function tame() returns text language sql set standard_conforming_strings = off as $$ select 'a' $$;
+         create view settings as select * from pg_settings; grant all on settings to app;
          create table t (x int); insert into t values (1); grant all on t to app",
     ));
     for evil in [
         "select evil()",
+        "update settings set setting = 'off' where name = 'standard_conforming_strings'",
         "do $$ begin set client_encoding = 'SJIS'; end $$",
         "do $$ begin set standard_conforming_strings = off; end $$",
     ] {
@@ -111,11 +113,6 @@ async fn settings_of_the_role_and_of_the_start_do_not_change_it() {
             "options=--standard-conforming-strings%3Doff",
             "`standard_conforming_strings` may not be set here",
         ),
-        ("options=-c%20role%3Dpostgres", "`role` may not be set here"),
-        (
-            "options=-c%20session_authorization%3Dpostgres",
-            "`session_authorization` may not be set here",
-        ),
         ("replication=database", "replication connections are refused"),
     ] {
         let ran = world
@@ -127,6 +124,12 @@ async fn settings_of_the_role_and_of_the_start_do_not_change_it() {
 }
 
 const NO_SET: &str = r#"
+rule "no-roles" {
+  endpoint  = postgres.orders
+  condition = "sql.role_change"
+  verdict   = "deny"
+  reason    = "no other roles here"
+}
 rule "no-set" {
   endpoint  = postgres.orders
   condition = "sql.verb == 'set' && !sql.statement.contains('public')"
@@ -147,6 +150,7 @@ async fn a_setting_of_the_start_is_judged_as_set() {
         ..SETUP
     };
     let world = World::new(server.port, setup).await;
+    assert!(server.sql("create role clerk; grant clerk to app"));
     let many = (0..=SETTINGS_MAX).map(|n| format!("-c%20a.b{n}%3Dpublic%20"));
     for (options, want) in [
         (
@@ -156,6 +160,12 @@ async fn a_setting_of_the_start_is_judged_as_set() {
         ("options=-c%20search_path%3Dpublic", "t | ".to_owned()),
         ("options=-c%20search_path%3Devil", "no settings here".to_owned()),
         ("options=-c%20app.tenant%3D7", "no settings here".to_owned()),
+        // Who the session is, by the fact that SET ROLE has too.
+        ("options=-c%20role%3Dclerk", "no other roles here".to_owned()),
+        (
+            "options=-c%20session-authorization%3Dpostgres",
+            "no other roles here".to_owned(),
+        ),
         (
             &format!("options={}", many.collect::<String>()),
             "too many settings".to_owned(),
@@ -172,6 +182,8 @@ async fn a_setting_of_the_start_is_judged_as_set() {
         "SET search_path TO 'public' | allow | SET",
         "SET search_path TO 'evil' | deny | -",
         "SET app.tenant TO '7' | deny | -",
+        "SET role TO 'clerk' | deny | -",
+        "SET session_authorization TO 'postgres' | deny | -",
     ] {
         assert!(story.contains(&line.to_owned()), "{line}: {story:#?}");
     }

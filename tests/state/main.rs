@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod grants;
 mod hiding;
 mod queue;
 mod retention;
@@ -69,6 +70,10 @@ fn question(bytes: &str, timeout: Duration) -> Question {
         eligible: vec![],
         timeout,
         policy: 1,
+        agent: "peer:laptop".into(),
+        scope: None,
+        heeds_grants: true,
+        chain: vec![],
     }
 }
 
@@ -103,6 +108,7 @@ fn say(id: i64, person: &str, decision: Decision) -> Decide {
         person: person.into(),
         decision,
         reason: None,
+        grant: None,
     }
 }
 

@@ -16,7 +16,7 @@ pub struct Server {
     pub port: u16,
     child: Child,
     bin: PathBuf,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
@@ -70,7 +70,7 @@ impl Server {
             port,
             child,
             bin,
-            _folder: folder,
+            folder,
         };
         let started = Instant::now();
         while !server.sql("select 1") {
@@ -80,6 +80,11 @@ impl Server {
         assert!(server.sql(&format!("create role app login password '{PASSWORD}'")));
         assert!(server.sql("grant all on schema public to app"));
         server
+    }
+
+    /// Its Unix socket, for whom no network leads here.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join(format!(".s.PGSQL.{}", self.port))
     }
 
     /// Runs SQL as the superuser, directly; whether it did.

@@ -9,7 +9,9 @@
 mod approval;
 mod both;
 mod bus;
+mod database;
 mod deciding;
+mod failover;
 mod granted;
 mod kept;
 #[path = "../support/tailnet/mod.rs"]
@@ -18,12 +20,15 @@ mod lab;
 mod limits;
 mod names;
 mod own;
+mod own_name;
 mod page;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod postgres;
 mod real;
 mod redirect;
+mod round;
+mod stories;
 mod tailscaled;
 mod userspace;
 mod whoami;

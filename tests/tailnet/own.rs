@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use crate::lab::{Gateway, Machine, POLICY, World, local, program, until};
+use serde_json::json;
+
+use crate::lab::{Gateway, Machine, POLICY, VIRTUAL, World, local, program, until};
 use crate::real::{CI_READS, Service, service_on};
 
 /// A gateway without a `socket`. `fields` stand in its tailscale block.
@@ -286,6 +288,53 @@ fn refused(fields: &str) -> (String, bool) {
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (said, folder.path().join("state/tailscale").exists())
+}
+
+#[test]
+fn what_our_own_tailscaled_would_lead_round_the_gateway_is_not_advertised() {
+    // At load: it dials what it advertises itself.
+    let upstream = "\n  }\n  virtual_cidr = \"10.0.0.0/8\"\n}\nendpoint \"http\" \"e\" {\n  hosts = [\"e.test\"]\n  upstream = \"10.20.0.5:80\"\n}\nprofile \"p\" {\n  limits {";
+    for (fields, wanted) in [
+        ("routes = [\"10.20.0.0/16\"]", "would go round the gateway"),
+        (
+            "via {\n      site = 7\n      cidr = \"10.1.0.0/16\"\n    }",
+            "would go round the gateway",
+        ),
+        (upstream, "of the names' virtual addresses"),
+    ] {
+        let (said, made) = refused(fields);
+        assert!(said.contains(wanted) && !made, "{fields}: {said}");
+    }
+    // While it runs: what somebody declares by its LocalAPI does not stay.
+    let Some(own) = Own::start(BY_KEY, |world| world.control.key(&[])) else {
+        return;
+    };
+    let advertised = || own.world.control.node("keeper")["Advertised"].clone();
+    let ours = json!(VIRTUAL);
+    until("our routes are advertised", || advertised() == ours);
+    let socket = folder(&own.world).join("state/tailscale/tailscaled.sock");
+    let prefs = || {
+        let text = local::ask(&socket, "GET", "/localapi/v0/prefs", "").1;
+        let prefs: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        prefs["AdvertiseRoutes"].clone()
+    };
+    let wanted = json!({ "AdvertiseRoutes": ["127.0.0.0/8", "10.78.0.0/16"], "AdvertiseRoutesSet": true });
+    let (status, told) = local::ask(&socket, "PATCH", "/localapi/v0/prefs", &wanted.to_string());
+    assert_eq!(status, 200, "{told}");
+    until("they are as they were", || {
+        prefs() == ours && advertised() == ours
+    });
+    // A range that ends elsewhere is taken back, and comes again with its route.
+    own.machine.ip("route del local 10.78.0.0/16 dev lo");
+    until("the range is withdrawn", || advertised() == json!([VIRTUAL[1]]));
+    let shown = own.gateway.operator(&["tailnet"]).output().unwrap();
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        text.contains("ip route add local 10.78.0.0/16 dev lo") && !shown.status.success(),
+        "{text}"
+    );
+    own.machine.ip("route add local 10.78.0.0/16 dev lo");
+    until("it is advertised again", || advertised() == ours);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::tailnet::redirect_port;
 use crate::ingress::tailnet::guard::{Guarded, Kernel};
-use crate::ingress::tailnet::{Node, Plan};
+use crate::ingress::tailnet::{Node, Plan, local};
 use crate::policy::{HostPattern, Model};
 use crate::upstream::Dialer;
 use crate::verdict::gate::Gate;
@@ -38,6 +38,7 @@ pub(super) async fn keep(
             // A mode that is not known yet.
             None => Guarded::default(),
         };
+        let guarded = guarded.but_for(local::elsewhere(&plan.names).await);
         node.advertise(plan.advertised(&guarded)).await;
         if let Some(status) = now {
             let round = match status.has_device {

@@ -16,6 +16,7 @@ use crate::audit::log::Log;
 use crate::credential::store::SecretStore;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names, Resolver, Zone, forward_to};
+use crate::ingress::tailnet::Called;
 use crate::ingress::wireguard::{Config, FLOWS_MAX, Listener, Peer, PeerSet, Status};
 use crate::policy::{Gateway, Policy, TAILNET_RANGES, Wireguard};
 use crate::proxy::{Parts, Proxy};
@@ -72,7 +73,9 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         closed(&gateway),
         gateway.limits.connect_ms,
     ));
+    let (called, called_now) = watch::channel(Called::default());
     let proxy = Proxy::new(Parts {
+        called: called_now,
         gate: gate.clone(),
         names: names.clone(),
         leaves: leaves.clone(),
@@ -115,7 +118,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         let (names, parts) = ((names, answerer.clone()), (gate.clone(), dialer));
         async move {
             match node {
-                Some(node) => tailnet::serve(node, names, parts, proxy).await,
+                Some(node) => tailnet::serve(node, names, parts, (proxy, called)).await,
                 None => std::future::pending().await,
             }
         }
@@ -259,6 +262,7 @@ fn peers(state: &State) -> watch::Receiver<Arc<PeerSet>> {
         let peer = |key: &PeerKey| Peer {
             name: key.peer.clone(),
             public_key: key.public_key,
+            machine: key.machine,
             v4: Some(key.v4),
             v6: Some(key.v6),
         };

@@ -13,7 +13,8 @@ use crate::credential::store::read;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names};
 use crate::ingress::tailnet::{
-    Accepted, Daemon, Door, Listener, LocalApi, Login, NameServer, Node, Plan, Redirect, daemon, login,
+    Accepted, Called, Daemon, Door, Listener, LocalApi, Login, NameServer, Node, Own, Plan, Redirect, daemon,
+    login,
 };
 use crate::policy::{Gateway, Tailscale};
 use crate::proxy::Proxy;
@@ -134,7 +135,7 @@ pub(super) async fn serve(
     node: Arc<Node>,
     (names, answerer): (Arc<Names>, Arc<Answerer>),
     (gate, dialer): (Arc<Gate>, Arc<Dialer>),
-    proxy: Arc<Proxy>,
+    (proxy, called): (Arc<Proxy>, watch::Sender<Called>),
 ) -> anyhow::Error {
     let follower = node.clone();
     tokio::spawn(async move { follower.follow().await });
@@ -154,6 +155,7 @@ pub(super) async fn serve(
     let (plan, plan_changes) = watch::channel(Plan::of(gate.policy().model()));
     let port = redirect_port(&gate);
     tokio::spawn(Redirect::new(door.clone(), port, plan_changes).run(node.status()));
+    tokio::spawn(Own::new(door.clone(), called).run(node.status()));
     tokio::spawn(listen(Listener::new(names, door), gate.clone()));
     tokio::spawn(hand_over(accepted, proxy));
     routes::keep(&node, &gate, &dialer, &plan).await

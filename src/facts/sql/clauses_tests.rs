@@ -487,14 +487,16 @@ fn bare_names_are_looked_up_where_the_session_said() {
 
 #[test]
 fn files_and_programs_of_the_server() {
-    for (text, file, program) in [
-        ("copy t from '/etc/passwd'", true, false),
-        ("copy (select 1) to '/tmp/x'", true, false),
-        ("copy t to program 'id'", false, true),
-        ("copy t from stdin", false, false),
-        ("copy t to stdout", false, false),
+    for (text, file, program, rows) in [
+        ("copy t from '/etc/passwd'", true, false, false),
+        ("copy (select 1) to '/tmp/x'", true, false, false),
+        ("copy t to program 'id'", false, true, false),
+        ("copy t from program 'id'", false, true, false),
+        ("copy t from stdin", false, false, true),
+        ("copy t to stdout", false, false, false),
     ] {
         let facts = one(text);
-        assert_eq!((facts.server_file, facts.program), (file, program), "{text}");
+        let got = (facts.server_file, facts.program, facts.takes_rows);
+        assert_eq!(got, (file, program, rows), "{text}");
     }
 }

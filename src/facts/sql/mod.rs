@@ -6,7 +6,9 @@
 //!
 //! What no parser can know is a fact too: `opaque`, for text that runs and for the bodies of
 //! functions and operators that are not the server's own. `a.f` may be a call of `f`; it is listed
-//! as the column that it looks like. Triggers, rules, defaults and policies are not on the wire.
+//! as the column that it looks like. Views, triggers, rules, defaults and policies are not on the wire: a view
+//! stands as the table that it looks like, whatever its own query calls. Who may `create` them can hide there
+//! what SET or a function would show, but for how texts are read, which the session sees from the server.
 
 mod builtin;
 pub mod cache;
@@ -58,6 +60,8 @@ pub struct Statement {
     pub program: bool,
     /// COPY from or to a file of the server.
     pub server_file: bool,
+    /// COPY from the agent: rows follow that are no part of the text.
+    pub takes_rows: bool,
     pub role_change: bool,
     /// Runs code that cannot be read. EXECUTE is such code here; a session knows what it stands for.
     pub opaque: bool,
@@ -121,6 +125,7 @@ impl Statement {
             row_limit: None,
             program: false,
             server_file: false,
+            takes_rows: false,
             role_change: false,
             opaque: false,
             opaque_itself: false,

@@ -127,8 +127,10 @@ impl Walk {
             "CopyStmt" => {
                 let program = tree.get("is_program").is(true);
                 self.out.program |= program;
-                self.out.server_file |= !program && !tree.get("filename").text().is_empty();
+                let by_wire = !program && tree.get("filename").text().is_empty();
+                self.out.server_file |= !program && !by_wire;
                 if tree.get("is_from").is(true) {
+                    self.out.takes_rows |= by_wire;
                     self.write(tree.get("relation"));
                 } else {
                     self.read(tree.get("relation"));

@@ -81,10 +81,12 @@ pub fn policy_lines(model: &Model, plan: &Plan, tags: &[String]) -> String {
         if !routes.is_empty() && !ports.is_empty() {
             grants.push(json!({ "src": sources, "dst": routes, "ip": ports }));
         }
-        if !plan.names.is_empty() {
-            // For split DNS, over TCP where an answer is long.
-            grants.push(json!({ "src": sources, "dst": [tag], "ip": ["udp:53", "tcp:53"] }));
-        }
+        // The gateway's own name over HTTP; and split DNS, over TCP where an answer is long.
+        let own: &[&str] = match plan.names.is_empty() {
+            true => &["tcp:80"],
+            false => &["tcp:80", "udp:53", "tcp:53"],
+        };
+        grants.push(json!({ "src": sources, "dst": [tag], "ip": own }));
     }
     let approvers: BTreeMap<&str, [&str; 1]> = routes.iter().map(|route| (route.as_str(), [tag])).collect();
     let grants: Vec<String> = grants.iter().map(|grant| format!("  {grant},")).collect();

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+
 use super::localapi::Status;
 use super::redirect::Device;
 use super::routes::Plan;
@@ -35,6 +37,10 @@ pub enum Unguarded {
          routes: run `tailkeep setup`"
     )]
     NoTable(String),
+    #[error(
+        "{0} is not local to this machine, so that its other routes would lead agents on: run `tailkeep setup`, or          ip route add local {0} dev lo"
+    )]
+    NotLocal(IpNet),
 }
 
 /// What may be advertised besides the virtual ranges.
@@ -42,8 +48,21 @@ pub enum Unguarded {
 pub struct Guarded {
     pub real: bool,
     pub via: bool,
+    /// The ranges of virtual addresses that do not end here, and so may not.
+    pub elsewhere: Vec<IpNet>,
     /// What may not, and why.
     pub missing: Vec<Unguarded>,
+}
+
+impl Guarded {
+    /// With the ranges of which [`local::elsewhere`](super::local::elsewhere) said so.
+    #[must_use]
+    pub fn but_for(mut self, elsewhere: Vec<IpNet>) -> Self {
+        self.missing
+            .extend(elsewhere.iter().copied().map(Unguarded::NotLocal));
+        self.elsewhere = elsewhere;
+        self
+    }
 }
 
 /// The first line of a table: what it is for. `user` is the account whose dials are not turned.

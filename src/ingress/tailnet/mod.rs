@@ -8,8 +8,10 @@
 //! - [`door`] takes connections and has them asked for.
 //! - [`listener`] has a socket for every virtual address and port that the policy claims;
 //!   [`redirect`] those that connections to real addresses are turned to.
-//! - [`dns`] answers the endpoints' names on the node's addresses.
-//! - [`guard`] says what may be advertised without a way round the gateway, [`routes`] what is to be.
+//! - [`dns`] answers the endpoints' names on the node's addresses; [`own`] takes what asks the gateway's
+//!   own name over HTTP.
+//! - [`guard`] says what may be advertised without a way round the gateway, [`local`] which ranges end
+//!   here, [`routes`] what is to be.
 //! - [`approval`] says which of them the tailnet approved, and what its policy file lacks.
 //! - [`daemon`] runs a tailscaled of our own, [`login`] lets its node in, [`oauth`] gets it a key.
 //! - [`node`] follows tailscaled's bus, and keeps the routes declared.
@@ -28,12 +30,14 @@ pub mod dns;
 pub mod door;
 pub mod guard;
 pub mod listener;
+pub mod local;
 pub mod localapi;
 pub mod login;
 pub mod memory;
 pub mod miss;
 pub mod node;
 pub mod oauth;
+pub mod own;
 pub mod port;
 pub mod redirect;
 pub mod routes;
@@ -47,6 +51,7 @@ pub use listener::Listener;
 pub use localapi::{LocalApi, LocalApiError};
 pub use login::Login;
 pub use node::Node;
+pub use own::{Called, Own};
 pub use redirect::Redirect;
 pub use routes::Plan;
 pub use whois::{APPROVER, CAPABILITY, Known};

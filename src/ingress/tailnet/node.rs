@@ -46,12 +46,16 @@ impl Node {
     /// Nothing is asked or declared before [`Node::follow`]. `login` is for a tailscaled of our own,
     /// whose prefs are ours too.
     pub fn new(api: LocalApi, login: Option<Login>) -> Arc<Self> {
+        let routes = match &login {
+            Some(_) => Routes::alone(),
+            None => Routes::default(),
+        };
         Arc::new(Node {
             login,
             problem: watch::Sender::new(None),
             directory: Directory::new(api.clone()),
             api,
-            routes: Mutex::default(),
+            routes: Mutex::new(routes),
             status: watch::Sender::new(None),
         })
     }

@@ -20,10 +20,20 @@ pub struct Routes {
     ours: Vec<IpNet>,
     /// Were ours, and are not any more.
     before: Vec<IpNet>,
+    /// No others are to stay.
+    alone: bool,
     ended: bool,
 }
 
 impl Routes {
+    /// Those of a node of our own, where nobody else declares any.
+    pub fn alone() -> Self {
+        Routes {
+            alone: true,
+            ..Routes::default()
+        }
+    }
+
     /// Takes over other routes; false if they are the same, or if it is over.
     pub fn replace(&mut self, routes: Vec<IpNet>) -> bool {
         if self.ended || self.ours == routes {
@@ -55,7 +65,8 @@ impl Routes {
 
     /// What to declare where `there` is declared; `None` if that is right as it is.
     pub fn over(&self, there: &[IpNet]) -> Option<Vec<IpNet>> {
-        let mut all: Vec<IpNet> = there.iter().copied().filter(|net| !self.are_ours(net)).collect();
+        let others = there.iter().filter(|net| !self.alone && !self.are_ours(net));
+        let mut all: Vec<IpNet> = others.copied().collect();
         all.extend(&self.ours);
         let (mut before, mut after) = (there.to_vec(), all.clone());
         before.sort();
@@ -112,9 +123,11 @@ impl Plan {
         !self.real.is_empty() || !self.via.is_empty()
     }
 
-    /// Everything that is to be advertised: the virtual ranges, and what of the rest is guarded.
+    /// Everything that is to be advertised: what of the virtual ranges ends here, and what of the rest
+    /// is guarded.
     pub fn advertised(&self, guarded: &Guarded) -> Vec<IpNet> {
         let mut all = self.names.clone();
+        all.retain(|net| !guarded.elsewhere.contains(net));
         if guarded.real {
             all.extend(&self.real);
         }
@@ -161,14 +174,47 @@ fn may_be_route(net: IpNet) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     use crate::policy::{Policy, Source};
 
     fn all() -> Guarded {
         Guarded {
             real: true,
             via: true,
-            missing: vec![],
+            ..Guarded::default()
         }
+    }
+
+    #[test]
+    fn what_others_declare_stays_but_at_a_node_of_our_own() {
+        let net = |text: &str| -> IpNet { text.parse().unwrap() };
+        let (ours, other) = (net("10.78.0.0/16"), net("10.20.0.0/16"));
+        let over = |mut routes: Routes, there: &[IpNet]| {
+            routes.replace(vec![ours]);
+            routes.over(there)
+        };
+        assert_eq!(over(Routes::default(), &[other]), Some(vec![other, ours]));
+        assert_eq!(over(Routes::default(), &[other, ours]), None);
+        assert_eq!(over(Routes::alone(), &[other, ours]), Some(vec![ours]));
+    }
+
+    #[test]
+    fn a_virtual_range_that_does_not_end_here_is_not_advertised() {
+        let nets: Vec<IpNet> = ["10.78.0.0/16", "fd7a:7461:696c:78::/64"]
+            .map(|text| text.parse().unwrap())
+            .to_vec();
+        let plan = Plan {
+            names: nets.clone(),
+            ..Plan::default()
+        };
+        let guarded = Guarded::default().but_for(vec![nets[0]]);
+        assert_eq!(plan.advertised(&guarded), [nets[1]]);
+        assert!(
+            guarded.missing[0]
+                .to_string()
+                .contains("ip route add local 10.78.0.0/16 dev lo")
+        );
+        assert_eq!(plan.advertised(&Guarded::default()), nets);
     }
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {

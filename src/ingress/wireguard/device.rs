@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 
 use super::{Drop, Peer, PeerSet, PeerStatus};
-use crate::identity::{Identity, Transport};
+use crate::identity::{Identity, Transport, key_proof};
 
 /// Handshake messages a second before senders must prove their address with a cookie. Each is
 /// counted twice, here and inside its `Tunn`.
@@ -123,8 +125,14 @@ impl Device {
         }
         let index = self.next;
         self.next += 1;
-        let identity =
-            |address: IpAddr| Arc::new(Identity::new(Transport::Wireguard, address, peer.name.clone()));
+        let proof: Arc<str> = key_proof(peer.machine.as_ref().unwrap_or(&peer.public_key)).into();
+        let identity = |address: IpAddr| {
+            let identity = Identity::new(Transport::Wireguard, address, peer.name.clone());
+            Arc::new(Identity {
+                key: STANDARD.encode(peer.public_key),
+                ..identity.proved_by(proof.clone())
+            })
+        };
         let key = PublicKey::from(peer.public_key);
         let limiter = Some(Arc::clone(&self.limiter));
         let entry = Entry {

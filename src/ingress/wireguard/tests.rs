@@ -349,6 +349,7 @@ fn peer(key: u8, number: u8) -> Peer {
     Peer {
         name: format!("peer-{number}"),
         public_key: public_key(&[key; 32]),
+        machine: None,
         v4: Some(Ipv4Addr::new(10, 99, 0, number)),
         v6: Some(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, number.into())),
     }
@@ -396,6 +397,7 @@ async fn any_destination_is_accepted_and_known(stack: Stack) {
     let (mut listener, _change) = listener(stack, &[peer(1, 1)]).await;
     let mut client = Client::new(1, 1, listener.local_addr()).await;
     let v4 = client.here(4001);
+    let mut seen = std::collections::HashSet::new();
     for (from, to) in [
         (v4, at("203.0.113.9:4711")),
         (v4, at("169.254.169.254:65535")),
@@ -408,6 +410,8 @@ async fn any_destination_is_accepted_and_known(stack: Stack) {
             (flow.identity.now().node.as_str(), flow.identity.now().address),
             ("peer-1", from.ip())
         );
+        assert!(!flow.identity.now().key.is_empty());
+        seen.insert(flow.identity.now().key.clone());
         let mut said = [0; 5];
         timeout(SOON, flow.stream.read_exact(&mut said))
             .await
@@ -415,6 +419,11 @@ async fn any_destination_is_accepted_and_known(stack: Stack) {
             .unwrap();
         assert_eq!(&said, b"hello");
     }
+    assert_eq!(
+        seen.len(),
+        1,
+        "a peer is known by its key at both of its addresses"
+    );
 }
 
 async fn a_peer_speaks_from_its_own_address_alone(stack: Stack) {

@@ -199,21 +199,16 @@ pub(crate) fn find(name: &str, member: bool, args: usize) -> Option<(Function, T
         .map(|(function, _, _, _, ty)| (*function, ty.clone()))
 }
 
+/// Every function that has a name, and whether it stands behind a dot.
+pub(crate) fn named() -> impl Iterator<Item = (&'static str, bool)> {
+    let named = TABLE.iter().map(|row| (row.1, row.2));
+    named.filter(|(name, _)| name.starts_with(|c: char| c.is_ascii_alphabetic()))
+}
+
 /// The names that a message may offer.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    let named = TABLE.iter().map(|row| row.1);
-    named
-        .filter(|name| name.starts_with(|c: char| c.is_ascii_alphabetic()))
-        .chain([
-            "matches",
-            "has",
-            "all",
-            "exists",
-            "exists_one",
-            "map",
-            "filter",
-            "now",
-        ])
+    let macros = super::manual::MACROS.iter().map(|entry| entry.name);
+    named().map(|(name, _)| name).chain(macros)
 }
 
 pub(crate) fn is_namespace(name: &str) -> bool {

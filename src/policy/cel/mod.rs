@@ -14,6 +14,7 @@ mod fragile;
 mod function;
 pub(crate) mod key;
 mod list;
+pub(crate) mod manual;
 mod net;
 mod node;
 mod pattern;

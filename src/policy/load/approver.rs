@@ -21,6 +21,15 @@ const REQUEST_BYTES_MAX: i64 = 64 << 10;
 const REQUESTS_PER_HOUR: u64 = 1_000;
 const TOKENS_PER_DAY: u64 = 5_000_000;
 
+/// Each type with one sentence.
+pub(super) const TYPES: &[(&str, &str)] = &[
+    (
+        "human_approver",
+        "People, by `tailkeep approvals` and on the gateway's page.",
+    ),
+    ("llm_approver", "A model that judges by a policy text."),
+];
+
 impl<'a> Loader<'a> {
     pub(super) fn approvers(&mut self) {
         let mut texts = HashMap::new();
@@ -44,7 +53,8 @@ impl<'a> Loader<'a> {
                 "llm_approver" => self.llm(&fields, &texts),
                 _ => {
                     let message = format!("there is no approver type `{type_name}`");
-                    let help = "there are: human_approver, llm_approver";
+                    let names: Vec<&str> = TYPES.iter().map(|row| row.0).collect();
+                    let help = format!("there are: {}", names.join(", "));
                     self.findings.error(Diagnostic::new(at, message).help(help));
                     continue;
                 }

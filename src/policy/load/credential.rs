@@ -9,24 +9,30 @@ use super::super::{Credential, CredentialKind, SecretSource};
 use super::{Kind, Loader};
 
 /// Types whose slot is told by the vendor's public API documentation, beside our own.
-const TYPES: &[&str] = &[
-    "bearer_token",
-    "header_token",
-    "basic_auth",
-    "cookie_token",
-    "query_token",
-    "mtls_credential",
-    "postgres_credential",
-    "anthropic_manual_key",
-    "gemini_api_key",
-    "github_oauth",
-    "notion_oauth",
-    "openai_api_key",
-    "discord_bot_token",
+pub(super) const TYPES: &[(&str, &str)] = &[
+    ("bearer_token", "A bearer token in the Authorization header."),
+    ("header_token", "A token in a header that `header` names."),
+    ("basic_auth", "The password of a Basic pair."),
+    ("cookie_token", "A token in a cookie that `cookie_name` names."),
+    (
+        "query_token",
+        "A token in the parameter of the query that `parameter` names.",
+    ),
+    ("mtls_credential", "A client certificate towards the upstream."),
+    (
+        "postgres_credential",
+        "The role and the password that log in to PostgreSQL.",
+    ),
+    ("anthropic_manual_key", "An API key in the header x-api-key."),
+    ("gemini_api_key", "An API key in the header x-goog-api-key."),
+    ("github_oauth", "A bearer token of GitHub's API."),
+    ("notion_oauth", "A bearer token of Notion's API."),
+    ("openai_api_key", "A bearer token of OpenAI's API."),
+    ("discord_bot_token", "A bot's token of Discord's API."),
 ];
 
 /// Types of the grammar that are bound and never sent yet.
-const UNREAD: &[&str] = &[
+pub(super) const UNREAD: &[&str] = &[
     "anthropic_oauth_subscription",
     "aws_credential",
     "clickhouse_credential",
@@ -133,7 +139,7 @@ impl<'a> Loader<'a> {
                 type_name: other.to_owned(),
             },
             other => {
-                let names = || TYPES.iter().chain(UNREAD).copied();
+                let names = || TYPES.iter().map(|row| row.0).chain(UNREAD.iter().copied());
                 let near =
                     nearest(other, names()).map_or(String::new(), |near| format!("did you mean `{near}`? "));
                 let help = format!("{near}There are: {}", names().collect::<Vec<_>>().join(", "));

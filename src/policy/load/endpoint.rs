@@ -12,20 +12,52 @@ use crate::facts::Family;
 use crate::facts::http::path::normalize;
 use crate::identity::manifest::HOST;
 
-/// Type, protocol, family, port where a claim names none.
-const TYPES: &[(&str, Protocol, Family, u16)] = &[
-    ("https", Protocol::Https, Family::Http, 443),
-    ("http", Protocol::Http, Family::Http, 80),
-    ("openai_codex_https", Protocol::Https, Family::Http, 443),
-    ("kubernetes", Protocol::Kubernetes, Family::K8s, 443),
-    ("mcp", Protocol::Mcp, Family::Mcp, 443),
-    ("postgres", Protocol::Postgres, Family::Sql, 5432),
-    ("clickhouse_https", Protocol::Unread, Family::Sql, 443),
-    ("clickhouse_native", Protocol::Unread, Family::Sql, 9440),
-    ("mysql", Protocol::Unread, Family::Sql, 3306),
+/// Type, protocol, family, port where a claim names none, and one sentence.
+pub(super) const TYPES: &[(&str, Protocol, Family, u16, &str)] = &[
+    ("https", Protocol::Https, Family::Http, 443, "HTTP over TLS."),
+    (
+        "http",
+        Protocol::Http,
+        Family::Http,
+        80,
+        "HTTP, without TLS to the upstream.",
+    ),
+    (
+        "openai_codex_https",
+        Protocol::Https,
+        Family::Http,
+        443,
+        "HTTP over TLS, by another name of the grammar.",
+    ),
+    (
+        "kubernetes",
+        Protocol::Kubernetes,
+        Family::K8s,
+        443,
+        "A Kubernetes API server.",
+    ),
+    (
+        "mcp",
+        Protocol::Mcp,
+        Family::Mcp,
+        443,
+        "A server of the Model Context Protocol over HTTP.",
+    ),
+    (
+        "postgres",
+        Protocol::Postgres,
+        Family::Sql,
+        5432,
+        "A PostgreSQL server.",
+    ),
+    ("clickhouse_https", Protocol::Unread, Family::Sql, 443, UNREAD),
+    ("clickhouse_native", Protocol::Unread, Family::Sql, 9440, UNREAD),
+    ("mysql", Protocol::Unread, Family::Sql, 3306, UNREAD),
     // No facts of these are read; their rules may ask who the agent is.
-    ("ssh", Protocol::Unread, Family::Agent, 22),
+    ("ssh", Protocol::Unread, Family::Agent, 22, UNREAD),
 ];
+
+const UNREAD: &str = "Its protocol is not read yet: everything that is sent to it is refused.";
 
 /// Where the reference servers of the Model Context Protocol listen.
 const MCP_PATH: &str = "/mcp";
@@ -34,7 +66,7 @@ impl<'a> Loader<'a> {
     pub(super) fn endpoints(&mut self) {
         for (key, type_name, _, at, placed) in self.of_kind(Kind::Endpoint) {
             let fields = self.fields(placed);
-            let Some((_, protocol, family, port)) = TYPES.iter().find(|row| row.0 == type_name) else {
+            let Some((_, protocol, family, port, _)) = TYPES.iter().find(|row| row.0 == type_name) else {
                 let names = || TYPES.iter().map(|row| row.0);
                 let near = nearest(type_name, names())
                     .map_or(String::new(), |near| format!("did you mean `{near}`? "));
@@ -53,6 +85,7 @@ impl<'a> Loader<'a> {
             }
             fields.finish();
             self.overlap(&endpoint, at);
+            self.beside_the_names(&endpoint, at);
             self.model.endpoints.push(Arc::new(endpoint));
         }
     }

@@ -12,9 +12,6 @@ use super::super::hcl::{Fields, Spot};
 use super::super::{Gateway, Stack, UnknownHost, Unmatched, Wireguard};
 use super::{Loader, Placed};
 
-/// Blocks without labels of their own, and those that are read for their note alone.
-pub(super) const SINGLES: &[&str] = &["gateway", "defaults", "env_pushdown", "enrollment", "plugin"];
-
 pub(super) const INERT: &str = "it is part of the grammar, and this gateway does otherwise or not at all";
 
 impl<'a> Loader<'a> {

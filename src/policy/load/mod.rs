@@ -10,9 +10,9 @@ mod operators;
 mod preview;
 mod profile;
 mod rule;
+pub(crate) mod table;
 mod tailscale;
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub use profile::login_matches;
 
 /// What a reference may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Endpoint,
     Credential,
     Approver,
@@ -38,7 +38,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Endpoint => "endpoint",
             Kind::Credential => "credential",
@@ -52,7 +52,7 @@ impl Kind {
     }
 
     /// The number of labels of its block.
-    fn labels(self) -> usize {
+    pub(crate) fn labels(self) -> usize {
         match self {
             Kind::Policy | Kind::Profile | Kind::Rule => 1,
             _ => 2,
@@ -106,15 +106,15 @@ pub(super) struct Loaded {
 
 /// Parses, resolves and compiles.
 pub(super) fn load(sources: &[Source], read: ReadFile<'_>) -> Result<Loaded, Diagnostics> {
-    let findings = Findings {
-        sources,
-        read,
-        errors: RefCell::default(),
-        notes: RefCell::default(),
-    };
-    let bodies = parse(&findings);
+    let findings = Findings::new(sources, read);
+    load_into(&findings)
+}
+
+fn load_into(findings: &Findings<'_>) -> Result<Loaded, Diagnostics> {
+    let sources = findings.sources;
+    let bodies = parse(findings);
     let mut loader = Loader {
-        findings: &findings,
+        findings,
         declared: Vec::new(),
         names: HashMap::new(),
         model: Model::default(),
@@ -171,7 +171,7 @@ impl<'a> Loader<'a> {
         }
         self.top_level(bodies, &singles);
         for (ident, placed) in &singles {
-            if !gateway::SINGLES.contains(ident) {
+            if !table::blocks().any(|(name, _)| name == *ident) {
                 for placed in placed {
                     self.unknown_block(*placed);
                 }
@@ -188,12 +188,7 @@ impl<'a> Loader<'a> {
 
     fn unknown_block(&self, placed: Placed<'a>) {
         let ident = placed.block.ident.value().as_str();
-        let names = || {
-            KINDS
-                .iter()
-                .map(|kind| kind.name())
-                .chain(gateway::SINGLES.iter().copied())
-        };
+        let names = || table::blocks().map(|(name, _)| name);
         let near = nearest(ident, names()).map_or(String::new(), |near| format!("did you mean `{near}`? "));
         let help = format!("{near}There are: {}", names().collect::<Vec<_>>().join(", "));
         let place = hcl::at(placed.file, hcl_edit::Span::span(&placed.block.ident));

@@ -1,13 +1,14 @@
 //! `gateway { tailscale { … } }`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::super::diagnostic::Diagnostic;
+use super::super::diagnostic::{At, Diagnostic};
 use super::super::hcl::{Fields, Spot};
 use super::super::model::TAILNET_RANGES;
-use super::super::{Tailscale, Via};
+use super::super::{Endpoint, HostPattern, Tailscale, Via};
 use super::Loader;
 use super::gateway::INERT;
 
@@ -65,6 +66,43 @@ impl<'a> Loader<'a> {
             self.findings.error(Diagnostic::new(at, message).help(help));
         }
         self.model.gateway.tailscale = Some(tailscale);
+    }
+
+    /// An endpoint that is dialled inside of what the tailnet leads here for names: a tailscaled without
+    /// a network device would dial it itself.
+    pub(super) fn beside_the_names(&self, endpoint: &Endpoint, at: At) {
+        let gateway = &self.model.gateway;
+        if gateway.tailscale.is_none() {
+            return;
+        }
+        let dialled: Vec<IpNet> = match &endpoint.upstream {
+            Some(upstream) => upstream
+                .host
+                .parse::<IpAddr>()
+                .map(IpNet::from)
+                .into_iter()
+                .collect(),
+            None => {
+                let nets = endpoint.claims.iter().map(|claim| match &claim.host {
+                    HostPattern::Net(net) => Some(*net),
+                    _ => None,
+                });
+                nets.flatten().collect()
+            }
+        };
+        let own = [gateway.virtual_v4, gateway.virtual_v6];
+        let inside = dialled
+            .into_iter()
+            .find(|net| own.iter().any(|own| own.contains(net)));
+        if let Some(net) = inside {
+            let message = format!(
+                "`{}` leads to {net}, of the names' virtual addresses",
+                endpoint.key
+            );
+            let help = "the tailnet leads that range here, and what is in it is reached past every rule or not at all: \
+                        give virtual_cidr or virtual_cidr6 a range that is nobody's";
+            self.findings.error(Diagnostic::new(at, message).help(help));
+        }
     }
 
     fn routes(&self, fields: &Fields<'a>, tailscale: &mut Tailscale) {

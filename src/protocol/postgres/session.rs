@@ -309,7 +309,11 @@ impl PgSession {
 
     /// Asks the gate about one statement. The digest is over the messages that will be sent.
     fn decide(&mut self, what: What, permits: Vec<RecordId>, text: &str, facts: Facts, digest: Digest) {
+        let mut detail = text.to_owned();
         if let Facts::Sql(facts) = &facts {
+            if facts.statement.takes_rows {
+                detail.push_str(ROWS_UNSEEN);
+            }
             // Whether or not it is permitted and succeeds: the lists say what names may mean.
             self.path.apply(&facts.statement.path, &facts.user);
         }
@@ -332,7 +336,7 @@ impl PgSession {
             digest,
             whole: true,
             summary: summary.split_whitespace().collect::<Vec<_>>().join(" "),
-            detail: text.to_owned(),
+            detail,
         })));
     }
 
@@ -376,6 +380,10 @@ pub const OUTPUTS_MAX: usize = 1024;
 /// Bytes that a prepared statement's facts are taken to need for each byte of its text: every name is
 /// a text of its own.
 const FACTS_PER_TEXT: usize = 8;
+
+/// What an approver is told of COPY … FROM STDIN: they decide on the statement alone.
+const ROWS_UNSEEN: &str =
+    "\n-- NOT SHOWN: the rows that follow. Whoever approves this approves whatever rows are sent.";
 
 /// Characters of a statement in the one-line summary.
 pub const SUMMARY_CHARS_MAX: usize = 200;

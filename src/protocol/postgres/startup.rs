@@ -12,13 +12,8 @@ const CANCEL: u32 = 80_877_102;
 const SSL: u32 = 80_877_103;
 const GSSENC: u32 = 80_877_104;
 
-/// Settings that would change how statements are read or who runs them.
-const PINNED: [&str; 4] = [
-    "client_encoding",
-    "standard_conforming_strings",
-    "role",
-    "session_authorization",
-];
+/// Settings that would change how statements are read. All others are judged as the SET that they are.
+const PINNED: [&str; 2] = ["client_encoding", "standard_conforming_strings"];
 
 /// A start-up packet that is refused; the text is for the agent.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -116,8 +111,6 @@ fn check_settings(settings: &mut Vec<(String, String)>) -> Result<(), StartupErr
             "standard_conforming_strings" => matches!(value.as_str(), "on" | "true" | "1" | "yes"),
             // Written in capitals or in `options` these are settings here, and more at the server.
             "user" | "database" | "options" | "replication" => false,
-            // Who the session is would be no fact of any statement; SET ROLE is.
-            "role" | "session_authorization" => false,
             _ => !PINNED.contains(&name.as_str()) && !name.is_empty() && !name.starts_with("_pq_."),
         };
         if !harmless {
@@ -243,7 +236,7 @@ mod tests {
         );
         check(&[("client_encoding", "UTF8")], Ok(&[]));
         check(&[("client_encoding", "SJIS")], pinned("client_encoding"));
-        check(&[("Role", "admin")], pinned("role"));
+        check(&[("Role", "admin")], Ok(&[("role", "admin")]));
         check(
             &[("options", "-c search_path=a\\ b --work-mem=1")],
             Ok(&[("search_path", "a b"), ("work_mem", "1")]),
@@ -254,7 +247,7 @@ mod tests {
         );
         check(
             &[("options", "-c session_authorization=x")],
-            pinned("session_authorization"),
+            Ok(&[("session_authorization", "x")]),
         );
         check(&[("options", "-E")], pinned("-E"));
         check(&[("DATABASE", "other")], pinned("database"));

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::identity::{Identity, Transport};
+use crate::identity::{Holder, Identity};
 
 /// Bytes of all bodies of one agent that are held for a verdict at once. A body that finds no
 /// room is not held; its facts are unknown, and a rule that hangs on them denies.
@@ -17,9 +17,6 @@ pub const HELD_BYTES_MAX: usize = 64 << 20;
 /// hold ([`super::CONNECTION_WINDOW_BYTES`], and [`super::SEND_BUFFER_BYTES_MAX`] for each of
 /// [`super::STREAMS_MAX`] streams) that is 160 MiB at the worst.
 pub const HTTP2_PER_AGENT_MAX: usize = 32;
-
-/// A node or peer, with all its addresses and keys: a machine has a key for each of its runs.
-type Holder = (Transport, String);
 
 /// Who holds how much of what every agent may have an equal part of.
 #[derive(Clone, Debug)]
@@ -47,7 +44,7 @@ impl Budget {
 
     /// Takes room, or `None` where the agent has no more.
     pub fn take(&self, agent: &Identity, amount: usize) -> Option<Room> {
-        let agent = (agent.transport, agent.node.clone());
+        let agent = agent.holder();
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.get(&agent).copied().unwrap_or(0);
         let sum = own.checked_add(amount).filter(|sum| *sum <= self.most)?;
@@ -75,6 +72,7 @@ impl Drop for Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Transport;
 
     #[test]
     fn an_agent_has_its_own_room_and_gets_it_back() {

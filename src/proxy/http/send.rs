@@ -117,7 +117,7 @@ impl<J: Judge> Exchange<'_, J> {
         let mut ending = ending(shared, &permit, self.began, tally.clone());
         let dialled = connection.claimed.destination.ip().to_string();
         let to = To {
-            agent: connection.claimed.agent.identity.address,
+            agent: &connection.claimed.agent.identity,
             endpoint: &self.endpoint,
             dial: match connection.claimed.name {
                 Some(_) => &self.host,

@@ -1,16 +1,16 @@
 //! The loop between the two ends: reads, writes, rulings and cancels, none waiting for another.
 
-use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
 use tokio::sync::watch;
 
 use super::lasting::Lasting;
 use super::preview::{Event, Previews};
+use super::queue::Queue;
 use super::start::{Connected, dial};
 use super::{Context, PREPARED_BYTES_MAX, ROOM_STEP_BYTES, STATEMENTS_MAX, ServeError, Wait, Wire};
 use crate::audit::Outcome;
@@ -23,61 +23,8 @@ use crate::verdict::{Action, Cause, Permit, Refusal};
 
 /// Bytes read at once from a side.
 const READ_BYTES: usize = 64 << 10;
-/// Bytes that may wait for a side before what fills it is no longer read.
-pub const QUEUE_BYTES_MAX: usize = 1 << 20;
 
 const CANCEL_CODE: [u8; 4] = [4, 210, 22, 46];
-
-/// What waits to be written to a side.
-#[derive(Default)]
-struct Queue {
-    pieces: VecDeque<Bytes>,
-    bytes: usize,
-    /// Bytes that were written since the start.
-    written: u64,
-    unflushed: bool,
-}
-
-impl Queue {
-    fn push(&mut self, piece: Bytes) {
-        self.bytes += piece.len();
-        self.pieces.push_back(piece);
-    }
-
-    fn written(&mut self, count: usize) {
-        self.bytes -= count;
-        self.written += count as u64;
-        self.unflushed = true;
-        if let Some(front) = self.pieces.front_mut() {
-            front.advance(count);
-            if front.is_empty() {
-                self.pieces.pop_front();
-            }
-        }
-    }
-
-    fn front(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| piece)
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes >= QUEUE_BYTES_MAX
-    }
-
-    /// Writes some, or flushes; waits for ever if there is neither to do. May be dropped at any time.
-    async fn carry(&mut self, io: &mut WriteHalf<Box<dyn Wire>>) -> std::io::Result<()> {
-        if self.bytes > 0 {
-            let count = io.write(self.front()).await?;
-            self.written(count);
-        } else if self.unflushed {
-            io.flush().await?;
-            self.unflushed = false;
-        } else {
-            pending::<()>().await;
-        }
-        Ok(())
-    }
-}
 
 /// One session between its two ends.
 struct Relay<'a> {

@@ -216,3 +216,29 @@ fn families_take_turns_up_to_a_limit() {
     let many = (0..20).map(v4).collect();
     assert_eq!(in_turns(many).len(), ADDRESSES_MAX);
 }
+
+#[tokio::test]
+async fn where_a_wildcards_name_was_found_is_remembered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (dialer, port) = (dialer(), address.port());
+    let endpoint = endpoint("https.a", vec![HostPattern::Suffix("wild.test".to_owned())], port);
+    assert!(!dialer.has_dialled(address));
+    let target = Target {
+        host: "::ffff:127.0.0.1".to_owned(),
+        port,
+        guarded: false,
+    };
+    dialer.dial(&permit("https.a"), &endpoint, &target).await.unwrap();
+    assert!(dialer.has_dialled(address), "canonical");
+    assert!(!dialer.has_dialled(SocketAddr::new(address.ip(), port ^ 1)));
+    // The oldest goes where there are too many.
+    let others: Vec<_> = (0..u32::try_from(DIALLED_MAX).unwrap())
+        .map(|host| SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + host).into(), 1))
+        .collect();
+    dialer.remember(&others[1..]);
+    assert!(dialer.has_dialled(address));
+    dialer.remember(&others[..1]);
+    assert!(!dialer.has_dialled(address) && dialer.has_dialled(others[0]));
+    assert_eq!(dialer.dialled().len(), DIALLED_MAX);
+}

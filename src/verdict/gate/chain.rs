@@ -1,11 +1,14 @@
 //! The chain of approvers that an action needs: each in turn, all of them.
+//!
+//! A grant stands for all people of the chain, once each; judges are asked whatever was granted. Where
+//! a judge gave no verdict and leaves it to people, they have to look: no grant answers then.
 
 use std::sync::Arc;
 
 use super::{Allowed, Gate, UNAVAILABLE_REASON, or_default, record};
 use crate::identity::Agent;
 use crate::policy::{ApproverKind, FailMode, Judge, Policy};
-use crate::verdict::approval::{Answer, Question};
+use crate::verdict::approval::{Answer, Question, Use};
 use crate::verdict::judge::wire::prompt_version;
 use crate::verdict::{Action, Cause, Preview, Refusal};
 
@@ -28,46 +31,61 @@ impl Gate {
         chain: &[Arc<str>],
     ) -> Result<Allowed, Refusal> {
         let asking = Asking { rule, reason };
+        let (people, scope) = record::chain_of(policy, agent, action, &asking.rule, chain);
         let mut approvers = Vec::with_capacity(chain.len());
         let mut shown = None;
+        let (mut granted, mut undecided): (Option<Use>, bool) = (None, false);
         for (at, key) in chain.iter().enumerate() {
             let question = record::question(policy, agent, action, &asking.rule, &asking.reason, key);
             let question = question.map_err(|detail| asking.down(detail))?;
-            let question = record::clean_question(&self.known, question);
+            let mut question = record::clean_question(&self.known, question);
             match policy.model().approver(key).map(|approver| &approver.kind) {
                 Some(ApproverKind::Llm(judge)) => {
                     let behind = chain.get(at + 1..).unwrap_or_default();
                     let skip = judge.fail_mode == FailMode::Next && has_people(policy, behind);
-                    approvers.push(self.ask_judge(policy, judge, &question, &asking, skip).await?);
+                    let opinion = self.ask_judge(policy, judge, &question, &asking, skip).await?;
+                    undecided |= opinion.is_none();
+                    approvers.push(opinion.unwrap_or_else(|| format!("{key}:no verdict")));
                 }
                 _ => {
+                    if let Some(used) = granted.as_ref().filter(|_| !undecided) {
+                        approvers.push(by_grant(key, used));
+                        continue;
+                    }
                     if shown.is_none()
                         && let Some(preview) = preview
                     {
                         let found = self.show(policy, agent, action, &asking.rule, preview).await;
                         shown = Some(found.map_err(|detail| asking.down(detail))?);
                     }
-                    let question = Question {
-                        preview: shown.clone().unwrap_or_default(),
-                        ..question
-                    };
-                    approvers.extend(self.ask_people(question, &asking).await?);
+                    question.preview = shown.clone().unwrap_or_default();
+                    question.chain.clone_from(&people);
+                    (question.scope, question.heeds_grants) = (scope, !undecided);
+                    match self.ask_people(question, &asking).await? {
+                        Yes::Of(people) => approvers.extend(people),
+                        Yes::Granted(used) => {
+                            approvers.push(by_grant(key, &used));
+                            granted = Some(used);
+                        }
+                    }
                 }
             }
         }
         Ok(Allowed {
-            cause: "approved",
+            cause: if granted.is_some() { "granted" } else { "approved" },
+            grant: granted.map(|used| used.grant),
             rule: Some(asking.rule),
             approvers,
         })
     }
 
-    async fn ask_people(&self, question: Question, asking: &Asking) -> Result<Vec<String>, Refusal> {
+    async fn ask_people(&self, question: Question, asking: &Asking) -> Result<Yes, Refusal> {
         let key = question.approver.clone();
         match self.queue.ask(question).await {
-            Ok(Answer::Allowed { by }) => {
-                Ok(by.into_iter().map(|person| format!("{key}:{person}")).collect())
-            }
+            Ok(Answer::Allowed { by }) => Ok(Yes::Of(
+                by.into_iter().map(|person| format!("{key}:{person}")).collect(),
+            )),
+            Ok(Answer::Granted(used)) => Ok(Yes::Granted(used)),
             Ok(Answer::Denied { by, reason }) => {
                 let refusal = asking.refused(&key, format!("{key}:{by}"));
                 Err(match reason {
@@ -86,7 +104,8 @@ impl Gate {
         }
     }
 
-    /// What stands in the record as the judge's yes. With `skip`, its failure is one to be left to others.
+    /// What stands in the record as the judge's yes; `None` with `skip`, where it gave no verdict, which
+    /// is one to be left to others then.
     async fn ask_judge(
         &self,
         policy: &Policy,
@@ -94,7 +113,7 @@ impl Gate {
         question: &Question,
         asking: &Asking,
         skip: bool,
-    ) -> Result<String, Refusal> {
+    ) -> Result<Option<String>, Refusal> {
         let key = &question.approver;
         let judges = self.judges.as_ref();
         let judges = judges.ok_or_else(|| asking.down(format!("{key}: this gateway asks no judges")))?;
@@ -107,19 +126,31 @@ impl Gate {
                     judge.model, opinion.confidence
                 );
                 match opinion.allow {
-                    true => Ok(said),
+                    true => Ok(Some(said)),
                     false => Err(asking.refused(key, format!("{said}: {}", opinion.reason))),
                 }
             }
             Err(down) => {
                 tracing::warn!(approver = %key, error = %down, skip, "a judge gave no verdict");
                 match skip {
-                    true => Ok(format!("{key}:no verdict")),
+                    true => Ok(None),
                     false => Err(asking.down(format!("{key}: {down}"))),
                 }
             }
         }
     }
+}
+
+/// How people let it pass.
+enum Yes {
+    /// These looked, as they stand in the record.
+    Of(Vec<String>),
+    Granted(Use),
+}
+
+/// What stands in the record of a use.
+fn by_grant(key: &str, used: &Use) -> String {
+    format!("{key}:grant {} by {}", used.grant, used.by.join(", "))
 }
 
 impl Asking {

@@ -165,6 +165,11 @@ impl Tailscaled {
         all.find(|one| one.contains(':') == v6).unwrap().to_owned()
     }
 
+    /// Whether its machine's programs reach the tailnet by themselves.
+    pub fn has_device(&self) -> bool {
+        self.device == Device::Tun
+    }
+
     /// `tailscale` for this node.
     pub fn cli(&self, arguments: &[&str]) -> Output {
         self.machine

@@ -10,7 +10,7 @@ use crate::protocol::{Output, Side};
 
 impl PgSession {
     /// Reads what the server says to a trial.
-    pub(super) fn read_trial(&mut self, bytes: &Bytes) -> Result<(), WireError> {
+    pub(in super::super) fn read_trial(&mut self, bytes: &Bytes) -> Result<(), WireError> {
         self.down.extend_from_slice(bytes);
         loop {
             let skipped = self.trial_skip.min(self.down.len());
