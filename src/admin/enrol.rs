@@ -24,6 +24,7 @@ use super::sources::Sources;
 use super::{Operator, machine};
 use crate::client::enrol::Request;
 use crate::client::store::Assigned;
+use crate::identity::cluster::Cluster;
 use crate::identity::{Identity, Transport, manifest};
 use crate::ingress::wireguard::public_key;
 use crate::policy::{Model, Wireguard};
@@ -197,6 +198,7 @@ pub(super) fn assigned(
         endpoints: profile.map_or_else(Vec::new, |profile| {
             profile.endpoints.iter().map(|key| key.to_string()).collect()
         }),
+        clusters: profile.map_or_else(Vec::new, |profile| Cluster::of(model, profile)),
     }
 }
 

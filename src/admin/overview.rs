@@ -1,5 +1,7 @@
 //! `/v1/health`, `/v1/agents`, `/v1/policy`: the gateway as it is.
 
+use std::sync::PoisonError;
+
 use axum::Json;
 use axum::extract::State as Shared;
 use ipnet::IpNet;
@@ -52,6 +54,7 @@ fn tailnet(operator: &Operator) -> Value {
                 "login_url": login,
                 "own": tailnet.node.is_own(),
                 "problem": tailnet.node.problem(),
+                "certificate": *tailnet.certificate.lock().unwrap_or_else(PoisonError::into_inner),
                 "addresses": status.addresses.unwrap_or_default(),
                 "has_device": status.has_device,
                 "name": status.own.as_ref().map(|own| own.name.trim_matches('.')),

@@ -73,8 +73,13 @@ enum Command {
     /// Enrol this machine at a gateway.
     Join(join::Args),
     /// Run one command through the tunnel.
+    ///
+    /// The command finds what `tailkeep env` prints in its environment: placeholders, CA variables that add to
+    /// the system's roots, and KUBECONFIG. That has a context for each cluster that the agent reaches, by the
+    /// endpoint's name (`kubectl --context kubernetes.prod`), the first of them current. A KUBECONFIG that is set
+    /// already comes first, with its current context; `~/.kube/config` comes behind.
     Run(run::Args),
-    /// Print placeholders and CA variables for a shell.
+    /// Print placeholders, CA variables and KUBECONFIG for a shell.
     Env(env::Args),
     /// Report how this machine is connected.
     Status(status::Args),

@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::invite::Invite;
 use super::store::{Assigned, Enrolment};
+use crate::identity::cluster::Cluster;
 
 /// For the whole exchange, in seconds.
 pub const ENROL_SECONDS_MAX: u64 = 15;
@@ -165,6 +166,11 @@ pub(super) fn check(assigned: &Assigned, pin: &[u8; 32]) -> Result<(), EnrolErro
         .any(|name| !super::environment::may_set(name))
     {
         return Err(bad("a placeholder for a variable that it may not set"));
+    }
+    // By another name it could stand in for a cluster of the user's own, and be sent their secrets.
+    let is_ours = |one: &Cluster| one.name.starts_with("kubernetes.") && one.server.starts_with("https://");
+    if !assigned.clusters.iter().all(is_ours) {
+        return Err(bad("a cluster that no kubeconfig may have"));
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
-//! What the command finds in its environment: placeholders, and CA variables that add to the
-//! system's roots.
+//! What the command finds in its environment: placeholders, CA variables that add to the
+//! system's roots, and a kubeconfig.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::kubeconfig;
 use super::store::{Enrolment, Store, StoreError};
 use super::truststore;
 use crate::identity::manifest::BUNDLE_VARIABLES;
@@ -48,6 +49,9 @@ pub fn variables(store: &Store, enrolment: &Enrolment) -> Result<BTreeMap<String
     let path = |name: &str| store.folder().join(name).to_string_lossy().into_owned();
     for name in BUNDLE_VARIABLES {
         set.insert(name.to_owned(), path("bundle.pem"));
+    }
+    if let Some(list) = kubeconfig::variable(store, &assigned.clusters, &path("bundle.pem"))? {
+        set.insert("KUBECONFIG".to_owned(), list);
     }
     set.insert("NODE_EXTRA_CA_CERTS".to_owned(), path("ca.pem"));
     set.insert("PGSSLROOTCERT".to_owned(), path("bundle.pem"));

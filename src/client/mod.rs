@@ -10,6 +10,7 @@
 pub mod enrol;
 pub mod environment;
 pub mod invite;
+mod kubeconfig;
 pub mod namespace;
 pub mod proof;
 pub mod signed;

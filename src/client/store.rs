@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::cluster::Cluster;
+
 const FILE: &str = "enrolment.json";
 const LOCK: &str = "run.lock";
 
@@ -35,6 +37,9 @@ pub struct Assigned {
     pub placeholders: BTreeMap<String, String>,
     /// Names of the endpoints that the profile reaches.
     pub endpoints: Vec<String>,
+    /// Those of them that are Kubernetes API servers.
+    #[serde(default)]
+    pub clusters: Vec<Cluster>,
 }
 
 /// A stored enrolment.
@@ -169,7 +174,14 @@ impl Store {
 
     /// Removes the enrolment and what was made from it. The key goes first.
     pub fn remove(&self) -> Result<(), StoreError> {
-        for name in [FILE, "ca.pem", "bundle.pem", "truststore.jks", LOCK] {
+        for name in [
+            FILE,
+            "ca.pem",
+            "bundle.pem",
+            "truststore.jks",
+            super::kubeconfig::FILE,
+            LOCK,
+        ] {
             let path = self.0.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -112,7 +112,7 @@ slots! {
     SqlFunctions Sql "functions" Texts "Every function that is called.";
     SqlColumns Sql "columns" Texts "Every column that is named; * where all of a row are meant.";
     SqlObjects Sql "objects" Texts "Every object that DDL or DCL names: tables, roles, schemas, functions, extensions.";
-    SqlSearchPath Sql "search_path" Texts "The schemas that the session has set as its search_path; unknown where it set none.";
+    SqlSearchPath Sql "search_path" Texts "The schemas that the session's search_path has held, \"$user\" as its roles; unknown where one could not be seen.";
     SqlParameters Sql "parameters" Json "The bound parameters as text, null for NULL.";
     SqlStatement Sql "statement" Text "The statement's text.";
     SqlStatements Sql "statements" Int "How many statements were sent together.";

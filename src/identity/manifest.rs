@@ -266,10 +266,15 @@ pub fn variable<'a>(credential: &Credential, held: &'a Held) -> Option<(String, 
         false => '_',
     };
     let name: String = credential.name.chars().map(upper).collect();
+    let text = placeholder(held)?;
+    may_set(&name).then_some((name, text))
+}
+
+/// The one of several placeholders that a client is given.
+pub(super) fn placeholder(held: &Held) -> Option<&str> {
     // A look-alike was configured because a client checks the form of its secret.
     let alike = held.placeholders.iter().find(|text| !text.starts_with("{{"));
-    let text = alike.or(held.placeholders.first())?;
-    may_set(&name).then_some((name, text.as_str()))
+    alike.or(held.placeholders.first()).map(String::as_str)
 }
 
 /// Variables that name the only file of roots: they get the system's roots and the gateway's CA.
@@ -304,6 +309,8 @@ pub fn may_set(name: &str) -> bool {
         "EDITOR",
         "PAGER",
         "JDK_JAVA_OPTIONS",
+        // A kubeconfig can name a program to run.
+        "KUBECONFIG",
     ]
     .contains(&name);
     shape && !loads_code && !shell && !BUNDLE_VARIABLES.contains(&name)

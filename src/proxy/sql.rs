@@ -182,6 +182,10 @@ impl postgres::Gateway for Around<'_> {
         }))
     }
 
+    fn names_schemas(&self) -> bool {
+        self.proxy.gate.policy().names_schemas(&self.endpoint.key)
+    }
+
     fn grammar(&self, database: &str, user: &str) -> Arc<dyn Grammar> {
         Arc::new(Reader {
             cache: self.proxy.statements.clone(),

@@ -30,6 +30,10 @@ pub const LOGIN_MESSAGES_MAX: usize = 1000;
 /// 0.3 s of a core.
 pub const SCRAM_ITERATIONS_MAX: u32 = 600_000;
 
+/// By the server's own functions, which no others of their names can stand before.
+const ASK_PATH: &[u8] = b"SELECT pg_catalog.current_setting('search_path'), \
+    pg_catalog.to_regnamespace(pg_catalog.quote_ident(CURRENT_USER)) IS NOT NULL\0";
+
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// A byte stream to either end.
@@ -192,8 +196,76 @@ pub async fn login<IO: Wire + ?Sized>(
     Err(LoginError::Protocol("too many messages"))
 }
 
+/// What a server says of a session's `search_path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstPath {
+    /// The setting's text: `"$user", public`.
+    pub text: String,
+    /// Whether there is a schema of the role's own name, which `"$user"` would mean.
+    pub has_own: bool,
+}
+
+/// Asks a server that is ready for the session's `search_path`; `None` where it gives none. It changes
+/// nothing of the session.
+///
+/// # Errors
+/// The server breaks the protocol.
+pub async fn search_path<IO: Wire + ?Sized>(
+    io: &mut IO,
+    ready: &mut Ready,
+) -> Result<Option<FirstPath>, LoginError> {
+    io.write_all(&message(b'Q', ASK_PATH)).await?;
+    let (mut found, mut rows) = (None, 0);
+    for _ in 0..LOGIN_MESSAGES_MAX {
+        let (tag, whole) = read_any(io).await?;
+        let payload = whole.slice(HEADER_BYTES..);
+        match (tag, &payload[..]) {
+            (b'D', row) => {
+                rows += 1;
+                found = row.strip_prefix(&[0, 2]).and_then(first_path);
+            }
+            (b'T' | b'C' | b'E', _) => {}
+            (b'S' | b'N', _) => ready.greetings.push(whole),
+            (b'Z', [status]) => {
+                ready.status = *status;
+                return Ok(found.filter(|_| rows == 1));
+            }
+            _ => return Err(LoginError::Protocol("message for a question")),
+        }
+    }
+    Err(LoginError::Protocol("too many messages"))
+}
+
+/// The two columns of the row.
+fn first_path(row: &[u8]) -> Option<FirstPath> {
+    let column = |row: &[u8]| {
+        let (length, rest) = row.split_first_chunk::<4>()?;
+        let length = usize::try_from(i32::from_be_bytes(*length)).ok()?;
+        let (value, rest) = rest.split_at_checked(length)?;
+        Some((std::str::from_utf8(value).ok()?.to_owned(), rest.to_vec()))
+    };
+    let (text, rest) = column(row)?;
+    let (own, rest) = column(&rest)?;
+    let has_own = match own.as_str() {
+        "t" => true,
+        "f" => false,
+        _ => return None,
+    };
+    rest.is_empty().then_some(FirstPath { text, has_own })
+}
+
 /// Reads a message; an ErrorResponse is an error.
 async fn read_message<IO: Wire + ?Sized>(io: &mut IO) -> Result<(u8, Bytes), LoginError> {
+    let (tag, whole) = read_any(io).await?;
+    if tag == b'E' {
+        let code = wire::sqlstate(whole.get(HEADER_BYTES..).unwrap_or_default());
+        let code = code.filter(|code| code.len() == 5).unwrap_or("XX000").to_owned();
+        return Err(LoginError::Server { code });
+    }
+    Ok((tag, whole))
+}
+
+async fn read_any<IO: Wire + ?Sized>(io: &mut IO) -> Result<(u8, Bytes), LoginError> {
     let mut head = [0; HEADER_BYTES];
     io.read_exact(&mut head).await?;
     let (tag, total) = wire::head(&head)
@@ -205,13 +277,7 @@ async fn read_message<IO: Wire + ?Sized>(io: &mut IO) -> Result<(u8, Bytes), Log
     whole.resize(total, 0);
     io.read_exact(whole.get_mut(HEADER_BYTES..).unwrap_or_default())
         .await?;
-    let whole = whole.freeze();
-    if tag == b'E' {
-        let code = wire::sqlstate(whole.get(HEADER_BYTES..).unwrap_or_default());
-        let code = code.filter(|code| code.len() == 5).unwrap_or("XX000").to_owned();
-        return Err(LoginError::Server { code });
-    }
-    Ok((tag, whole))
+    Ok((tag, whole.freeze()))
 }
 
 /// Reads an Authentication message: its code and the rest.

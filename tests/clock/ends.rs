@@ -168,6 +168,7 @@ impl Agent {
                 ca_pem: String::new(),
                 placeholders: Default::default(),
                 endpoints: Vec::new(),
+                clusters: Vec::new(),
             },
         };
         let tunnel = Tunnel::connect(&enrolment).await.unwrap();

@@ -14,6 +14,7 @@ mod agent;
 mod destination;
 mod http;
 mod join;
+mod kubectl;
 mod kubernetes;
 #[path = "../support/postgres.rs"]
 mod postgres;

@@ -19,6 +19,7 @@ mod pipelines;
 mod portals;
 mod previews;
 mod raw;
+mod schemas;
 #[path = "../support/postgres.rs"]
 mod server;
 mod settings;

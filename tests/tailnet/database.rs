@@ -122,7 +122,7 @@ impl Psql {
     pub fn command(&self) -> Command {
         let mut command = self.agent.command("psql");
         command
-            .env("PGCONNECT_TIMEOUT", "10")
+            .env("PGCONNECT_TIMEOUT", "30")
             .args(["-XAtq", "-v", "ON_ERROR_STOP=1"])
             .arg(format!(
                 "host={} user=app dbname=postgres sslmode=disable",
@@ -135,6 +135,18 @@ impl Psql {
     pub fn says(&self, sql: &str) -> String {
         let output = self.command().args(["-c", sql]).output().unwrap();
         text(&output)
+    }
+
+    /// As [`Psql::says`], where most likely nothing answers.
+    pub fn tries(&self, sql: &str) -> String {
+        let mut command = self.command();
+        text(
+            &command
+                .env("PGCONNECT_TIMEOUT", "3")
+                .args(["-c", sql])
+                .output()
+                .unwrap(),
+        )
     }
 
     /// A session that stays open.

@@ -7,6 +7,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
 mod approval;
+mod borrowed;
 mod both;
 mod bus;
 mod database;
@@ -18,9 +19,13 @@ mod kept;
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
 mod limits;
+mod name_limits;
 mod names;
+mod outage;
 mod own;
 mod own_name;
+mod own_story;
+mod own_trouble;
 mod page;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "others use the rest")]

@@ -11,7 +11,7 @@ use crate::lab::{Gateway, Tailscaled, World, until};
 use crate::postgres::Server;
 
 /// Every node may reach every port of the gateway: what is refused, the gateway refuses.
-const OPEN: &str = r#"{
+pub const OPEN: &str = r#"{
   "tagOwners": {"tag:gateway": [], "tag:agent-ci": [], "tag:agent-dev": [], "tag:nothing": []},
   "autoApprovers": {
     "routes": {"10.78.0.0/16": ["tag:gateway"], "fd7a:7461:696c:78::/64": ["tag:gateway"]},
@@ -54,17 +54,18 @@ profile "dev" {
 "#;
 
 /// The addresses of `orders.test`.
-const ORDERS: [&str; 2] = ["10.78.0.1", "fd7a:7461:696c:78::1"];
+pub const ORDERS: [&str; 2] = ["10.78.0.1", "fd7a:7461:696c:78::1"];
 
-struct Scene {
-    gateway: Gateway,
+/// A gateway before a PostgreSQL, on a tailnet.
+pub struct Scene {
+    pub gateway: Gateway,
     server: Server,
     _reached: Reached,
-    node: Tailscaled,
-    world: World,
+    pub node: Tailscaled,
+    pub world: World,
 }
 
-fn scene(mut world: World) -> Scene {
+pub fn scene(mut world: World) -> Scene {
     let node = world.gateway_node("gw");
     let server = database();
     let reached = Reached::from(&node.machine, &server);
@@ -82,13 +83,14 @@ fn scene(mut world: World) -> Scene {
 }
 
 impl Scene {
-    fn agent(&mut self, name: &str, tags: &[&str]) -> Tailscaled {
+    pub fn agent(&mut self, name: &str, tags: &[&str]) -> Tailscaled {
         let agent = self.world.agent(name, tags);
         agent.until_routes();
         agent
     }
 
-    fn count(&self) -> String {
+    /// The orders that there are.
+    pub fn count(&self) -> String {
         self.server.says("select count(*) from orders")
     }
 

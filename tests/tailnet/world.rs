@@ -309,7 +309,7 @@ fn say(stream: Option<TcpStream>, request: &str) -> String {
 }
 
 /// A socket that connects from an address of its own.
-fn from(source: &str, to: &str) -> Option<TcpStream> {
+pub fn from(source: &str, to: &str) -> Option<TcpStream> {
     let (source, to): (IpAddr, SocketAddr) = (source.parse().unwrap(), to.parse().unwrap());
     let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::new(source, 0).into()).unwrap();

@@ -479,6 +479,23 @@ fn bare_names_are_looked_up_where_the_session_said() {
         "a.users users"
     );
     assert_eq!(seen("select lower(a)", &path, Slot::SqlFunctions), "Ambiguous");
+    let roles = |text: &str| one(text).roles.clone();
+    let to = |role: &str| PathChange::To(vec![role.to_owned()]);
+    assert_eq!(roles("set role x"), to("x"));
+    assert_eq!(roles("set session authorization 'X'"), to("X"));
+    assert_eq!(roles("select set_config('role', 'y', false)"), to("y"));
+    assert_eq!(
+        roles("select set_config('role', a, false) from t"),
+        PathChange::Unseen
+    );
+    assert_eq!(roles("update pg_settings set setting = 'x'"), PathChange::Unseen);
+    assert_eq!(roles("set search_path = x"), PathChange::None);
+    let mut path = SearchPath::default();
+    path.apply(&PathChange::to_list("public"), "ann");
+    assert_eq!(
+        seen("select 1 from pg_class", &path, Slot::SqlTables),
+        "pg_class public.pg_class pg_catalog.pg_class"
+    );
     let mut path = SearchPath::default();
     path.apply(&PathChange::to_list("evil, pg_catalog"), "ann");
     assert_eq!(seen("select lower(a)", &path, Slot::SqlOpaque), "Bool(true)");

@@ -54,6 +54,8 @@ pub struct Statement {
     pub bare: Bare,
     /// What happens to the session's `search_path`.
     pub path: PathChange,
+    /// The roles that the session becomes, which `"$user"` in the path stands for then.
+    pub roles: PathChange,
     pub has_where: bool,
     pub row_limit: Option<i64>,
     /// COPY … PROGRAM.
@@ -121,6 +123,7 @@ impl Statement {
             objects: Vec::new(),
             bare: Bare::default(),
             path: PathChange::None,
+            roles: PathChange::None,
             has_where: true,
             row_limit: None,
             program: false,
@@ -162,6 +165,7 @@ impl Statement {
         join(&mut whole.bare.writes, &prepared.bare.writes);
         join(&mut whole.bare.functions, &prepared.bare.functions);
         whole.path.join(prepared.path.clone());
+        whole.roles.join(prepared.roles.clone());
         whole.text = format!("{}\n{}", self.text, prepared.text);
         whole.row_limit = prepared.row_limit.filter(|_| self.verb == "execute");
         whole.program |= prepared.program;
@@ -189,6 +193,18 @@ impl Statement {
             join(&mut whole.reads, &reads);
             join(&mut whole.writes, &writes);
             join(&mut whole.functions, &within(&self.bare.functions));
+        }
+        // Every session looks there first, and nobody else makes relations of such names.
+        if path.known().is_some() {
+            let catalog = |names: &[String]| -> Vec<String> {
+                let own = names.iter().filter(|name| name.starts_with("pg_"));
+                own.map(|name| format!("pg_catalog.{name}")).collect()
+            };
+            let (reads, writes) = (catalog(&self.bare.reads), catalog(&self.bare.writes));
+            join(&mut whole.tables, &reads);
+            join(&mut whole.tables, &writes);
+            join(&mut whole.reads, &reads);
+            join(&mut whole.writes, &writes);
         }
         // What has the name of the server's own function may be another's.
         let shadowed = path.shadows_builtin() && !self.bare.functions.is_empty();
@@ -308,7 +324,7 @@ impl SqlFacts {
     /// The same in a session with this path.
     #[must_use]
     pub fn looked_up(&self, path: &SearchPath) -> SqlFacts {
-        let plain = *path == SearchPath::default() || self.statement.unparseable;
+        let plain = path.is_plain() || self.statement.unparseable;
         SqlFacts {
             statement: match plain {
                 true => self.statement.clone(),

@@ -1,9 +1,10 @@
 //! The `search_path` of a session: where names without a schema are looked up. *Pure.*
 //!
-//! What the server's default is (of the role, the database, the file) cannot be seen from the wire. What a
-//! session sets it to can, and from then on every name is listed under each of those schemas too.
-//! A path that was once set is never taken away again, since a transaction may bring it back; so
-//! the lists hold all that a name could mean.
+//! What it is at first (by the role, the database, the file) the gateway asks the server where rules tell
+//! names by their schemas. What a session sets it to is seen, and from then on every name is
+//! listed under each of those schemas too. A path that was once in force is never taken away again, since
+//! RESET, DISCARD ALL or the end of a transaction may bring it back; so the lists hold all that a
+//! name could mean. `"$user"` is each role that the session has been.
 
 /// Schemas that a session may name in all its paths; then they count as unseen.
 pub const SCHEMAS_MAX: usize = 64;
@@ -35,15 +36,29 @@ impl PathChange {
     }
 }
 
-/// The schemas that a session has put into its path.
+/// The schemas that a session's path has held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SearchPath {
     schemas: Option<Vec<String>>,
     unseen: bool,
+    /// Whether `"$user"` is among them.
+    follows_role: bool,
+    /// Roles that the session has taken; `None` where one could not be seen.
+    roles: Roles,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Roles {
+    taken: Vec<String>,
+    unseen: bool,
+}
+
+/// What SET ROLE takes for the role that logged in.
+const NO_ROLE: &str = "none";
+
 impl SearchPath {
-    /// Takes a change in. `user` is what `"$user"` stands for.
+    /// Takes a change in. `user` is what `"$user"` stands for, beside the roles that were taken; it may
+    /// be empty where those hold it.
     pub fn apply(&mut self, change: &PathChange, user: &str) {
         let named = match change {
             PathChange::None => return,
@@ -53,23 +68,78 @@ impl SearchPath {
             }
             PathChange::To(named) => named,
         };
-        let schemas = self.schemas.get_or_insert_default();
+        self.schemas.get_or_insert_default();
         for name in named {
-            let name = if name == "$user" { user } else { name };
-            if schemas.iter().any(|known| known == name) {
-                continue;
+            if name == "$user" {
+                self.follows_role = true;
+                self.unseen |= self.roles.unseen;
+                self.push(user);
+                for role in self.roles.taken.clone() {
+                    self.push(&role);
+                }
+            } else {
+                self.push(name);
             }
-            if schemas.len() == SCHEMAS_MAX {
-                self.unseen = true;
-                return;
-            }
-            schemas.push(name.to_owned());
         }
     }
 
-    /// The schemas, if the session has set a path and it could be seen.
+    /// Takes in what a server says of a session's first path, whose role was taken in before. A schema of the
+    /// role's own name that is not there (`has_own`) is not listed: it would be there under every
+    /// path that nobody has changed, and names can mean nothing in it.
+    pub fn begin(&mut self, text: &str, has_own: bool) {
+        match PathChange::to_list(text) {
+            PathChange::To(mut named) if !has_own && named.iter().any(|name| name == "$user") => {
+                named.retain(|name| name != "$user");
+                self.apply(&PathChange::To(named), "");
+                self.follows_role = true;
+                self.unseen |= self.roles.unseen;
+            }
+            change => self.apply(&change, ""),
+        }
+    }
+
+    /// Takes in which roles the session becomes.
+    pub fn apply_roles(&mut self, change: &PathChange) {
+        match change {
+            PathChange::None => {}
+            PathChange::Unseen => {
+                self.roles.unseen = true;
+                self.unseen |= self.follows_role;
+            }
+            PathChange::To(roles) => {
+                for role in roles.iter().filter(|role| *role != NO_ROLE) {
+                    if self.follows_role {
+                        self.push(role);
+                    }
+                    match self.roles.taken.len() {
+                        _ if self.roles.taken.contains(role) => {}
+                        SCHEMAS_MAX => self.roles.unseen = true,
+                        _ => self.roles.taken.push(role.clone()),
+                    }
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, name: &str) {
+        let schemas = self.schemas.get_or_insert_default();
+        if name.is_empty() || schemas.iter().any(|known| known == name) {
+            return;
+        }
+        match schemas.len() {
+            SCHEMAS_MAX => self.unseen = true,
+            _ => schemas.push(name.to_owned()),
+        }
+    }
+
+    /// The schemas, if a path is known and every change of it could be seen.
     pub fn known(&self) -> Option<&[String]> {
         self.schemas.as_deref().filter(|_| !self.unseen)
+    }
+
+    /// Whether nothing is known of a path: names mean what is written.
+    pub(super) fn is_plain(&self) -> bool {
+        self.schemas.is_none() && !self.unseen
     }
 
     /// Whether the session may have a path that was not seen being set.
@@ -151,6 +221,40 @@ mod tests {
         check("a,", None);
         check("\"a", None);
         check(",a", None);
+    }
+
+    #[test]
+    fn the_user_in_a_path_is_each_role_that_was_taken() {
+        let mut path = SearchPath::default();
+        path.apply_roles(&PathChange::To(vec!["early".to_owned()]));
+        path.apply(&PathChange::to_list("\"$user\", public"), "ann");
+        path.apply_roles(&PathChange::To(vec!["none".to_owned()]));
+        path.apply_roles(&PathChange::To(vec!["late".to_owned()]));
+        assert_eq!(path.known().unwrap(), ["ann", "early", "public", "late"]);
+        let mut unseen = path.clone();
+        unseen.apply_roles(&PathChange::Unseen);
+        assert!(unseen.is_unseen());
+        // A schema that is not there is not listed until somebody asks for it.
+        let mut first = SearchPath::default();
+        first.apply_roles(&PathChange::To(vec!["ann".to_owned()]));
+        first.begin("\"$user\", public", false);
+        assert_eq!(first.known().unwrap(), ["public"]);
+        first.apply_roles(&PathChange::To(vec!["bob".to_owned()]));
+        assert_eq!(first.known().unwrap(), ["public", "bob"]);
+        first.begin("\"$user\"", true);
+        assert_eq!(first.known().unwrap(), ["public", "bob", "ann"]);
+        first.begin("a,", true);
+        assert!(first.is_unseen());
+        // A path without it is the same for every role.
+        let mut fixed = SearchPath::default();
+        fixed.apply(&PathChange::to_list("public"), "ann");
+        fixed.apply_roles(&PathChange::Unseen);
+        assert_eq!(fixed.known().unwrap(), ["public"]);
+        fixed.apply(&PathChange::to_list("\"$user\""), "ann");
+        assert!(fixed.is_unseen());
+        let many = (0..=SCHEMAS_MAX).map(|n| format!("r{n}")).collect();
+        path.apply_roles(&PathChange::To(many));
+        assert!(path.is_unseen());
     }
 
     #[test]

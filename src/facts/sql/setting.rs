@@ -34,6 +34,12 @@ impl Walk {
             };
             self.out.rereads |= wanted.is_none_or(|wanted| !values.contains(&wanted.as_str()));
         }
+        if ROLE_SETTINGS.contains(&name.as_str()) {
+            let roles: Option<Vec<String>> = args.iter().map(constant).collect();
+            self.out
+                .roles
+                .join(roles.map_or(PathChange::Unseen, PathChange::To));
+        }
         if name == PATH_SETTING {
             let schemas: Option<Vec<String>> = args.iter().map(constant).collect();
             self.out
@@ -55,6 +61,12 @@ impl Walk {
         self.out.rereads |= name
             .as_deref()
             .map_or(!long, |name| reading_setting(name).is_some());
+        if name.as_deref().is_none_or(|name| ROLE_SETTINGS.contains(&name)) {
+            let role = value.clone().filter(|_| name.is_some());
+            self.out
+                .roles
+                .join(role.map_or(PathChange::Unseen, |role| PathChange::To(vec![role])));
+        }
         if name.as_deref().is_none_or(|name| name == PATH_SETTING) {
             let path = value.as_deref().map_or(PathChange::Unseen, PathChange::to_list);
             self.out.path.join(path);

@@ -4,8 +4,8 @@
 //! them to the loopback's. Who asks is found out as for a connection, and is answered with the names
 //! that its profile holds.
 //!
-//! Invariants: who is nobody, or has no profile, gets REFUSED; a port that cannot be had takes
-//! nothing else away.
+//! Invariants: who is nobody, or has no profile, learns nothing (REFUSED, or a closed connection);
+//! no peer takes the places of others; a port that cannot be had takes nothing else away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,11 +24,16 @@ use super::localapi::{Protocol, Status};
 use super::redirect::Device;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, refused};
+use crate::proxy::http::budget::Budget;
 
 /// Queries that are being answered. Those beyond it are dropped; a resolver asks again.
 pub const QUERIES_MAX: usize = 256;
+/// Of them, one peer's: a resolver that is asked for other names may take its time.
+pub const QUERIES_PER_PEER_MAX: usize = 32;
 /// Connections for queries.
 pub const CONNECTIONS_MAX: usize = 64;
+/// Of them, one peer's.
+pub const CONNECTIONS_PER_PEER_MAX: usize = 8;
 /// How long a connection for queries may last.
 pub const CONNECTION_LASTS: Duration = Duration::from_secs(10);
 /// Bytes of a query over UDP; longer ones are cut off, and are no query then.
@@ -45,6 +50,8 @@ pub struct NameServer {
     has_profile: HasProfile,
     queries: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    peers_queries: Budget,
+    peers_connections: Budget,
 }
 
 type Place = (SocketAddr, Option<Device>);
@@ -57,6 +64,8 @@ impl NameServer {
             has_profile,
             queries: Arc::new(Semaphore::new(QUERIES_MAX)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            peers_queries: Budget::new(QUERIES_PER_PEER_MAX),
+            peers_connections: Budget::new(CONNECTIONS_PER_PEER_MAX),
         }
     }
 
@@ -179,6 +188,21 @@ impl NameServer {
     }
 
     async fn stream(&self, mut stream: TcpStream, source: SocketAddr) -> io::Result<()> {
+        // Before its first query: a place is not for whoever has nothing to ask.
+        let known = match self.directory.who(source, Protocol::Tcp).await {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::debug!(%source, %error, "a connection for queries is closed: nobody vouches for it");
+                return Ok(());
+            }
+        };
+        let Some(_place) = self.peers_connections.take(&known.identity, 1) else {
+            tracing::debug!(
+                node = known.identity.node,
+                "a connection for queries is closed: it has many"
+            );
+            return Ok(());
+        };
         loop {
             let mut query = vec![0; usize::from(stream.read_u16().await?)];
             stream.read_exact(&mut query).await?;
@@ -195,6 +219,13 @@ impl NameServer {
     async fn answer(&self, source: SocketAddr, protocol: Protocol, query: Vec<u8>) -> Option<Vec<u8>> {
         match self.directory.who(source, protocol).await {
             Ok(known) if (self.has_profile)(&known.identity) => {
+                let Some(_place) = self.peers_queries.take(&known.identity, 1) else {
+                    tracing::debug!(
+                        node = known.identity.node,
+                        "a query is dropped: many are being answered"
+                    );
+                    return None;
+                };
                 self.answerer
                     .answer(&known.identity, query, protocol == Protocol::Tcp)
                     .await

@@ -166,7 +166,7 @@ impl PgSession {
         }
     }
 
-    /// The session, with the `search_path` that its start-up packet set.
+    /// The session, with the `search_path` that it starts with.
     #[must_use]
     pub fn with_path(mut self, path: SearchPath) -> Self {
         self.path = path;
@@ -316,6 +316,7 @@ impl PgSession {
             }
             // Whether or not it is permitted and succeeds: the lists say what names may mean.
             self.path.apply(&facts.statement.path, &facts.user);
+            self.path.apply_roles(&facts.statement.roles);
         }
         let mut summary: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
         if text.chars().nth(SUMMARY_CHARS_MAX).is_some() {

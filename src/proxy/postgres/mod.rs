@@ -9,6 +9,7 @@
 
 mod cancel;
 mod lasting;
+mod path;
 mod preview;
 mod queue;
 mod relay;
@@ -79,6 +80,8 @@ pub trait Gateway: Send + Sync {
     fn offers_tls(&self) -> bool;
     /// Ends the agent's TLS, if there is a leaf for it. ALPN offers `postgresql`.
     fn accept_tls<'a>(&'a self, io: Box<dyn Wire>) -> Option<Wait<'a, io::Result<Box<dyn Wire>>>>;
+    /// Whether a rule of now tells SQL names by their schemas.
+    fn names_schemas(&self) -> bool;
     /// How SQL is read in a session of this database and role.
     fn grammar(&self, database: &str, user: &str) -> Arc<dyn Grammar>;
 }

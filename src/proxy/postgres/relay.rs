@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, spli
 use tokio::sync::watch;
 
 use super::lasting::Lasting;
+use super::path::{CHANGED, PathNeed};
 use super::preview::{Event, Previews};
 use super::queue::Queue;
 use super::start::{Connected, dial};
@@ -39,6 +40,7 @@ struct Relay<'a> {
     lasting: Lasting,
     rooms: Vec<Room>,
     reloads: watch::Receiver<u64>,
+    path: PathNeed,
     cancelling: Option<Wait<'a, ()>>,
     previews: Previews<'a>,
     closing: bool,
@@ -87,6 +89,7 @@ pub(super) async fn relay(
         lasting: Lasting::default(),
         rooms: Vec::new(),
         reloads: context.gateway.reloads(),
+        path: PathNeed::new(connected.path_asked),
         cancelling: None,
         previews: Previews::new(context, &ends, names),
         closing: false,
@@ -246,12 +249,16 @@ impl Relay<'_> {
     /// judgement and here was told to nobody.
     fn decided(&mut self, ruling: Result<Permit, Refusal>) -> Result<Permit, Refusal> {
         let permit = ruling?;
-        let Some((action, before)) = self.asked.take() else {
-            return Ok(permit);
+        let asked = self.asked.take();
+        let changed = || {
+            let (action, before) = asked.as_ref()?;
+            let gateway = self.context.gateway;
+            let is_new = *self.reloads.borrow() != *before;
+            let still = is_new.then(|| gateway.still(action, permit.approved_by()))?;
+            still.err()
         };
-        if *self.reloads.borrow() != before
-            && let Err(refusal) = self.context.gateway.still(&action, permit.approved_by())
-        {
+        let changed = changed();
+        if let Some(refusal) = changed.or_else(|| self.lacks_path()) {
             let outcome = Outcome {
                 status: "NOT SENT".to_owned(),
                 ..Outcome::default()
@@ -259,7 +266,9 @@ impl Relay<'_> {
             self.context.gateway.finish(permit.record(), outcome);
             return Err(refusal);
         }
-        self.lasting.begin(&permit, action);
+        if let Some((action, _)) = asked {
+            self.lasting.begin(&permit, action);
+        }
         Ok(permit)
     }
 
@@ -275,10 +284,18 @@ impl Relay<'_> {
         Ok(())
     }
 
+    fn lacks_path(&mut self) -> Option<Refusal> {
+        let policy = *self.reloads.borrow();
+        self.path.refused(policy, || self.context.gateway.names_schemas())
+    }
+
     /// Why the policy of now ends this connection, if it does.
-    fn revoked(&self) -> Option<Refusal> {
+    fn revoked(&mut self) -> Option<Refusal> {
+        if let Some(refusal) = self.lacks_path() {
+            return Some(refusal);
+        }
         let gateway = self.context.gateway;
-        let unknown = || Refusal::new(Cause::NoRule, "the policy has changed; connect again");
+        let unknown = || Refusal::new(Cause::NoRule, CHANGED);
         self.lasting
             .refused(unknown, |action, approved_by| gateway.still(action, approved_by))
     }

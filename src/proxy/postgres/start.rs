@@ -14,7 +14,7 @@ use crate::protocol::postgres::startup::{self, Opening, STARTUP_BYTES_MAX, Start
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, message};
 use crate::proxy::replay::Replayed;
 use crate::tls::HANDSHAKE_RECORD;
-use crate::upstream::postgres::{Login, LoginError, Ready, Trust, login, secure};
+use crate::upstream::postgres::{Login, LoginError, Ready, Trust, login, search_path, secure};
 use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 
 /// Requests that may precede the StartupMessage: GSSENC, then SSL, then the message itself.
@@ -32,8 +32,9 @@ pub(super) struct Connected {
     pub(super) status: u8,
     pub(super) database: String,
     pub(super) user: String,
-    /// What the start-up packet says of the `search_path`.
+    /// What the start-up packet says of the `search_path`, and the server if it was asked.
     pub(super) path: SearchPath,
+    pub(super) path_asked: bool,
     /// What the agent is told first.
     pub(super) greeting: Bytes,
 }
@@ -224,12 +225,24 @@ async fn reach(chosen: Chosen, context: &Context<'_>) -> Result<Connected, Serve
     };
     let enter = async {
         let (mut upstream, trust) = dial(&chosen.permit, context).await?;
-        let ready = login(&mut *upstream, &wanted, &trust).await?;
-        Ok::<_, ServeError>((upstream, ready))
+        let mut ready = login(&mut *upstream, &wanted, &trust).await?;
+        let asks = context.gateway.names_schemas();
+        let path = match asks {
+            true => Some(search_path(&mut *upstream, &mut ready).await?),
+            false => None,
+        };
+        Ok::<_, ServeError>((upstream, ready, path))
     };
-    let (upstream, ready) = timeout(time, enter).await.map_err(|_| ServeError::Late)??;
+    let (upstream, ready, first) = timeout(time, enter).await.map_err(|_| ServeError::Late)??;
     let ticket = context.cancels.enter(context.agent, &context.endpoint.key)?;
-    let path = path_of(&chosen.settings, &chosen.user);
+    let mut path = path_of(&chosen.settings, &chosen.user);
+    let path_asked = first.is_some();
+    if let Some(first) = first {
+        match first {
+            Some(first) => path.begin(&first.text, first.has_own),
+            None => path.apply(&PathChange::Unseen, &chosen.user),
+        }
+    }
     Ok(Connected {
         upstream,
         greeting: greeting(&ready, &ticket),
@@ -239,6 +252,7 @@ async fn reach(chosen: Chosen, context: &Context<'_>) -> Result<Connected, Serve
         key: ready.key,
         status: ready.status,
         path,
+        path_asked,
         database: chosen.database,
         user: chosen.user,
     })
@@ -246,6 +260,7 @@ async fn reach(chosen: Chosen, context: &Context<'_>) -> Result<Connected, Serve
 
 fn path_of(settings: &[(String, String)], user: &str) -> SearchPath {
     let mut path = SearchPath::default();
+    path.apply_roles(&PathChange::To(vec![user.to_owned()]));
     for (_, value) in settings.iter().filter(|(name, _)| name == "search_path") {
         path.apply(&PathChange::to_list(value), user);
     }

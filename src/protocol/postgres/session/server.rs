@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::extended::take_types;
 use super::names::Prepared;
 use super::{Kind, PgSession};
+use crate::facts::sql::path::PathChange;
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, SERVER_MESSAGE_BYTES_MAX, WireError};
 use crate::protocol::{Output, Side};
 
@@ -169,12 +170,19 @@ impl PgSession {
         Ok(())
     }
 
-    pub(super) fn setting(&self, payload: &Bytes) -> Result<(), WireError> {
+    pub(super) fn setting(&mut self, payload: &Bytes) -> Result<(), WireError> {
         let mut texts = payload.split(|byte| *byte == 0);
         let (name, value) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
         let right: &[u8] = match name {
             b"client_encoding" => b"UTF8",
             b"standard_conforming_strings" => b"on",
+            // PostgreSQL tells it from version 18 on, whoever has set it.
+            b"search_path" => {
+                let path = std::str::from_utf8(value).map_or(PathChange::Unseen, PathChange::to_list);
+                // The role that logged in is among those that were taken.
+                self.path.apply(&path, "");
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         match value == right {
