@@ -46,6 +46,9 @@ pub struct Record {
     pub node: String,
     pub login: Option<String>,
     pub address: String,
+    /// What else is known of a tailnet's node, that another policy may choose its profile anew:
+    /// `tags`, `grants`, `caps`, `is_guest`. None of a WireGuard peer, whose name says all.
+    pub agent: Option<serde_json::Value>,
     pub profile: Option<Arc<str>>,
     pub endpoint: Arc<str>,
     pub credential: Option<Arc<str>>,
@@ -107,6 +110,7 @@ pub struct Outcome {
 
 impl Record {
     /// [`Record::verdict`] of a record of the gateway itself.
+    #[cfg(feature = "daemon")]
     pub(crate) const NOTE: &str = "note";
 
     /// A record of what a person did to the gateway, not of an action: its step is `gateway`.
@@ -119,6 +123,7 @@ impl Record {
             node: "gateway".to_owned(),
             login: None,
             address: String::new(),
+            agent: None,
             profile: None,
             endpoint: "gateway".into(),
             credential: None,
@@ -140,6 +145,13 @@ impl Record {
 
     /// Replaces what is over [`FACT_BYTES_MAX`].
     pub fn bound_facts(&mut self) {
+        if self
+            .agent
+            .as_ref()
+            .is_some_and(|agent| size(agent) > FACT_BYTES_MAX)
+        {
+            self.agent = None;
+        }
         for fact in self
             .facts
             .as_object_mut()

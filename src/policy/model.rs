@@ -218,7 +218,8 @@ pub struct Endpoint {
     pub path: String,
     /// What is found out of a held action for those who decide (`preview = true`).
     pub preview: Option<Previews>,
-    /// Free text for people.
+    /// Free text for people (`description`): operators and approvers see it, agents do not, since it may say
+    /// where the endpoint really is.
     pub description: Option<String>,
 }
 
@@ -300,7 +301,7 @@ pub struct Credential {
     pub kind: CredentialKind,
     /// The endpoints it may be sent to, by key.
     pub endpoints: Vec<Arc<str>>,
-    /// Where the real value comes from, by slot (`""` for the only one; `cert`, `key`, `ca`).
+    /// Where the real value comes from, by slot (`""` for the only one; `cert`, `key`).
     pub secrets: Vec<(String, SecretSource)>,
 }
 
@@ -333,6 +334,7 @@ pub enum CredentialKind {
 pub enum SecretSource {
     Env(String),
     File(PathBuf),
+    /// Not asked yet: a credential that comes from there is refused.
     Vault(String),
     /// Set by `tailkeep credentials set`, or the environment variable
     /// `TAILKEEP_SECRET_<NAME>[_<SLOT>]` (`CLAWPATROL_SECRET_…` is read too).

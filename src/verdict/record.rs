@@ -3,14 +3,15 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::approval::{People, Question, Scope};
 use super::{Action, Digest, Refusal, Step};
 use crate::audit::Record;
 use crate::credential::KnownSecrets;
 use crate::facts::{Facts, Mask};
-use crate::identity::{Agent, Identity};
-use crate::policy::{ApproverKind, Policy};
+use crate::identity::{Agent, Identity, Transport};
+use crate::policy::{ApproverKind, Escalation, Policy};
 
 /// What an agent reads when the rule gives no reason of its own.
 const NO_RULE_REASON: &str = "no rule allows this";
@@ -52,16 +53,24 @@ pub(super) fn chain_of(
         ApproverKind::Human {
             require_approvers,
             approvers,
+            separation,
             ..
         } => Some(People {
             required: *require_approvers,
             eligible: approvers.clone(),
+            excluded: owner(agent, *separation),
         }),
         ApproverKind::Llm(_) => None,
     });
     let digest = policy.rule_digest(&action.endpoint, action.credential.as_deref(), rule);
     let scope = digest.and_then(|digest| Scope::new(&agent.identity, &agent.profile, (rule, digest)));
     (people.collect(), scope)
+}
+
+/// Who may not decide on what the agent does.
+fn owner(agent: &Agent, separation: bool) -> Option<String> {
+    let login = agent.identity.login.as_ref().filter(|_| separation);
+    login.map(|login| login.to_ascii_lowercase())
 }
 
 /// What an approver is asked, not cleaned yet.
@@ -77,28 +86,47 @@ pub(super) fn question(
         .model()
         .approver(key)
         .ok_or_else(|| format!("{key} is not in the policy"))?;
-    let (timeout, required, eligible) = match &approver.kind {
+    let (mut excluded, mut escalation) = (None, None);
+    let endpoint = policy.model().endpoint(&action.endpoint);
+    let (channel, timeout, required, eligible) = match &approver.kind {
         ApproverKind::Human {
+            channel,
             timeout,
             require_approvers,
             approvers,
+            separation,
+            escalation: later,
+            quiet,
             ..
-        } => (
-            timeout.unwrap_or(policy.model().defaults.human_timeout),
-            *require_approvers,
-            approvers.clone(),
-        ),
+        } => {
+            let is_quiet = quiet.is_some_and(|quiet| quiet.holds(chrono::Utc::now()));
+            excluded = owner(agent, *separation);
+            escalation = later.clone().map(|later| Escalation {
+                after: if is_quiet { Duration::ZERO } else { later.after },
+                ..later
+            });
+            let timeout = timeout.unwrap_or(policy.model().defaults.human_timeout);
+            // What nobody is there for is over before it is asked, but for a grant.
+            let timeout = if is_quiet && escalation.is_none() {
+                Duration::ZERO
+            } else {
+                timeout
+            };
+            (channel.clone(), timeout, *require_approvers, approvers.clone())
+        }
         // It answers at once, and nobody else is asked.
-        ApproverKind::Llm(judge) => (judge.timeout, 1, Vec::new()),
+        ApproverKind::Llm(judge) => (None, judge.timeout, 1, Vec::new()),
     };
     Ok(Question {
         approver: key.clone(),
+        channel,
         rule: rule.clone(),
         reason: reason.to_owned(),
         node: agent.identity.node.clone(),
         login: agent.identity.login.clone(),
         profile: agent.profile.clone(),
         endpoint: action.endpoint.clone(),
+        description: endpoint.and_then(|endpoint| endpoint.description.clone()),
         credential: action.credential.clone(),
         summary: masked(policy.mask(), &action.facts, &action.summary),
         detail: masked(policy.mask(), &action.facts, &action.detail),
@@ -107,6 +135,8 @@ pub(super) fn question(
         digest: action.digest,
         required,
         eligible,
+        excluded,
+        escalation,
         timeout,
         policy: policy.version(),
         agent: agent.identity.agent_key(),
@@ -140,6 +170,7 @@ pub(super) fn blank(identity: &Identity, profile: Option<Arc<str>>, endpoint: Ar
         node: identity.node.clone(),
         login: identity.login.clone(),
         address: identity.address.to_string(),
+        agent: known(identity),
         profile,
         endpoint,
         credential: None,
@@ -156,6 +187,17 @@ pub(super) fn blank(identity: &Identity, profile: Option<Arc<str>>, endpoint: Ar
         judge_us: 0,
         wait_us: 0,
         policy: 0,
+    }
+}
+
+/// What else is known of a tailnet's node.
+fn known(identity: &Identity) -> Option<serde_json::Value> {
+    match identity.transport {
+        Transport::Wireguard => None,
+        Transport::Tailnet => Some(serde_json::json!({
+            "tags": identity.tags, "grants": identity.grants, "caps": identity.caps,
+            "is_guest": identity.is_guest,
+        })),
     }
 }
 

@@ -10,7 +10,6 @@
 mod browser;
 mod chromium;
 mod commands;
-mod fields;
 mod gateway;
 mod guard;
 mod http;

@@ -10,8 +10,10 @@
 mod audit;
 mod grants;
 mod hiding;
+mod people;
 mod queue;
 mod retention;
+mod sources;
 
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ fn record(summary: &str) -> Record {
         node: "laptop".into(),
         login: None,
         address: "10.77.0.2".into(),
+        agent: None,
         profile: Some("ci".into()),
         endpoint: "https.github".into(),
         credential: None,
@@ -55,12 +58,14 @@ fn question(bytes: &str, timeout: Duration) -> Question {
     Question {
         preview: serde_json::Value::Null,
         approver: "human_approver.oncall".into(),
+        channel: None,
         rule: "writes".into(),
         reason: "writes are looked at".into(),
         node: "laptop".into(),
         login: None,
         profile: "ci".into(),
         endpoint: "https.github".into(),
+        description: None,
         credential: None,
         summary: bytes.into(),
         detail: bytes.into(),
@@ -72,6 +77,8 @@ fn question(bytes: &str, timeout: Duration) -> Question {
         policy: 1,
         agent: "peer:laptop".into(),
         scope: None,
+        excluded: None,
+        escalation: None,
         heeds_grants: true,
         chain: vec![],
     }

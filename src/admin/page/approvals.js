@@ -109,8 +109,12 @@ function Question({ id, listed, now }) {
       <${Fields} rows=${[
         ['Rule', html`<code>${question.rule}</code>`],
         ['Reason', question.reason && printable(question.reason)],
+        ['Endpoint', question.description && printable(question.description)],
         ['Approver', html`<code>${question.approver}</code>`],
+        ['Channel', question.channel && printable(question.channel)],
         ['Wanted', `${question.required} ${question.required === 1 ? 'person' : 'people'}${question.eligible?.length ? ` of ${question.eligible.join(', ')}` : ''}`],
+        ['Never', question.excluded && `${question.excluded}, whose agent it is`],
+        ['Later also', question.escalate_to && `${question.escalate_to.join(', ')}, after ${span(question.escalate_after_s)}`],
         ['Said so far', held.by.length ? held.by.join(', ') : null],
         ['Said why', held.reason && printable(held.reason)]
       ]} />

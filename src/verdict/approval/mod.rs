@@ -34,17 +34,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Digest;
+use crate::policy::Escalation;
 
 /// What an approver is asked.
 #[derive(Clone, Debug)]
 pub struct Question {
     pub approver: Arc<str>,
+    /// Where the approver wants its questions, if that is said (`channel`).
+    pub channel: Option<String>,
     pub rule: Arc<str>,
     pub reason: String,
     pub node: String,
     pub login: Option<String>,
     pub profile: Arc<str>,
     pub endpoint: Arc<str>,
+    /// What the operator wrote of the endpoint, for people.
+    pub description: Option<String>,
     pub credential: Option<Arc<str>>,
     pub summary: String,
     pub detail: String,
@@ -56,6 +61,10 @@ pub struct Question {
     pub required: u32,
     /// Who may decide, as [`Voter::may_decide`] reads it; empty for every operator.
     pub eligible: Vec<String>,
+    /// Whom nobody may be that decides, by [`Voter::counts_as`]: the agent's owner.
+    pub excluded: Option<String>,
+    /// Who may decide too, after so long.
+    pub escalation: Option<Escalation>,
     pub timeout: Duration,
     pub policy: u64,
     /// As [`crate::identity::Identity::agent_key`].
@@ -94,12 +103,14 @@ impl Question {
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
             "approver": &*self.approver,
+            "channel": self.channel,
             "rule": &*self.rule,
             "reason": self.reason,
             "node": self.node,
             "login": self.login,
             "profile": &*self.profile,
             "endpoint": &*self.endpoint,
+            "description": self.description,
             "credential": self.credential.as_deref(),
             "summary": self.summary,
             "detail": self.detail,
@@ -108,6 +119,9 @@ impl Question {
             "digest": self.digest.to_string(),
             "required": self.required,
             "eligible": self.eligible,
+            "excluded": self.excluded,
+            "escalate_to": self.escalation.as_ref().map(|later| &later.to),
+            "escalate_after_s": self.escalation.as_ref().map(|later| later.after.as_secs()),
             "policy": self.policy,
             "agent": self.agent,
             "grantable": self.scope.is_some(),
