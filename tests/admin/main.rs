@@ -11,6 +11,7 @@ mod browser;
 mod chromium;
 mod commands;
 mod gateway;
+mod granting;
 mod guard;
 mod http;
 mod page;

@@ -15,6 +15,7 @@ mod deciding;
 mod failover;
 mod granted;
 mod kept;
+mod killed;
 #[path = "../support/tailnet/mod.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
