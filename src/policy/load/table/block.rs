@@ -46,6 +46,36 @@ pub(super) static ENDPOINT: Table = Table {
         .of(&["postgres"]),
         Field::new("database", Shape::Text, "The only database that agents may name.").of(&["postgres"]),
         Field::new(
+            "preview",
+            Shape::Flag,
+            "Whether a held change is tried in the agent's session and shown to its approvers; false by default.",
+        )
+        .of(&["postgres"]),
+        Field::new(
+            "preview_lock_max",
+            Shape::Time,
+            "How long anyone may wait for a held change's locks before it is rolled back; 2s by default.",
+        )
+        .of(&["postgres"]),
+        Field::new(
+            "preview_hold_max",
+            Shape::Time,
+            "How long a tried change is held open before it is rolled back; 5m by default.",
+        )
+        .of(&["postgres"]),
+        Field::new(
+            "preview_rows",
+            Shape::Whole,
+            "Rows of the sample, from 0 to 50; 5 by default.",
+        )
+        .of(&["postgres"]),
+        Field::new(
+            "preview_masked",
+            Shape::Texts,
+            "Columns whose values approvers do not see: `column` or `table.column`.",
+        )
+        .of(&["postgres"]),
+        Field::new(
             "path",
             Shape::Text,
             "The path of the MCP server, `/mcp` by default; nothing beside it is reached.",
