@@ -190,6 +190,7 @@ const TUNNEL: &str = "tests/admin/tunnel.rs";
 const AS_CONFIGURED: &str = "the_tunnel_is_as_the_configuration_says";
 const GATEWAY: &str = "tests/admin/gateway.rs";
 const POLICY: &str = "src/policy/tests.rs";
+const PEOPLE: &str = "tests/state/people.rs";
 const HIDING: &str = "tests/state/hiding.rs";
 const JUDGE: &str = "tests/judge/main.rs";
 const OWN: &str = "tests/tailnet/own.rs";
@@ -372,6 +373,12 @@ pub const FIELDS: &[Line] = &[
     (&["approver human_approver"], "timeout", Test(HIDING, "defaults_decide_where_nothing_else_does")),
     (&["approver human_approver"], "require_approvers", Test(HIDING, "the_approver_says_how_many_of_whom_must_allow")),
     (&["approver human_approver"], "approvers", Test(HIDING, "the_approver_says_how_many_of_whom_must_allow")),
+    (&["approver human_approver"], "separation", Test(PEOPLE, "the_owner_of_an_agent_does_not_decide_for_it")),
+    (&["approver human_approver"], "on_timeout", Test(PEOPLE, "what_nobody_decides_in_time_is_denied_or_left_to_the_next")),
+    (&["approver human_approver"], "escalate_after", Test(PEOPLE, "others_may_decide_once_nobody_did_for_so_long")),
+    (&["approver human_approver"], "escalate_to", Test(PEOPLE, "others_may_decide_once_nobody_did_for_so_long")),
+    (&["approver human_approver"], "quiet_hours", Test(PEOPLE, "nobody_is_asked_in_quiet_hours_but_those_of_the_escalation")),
+    (&["approver human_approver"], "quiet_zone", Test(PEOPLE, "nobody_is_asked_in_quiet_hours_but_those_of_the_escalation")),
     (&["approver human_approver"], "credential", Inert("credential = bearer_token.token")),
     (&["approver human_approver"], "classifier", Inert("classifier = human_approver.person")),
     (&["approver human_approver"], "interactive", Inert("interactive = true")),
