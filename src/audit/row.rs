@@ -59,6 +59,7 @@ impl Row {
                 _ if record.verdict == Record::NOTE => "gateway",
                 crate::verdict::Step::Connect => "connect",
                 crate::verdict::Step::Request => "request",
+                crate::verdict::Step::Preview => "preview",
                 crate::verdict::Step::Passthrough => "passthrough",
             }
             .to_owned(),

@@ -246,6 +246,11 @@ fn whole(held: &Value) -> anyhow::Result<String> {
     if question["required"].as_u64().is_some_and(|required| required > 1) {
         out.push_str(&format!("{:<11} {} people\n", "needs", question["required"]));
     }
+    if !question["preview"].is_null() {
+        let shown = serde_json::to_string_pretty(&question["preview"])?;
+        let shown: Vec<String> = shown.split('\n').map(super::printable).collect();
+        out.push_str(&format!("\nWhat it would do:\n{}\n", shown.join("\n")));
+    }
     let detail = question["detail"].as_str().unwrap_or_default();
     let detail: Vec<String> = detail.split('\n').map(super::printable).collect();
     out.push_str(&format!("\n{}\n", detail.join("\n")));

@@ -2,6 +2,7 @@
 //! system's roots, and a kubeconfig.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::kubeconfig;
@@ -73,10 +74,11 @@ fn extend(variable: &str, store: &Store) -> Option<String> {
 }
 
 fn read(path: &Path) -> Option<String> {
-    let size = std::fs::metadata(path).ok()?.len();
-    (size <= ROOTS_BYTES_MAX)
-        .then(|| std::fs::read_to_string(path).ok())
-        .flatten()
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).ok()?;
+    file.take(ROOTS_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
+    let is_whole = bytes.len() as u64 <= ROOTS_BYTES_MAX;
+    is_whole.then(|| String::from_utf8(bytes).ok()).flatten()
 }
 
 /// All parts, each once: one file may be what several variables name.
@@ -146,6 +148,18 @@ mod tests {
             assert!(!may_set(name), "{name}");
         }
         assert!(may_set("GITHUB_TOKEN") && may_set("GITHUB_PAT"));
+    }
+
+    #[test]
+    fn a_file_of_roots_has_a_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("roots.pem");
+        let most = usize::try_from(ROOTS_BYTES_MAX).unwrap();
+        std::fs::write(&path, vec![b'x'; most]).unwrap();
+        assert_eq!(read(&path).map(|text| text.len()), Some(most));
+        std::fs::write(&path, vec![b'x'; most + 1]).unwrap();
+        assert_eq!(read(&path), None, "one byte more");
+        assert_eq!(read(Path::new("/dev/zero")), None, "without an end");
     }
 
     #[test]

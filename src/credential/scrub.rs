@@ -126,6 +126,11 @@ impl Scrub {
         self.held.len() > self.released
     }
 
+    /// Bytes at the end of what came that a secret begins with, those that went on included.
+    pub fn begun(&self) -> usize {
+        self.held.len()
+    }
+
     /// What was kept back, at the end of the body.
     pub fn finish(&mut self) -> Bytes {
         let input = std::mem::take(&mut self.held);

@@ -25,6 +25,7 @@ fn endpoint(key: &str) -> Endpoint {
         sslmode: SslMode::Prefer,
         database: None,
         path: String::new(),
+        preview: None,
         description: None,
     }
 }

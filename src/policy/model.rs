@@ -7,6 +7,7 @@ mod approver;
 mod tailscale;
 
 mod limit;
+mod preview;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::facts::Family;
 
 pub use approver::*;
 pub use limit::{LIMIT_COUNT_MAX, Limit, Per};
+pub use preview::Previews;
 
 pub use tailscale::{TAILNET_RANGES, Tailscale, Via};
 
@@ -214,6 +216,8 @@ pub struct Endpoint {
     pub database: Option<String>,
     /// MCP: the only path that agents may name, without a slash at its end.
     pub path: String,
+    /// What is found out of a held action for those who decide (`preview = true`).
+    pub preview: Option<Previews>,
     /// Free text for people (`description`): operators and approvers see it, agents do not, since it may say
     /// where the endpoint really is.
     pub description: Option<String>,

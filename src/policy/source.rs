@@ -1,6 +1,6 @@
 //! Reads the files of a configuration. Not pure: it stands behind the feature `daemon`.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// The file in the state folder that names the version of a policy whose changes were accepted.
@@ -60,10 +60,14 @@ pub fn read(path: &Path) -> Result<Vec<Source>, ReadError> {
 /// # Errors
 /// Those of the file system, and a file over [`SOURCE_BYTES_MAX`].
 pub fn read_file(path: &Path) -> io::Result<String> {
-    if std::fs::metadata(path)?.len() > SOURCE_BYTES_MAX {
+    // The size that the file system tells is not that of a device, nor of a file that grows meanwhile.
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path)?;
+    file.take(SOURCE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > SOURCE_BYTES_MAX {
         return Err(io::Error::other(format!("larger than {SOURCE_BYTES_MAX} bytes")));
     }
-    std::fs::read_to_string(path)
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 fn one(path: &Path) -> Result<Source, ReadError> {

@@ -388,6 +388,11 @@ endpoint "postgres" "pg" {
   ca_cert = "<<file:ca.pem>>"
   upstream = "127.0.0.1:7000"
   description = "orders"
+  preview = true
+  preview_lock_max = "3s"
+  preview_hold_max = "2m"
+  preview_rows = 7
+  preview_masked = ["email", "users.name"]
 }
 endpoint "http" "plain" { hosts = ["plain.example.com"] }
 endpoint "kubernetes" "k8s" {

@@ -149,6 +149,7 @@ mod tests {
             sslmode: SslMode::Prefer,
             database: None,
             path: String::new(),
+            preview: None,
             description: None,
         })
     }

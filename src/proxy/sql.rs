@@ -17,7 +17,7 @@ use crate::protocol::postgres::choice::Candidate;
 use crate::protocol::postgres::grammar::Reader;
 use crate::tls::{Expected, Offer, accept};
 use crate::upstream::Target;
-use crate::verdict::{Action, Approved, Cause, Permit, Refusal};
+use crate::verdict::{Action, Approved, Cause, Permit, Preview, Refusal};
 
 impl Proxy {
     pub(super) async fn serve_postgres(
@@ -90,6 +90,18 @@ struct Around<'a> {
 impl postgres::Gateway for Around<'_> {
     fn judge<'a>(&'a self, action: &'a Action) -> Wait<'a, Result<Permit, Refusal>> {
         Box::pin(self.proxy.gate.judge(self.agent, action))
+    }
+
+    fn judge_shown<'a>(
+        &'a self,
+        action: &'a Action,
+        preview: &'a dyn Preview,
+    ) -> Wait<'a, Result<Permit, Refusal>> {
+        Box::pin(self.proxy.gate.judge_shown(self.agent, action, Some(preview)))
+    }
+
+    fn asks(&self, action: &Action) -> bool {
+        self.proxy.gate.asks(self.agent, action)
     }
 
     fn reloads(&self) -> tokio::sync::watch::Receiver<u64> {

@@ -44,6 +44,7 @@ fn endpoint() -> Endpoint {
         sslmode: SslMode::Prefer,
         database: None,
         path: String::new(),
+        preview: None,
         description: None,
     }
 }

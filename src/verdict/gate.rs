@@ -6,6 +6,7 @@
 //! [`ArcSwap`]; every call reads the newest one, so a reload applies to open connections.
 
 mod chain;
+mod shown;
 mod stop;
 
 use std::borrow::Cow;
@@ -19,7 +20,7 @@ use super::approval::Queue;
 use super::judge::Judges;
 use super::pace::Pace;
 use super::rate::Counter;
-use super::{Action, Approved, Cause, Permit, Refusal, Step, Verdict, record};
+use super::{Action, Approved, Cause, Permit, Preview, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
 use crate::credential::KnownSecrets;
@@ -150,6 +151,19 @@ impl Gate {
     /// # Errors
     /// A [`Refusal`], already recorded where the log can be written.
     pub async fn judge(&self, agent: &Agent, action: &Action) -> Result<Permit, Refusal> {
+        self.judge_shown(agent, action, None).await
+    }
+
+    /// As [`Gate::judge`]; people who are asked are shown what the action would do.
+    ///
+    /// # Errors
+    /// As [`Gate::judge`].
+    pub async fn judge_shown(
+        &self,
+        agent: &Agent,
+        action: &Action,
+        preview: Option<&dyn Preview>,
+    ) -> Result<Permit, Refusal> {
         let started = Instant::now();
         let policy = self.policy();
         let then = agent;
@@ -171,8 +185,8 @@ impl Gate {
                 let cause = match (action.step, &rule) {
                     (Step::Connect, _) => "connect",
                     (Step::Passthrough, _) => "passthrough",
-                    (Step::Request, Some(_)) => "rule",
-                    (Step::Request, None) => "unmatched",
+                    (_, Some(_)) => "rule",
+                    (_, None) => "unmatched",
                 };
                 Ok(Allowed {
                     cause,
@@ -186,7 +200,7 @@ impl Gate {
                 Err(Refusal::new(Cause::Unevaluable(rule), NOT_WHOLE_REASON))
             }
             Verdict::Ask { rule, reason, chain } => {
-                self.ask_chain(&policy, agent, action, (rule, reason), &chain)
+                self.ask_chain(&policy, agent, (action, preview), (rule, reason), &chain)
                     .await
             }
         };

@@ -15,6 +15,7 @@ pub mod gate;
 pub mod judge;
 pub mod pace;
 pub mod permit;
+pub mod preview;
 pub mod rate;
 #[cfg(feature = "daemon")]
 mod record;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use crate::facts::Facts;
 
 pub use permit::{Approved, Digest, Permit};
+pub use preview::Preview;
 
 /// What is judged: one request, one statement, one connection's start.
 #[derive(Clone, Debug)]
@@ -54,6 +56,8 @@ pub enum Step {
     Connect,
     /// One request or statement: the endpoint's rules are walked.
     Request,
+    /// A held request is tried, for those who decide on it; nothing of it lasts without a yes.
+    Preview,
     /// A destination that no endpoint claims, where `unknown_host` lets it pass.
     Passthrough,
 }

@@ -131,6 +131,7 @@ pub(super) fn question(
         summary: masked(policy.mask(), &action.facts, &action.summary),
         detail: masked(policy.mask(), &action.facts, &action.detail),
         facts: action.facts.to_json(policy.mask()),
+        preview: serde_json::Value::Null,
         digest: action.digest,
         required,
         eligible,

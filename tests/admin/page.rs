@@ -16,6 +16,7 @@ const SQL: &str = "UPDATE orders\n   SET status = 'refunded', refunded_at = now(
 /// A question as the Postgres proxy asks it.
 pub fn refund() -> Question {
     Question {
+        preview: serde_json::Value::Null,
         approver: "human_approver.ops".into(),
         rule: "writes-are-approved".into(),
         reason: "changes to orders are looked at by a person".into(),

@@ -232,6 +232,7 @@ pub fn policy(text: &str) -> Arc<Policy> {
 
 pub fn question(what: &str) -> Question {
     Question {
+        preview: serde_json::Value::Null,
         approver: "human_approver.ops".into(),
         channel: Some("shop-ops".into()),
         rule: "writes".into(),

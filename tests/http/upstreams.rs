@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
 
+use tailkeep::upstream::pool::{RESPONSE_HEAD_BYTES_MAX, RESPONSE_HEADERS_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -143,6 +144,48 @@ async fn tls_and_roots_are_as_each_type_of_endpoint_says() {
             );
             assert_eq!(answer.status == 502, !passes, "{kind} {tls:?}: {}", answer.text());
         }
+    }
+}
+
+/// A server whose every answer has this head.
+async fn answers(head: String) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let head = head.clone();
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(head.as_bytes()).await;
+                let _ = stream.read(&mut request).await;
+            });
+        }
+    });
+    address
+}
+
+/// `RESPONSE_HEADERS_MAX` and `RESPONSE_HEAD_BYTES_MAX`.
+#[tokio::test]
+async fn the_head_of_an_answer_has_a_size() {
+    let lines = |count: usize| (1..count).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
+    let long = |bytes: usize| format!("x: {}\r\n", "x".repeat(bytes));
+    for (more, status) in [
+        (lines(RESPONSE_HEADERS_MAX), 200),
+        (lines(RESPONSE_HEADERS_MAX + 1), 502),
+        (long(RESPONSE_HEAD_BYTES_MAX - 100), 200),
+        (long(RESPONSE_HEAD_BYTES_MAX), 502),
+    ] {
+        let address = answers(format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{more}\r\n")).await;
+        let service = Service::start(BOTH).await;
+        let policy = service
+            .open_policy()
+            .replace(&service.address.to_string(), &address.to_string())
+            .replace("ca_cert", "tls = false\n  ca_cert");
+        let world = World::new(&policy);
+        let gateway = world.listen(API).await;
+        let answer = ask(gateway, GET).await.unwrap();
+        assert_eq!(answer.status, status, "{} bytes", more.len());
     }
 }
 

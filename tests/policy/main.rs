@@ -9,6 +9,8 @@
 
 #[cfg(feature = "daemon")]
 mod rehearsal;
+#[cfg(feature = "daemon")]
+mod sources;
 mod speed;
 
 use std::process::{Command, Output};

@@ -82,7 +82,7 @@ async fn pgbench_runs_in_every_mode() {
 }
 
 /// Runs a script with psycopg, which `scripts/test` installs in `target/venv`.
-async fn psycopg(world: &crate::world::World, script: &str) -> String {
+pub async fn psycopg(world: &crate::world::World, script: &str) -> String {
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
     let mut command = Command::new(python);
     command

@@ -17,6 +17,7 @@ mod logins;
 mod names;
 mod pipelines;
 mod portals;
+mod previews;
 mod raw;
 mod schemas;
 #[path = "../support/postgres.rs"]

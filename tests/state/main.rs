@@ -56,6 +56,7 @@ fn record(summary: &str) -> Record {
 
 fn question(bytes: &str, timeout: Duration) -> Question {
     Question {
+        preview: serde_json::Value::Null,
         approver: "human_approver.oncall".into(),
         channel: None,
         rule: "writes".into(),

@@ -104,6 +104,7 @@ function Question({ id, listed, now }) {
       ${held.state === 'pending' && !held.waiting && html`<p class="note">Its agent is not connected now. A decision holds for its next try of exactly this.</p>`}
       <h2 class="sub">What will happen, whole</h2>
       <pre class="whole mono" tabindex="0" aria-label="The whole action">${printable(question.detail || question.summary, true)}</pre>
+      ${question.preview && html`<${Preview} of=${question.preview} />`}
       <h2 class="sub">Why you are asked</h2>
       <${Fields} rows=${[
         ['Rule', html`<code>${question.rule}</code>`],
@@ -140,6 +141,19 @@ function Question({ id, listed, now }) {
 
 // What a yes may be given for; the first is once.
 const TERMS = [['', 'once'], ['for_s=1800', 'for 30 minutes'], ['for_s=7200', 'for 2 hours'], ['uses=20', '20 times'], ['for_s=1800&uses=20', '20 times in 30 minutes']]
+
+// What was found out before anybody said yes, or why nothing was.
+function Preview({ of }) {
+  const { does, none, plan, columns, sample, held_s: held } = of
+  return html`<h2 class="sub">What it does</h2>
+    ${none && html`<p class="note">Not tried: ${printable(none)}.${plan ? ` The server expects ${plan.rows} rows, at a cost of ${plan.cost}.` : ''}</p>`}
+    ${does?.error && html`<p class="note">It fails: ${printable(does.error)}</p>`}
+    ${does?.tag && html`<p>It has run and is held back: <code>${printable(does.tag)}</code>. A yes commits it. After ${held} s, or when others wait
+      for it, it is rolled back; a yes then runs it once more, and commits only the same count.</p>`}
+    ${sample?.length > 0 && html`<div class="scroll" tabindex="0"><table><caption>Some of its rows</caption>
+      <thead><tr>${columns.map(name => html`<th scope="col">${printable(name)}</th>`)}</tr></thead>
+      <tbody>${sample.map(row => html`<tr>${row.map(value => html`<td class="mono">${value === null ? 'NULL' : printable(value)}</td>`)}</tr>`)}</tbody></table></div>`}`
+}
 
 function Decide({ id, grantable, onDone }) {
   const [armed, arm] = useState(null)

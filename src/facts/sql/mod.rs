@@ -16,6 +16,7 @@ pub mod dialect;
 mod kinds;
 mod look;
 pub mod path;
+pub mod preview;
 mod setting;
 mod tree;
 mod utility;

@@ -140,6 +140,7 @@ impl<'a> Loader<'a> {
             sslmode,
             database: fields.text("database").map(|text| text.value),
             path: self.path(fields, protocol),
+            preview: self.previews(fields, protocol),
             description: fields.text("description").map(|text| text.value),
         };
         if protocol != Protocol::Postgres && endpoint.database.is_some() {

@@ -7,6 +7,7 @@ mod credential;
 mod endpoint;
 mod gateway;
 mod operators;
+mod preview;
 mod profile;
 mod rule;
 pub(crate) mod table;

@@ -22,6 +22,7 @@
 pub mod bind;
 pub mod choice;
 pub mod grammar;
+pub mod own;
 pub mod session;
 pub mod startup;
 pub mod statement;

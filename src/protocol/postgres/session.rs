@@ -16,6 +16,7 @@ mod extended;
 mod names;
 mod query;
 mod server;
+mod trial;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 use awaited::{Awaited, Kind, Open};
 pub use extended::DESCRIBES_MAX;
 use names::{Kept, Portal, Prepared};
+pub use trial::{ANSWER_BYTES_MAX, SAMPLE_COLUMNS_MAX, Shown, VALUE_BYTES_MAX, Wanted};
 
 /// What a session is handed at its start.
 #[derive(Clone)]
@@ -116,6 +118,14 @@ pub struct PgSession {
     path: SearchPath,
     held: Option<Held>,
     judging: Option<Judging>,
+    trial: Option<Box<trial::Trial>>,
+    previewed: Option<Shown>,
+    /// A trial of what is being judged that was rolled back before its ruling, and its tag.
+    tried: Option<(Wanted, Option<String>)>,
+    /// What is said to go up was sent by the trial already.
+    went_up: bool,
+    /// Bytes of a long row of a trial that are still to come.
+    trial_skip: usize,
     next_id: u64,
     closed: bool,
 }
@@ -146,6 +156,11 @@ impl PgSession {
             path: SearchPath::default(),
             held: None,
             judging: None,
+            trial: None,
+            previewed: None,
+            tried: None,
+            went_up: false,
+            trial_skip: 0,
             next_id: 0,
             closed: false,
         }
@@ -195,7 +210,10 @@ impl PgSession {
                     self.finish(Open::new(judging.permits, now), "SKIPPED");
                     self.held = None;
                 } else if permit.covers(&judging.digest) {
-                    self.permitted(judging);
+                    match self.trial.is_some() {
+                        true => self.trial_permitted(judging),
+                        false => self.try_again(judging),
+                    }
                 } else {
                     self.refused(judging, "42501", "the permit is for something else");
                 }
@@ -219,6 +237,7 @@ impl PgSession {
         if let Some(judging) = self.judging.take() {
             self.finish(Open::new(judging.permits, now), "NOT SENT");
         }
+        self.lose_trial();
         while let Some(awaited) = self.awaited.pop_front() {
             self.finish(awaited.open, "LOST");
         }
@@ -252,7 +271,7 @@ impl PgSession {
         let front = self.front.as_ref().map_or(0, Bytes::len);
         let held = self.held.as_ref().map_or(0, |held| held.bind.len());
         let names = FACTS_PER_TEXT * self.statements.bytes() + self.portals.bytes();
-        self.up.len() + front + held + judged + names
+        self.up.len() + self.down.len() + front + held + judged + names + self.trial_bytes()
     }
 
     /// Whether the gate is being asked.
@@ -281,6 +300,9 @@ impl PgSession {
     }
 
     fn send_up(&mut self, bytes: Bytes) {
+        if self.went_up {
+            return;
+        }
         self.flushed = false;
         self.out.push_back(Output::Write(Side::Upstream, bytes));
     }
@@ -301,6 +323,7 @@ impl PgSession {
             // What is decided on may stand behind a long comment.
             summary.push_str(&format!(" … (of {} characters)", text.chars().count()));
         }
+        self.tried = None;
         self.judging = Some(Judging {
             what,
             digest,

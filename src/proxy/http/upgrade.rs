@@ -22,6 +22,12 @@ pub const COPY_BYTES: usize = 64 << 10;
 /// that was written at once is there by then, and a person at a terminal does not notice.
 pub const HOLD: Duration = Duration::from_millis(20);
 
+/// Bytes that are no chance beginning of a secret any more, and how long they are held back: an upstream
+/// that gives a secret in two parts, further apart than that, has its first part passed on. What comes
+/// behind it ends the stream all the same.
+pub const BEGUN_BYTES: usize = 6;
+pub const HOLD_BEGUN: Duration = Duration::from_secs(2);
+
 /// A spliced stream, to be run once its HTTP connection has let go of it.
 pub type Splice = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -99,7 +105,7 @@ where
         let read = from.read(&mut buffer);
         let length = match scrub.as_mut().filter(|scrub| scrub.holds()) {
             None => read.await?,
-            Some(scrub) => match timeout(HOLD, read).await {
+            Some(scrub) => match timeout(hold(scrub.begun()), read).await {
                 Ok(read) => read?,
                 Err(_) => {
                     write(to, &scrub.release(), count).await?;
@@ -128,6 +134,10 @@ where
         }
         clock.moved();
     }
+}
+
+fn hold(begun: usize) -> Duration {
+    if begun < BEGUN_BYTES { HOLD } else { HOLD_BEGUN }
 }
 
 async fn write<W: AsyncWrite + Unpin>(to: &mut W, piece: &[u8], count: &AtomicU64) -> io::Result<()> {
@@ -169,5 +179,41 @@ impl Clock {
                 None => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::Secret;
+
+    #[tokio::test]
+    async fn what_has_begun_as_a_secret_waits_longer() {
+        let secret = Secret::new(b"correct-horse-battery".to_vec());
+        let scrub = Some(Box::new(Scrub::new(&secret, b"correct-horse-battery", "{{pat}}")));
+        let (mut upstream, mut from) = tokio::io::duplex(1 << 10);
+        let (mut to, mut agent) = tokio::io::duplex(1 << 10);
+        let (count, clock) = (AtomicU64::new(0), Clock::new());
+        let pumped = pump(&mut from, &mut to, scrub, &count, &clock);
+        let story = async {
+            // A chance beginning goes on after a moment.
+            upstream.write_all(b"abc corr").await.unwrap();
+            let mut came = [0; 8];
+            agent.read_exact(&mut came).await.unwrap();
+            assert_eq!(&came, b"abc corr");
+            upstream.write_all(b"idor; correct-horse-").await.unwrap();
+            let mut came = [0; 6];
+            agent.read_exact(&mut came).await.unwrap();
+            tokio::time::sleep(HOLD * 5).await;
+            upstream.write_all(b"battery").await.unwrap();
+            came
+        };
+        let (ended, came) = tokio::join!(pumped, story);
+        assert!(matches!(ended, Err(Broken::Secret)));
+        assert_eq!(&came, b"idor; ");
+        drop(to);
+        let mut rest = Vec::new();
+        agent.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"", "nothing of the secret went on");
     }
 }

@@ -10,8 +10,11 @@
 mod cancel;
 mod lasting;
 mod path;
+mod preview;
+mod queue;
 mod relay;
 mod settings;
+mod side;
 mod start;
 
 use std::future::Future;
@@ -34,7 +37,7 @@ use crate::protocol::postgres::wire::WireError;
 use crate::tls::Connectors;
 use crate::upstream::postgres::LoginError;
 pub use crate::upstream::postgres::Wire;
-use crate::verdict::{Action, Approved, Cause, Permit, Refusal};
+use crate::verdict::{Action, Approved, Cause, Permit, Preview, Refusal};
 
 pub use cancel::Cancels;
 pub use lasting::LASTING_BYTES_MAX;
@@ -47,6 +50,14 @@ pub type Wait<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Gateway: Send + Sync {
     /// The gate. Dropping the future withdraws the question.
     fn judge<'a>(&'a self, action: &'a Action) -> Wait<'a, Result<Permit, Refusal>>;
+    /// As [`Gateway::judge`]; people are shown what the action would do.
+    fn judge_shown<'a>(
+        &'a self,
+        action: &'a Action,
+        preview: &'a dyn Preview,
+    ) -> Wait<'a, Result<Permit, Refusal>>;
+    /// Whether approvers will be asked, as far as can be told before.
+    fn asks(&self, action: &Action) -> bool;
     /// Changes with every policy that comes into force.
     fn reloads(&self) -> watch::Receiver<u64>;
     /// Whether the policy in force lets an action pass that was permitted before, and that the

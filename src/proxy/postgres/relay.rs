@@ -1,16 +1,17 @@
 //! The loop between the two ends: reads, writes, rulings and cancels, none waiting for another.
 
-use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
 use tokio::sync::watch;
 
 use super::lasting::Lasting;
 use super::path::{CHANGED, PathNeed};
+use super::preview::{Event, Previews};
+use super::queue::Queue;
 use super::start::{Connected, dial};
 use super::{Context, PREPARED_BYTES_MAX, ROOM_STEP_BYTES, STATEMENTS_MAX, ServeError, Wait, Wire};
 use crate::audit::Outcome;
@@ -23,61 +24,8 @@ use crate::verdict::{Action, Cause, Permit, Refusal};
 
 /// Bytes read at once from a side.
 const READ_BYTES: usize = 64 << 10;
-/// Bytes that may wait for a side before what fills it is no longer read.
-pub const QUEUE_BYTES_MAX: usize = 1 << 20;
 
 const CANCEL_CODE: [u8; 4] = [4, 210, 22, 46];
-
-/// What waits to be written to a side.
-#[derive(Default)]
-struct Queue {
-    pieces: VecDeque<Bytes>,
-    bytes: usize,
-    /// Bytes that were written since the start.
-    written: u64,
-    unflushed: bool,
-}
-
-impl Queue {
-    fn push(&mut self, piece: Bytes) {
-        self.bytes += piece.len();
-        self.pieces.push_back(piece);
-    }
-
-    fn written(&mut self, count: usize) {
-        self.bytes -= count;
-        self.written += count as u64;
-        self.unflushed = true;
-        if let Some(front) = self.pieces.front_mut() {
-            front.advance(count);
-            if front.is_empty() {
-                self.pieces.pop_front();
-            }
-        }
-    }
-
-    fn front(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| piece)
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes >= QUEUE_BYTES_MAX
-    }
-
-    /// Writes some, or flushes; waits for ever if there is neither to do. May be dropped at any time.
-    async fn carry(&mut self, io: &mut WriteHalf<Box<dyn Wire>>) -> std::io::Result<()> {
-        if self.bytes > 0 {
-            let count = io.write(self.front()).await?;
-            self.written(count);
-        } else if self.unflushed {
-            io.flush().await?;
-            self.unflushed = false;
-        } else {
-            pending::<()>().await;
-        }
-        Ok(())
-    }
-}
 
 /// One session between its two ends.
 struct Relay<'a> {
@@ -94,15 +42,16 @@ struct Relay<'a> {
     reloads: watch::Receiver<u64>,
     path: PathNeed,
     cancelling: Option<Wait<'a, ()>>,
+    previews: Previews<'a>,
     closing: bool,
     server_gone: bool,
 }
 
 /// What of [`Connected`] stays while the session runs.
-struct Ends {
-    permit: Permit,
+pub(super) struct Ends {
+    pub(super) permit: Permit,
     ticket: super::cancel::Ticket,
-    process: i32,
+    pub(super) process: i32,
     key: Bytes,
 }
 
@@ -122,6 +71,7 @@ pub(super) async fn relay(
         statements_max: STATEMENTS_MAX,
         prepared_bytes_max: PREPARED_BYTES_MAX,
     };
+    let names = (connected.user.clone(), connected.database.clone());
     let ends = Ends {
         permit: connected.permit,
         ticket: connected.ticket,
@@ -141,6 +91,7 @@ pub(super) async fn relay(
         reloads: context.gateway.reloads(),
         path: PathNeed::new(connected.path_asked),
         cancelling: None,
+        previews: Previews::new(context, &ends, names),
         closing: false,
         server_gone: false,
     };
@@ -231,6 +182,7 @@ impl Relay<'_> {
                     }
                 }
                 () = answer(&mut self.cancelling) => self.cancelling = None,
+                event = self.previews.event() => self.previewing(event),
                 () = self.connected.ticket.wake.notified() => self.cancel(),
                 count = server.0.read_buf(&mut from_server), if hears_server => {
                     if count? == 0 { self.server_gone = true; }
@@ -249,6 +201,7 @@ impl Relay<'_> {
                 self.carry_out().await;
             }
             self.carry_out().await;
+            self.previews.follow(&mut self.session);
             self.make_room()?;
             if news && self.session.is_judging() && self.session.is_abandoned() {
                 return Ok(());
@@ -273,9 +226,16 @@ impl Relay<'_> {
     fn cancel(&mut self) {
         if self.session.is_judging() {
             self.ruling = None;
+            let trying = self.session.is_trying();
             self.session.cancel_judging(Instant::now());
-            return;
+            if !trying {
+                return;
+            }
         }
+        self.cancel_server();
+    }
+
+    fn cancel_server(&mut self) {
         let (context, ends) = (self.context, self.connected);
         let time = Duration::from_millis(context.limits.connect_ms);
         self.cancelling = Some(Box::pin(async move {
@@ -340,6 +300,20 @@ impl Relay<'_> {
             .refused(unknown, |action, approved_by| gateway.still(action, approved_by))
     }
 
+    /// Something befell a preview.
+    fn previewing(&mut self, event: Event) {
+        match event {
+            Event::Begin(permit) => self.previews.begin(&mut self.session, &permit),
+            Event::Stop(why) => {
+                let trying = self.session.is_trying();
+                self.session.stop_trial(why);
+                if trying {
+                    self.cancel_server();
+                }
+            }
+        }
+    }
+
     async fn carry_out(&mut self) {
         let gateway = self.context.gateway;
         while let Some(output) = self.session.poll_output() {
@@ -349,7 +323,13 @@ impl Relay<'_> {
                 Output::Decide(action) => {
                     let action = Arc::from(action);
                     self.asked = Some((Arc::clone(&action), *self.reloads.borrow()));
-                    self.ruling = Some(Box::pin(async move { gateway.judge(&action).await }));
+                    let preview = self.previews.offer(&self.session, &action);
+                    self.ruling = Some(Box::pin(async move {
+                        match &preview {
+                            Some(preview) => gateway.judge_shown(&action, preview).await,
+                            None => gateway.judge(&action).await,
+                        }
+                    }));
                 }
                 Output::Finish(record, outcome) => {
                     self.lasting.end(record);

@@ -17,6 +17,7 @@ fn endpoint(key: &str, claims: Vec<HostPattern>, port: u16) -> Endpoint {
         sslmode: SslMode::Prefer,
         database: None,
         path: String::new(),
+        preview: None,
         description: None,
     }
 }

@@ -54,6 +54,8 @@ pub struct Question {
     pub summary: String,
     pub detail: String,
     pub facts: serde_json::Value,
+    /// What it would do, as [`super::Preview`] found out; null where nothing can.
+    pub preview: serde_json::Value,
     pub digest: Digest,
     /// Distinct people who must allow.
     pub required: u32,
@@ -113,6 +115,7 @@ impl Question {
             "summary": self.summary,
             "detail": self.detail,
             "facts": self.facts,
+            "preview": self.preview,
             "digest": self.digest.to_string(),
             "required": self.required,
             "eligible": self.eligible,

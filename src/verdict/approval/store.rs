@@ -33,6 +33,7 @@ pub(super) fn identity(question: &Question) -> [u8; 32] {
     let required = question.required.to_be_bytes();
     let policy = question.policy.to_be_bytes();
     let facts = question.facts.to_string();
+    let does = question.preview["does"].to_string();
     let eligible = serde_json::json!(question.eligible).to_string();
     let later = question.escalation.as_ref().map(|later| &later.to);
     let people_later = serde_json::json!([question.excluded, later]).to_string();
@@ -50,6 +51,7 @@ pub(super) fn identity(question: &Question) -> [u8; 32] {
         question.summary.as_bytes(),
         question.detail.as_bytes(),
         facts.as_bytes(),
+        does.as_bytes(),
         eligible.as_bytes(),
         question.agent.as_bytes(),
         people_later.as_bytes(),

@@ -10,7 +10,7 @@ use crate::identity::Agent;
 use crate::policy::{ApproverKind, FailMode, Judge, Policy};
 use crate::verdict::approval::{Answer, Question, Use};
 use crate::verdict::judge::wire::prompt_version;
-use crate::verdict::{Action, Cause, Refusal};
+use crate::verdict::{Action, Cause, Preview, Refusal};
 
 /// What an agent is told where neither the rule nor a person says why.
 const REFUSED_REASON: &str = "an approver refused it";
@@ -26,13 +26,14 @@ impl Gate {
         &self,
         policy: &Policy,
         agent: &Agent,
-        action: &Action,
+        (action, preview): (&Action, Option<&dyn Preview>),
         (rule, reason): (Arc<str>, String),
         chain: &[Arc<str>],
     ) -> Result<Allowed, Refusal> {
         let asking = Asking { rule, reason };
         let (people, scope) = record::chain_of(policy, agent, action, &asking.rule, chain);
         let mut approvers = Vec::with_capacity(chain.len());
+        let mut shown = None;
         let (mut granted, mut undecided): (Option<Use>, bool) = (None, false);
         for (at, key) in chain.iter().enumerate() {
             let question = record::question(policy, agent, action, &asking.rule, &asking.reason, key);
@@ -51,6 +52,13 @@ impl Gate {
                         approvers.push(by_grant(key, used));
                         continue;
                     }
+                    if shown.is_none()
+                        && let Some(preview) = preview
+                    {
+                        let found = self.show(policy, agent, action, &asking.rule, preview).await;
+                        shown = Some(found.map_err(|detail| asking.down(detail))?);
+                    }
+                    question.preview = shown.clone().unwrap_or_default();
                     question.chain.clone_from(&people);
                     (question.scope, question.heeds_grants) = (scope, !undecided);
                     let behind = chain.get(at + 1..).unwrap_or_default();

@@ -192,6 +192,7 @@ const GATEWAY: &str = "tests/admin/gateway.rs";
 const POLICY: &str = "src/policy/tests.rs";
 const PEOPLE: &str = "tests/state/people.rs";
 const HIDING: &str = "tests/state/hiding.rs";
+const PEOPLE: &str = "tests/state/people.rs";
 const JUDGE: &str = "tests/judge/main.rs";
 const OWN: &str = "tests/tailnet/own.rs";
 const REDIRECT: &str = "tests/tailnet/redirect.rs";

@@ -46,6 +46,36 @@ pub(super) static ENDPOINT: Table = Table {
         .of(&["postgres"]),
         Field::new("database", Shape::Text, "The only database that agents may name.").of(&["postgres"]),
         Field::new(
+            "preview",
+            Shape::Flag,
+            "Whether a held change is tried in the agent's session and shown to its approvers; false by default.",
+        )
+        .of(&["postgres"]),
+        Field::new(
+            "preview_lock_max",
+            Shape::Time,
+            "How long anyone may wait for a held change's locks before it is rolled back; 2s by default.",
+        )
+        .of(&["postgres"]),
+        Field::new(
+            "preview_hold_max",
+            Shape::Time,
+            "How long a tried change is held open before it is rolled back; 5m by default.",
+        )
+        .of(&["postgres"]),
+        Field::new(
+            "preview_rows",
+            Shape::Whole,
+            "Rows of the sample, from 0 to 50; 5 by default.",
+        )
+        .of(&["postgres"]),
+        Field::new(
+            "preview_masked",
+            Shape::Texts,
+            "Columns whose values approvers do not see: `column` or `table.column`.",
+        )
+        .of(&["postgres"]),
+        Field::new(
             "path",
             Shape::Text,
             "The path of the MCP server, `/mcp` by default; nothing beside it is reached.",
@@ -134,6 +164,12 @@ pub(super) static APPROVER: Table = Table {
     groups: &[&[
         Field::new("approvers", Shape::Texts, "Who may decide: logins, `*@domain`, `grant:NAME`, accounts of the gateway's machine; everybody if empty.").of(HUMAN),
         Field::new("require_approvers", Shape::Whole, "How many people must allow, 1 to 100.").of(HUMAN),
+        Field::new("separation", Shape::Flag, "Whether the agent's own owner may not decide.").of(HUMAN),
+        Field::new("on_timeout", Shape::Text, "What it means that nobody decided in time: `deny`, or `next` for the next approver.").of(HUMAN),
+        Field::new("escalate_after", Shape::Time, "When those of `escalate_to` may decide too.").of(HUMAN),
+        Field::new("escalate_to", Shape::Texts, "Who may decide too, once nobody did for so long.").of(HUMAN),
+        Field::new("quiet_hours", Shape::Text, "When nobody is asked, `22:00-07:00`.").of(HUMAN),
+        Field::new("quiet_zone", Shape::Text, "The zone of the quiet hours; UTC by default.").of(HUMAN),
         Field::new("channel", Shape::Text, "Where its questions belong; each carries it, for what hands them on.").of(HUMAN),
         Field::new("timeout", Shape::Time, "How long an answer is waited for; then it is a denial."),
         Field::inert("credential", ELSEWHERE).of(HUMAN),

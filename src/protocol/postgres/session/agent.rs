@@ -12,7 +12,7 @@ pub(super) type Again = Option<Bytes>;
 impl PgSession {
     /// Works off the agent's messages until one has to wait, or there is much to do: then true.
     pub(super) fn pump(&mut self) -> Result<bool, WireError> {
-        while self.judging.is_none() && !self.closed {
+        while self.judging.is_none() && self.trial.is_none() && !self.closed {
             if self.out.len() >= OUTPUTS_MAX {
                 return Ok(true);
             }
@@ -189,7 +189,11 @@ impl PgSession {
     }
 
     /// The gate said no, or the agent took it back.
-    pub(super) fn refused(&mut self, judging: Judging, code: &str, reason: &str) {
+    pub(super) fn refused(&mut self, judging: Judging, code: &'static str, reason: &str) {
+        if self.trial.is_some() {
+            self.trial_refused(judging, code, reason);
+            return;
+        }
         self.finish(Open::new(judging.permits, self.now), "NOT SENT");
         if self.skipping {
             self.held = None;

@@ -12,6 +12,15 @@ use crate::protocol::{Output, Side};
 impl PgSession {
     /// Follows the server's messages. What needs no change goes on as slices of what came.
     pub(super) fn read_server(&mut self, bytes: Bytes) -> Result<(), WireError> {
+        if self.is_led_by_trial() {
+            return self.read_trial(&bytes);
+        }
+        self.read_answers(bytes)?;
+        self.go_on();
+        Ok(())
+    }
+
+    fn read_answers(&mut self, bytes: Bytes) -> Result<(), WireError> {
         let mut bytes = if self.down.is_empty() {
             bytes
         } else {
@@ -161,7 +170,7 @@ impl PgSession {
         Ok(())
     }
 
-    fn setting(&mut self, payload: &Bytes) -> Result<(), WireError> {
+    pub(super) fn setting(&mut self, payload: &Bytes) -> Result<(), WireError> {
         let mut texts = payload.split(|byte| *byte == 0);
         let (name, value) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
         let right: &[u8] = match name {

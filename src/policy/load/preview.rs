@@ -1,0 +1,54 @@
+//! The `preview…` fields of an endpoint.
+
+use std::time::Duration;
+
+use super::super::diagnostic::Diagnostic;
+use super::super::hcl::Fields;
+use super::super::{Previews, Protocol};
+use super::Loader;
+
+/// What a waiter puts up with, where nothing is said.
+const LOCK_MAX: Duration = Duration::from_secs(2);
+/// How long a change is held open, where nothing is said.
+const HOLD_MAX: Duration = Duration::from_secs(300);
+/// Rows of a sample, where nothing is said, and at most.
+const ROWS: usize = 5;
+const ROWS_MAX: i64 = 50;
+
+impl<'a> Loader<'a> {
+    pub(super) fn previews(&self, fields: &Fields<'a>, protocol: Protocol) -> Option<Previews> {
+        let wanted = fields.flag("preview").unwrap_or(false);
+        let previews = Previews {
+            lock_max: fields.duration("preview_lock_max").unwrap_or(LOCK_MAX),
+            hold_max: fields.duration("preview_hold_max").unwrap_or(HOLD_MAX),
+            rows: fields
+                .size("preview_rows", 0..=ROWS_MAX)
+                .and_then(|rows| usize::try_from(rows).ok())
+                .unwrap_or(ROWS),
+            masked: fields
+                .texts("preview_masked")
+                .into_iter()
+                .map(|text| text.value)
+                .collect(),
+        };
+        let names = [
+            "preview",
+            "preview_lock_max",
+            "preview_hold_max",
+            "preview_rows",
+            "preview_masked",
+        ];
+        let (known, help): (&[&str], _) = match protocol {
+            Protocol::Postgres => (&names, "write preview = true"),
+            _ => (&[], "nothing of this endpoint is tried before it is approved"),
+        };
+        for name in names {
+            if fields.has(name) && !(known.contains(&name) && wanted) && (name != "preview" || wanted) {
+                let message = format!("`{name}` of {} has no effect here", fields.title);
+                self.findings
+                    .note(Diagnostic::new(fields.at_of(name), message).help(help));
+            }
+        }
+        (wanted && protocol == Protocol::Postgres).then_some(previews)
+    }
+}
