@@ -190,7 +190,6 @@ const TUNNEL: &str = "tests/admin/tunnel.rs";
 const AS_CONFIGURED: &str = "the_tunnel_is_as_the_configuration_says";
 const GATEWAY: &str = "tests/admin/gateway.rs";
 const POLICY: &str = "src/policy/tests.rs";
-const PEOPLE: &str = "tests/state/people.rs";
 const HIDING: &str = "tests/state/hiding.rs";
 const PEOPLE: &str = "tests/state/people.rs";
 const JUDGE: &str = "tests/judge/main.rs";
