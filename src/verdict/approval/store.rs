@@ -120,27 +120,7 @@ pub(super) fn take(
         }
         check_room(&transaction, question)?;
         let expires_us = now.saturating_add(micros(question.timeout));
-        let (agent, later) = (agent(question), question.escalation.as_ref());
-        transaction.execute(
-            "INSERT INTO approval (identity, node, question, required, eligible, state, asked_us, expires_us,
-               agent, scope, chain, excluded, escalates_us, escalate_to)
-             VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
-            params![
-                identity.as_slice(),
-                agent,
-                body,
-                question.required.max(1),
-                serde_json::json!(question.eligible).to_string(),
-                now,
-                expires_us,
-                question.agent,
-                question.scope.as_ref().map(|scope| scope.bytes()),
-                serde_json::json!(question.chain).to_string(),
-                question.excluded,
-                later.map(|later| now.saturating_add(micros(later.after))),
-                later.map(|later| serde_json::json!(later.to).to_string()),
-            ],
-        )?;
+        insert(&transaction, question, (&identity, &body), (now, expires_us))?;
         let id = transaction.last_insert_rowid();
         if id % PRUNE_EVERY == 0 {
             prune(&transaction, now)?;
@@ -148,6 +128,37 @@ pub(super) fn take(
         transaction.commit()?;
         Ok(Taken::Pending { id, expires_us })
     })
+}
+
+/// A new row, pending.
+fn insert(
+    transaction: &Transaction<'_>,
+    question: &Question,
+    (identity, body): (&[u8; 32], &str),
+    (now, expires_us): (i64, i64),
+) -> Result<(), StateError> {
+    let (agent, later) = (agent(question), question.escalation.as_ref());
+    transaction.execute(
+        "INSERT INTO approval (identity, node, question, required, eligible, state, asked_us, expires_us,
+           agent, scope, chain, excluded, escalates_us, escalate_to)
+         VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
+        params![
+            identity.as_slice(),
+            agent,
+            body,
+            question.required.max(1),
+            serde_json::json!(question.eligible).to_string(),
+            now,
+            expires_us,
+            question.agent,
+            question.scope.as_ref().map(|scope| scope.bytes()),
+            serde_json::json!(question.chain).to_string(),
+            question.excluded,
+            later.map(|later| now.saturating_add(micros(later.after))),
+            later.map(|later| serde_json::json!(later.to).to_string()),
+        ],
+    )?;
+    Ok(())
 }
 
 /// A grant's answer to a question, whose row, if it has one, is closed by that.
