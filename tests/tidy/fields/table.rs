@@ -192,6 +192,7 @@ const GATEWAY: &str = "tests/admin/gateway.rs";
 const POLICY: &str = "src/policy/tests.rs";
 const HIDING: &str = "tests/state/hiding.rs";
 const PEOPLE: &str = "tests/state/people.rs";
+const PREVIEWS: &str = "tests/postgres/previews.rs";
 const JUDGE: &str = "tests/judge/main.rs";
 const OWN: &str = "tests/tailnet/own.rs";
 const REDIRECT: &str = "tests/tailnet/redirect.rs";
@@ -342,6 +343,16 @@ pub const FIELDS: &[Line] = &[
     (WEB, "sslmode", Inert("sslmode = \"require\"")),
     (&["endpoint postgres"], "database", Test(LOGINS, "users_databases_and_passwords")),
     (WEB, "database", Inert("database = \"d\"")),
+    (&["endpoint postgres"], "preview", Test(PREVIEWS, "a_change_is_shown_and_committed_on_yes")),
+    (&["endpoint postgres"], "preview_lock_max", Test(PREVIEWS, "whoever_waits_for_its_locks_ends_it")),
+    (&["endpoint postgres"], "preview_hold_max", Test(PREVIEWS, "it_is_held_open_so_long_and_no_longer")),
+    (&["endpoint postgres"], "preview_rows", Test(PREVIEWS, "it_is_held_open_so_long_and_no_longer")),
+    (&["endpoint postgres"], "preview_masked", Test(PREVIEWS, "a_change_is_shown_and_committed_on_yes")),
+    (WEB, "preview", Inert("preview = true")),
+    (WEB, "preview_lock_max", Inert("preview_lock_max = 1")),
+    (WEB, "preview_hold_max", Inert("preview_hold_max = 1")),
+    (WEB, "preview_rows", Inert("preview_rows = 1")),
+    (WEB, "preview_masked", Inert("preview_masked = [\"a\"]")),
     (&["endpoint mcp"], "path", Test("tests/http/mcp.rs", "what_is_no_message_or_goes_elsewhere_is_refused")),
     (ENDPOINTS, "description", Test(HIDING, "a_question_says_what_its_endpoint_is_and_where_it_belongs")),
     (ENDPOINTS, "credential", Test(POLICY, "older_and_inert_fields_load_with_a_note")),
