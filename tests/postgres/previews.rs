@@ -323,7 +323,29 @@ async fn errors_are_the_servers_own() {
         .iter()
         .filter(|one| one["cause"] == "approved")
         .map(|one| one["outcome"]["status"].as_str().unwrap().to_owned());
-    assert_eq!(done.collect::<Vec<_>>(), ["ERROR 23503", "ERROR 23505"]);
+    assert_eq!(done.collect::<Vec<_>>(), ["ERROR 23503", "NOT SENT"]);
+}
+
+#[tokio::test]
+async fn a_yes_to_an_error_is_none_to_what_happens_without_it() {
+    let (server, world) = world(ENDPOINT).await;
+    assert!(
+        server.sql("create table knobs (n int); insert into knobs values (0); grant all on knobs to app")
+    );
+    let mut agent = Raw::enter(world.address).await;
+    agent
+        .send(&query("delete from users where 1 / (select n from knobs) > 0"))
+        .await;
+    let (id, shown) = preview(&world).await;
+    assert!(
+        shown["does"]["error"].as_str().unwrap().starts_with("22012"),
+        "{shown}"
+    );
+    assert!(server.sql("update knobs set n = 1"));
+    decide(&world, id, Decision::Allow).await;
+    let came = agent.until_ready(1).await;
+    assert!(came.tags == "EZ" && came.text().contains("42501"), "{came:?}");
+    assert_eq!(server.says(COUNT), "4");
 }
 
 #[tokio::test]

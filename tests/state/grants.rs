@@ -161,6 +161,21 @@ async fn of_many_at_once_as_many_pass_as_the_grant_has_uses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_only_use_is_of_what_was_looked_at() {
+    let (_dir, _state, queue) = open();
+    let others: Vec<_> = (0..9).map(|n| ask(&queue, plain(&format!("w{n}")))).collect();
+    let before = pending(&queue, 9).await;
+    let looked_at = ask(&queue, plain("looked at"));
+    let ids = pending(&queue, 10).await;
+    let id = *ids.iter().find(|id| !before.contains(id)).unwrap();
+    queue.decide_or_grant(give(id, "alice", terms(1))).await.unwrap();
+    assert!(matches!(looked_at.await.unwrap(), Answer::Granted(_)));
+    pending(&queue, 9).await;
+    assert!(others.iter().all(|asked| !asked.is_finished()));
+    others.iter().for_each(|asked| asked.abort());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_grant_ends_by_its_time() {
     let (_dir, _state, queue) = open();
     let short = Terms {

@@ -90,6 +90,10 @@ pub(super) fn decide(
             if let Some(terms) = decide.grant {
                 let who = (&decide.person, counts_as.as_str());
                 granted = offer(&transaction, (decide.id, who), terms, &held.question, now)?;
+                // What was looked at is the first use, whoever else waits for one.
+                if let Some(id) = granted {
+                    grant::take_use(&transaction, id, now)?;
+                }
             }
             transaction.execute(
                 "INSERT OR IGNORE INTO approval_vote (approval, person, at_us, counts_as) VALUES (?, ?, ?, ?)",

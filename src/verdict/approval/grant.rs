@@ -250,6 +250,17 @@ pub(super) fn take_use(connection: &Connection, id: i64, now: i64) -> Result<Opt
     Ok(Some(Use { grant: id, by }))
 }
 
+/// The use that was taken when the grant was given, unless it was taken back since.
+pub(super) fn first_use(connection: &Connection, id: i64) -> Result<Option<Use>, StateError> {
+    let query = "SELECT state <> 'revoked' FROM approval_grant WHERE id = ?";
+    let stands: Option<bool> = connection.query_row(query, [id], |row| row.get(0)).optional()?;
+    if stands != Some(true) {
+        return Ok(None);
+    }
+    let by = givers(connection, id)?;
+    Ok(Some(Use { grant: id, by }))
+}
+
 /// Takes one use of a grant that is for this, of several the one that ends first.
 pub(super) fn take_use_of(
     connection: &Connection,

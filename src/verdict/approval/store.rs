@@ -224,9 +224,9 @@ pub(super) fn use_up(connection: &Connection, id: i64) -> Result<Option<Answer>,
             if connection.execute(update, [id])? == 0 {
                 return Ok(None);
             }
-            // What was asked is the grant's first use.
+            // What was asked is the grant's first use, taken when it was given.
             if let Some(grant) = grant {
-                let used = grant::take_use(connection, grant, now_us())?;
+                let used = grant::first_use(connection, grant)?;
                 return Ok(Some(used.map_or_else(|| over(grant), Answer::Granted)));
             }
             let by = voters(connection, id)?;

@@ -10,7 +10,12 @@ impl PgSession {
     /// The connection ends: whatever is open at the server ends with it.
     pub(in super::super) fn lose_trial(&mut self) {
         if let Some(trial) = self.trial.take() {
-            self.finish_trial(trial.record, "ROLLED BACK");
+            // Whether a COMMIT that was sent was carried out is not known any more.
+            let what = match trial.step {
+                Step::End(true) => "LOST",
+                _ => "ROLLED BACK",
+            };
+            self.finish_trial(trial.record, what);
             for after in trial.after {
                 match after {
                     After::Release(judging) | After::Again(judging) | After::Refuse(judging, ..) => {
@@ -80,8 +85,9 @@ impl PgSession {
 
     /// What was asked for while the transaction ended.
     pub(super) fn follow(&mut self, mut trial: Trial) {
-        let tried = trial.shown.tag.is_some() && trial.shown.none.is_none() && trial.wanted.look.is_some();
-        if tried {
+        // An error that was shown is what was approved, too: what then does something is not.
+        let came_out = trial.shown.tag.is_some() || trial.shown.error.is_some();
+        if trial.approved.is_none() && came_out && trial.shown.none.is_none() && trial.wanted.look.is_some() {
             self.tried = Some((trial.wanted.clone(), trial.shown.tag.clone()));
         }
         if let Some((judging, _)) = trial.approved.take() {
