@@ -13,6 +13,7 @@ mod bus;
 mod database;
 mod deciding;
 mod failover;
+mod flushed;
 mod granted;
 mod kept;
 #[path = "../support/tailnet/mod.rs"]

@@ -82,11 +82,15 @@ PartOf=nftables.service
 ReloadPropagatedFrom=nftables.service
 
 [Service]
-Type=oneshot
-RemainAfterExit=yes
+Type=exec
+Restart=always
+RestartSec=1
 RuntimeDirectory=tailkeep
 RuntimeDirectoryMode=0755
-{start}{reload}{stop}\
+{start}\
+# Loads the table anew whenever somebody has flushed it.
+ExecStart={program} setup --watch
+{reload}{stop}\
 CapabilityBoundingSet=CAP_NET_ADMIN
 NoNewPrivileges=yes
 ProtectSystem=strict
@@ -99,9 +103,10 @@ SystemCallArchitectures=native
 [Install]
 WantedBy=multi-user.target
 ",
-        start = lines("ExecStart=", &doing),
+        program = quoted(&wanted.program.to_string_lossy()),
+        start = lines("ExecStartPre=", &doing),
         reload = lines("ExecReload=", &doing),
-        stop = lines("ExecStop=-", &undoing(&wanted.names)),
+        stop = lines("ExecStopPost=-", &undoing(&wanted.names)),
     )
 }
 
