@@ -107,6 +107,7 @@ pub struct Outcome {
 
 impl Record {
     /// [`Record::verdict`] of a record of the gateway itself.
+    #[cfg(feature = "daemon")]
     pub(crate) const NOTE: &str = "note";
 
     /// A record of what a person did to the gateway, not of an action: its step is `gateway`.

@@ -4,6 +4,7 @@
 //! the namespaces, hands the TUN descriptor out, waits for the handshake and becomes the command.
 
 mod signals;
+mod witness;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{BufRead as _, BufReader, IoSliceMut, Read as _, Write as _};
@@ -36,12 +37,19 @@ pub struct Args {
     /// Where the process outside listens.
     #[arg(long, hide = true)]
     inside: Option<PathBuf>,
+    /// Says on standard input which signals came to the process group.
+    #[arg(long, hide = true)]
+    witness: bool,
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<std::ffi::OsString>,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.witness {
+        signals::testify()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let done = match &args.inside {
         Some(folder) => inside(folder, &args.command),
         None => outside(&args.command),
@@ -227,7 +235,7 @@ async fn drive(
     mut inside: UnixStream,
     child: &mut Child,
 ) -> anyhow::Result<ExitStatus> {
-    let signals = Signals::take()?;
+    let mut signals = Signals::take()?;
     inside.write_all(b"G")?;
     drop(inside);
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
@@ -238,7 +246,7 @@ async fn drive(
         }
         signals::stop_with(pid)?;
         let forward = tokio::select! {
-            signal = signals.next() => signal?,
+            signal = signals.next(pid) => signal?,
             broken = &mut carried => { broken?; None }
         };
         if let Some(forward) = forward {

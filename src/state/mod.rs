@@ -92,6 +92,11 @@ CREATE UNIQUE INDEX approval_grant_vote_once ON approval_grant_vote (id, coalesc
 CREATE TABLE agent_kill (
   agent TEXT PRIMARY KEY, person TEXT NOT NULL, reason TEXT, at_us INTEGER NOT NULL) STRICT;
 ",
+    "
+ALTER TABLE approval ADD COLUMN excluded TEXT;
+ALTER TABLE approval ADD COLUMN escalates_us INTEGER;
+ALTER TABLE approval ADD COLUMN escalate_to TEXT;
+",
 ];
 
 /// The state cannot be read or written.

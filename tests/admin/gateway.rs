@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use tailkeep::state::State;
@@ -18,6 +19,7 @@ pub const SECRET: &str = "the-gateways-own-5ecret";
 /// A running `tailkeep gateway`; killed when dropped.
 pub struct Gateway {
     child: Child,
+    lines: Receiver<String>,
 }
 
 impl Gateway {
@@ -39,13 +41,23 @@ impl Gateway {
         let (sender, told) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
-                if line.contains("the admin page and its API are served") {
-                    let _ = sender.send(());
-                }
+                let _ = sender.send(line);
             }
         });
-        told.recv_timeout(SOON).expect("the gateway does not come up");
-        Gateway { child }
+        let gateway = Gateway { child, lines: told };
+        gateway.says("the admin page and its API are served");
+        gateway
+    }
+
+    /// Waits for its next line with this text.
+    #[track_caller]
+    pub fn says(&self, text: &str) {
+        let until = Instant::now() + SOON;
+        let next = || {
+            self.lines
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+        };
+        while !next().expect("the gateway does not say it").contains(text) {}
     }
 
     pub fn terminate(mut self) {

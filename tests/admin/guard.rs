@@ -74,6 +74,9 @@ const RULES: &str = "endpoint \"https\" \"api\" { hosts = [\"api.test\"] }\n\
     profile \"dev\" {\n  peers = [\"laptop\"]\n  endpoints = [https.api]\n}\n\
     rule \"all\" {\n  endpoint = https.api\n  verdict = \"allow\"\n}\n";
 
+/// What the gateway says of a policy that it holds back.
+const WAITS: &str = "the new policy would change verdicts and waits";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_that_would_change_verdicts_waits_until_it_is_accepted() {
     let folder = folder("  dashboard_listen = \"127.0.0.1:0\"\n  reload_guard = \"24h\"");
@@ -87,7 +90,7 @@ async fn a_reload_that_would_change_verdicts_waits_until_it_is_accepted() {
     drop(log);
     let policies = folder.path().join("policies");
     std::fs::write(policies.join("rules.hcl"), RULES).unwrap();
-    let _gateway = Gateway::start(folder.path());
+    let gateway = Gateway::start(folder.path());
     let tailkeep = |args: &[&str]| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_tailkeep"))
             .args(args)
@@ -119,11 +122,12 @@ async fn a_reload_that_would_change_verdicts_waits_until_it_is_accepted() {
     // One that would deny what was allowed waits, and a harmless one after it does not.
     std::fs::write(policies.join("rules.hcl"), RULES.replace("\"allow\"", "\"deny\"")).unwrap();
     let strict = version();
+    gateway.says(WAITS);
     assert!(tailkeep(&["replay", path, "--since", "24h"]).contains("1 would change"));
     std::fs::write(policies.join("more.hcl"), "# another remark\n").unwrap();
     let stricter = version();
     assert_ne!(strict, stricter);
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    gateway.says(WAITS);
     assert_eq!(in_force(&state), harmless);
     tailkeep(&["replay", path, "--since", "24h", "--accept"]);
     wanted("the accepted one", &|own| own == stricter);

@@ -247,6 +247,8 @@ pub fn question(what: &str) -> Question {
         policy: 1,
         agent: "peer:laptop".into(),
         scope: None,
+        excluded: None,
+        escalation: None,
         heeds_grants: true,
         chain: vec![],
     }

@@ -16,6 +16,7 @@ mod http;
 mod join;
 mod kubectl;
 mod kubernetes;
+mod ordinary;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod reload;

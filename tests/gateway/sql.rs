@@ -1,5 +1,6 @@
 //! SQL that was read as something else than what the server ran.
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +36,7 @@ const READS: &str = r#"
   }"#;
 
 /// Runs SQL through the tunnel by psql.
-fn psql(world: &World, sql: &str) -> String {
+pub fn psql(world: &World, sql: &str) -> String {
     world.run(&[
         "psql",
         "-XAtq",
@@ -200,4 +201,54 @@ for step in ("one", "two", "three"):
     step("three");
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n42501\nclosed\n");
+}
+
+/// What the server says by itself reaches an agent that is idle, and one that waits for nothing.
+#[test]
+fn a_session_hears_the_server_while_it_is_idle() {
+    if !can_run() {
+        return;
+    }
+    let server = Server::start(&[]);
+    assert!(server.sql(
+        "create function speaks() returns int language plpgsql as $$ begin raise notice 'said'; return 1; end $$"
+    ));
+    let rules = r#"
+  rule "all" {
+    endpoint = postgres.orders
+    verdict  = "allow"
+  }"#;
+    let world = World::start(&policy(&server, rules));
+    let program = r#"
+import psycopg
+c = psycopg.connect("host=orders.test user=app dbname=postgres sslmode=disable", autocommit=True)
+c.add_notice_handler(lambda notice: print("notice", notice.message_primary, flush=True))
+c.execute("listen news")
+print("listens", flush=True)
+for told in c.notifies(timeout=60, stop_after=2): print(told.channel, told.payload, flush=True)
+print(c.execute("select speaks()").fetchone()[0], flush=True)
+try:
+    for told in c.notifies(timeout=60): print("?", told)
+except psycopg.Error as error: print(error.sqlstate, flush=True)
+"#;
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
+    let mut child = world
+        .agent("agent", &[python, "-c", program])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut line = || lines.next().unwrap().unwrap();
+    assert_eq!(line(), "listens");
+    for news in ["one", "two"] {
+        assert!(server.sql(&format!("notify news, '{news}'")));
+        assert_eq!(line(), format!("news {news}"));
+    }
+    assert_eq!([line(), line()], ["notice said", "1"]);
+    assert!(server.sql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'"));
+    assert_eq!(
+        line(),
+        "notice terminating connection due to administrator command"
+    );
+    assert!(child.wait().unwrap().success());
 }

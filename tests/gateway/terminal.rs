@@ -123,6 +123,72 @@ fn a_terminal_and_a_shell_have_the_command_as_without_us() {
     assert!(said.contains("all of it"), "{output:?}");
 }
 
+/// Says each signal that it gets, and how often it got that one.
+const COUNTS: &str = r#"
+import os, signal
+seen = {}
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+signal.set_wakeup_fd(writer)
+for name in ("INT", "HUP", "USR1"):
+    signal.signal(getattr(signal, "SIG" + name), lambda *_: None)
+print("up", flush=True)
+while True:
+    for number in os.read(reader, 64):
+        seen[number] = seen.get(number, 0) + 1
+        print(signal.Signals(number).name, seen[number], flush=True)
+"#;
+
+/// As programs do that end all that they started, and ask twice if they have to.
+#[test]
+fn what_is_sent_to_the_whole_group_comes_once() {
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::process::CommandExt as _;
+
+    use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+    use nix::sys::signal::{kill, killpg};
+
+    if !can_run() {
+        return;
+    }
+    let world = World::start(POLICY);
+    let mut child = world
+        .agent("agent", &["python3", "-c", COUNTS])
+        .process_group(0)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut line = || lines.next().unwrap().unwrap();
+    assert_eq!(line(), "up");
+    let (mut counts, mut all) = (std::collections::BTreeMap::new(), 0);
+    let mut next = |signal: Signal| {
+        let count = counts.entry(signal as i32).or_insert(0);
+        *count += 1;
+        format!("{signal} {count}")
+    };
+    for _ in 0..20 {
+        // Until it has read the one before, a second of a kind is none; USR1 shows that it has.
+        for (signal, to_group) in [
+            (SIGINT, true),
+            (SIGUSR1, false),
+            (SIGINT, false),
+            (SIGHUP, true),
+            (SIGUSR1, false),
+        ] {
+            match to_group {
+                true => killpg(group, signal).unwrap(),
+                false => kill(group, signal).unwrap(),
+            }
+            assert_eq!(line(), next(signal), "of the {all}th");
+            all += 1;
+        }
+    }
+    killpg(group, SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+}
+
 #[test]
 fn the_status_says_how_old_the_keys_of_a_run_are() {
     if !can_run() {

@@ -49,6 +49,8 @@ pub struct Sent {
 pub struct World {
     pub folder: tempfile::TempDir,
     gateway: Mutex<Option<Child>>,
+    /// The gateway is run by nobody, and not by who runs the tests.
+    by_nobody: bool,
     lines: Arc<Mutex<Vec<String>>>,
     ports: [u16; 3],
     pub admin_port: u16,
@@ -68,6 +70,15 @@ pub fn can_run() -> bool {
 impl World {
     /// Starts a gateway with these blocks beside its own, and enrols `agent`.
     pub fn start(policy: &str) -> World {
+        World::start_as(policy, false)
+    }
+
+    /// The same with the gateway run by nobody; the tests must be run by root.
+    pub fn start_by_nobody(policy: &str) -> World {
+        World::start_as(policy, true)
+    }
+
+    fn start_as(policy: &str, by_nobody: bool) -> World {
         let free = || {
             TcpListener::bind("127.0.0.1:0")
                 .unwrap()
@@ -84,6 +95,7 @@ impl World {
         let world = World {
             folder: tempfile::tempdir().unwrap(),
             gateway: Mutex::new(None),
+            by_nobody,
             lines: Arc::default(),
             ports,
             admin_port: ports[0],
@@ -115,7 +127,8 @@ impl World {
     /// Starts the gateway, and waits until its API answers.
     pub fn boot(&self) {
         let before = self.lines.lock().unwrap().len();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tailkeep"))
+        let mut child = self
+            .gateway_program()
             .args(["gateway", "-c"])
             .arg(self.folder.path().join("policies"))
             .env("TEST_TOKEN", TOKEN)
@@ -133,6 +146,28 @@ impl World {
         });
         *self.gateway.lock().unwrap() = Some(child);
         self.says_after(before, "the admin page and its API are served");
+    }
+
+    fn gateway_program(&self) -> Command {
+        let built = env!("CARGO_BIN_EXE_tailkeep");
+        if !self.by_nobody {
+            return Command::new(built);
+        }
+        // Where this was built, nobody may look.
+        let own = self.folder.path().join("tailkeep");
+        std::fs::copy(built, &own).unwrap();
+        let owner = ["-R", "nobody", self.folder.path().to_str().unwrap()];
+        assert!(Command::new("chown").args(owner).status().unwrap().success());
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"])
+            .arg(own);
+        command
+    }
+
+    /// The gateway's process.
+    pub fn gateway_id(&self) -> u32 {
+        self.gateway.lock().unwrap().as_ref().unwrap().id()
     }
 
     pub fn kill(&self) {

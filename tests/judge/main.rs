@@ -3,6 +3,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
 mod cases;
+mod granted;
 mod server;
 
 use std::sync::Arc;

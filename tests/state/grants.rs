@@ -28,7 +28,11 @@ fn scope(identity: &Identity, profile: &str, rule: &str, says: &str) -> Option<S
 
 fn step(required: u32, eligible: &[&str]) -> People {
     let eligible = eligible.iter().map(|&person| person.to_owned()).collect();
-    People { required, eligible }
+    People {
+        required,
+        eligible,
+        excluded: None,
+    }
 }
 
 /// A question for which a grant may be given.

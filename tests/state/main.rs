@@ -10,6 +10,7 @@
 mod audit;
 mod grants;
 mod hiding;
+mod people;
 mod queue;
 mod retention;
 
@@ -71,6 +72,8 @@ fn question(bytes: &str, timeout: Duration) -> Question {
         policy: 1,
         agent: "peer:laptop".into(),
         scope: None,
+        excluded: None,
+        escalation: None,
         heeds_grants: true,
         chain: vec![],
     }

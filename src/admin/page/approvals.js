@@ -110,6 +110,8 @@ function Question({ id, listed, now }) {
         ['Reason', question.reason && printable(question.reason)],
         ['Approver', html`<code>${question.approver}</code>`],
         ['Wanted', `${question.required} ${question.required === 1 ? 'person' : 'people'}${question.eligible?.length ? ` of ${question.eligible.join(', ')}` : ''}`],
+        ['Never', question.excluded && `${question.excluded}, whose agent it is`],
+        ['Later also', question.escalate_to && `${question.escalate_to.join(', ')}, after ${span(question.escalate_after_s)}`],
         ['Said so far', held.by.length ? held.by.join(', ') : null],
         ['Said why', held.reason && printable(held.reason)]
       ]} />

@@ -1,8 +1,8 @@
 //! Signals on their way from `run` to its command, and the command's stops on their way back.
 //!
-//! A terminal sends its signals to the whole foreground group, the command included; what anyone
-//! else sends comes to the process outside alone, and is passed on. The two are told apart by the
-//! sender, which a signal descriptor says. A command that stops (Ctrl-Z) stops the process outside
+//! A terminal sends its signals to the whole foreground group, the command included, and so may others:
+//! what comes to the process outside alone is passed on, once. A terminal is known by the sender, which a
+//! signal descriptor says; of the rest a [`Witness`] knows. A command that stops (Ctrl-Z) stops the process outside
 //! too, after it, so that the shell sees one job.
 
 use std::io;
@@ -13,6 +13,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
+
+use super::witness::{self, Witness};
 
 /// What is passed on, beside the news of the command itself.
 const CARRIED: [Signal; 8] = [
@@ -34,29 +36,51 @@ fn all() -> SigSet {
     set
 }
 
+fn blocked() -> io::Result<SignalFd> {
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&all()), None)?;
+    Ok(SignalFd::with_flags(
+        &all(),
+        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
+    )?)
+}
+
+/// This process is the witness of another; see [`Witness`].
+pub(super) fn testify() -> io::Result<()> {
+    witness::testify(&blocked()?)
+}
+
 /// Keeps a helping thread from being the one that a signal ends the process by.
 pub(super) fn leave_to_main_thread() {
     let _ = all().thread_block();
 }
 
 /// The signals of the process, from now on read and not acted upon.
-pub(super) struct Signals(AsyncFd<OwnedFd>, SignalFd);
+pub(super) struct Signals {
+    watched: AsyncFd<OwnedFd>,
+    signals: SignalFd,
+    witness: Option<Witness>,
+}
 
 impl Signals {
     pub(super) fn take() -> io::Result<Self> {
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&all()), None)?;
-        let signals = SignalFd::with_flags(&all(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let signals = blocked()?;
         // An `OwnedFd` is owned and stays open: what the deprecation warns of cannot happen here.
         #[allow(deprecated, reason = "the replacement is an unsafe function")]
         let watched = AsyncFd::new(signals.as_fd().try_clone_to_owned()?)?;
-        Ok(Self(watched, signals))
+        // Without one, what is sent to the group comes twice.
+        let witness = Witness::start().ok();
+        Ok(Self {
+            watched,
+            signals,
+            witness,
+        })
     }
 
     /// The next signal that the command has not got by itself; `None` for news of the command.
-    pub(super) async fn next(&self) -> io::Result<Option<Signal>> {
+    pub(super) async fn next(&mut self, command: Pid) -> io::Result<Option<Signal>> {
         loop {
-            let mut ready = self.0.readable().await?;
-            let Some(signal) = self.1.read_signal()? else {
+            let mut ready = self.watched.readable().await?;
+            let Some(signal) = self.signals.read_signal()? else {
                 ready.clear_ready();
                 continue;
             };
@@ -64,8 +88,15 @@ impl Signals {
             let own = number.and_then(|number| Signal::try_from(number).ok());
             match own {
                 Some(Signal::SIGCHLD) => return Ok(None),
-                Some(own) if signal.ssi_code != SENT_BY_KERNEL => return Ok(Some(own)),
-                _ => {}
+                Some(own) => {
+                    // Asked of a terminal's too: it has got them, and would remember.
+                    let witness = self.witness.as_mut();
+                    let by_group = witness.is_some_and(|witness| witness.saw(own, command));
+                    if !by_group && signal.ssi_code != SENT_BY_KERNEL {
+                        return Ok(Some(own));
+                    }
+                }
+                None => {}
             }
         }
     }

@@ -57,15 +57,10 @@ pub(super) fn decide(
     let transaction = connection.transaction()?;
     expire(&transaction, now)?;
     let held = one(&transaction, decide.id)?.ok_or(DecideError::Unknown(decide.id))?;
-    let (required, eligible): (i64, String) = transaction.query_row(
-        "SELECT required, eligible FROM approval WHERE id = ?",
-        [decide.id],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
-    // A list that cannot be read lets nobody decide.
-    let eligible: Option<Vec<String>> = serde_json::from_str(&eligible).ok();
+    let (required, people) = asked(&transaction, decide.id, now)?;
     let person = decide.person.name();
-    if !eligible.is_some_and(|eligible| decide.person.may_decide(&eligible)) {
+    let counts_as = decide.person.counts_as(operator::login(&transaction, &person)?);
+    if !people.is_some_and(|people| people.let_decide(&decide.person, &counts_as)) {
         return Err(DecideError::NotEligible(person));
     }
     if held.state != State::Pending {
@@ -92,7 +87,6 @@ pub(super) fn decide(
             )?;
         }
         Decision::Allow => {
-            let counts_as = decide.person.counts_as(operator::login(&transaction, &person)?);
             if let Some(terms) = decide.grant {
                 let who = (&decide.person, counts_as.as_str());
                 granted = offer(&transaction, (decide.id, who), terms, &held.question, now)?;
@@ -112,6 +106,34 @@ pub(super) fn decide(
     let held = one(&transaction, decide.id)?.ok_or(DecideError::Unknown(decide.id))?;
     transaction.commit()?;
     Ok((held, granted))
+}
+
+/// How many must allow, and who may by now; `None` where the list cannot be read, so that nobody may.
+fn asked(connection: &Connection, id: i64, now: i64) -> Result<(i64, Option<People>), DecideError> {
+    let query = "SELECT required, eligible, excluded, escalates_us, escalate_to FROM approval WHERE id = ?";
+    let (required, eligible, excluded, escalates_us, to) = connection.query_row(query, [id], |row| {
+        let escalation: (Option<i64>, Option<String>) = (row.get(3)?, row.get(4)?);
+        Ok((
+            row.get(0)?,
+            row.get::<_, String>(1)?,
+            row.get(2)?,
+            escalation.0,
+            escalation.1,
+        ))
+    })?;
+    let Ok(mut eligible) = serde_json::from_str::<Vec<String>>(&eligible) else {
+        return Ok((required, None));
+    };
+    if escalates_us.is_some_and(|at| at <= now) {
+        let to: Option<Vec<String>> = to.and_then(|to| serde_json::from_str(&to).ok());
+        eligible.extend(to.unwrap_or_default());
+    }
+    let people = People {
+        required: 1,
+        eligible,
+        excluded,
+    };
+    Ok((required, Some(people)))
 }
 
 /// Notes that one person would give a grant; its number if it is in force by that.

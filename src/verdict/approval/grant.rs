@@ -71,6 +71,15 @@ pub struct People {
     pub required: u32,
     /// As [`super::Question::eligible`].
     pub eligible: Vec<String>,
+    /// As [`super::Question::excluded`].
+    pub excluded: Option<String>,
+}
+
+impl People {
+    /// Whether this person may decide, who counts as `counts_as`.
+    pub(super) fn let_decide(&self, person: &Voter, counts_as: &str) -> bool {
+        person.may_decide(&self.eligible) && self.excluded.as_deref() != Some(counts_as)
+    }
 }
 
 /// How long, and how often.
@@ -170,7 +179,7 @@ pub(super) fn offer(
             "nothing proves its agent, or nobody is asked",
         )));
     }
-    if !offer.chain.iter().all(|step| person.may_decide(&step.eligible)) {
+    if !offer.chain.iter().all(|step| step.let_decide(person, counts_as)) {
         return Ok(Err(GrantError::NotGrantor(person.name())));
     }
     let required = offer

@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Digest;
+use crate::policy::Escalation;
 
 /// What an approver is asked.
 #[derive(Clone, Debug)]
@@ -54,6 +55,10 @@ pub struct Question {
     pub required: u32,
     /// Who may decide, as [`Voter::may_decide`] reads it; empty for every operator.
     pub eligible: Vec<String>,
+    /// Whom nobody may be that decides, by [`Voter::counts_as`]: the agent's owner.
+    pub excluded: Option<String>,
+    /// Who may decide too, after so long.
+    pub escalation: Option<Escalation>,
     pub timeout: Duration,
     pub policy: u64,
     /// As [`crate::identity::Identity::agent_key`].
@@ -105,6 +110,9 @@ impl Question {
             "digest": self.digest.to_string(),
             "required": self.required,
             "eligible": self.eligible,
+            "excluded": self.excluded,
+            "escalate_to": self.escalation.as_ref().map(|later| &later.to),
+            "escalate_after_s": self.escalation.as_ref().map(|later| later.after.as_secs()),
             "policy": self.policy,
             "agent": self.agent,
             "grantable": self.scope.is_some(),

@@ -34,6 +34,8 @@ pub(super) fn identity(question: &Question) -> [u8; 32] {
     let policy = question.policy.to_be_bytes();
     let facts = question.facts.to_string();
     let eligible = serde_json::json!(question.eligible).to_string();
+    let later = question.escalation.as_ref().map(|later| &later.to);
+    let people_later = serde_json::json!([question.excluded, later]).to_string();
     *Digest::of_parts([
         question.digest.as_bytes().as_slice(),
         question.node.as_bytes(),
@@ -50,6 +52,7 @@ pub(super) fn identity(question: &Question) -> [u8; 32] {
         facts.as_bytes(),
         eligible.as_bytes(),
         question.agent.as_bytes(),
+        people_later.as_bytes(),
         question.scope.as_ref().map_or(&[][..], |scope| scope.bytes()),
         &required,
         &policy,
@@ -115,10 +118,11 @@ pub(super) fn take(
         }
         check_room(&transaction, question)?;
         let expires_us = now.saturating_add(micros(question.timeout));
-        let agent = agent(question);
+        let (agent, later) = (agent(question), question.escalation.as_ref());
         transaction.execute(
             "INSERT INTO approval (identity, node, question, required, eligible, state, asked_us, expires_us,
-               agent, scope, chain) VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?)",
+               agent, scope, chain, excluded, escalates_us, escalate_to)
+             VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
             params![
                 identity.as_slice(),
                 agent,
@@ -130,6 +134,9 @@ pub(super) fn take(
                 question.agent,
                 question.scope.as_ref().map(|scope| scope.bytes()),
                 serde_json::json!(question.chain).to_string(),
+                question.excluded,
+                later.map(|later| now.saturating_add(micros(later.after))),
+                later.map(|later| serde_json::json!(later.to).to_string()),
             ],
         )?;
         let id = transaction.last_insert_rowid();

@@ -53,7 +53,13 @@ impl Gate {
                     }
                     question.chain.clone_from(&people);
                     (question.scope, question.heeds_grants) = (scope, !undecided);
-                    match self.ask_people(question, &asking).await? {
+                    let behind = chain.get(at + 1..).unwrap_or_default();
+                    let skip = leaves_to_next(policy, key) && has_people(policy, behind);
+                    match self.ask_people(question, &asking, skip).await? {
+                        Yes::Left => {
+                            undecided = true;
+                            approvers.push(format!("{key}:nobody in time"));
+                        }
                         Yes::Of(people) => approvers.extend(people),
                         Yes::Granted(used) => {
                             approvers.push(by_grant(key, &used));
@@ -71,7 +77,8 @@ impl Gate {
         })
     }
 
-    async fn ask_people(&self, question: Question, asking: &Asking) -> Result<Yes, Refusal> {
+    /// With `skip`, that nobody decided in time leaves it to the people behind.
+    async fn ask_people(&self, question: Question, asking: &Asking, skip: bool) -> Result<Yes, Refusal> {
         let key = question.approver.clone();
         match self.queue.ask(question).await {
             Ok(Answer::Allowed { by }) => Ok(Yes::Of(
@@ -85,6 +92,7 @@ impl Gate {
                     None => refusal,
                 })
             }
+            Ok(Answer::TimedOut) if skip => Ok(Yes::Left),
             Ok(Answer::TimedOut) => {
                 let (rule, approver) = (asking.rule.clone(), key);
                 Err(Refusal::new(
@@ -138,6 +146,8 @@ enum Yes {
     /// These looked, as they stand in the record.
     Of(Vec<String>),
     Granted(Use),
+    /// Nobody decided in time, and others are to.
+    Left,
 }
 
 /// What stands in the record of a use.
@@ -157,6 +167,13 @@ impl Asking {
     fn down(&self, detail: String) -> Refusal {
         Refusal::new(Cause::ApprovalDown(self.rule.clone()), UNAVAILABLE_REASON).with_detail(detail)
     }
+}
+
+fn leaves_to_next(policy: &Policy, key: &str) -> bool {
+    let approver = policy.model().approver(key);
+    approver.is_some_and(|approver| {
+        matches!(&approver.kind, ApproverKind::Human { on_timeout, .. } if *on_timeout == FailMode::Next)
+    })
 }
 
 fn has_people(policy: &Policy, chain: &[Arc<str>]) -> bool {
