@@ -26,6 +26,18 @@ need_cargo_tool() {
   cargo install --quiet --locked "$2" --version "$3"
 }
 
+# check_advisories: whether an advisory concerns a dependency. The list is fetched from outside, within
+# ADVISORIES_SECONDS_MAX. 0: none does. 1: one does, and it is shown. 2: it could not be found out, and it is shown why.
+ADVISORIES_SECONDS_MAX=${ADVISORIES_SECONDS_MAX:-120}
+check_advisories() {
+  local said
+  said=$(timeout "$ADVISORIES_SECONDS_MAX" cargo deny --locked check advisories 2>&1) && return 0
+  printf '%s\n' "$said" >&2
+  # Its verdict, and nothing else, is a finding: a time-out, a list that cannot be fetched and a tool that fails are none.
+  if printf '%s\n' "$said" | grep -q '^advisories FAILED'; then return 1; fi
+  return 2
+}
+
 # What a build needs: a C compiler and libclang, for PostgreSQL's own parser and for the cryptography.
 BUILD_PACKAGES=(build-essential cmake clang libclang-dev pkg-config)
 

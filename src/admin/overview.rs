@@ -108,7 +108,8 @@ pub(super) async fn policy(Shared(operator): Shared<Operator>) -> Result<Json<Va
             HostPattern::Net(IpNet::V6(net)) => format!("[{net}]:{}", claim.port),
             HostPattern::Net(net) => format!("{net}:{}", claim.port),
         });
-        json!({ "key": &*endpoint.key, "hosts": claims.collect::<Vec<_>>() })
+        json!({ "key": &*endpoint.key, "hosts": claims.collect::<Vec<_>>(),
+            "description": endpoint.description })
     });
     let profiles = model.profiles.iter().map(|profile| {
         json!({
@@ -120,11 +121,13 @@ pub(super) async fn policy(Shared(operator): Shared<Operator>) -> Result<Json<Va
     });
     let approvers = model.approvers.iter().map(|approver| match &approver.kind {
         ApproverKind::Human {
+            channel,
             require_approvers,
             approvers,
             ..
         } => json!({
             "key": &*approver.key, "kind": "human", "required": require_approvers, "people": approvers,
+            "channel": channel,
         }),
         ApproverKind::Llm(llm) => json!({ "key": &*approver.key, "kind": "llm", "model": llm.model }),
     });

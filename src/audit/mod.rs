@@ -46,6 +46,9 @@ pub struct Record {
     pub node: String,
     pub login: Option<String>,
     pub address: String,
+    /// What else is known of a tailnet's node, that another policy may choose its profile anew:
+    /// `tags`, `grants`, `caps`, `is_guest`. None of a WireGuard peer, whose name says all.
+    pub agent: Option<serde_json::Value>,
     pub profile: Option<Arc<str>>,
     pub endpoint: Arc<str>,
     pub credential: Option<Arc<str>>,
@@ -120,6 +123,7 @@ impl Record {
             node: "gateway".to_owned(),
             login: None,
             address: String::new(),
+            agent: None,
             profile: None,
             endpoint: "gateway".into(),
             credential: None,
@@ -141,6 +145,13 @@ impl Record {
 
     /// Replaces what is over [`FACT_BYTES_MAX`].
     pub fn bound_facts(&mut self) {
+        if self
+            .agent
+            .as_ref()
+            .is_some_and(|agent| size(agent) > FACT_BYTES_MAX)
+        {
+            self.agent = None;
+        }
         for fact in self
             .facts
             .as_object_mut()

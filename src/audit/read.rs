@@ -122,12 +122,12 @@ impl Reader {
             bytes += record.facts.len();
             let mut value = record.to_json();
             value["hash"] = hex(&hash).into();
-            if let Some(status) = row.get::<_, Option<String>>(24)? {
+            if let Some(status) = row.get::<_, Option<String>>("status")? {
                 value["outcome"] = serde_json::json!({
                     "status": status,
-                    "bytes_up": row.get::<_, i64>(25)?,
-                    "bytes_down": row.get::<_, i64>(26)?,
-                    "took_us": row.get::<_, i64>(27)?,
+                    "bytes_up": row.get::<_, i64>("bytes_up")?,
+                    "bytes_down": row.get::<_, i64>("bytes_down")?,
+                    "took_us": row.get::<_, i64>("took_us")?,
                 });
             }
             values.push(value);

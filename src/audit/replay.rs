@@ -1,8 +1,9 @@
 //! The record judged by another policy: which verdicts would change, before it is in force.
 //!
-//! The record of a WireGuard peer says all of its identity. That of a tailnet node has no tags, so
-//! its profile is taken as recorded, where the policy has it. A verdict that hangs on what was not
-//! recorded is counted and not guessed.
+//! Whose an action was is chosen anew by the other policy: a record says all of a WireGuard peer, and
+//! of a tailnet's node its tags, grants and capabilities. Records of before they were kept are judged
+//! by the profile that was recorded, and counted ([`Replayed::assumed`]). A verdict that hangs on what
+//! was not recorded is counted and not guessed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -46,12 +47,15 @@ pub struct Replayed {
     /// Of these, how many would come out otherwise.
     pub changed: u64,
     pub changes: Vec<Change>,
+    /// Of those that were judged, how many by the profile that was recorded: what the profile would be
+    /// now cannot be told, as their agents' tags were not kept.
+    pub assumed: u64,
     /// Why others could not be judged, with how many.
     pub not_replayed: BTreeMap<String, u64>,
 }
 
 impl Replayed {
-    /// One document: `judged`, `changed`, `changes`, `not_replayed`.
+    /// One document: `judged`, `changed`, `assumed`, `changes`, `not_replayed`.
     pub fn to_json(&self) -> Value {
         let said = |said: &Said| json!({ "verdict": said.verdict, "rule": said.rule });
         let changes = self.changes.iter().map(|change| {
@@ -62,7 +66,7 @@ impl Replayed {
             })
         });
         json!({
-            "judged": self.judged, "changed": self.changed, "changes": changes.collect::<Vec<_>>(),
+            "judged": self.judged, "changed": self.changed, "assumed": self.assumed, "changes": changes.collect::<Vec<_>>(),
             "not_replayed": self.not_replayed,
         })
     }
@@ -92,6 +96,7 @@ pub fn replay(log: &Path, since_us: i64, policy: &Policy) -> Result<Replayed, Re
             }
         };
         found.judged += 1;
+        found.assumed += u64::from(identity(record).is_none());
         if was.verdict == would.verdict {
             return;
         }
@@ -202,11 +207,31 @@ fn judge(policy: &Policy, record: &Value) -> Result<Said, String> {
     })
 }
 
+/// Whose an action was, as far as a record tells; `None` where it has no tags of a tailnet's node.
+fn identity(record: &Value) -> Option<Identity> {
+    let address = text(record, "address")?.parse::<IpAddr>().ok()?;
+    let node = text(record, "node")?;
+    if text(record, "transport") == Some(Transport::Wireguard.name()) {
+        return Some(Identity::new(Transport::Wireguard, address, node));
+    }
+    let agent = record.get("agent")?;
+    let texts = |name: &str| -> Option<Vec<String>> {
+        let items = agent.get(name)?.as_array()?.iter();
+        items.map(|item| Some(item.as_str()?.to_owned())).collect()
+    };
+    Some(Identity {
+        login: text(record, "login").map(str::to_owned),
+        is_guest: agent.get("is_guest")?.as_bool()?,
+        tags: texts("tags")?,
+        grants: texts("grants")?,
+        caps: texts("caps")?,
+        ..Identity::new(Transport::Tailnet, address, node)
+    })
+}
+
 /// The profile that `policy` gives the agent of a record.
 fn profile(policy: &Policy, record: &Value) -> Option<Arc<str>> {
-    if text(record, "transport") == Some(Transport::Wireguard.name()) {
-        let address = text(record, "address")?.parse::<IpAddr>().ok()?;
-        let identity = Identity::new(Transport::Wireguard, address, text(record, "node")?);
+    if let Some(identity) = identity(record) {
         return policy.profile_for(&identity).ok();
     }
     policy
@@ -215,16 +240,16 @@ fn profile(policy: &Policy, record: &Value) -> Option<Arc<str>> {
         .map(|own| own.name.clone())
 }
 
-/// The agent's facts that a record has: all of a WireGuard peer's, not the tags of a node.
+/// The agent's facts that a record has.
 pub fn agent(record: &Value, profile: &str) -> Value {
     let mut agent = json!({
         "login": text(record, "login").unwrap_or_default(),
         "node": record["node"], "address": record["address"],
         "profile": profile, "transport": record["transport"],
     });
-    if text(record, "transport") == Some(Transport::Wireguard.name()) {
-        agent["tags"] = json!([]);
-        agent["caps"] = json!([]);
+    if let Some(identity) = identity(record) {
+        agent["tags"] = json!(identity.tags);
+        agent["caps"] = json!(identity.caps);
     }
     agent
 }

@@ -41,11 +41,14 @@ pub struct Row {
     pub judge_us: u64,
     pub wait_us: u64,
     pub policy: u64,
+    /// JSON text; rows of the first version have none, and their links stay what they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
 }
 
 impl Row {
     pub(super) const INSERT: &str =
-        "INSERT INTO record VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+        "INSERT INTO record VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
 
     pub(super) fn new(id: u64, record: &Record) -> Row {
         let text = |value: &Option<std::sync::Arc<str>>| value.as_deref().map(str::to_owned);
@@ -79,6 +82,7 @@ impl Row {
             judge_us: record.judge_us & i64::MAX as u64,
             wait_us: record.wait_us & i64::MAX as u64,
             policy: record.policy & i64::MAX as u64,
+            agent: record.agent.as_ref().map(ToString::to_string),
         }
     }
 
@@ -108,6 +112,7 @@ impl Row {
             judge_us: 0,
             wait_us: 0,
             policy: 0,
+            agent: None,
         }
     }
 
@@ -145,6 +150,7 @@ impl Row {
             self.wait_us as i64,
             self.policy as i64,
             hash.as_slice(),
+            self.agent,
         ])?;
         Ok(())
     }
@@ -176,11 +182,16 @@ impl Row {
             judge_us: number(20)?,
             wait_us: number(21)?,
             policy: number(22)?,
+            agent: match row.get("agent") {
+                // A log that a gateway of the first version wrote, and none has opened since.
+                Err(rusqlite::Error::InvalidColumnName(_)) => None,
+                agent => agent?,
+            },
         };
-        Ok((record, row.get(23)?))
+        Ok((record, row.get("hash")?))
     }
 
-    /// The record as one JSON object; `facts`, `approvers` and `shadow` as what they are.
+    /// The record as one JSON object; `facts`, `approvers`, `shadow` and `agent` as what they are.
     pub fn to_json(&self) -> serde_json::Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if let Some(object) = value.as_object_mut() {
@@ -191,6 +202,10 @@ impl Row {
             ] {
                 let parsed = serde_json::from_str(text).unwrap_or(serde_json::Value::Null);
                 object.insert(name.to_owned(), parsed);
+            }
+            if let Some(agent) = &self.agent {
+                let parsed = serde_json::from_str(agent).unwrap_or(serde_json::Value::Null);
+                object.insert("agent".to_owned(), parsed);
             }
         }
         value

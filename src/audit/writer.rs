@@ -23,7 +23,7 @@ const PRUNE_EVERY_S: u64 = 60;
 /// Attempts to write left-over outcomes when the log is closed.
 const CLOSING_ATTEMPTS: usize = 5;
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = "
 CREATE TABLE record (
   id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, step TEXT NOT NULL, transport TEXT NOT NULL,
@@ -31,13 +31,15 @@ CREATE TABLE record (
   credential TEXT, summary TEXT NOT NULL, facts TEXT NOT NULL, digest TEXT NOT NULL,
   verdict TEXT NOT NULL, cause TEXT NOT NULL, rule TEXT, reason TEXT NOT NULL, detail TEXT,
   approvers TEXT NOT NULL, shadow TEXT NOT NULL, judge_us INTEGER NOT NULL,
-  wait_us INTEGER NOT NULL, policy INTEGER NOT NULL, hash BLOB NOT NULL);
+  wait_us INTEGER NOT NULL, policy INTEGER NOT NULL, hash BLOB NOT NULL, agent TEXT);
 CREATE INDEX record_at ON record (at_us);
 CREATE TABLE outcome (
   seq INTEGER PRIMARY KEY, record INTEGER NOT NULL, status TEXT NOT NULL, bytes_up INTEGER NOT NULL,
   bytes_down INTEGER NOT NULL, took_us INTEGER NOT NULL, hash BLOB NOT NULL);
 CREATE INDEX outcome_record ON outcome (record);
-PRAGMA user_version = 1;";
+PRAGMA user_version = 2;";
+/// From the first version: the records that are there stay as they are.
+const SCHEMA_2: &str = "ALTER TABLE record ADD COLUMN agent TEXT; PRAGMA user_version = 2;";
 
 /// What the writer's thread is asked to do.
 pub(super) enum Job {
@@ -224,6 +226,7 @@ impl Open {
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match version {
             0 => connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?,
+            1 => connection.execute_batch(&format!("BEGIN; {SCHEMA_2} COMMIT;"))?,
             SCHEMA_VERSION => {}
             _ => return Err(rusqlite::Error::InvalidQuery),
         }

@@ -232,8 +232,10 @@ fn whole(held: &Value) -> anyhow::Result<String> {
         ("asked by", &question["login"]),
         ("profile", &question["profile"]),
         ("credential", &question["credential"]),
+        ("endpoint", &question["description"]),
         ("reason", &question["reason"]),
         ("approver", &question["approver"]),
+        ("channel", &question["channel"]),
         ("digest", &question["digest"]),
         ("said", &held["reason"]),
     ] {

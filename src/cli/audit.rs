@@ -16,7 +16,7 @@ use crate::audit::read::{self, Reader};
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Records of one page of `export`.
 const PAGE: usize = 500;
-/// Columns of an export as CSV; `facts`, `approvers` and `shadow` are JSON texts.
+/// Columns of an export as CSV; `facts`, `approvers`, `shadow` and `agent` are JSON texts.
 const COLUMNS: &[&str] = &[
     "id",
     "at_us",
@@ -42,6 +42,7 @@ const COLUMNS: &[&str] = &[
     "wait_us",
     "policy",
     "hash",
+    "agent",
 ];
 /// Columns that follow, of the outcome.
 const OUTCOME: &[&str] = &["status", "bytes_up", "bytes_down", "took_us"];

@@ -14,7 +14,7 @@ use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
 use crate::facts::sql;
 use crate::facts::sql::dialect::{self, Dialect};
-use crate::facts::{Blind, Fact, FactSet, FactSource, Slot};
+use crate::facts::{Blind, Fact, FactSet, FactSource, Slot, mcp};
 
 /// Longest line that is read, bytes.
 const LINE_BYTES_MAX: usize = 4 << 20;
@@ -46,6 +46,24 @@ const HTTP: &[Slot] = &[
     Slot::HttpBody,
     Slot::HttpBodyJson,
     Slot::HttpWebsocket,
+    Slot::HttpForm,
+    Slot::HttpMultipart,
+    Slot::HttpGraphqlOperation,
+    Slot::HttpGraphqlKind,
+    Slot::HttpGraphqlFields,
+    Slot::HttpGraphqlPaths,
+];
+
+/// What is printed of a message of the Model Context Protocol.
+const MCP: &[Slot] = &[
+    Slot::McpKind,
+    Slot::McpMethod,
+    Slot::McpTool,
+    Slot::McpArguments,
+    Slot::McpResource,
+    Slot::McpPrompt,
+    Slot::McpParams,
+    Slot::McpQuery,
 ];
 
 #[derive(clap::Args)]
@@ -61,8 +79,12 @@ enum Family {
     Sql,
     /// `{"method": …, "path": …, "headers": …, "body": …}` to a Kubernetes API server
     K8s,
-    /// `{"method": …, "path": …, "headers": …, "body": …}`
+    /// `{"method": …, "path": …, "headers": …, "body": …}`; a batch of GraphQL operations gives
+    /// `{"batch": […]}`
     Http,
+    /// `{"body": …}`, a message or a list of them (which gives `{"batch": […]}`); or a whole
+    /// request as for `http`
+    Mcp,
 }
 
 #[derive(Deserialize)]
@@ -74,8 +96,8 @@ struct Text {
 
 #[derive(Deserialize)]
 struct Request {
-    method: String,
-    path: String,
+    method: Option<String>,
+    path: Option<String>,
     #[serde(default)]
     headers: Option<Map<String, Value>>,
     #[serde(default)]
@@ -131,21 +153,37 @@ fn facts(family: Family, line: &[u8]) -> anyhow::Result<Value> {
             sql_facts(&text)
         }
         Family::K8s => {
-            let (parts, body) = request(line)?;
+            let (parts, body) = request(line, None)?;
             let held = body.as_deref().map_or(HeldBody::Empty, HeldBody::Whole);
             let needs = K8S.iter().copied().collect();
             let facts = K8sFacts::read(&parts, "", held, needs, DECODED_BYTES_MAX);
             Ok(named(&facts.context("the request is refused")?, K8S))
         }
         Family::Http => {
-            let (parts, body) = request(line)?;
+            let (parts, body) = request(line, None)?;
             let held = body.as_deref().map_or(HeldBody::Empty, HeldBody::Whole);
             let host = parts.headers.get("host").and_then(|host| host.to_str().ok());
             let host = host.unwrap_or_default().to_ascii_lowercase();
-            let facts = HttpFacts::read(&parts, &host, held, FactSet::ALL, DECODED_BYTES_MAX);
-            Ok(named(&facts.context("the request is refused")?, HTTP))
+            let each = HttpFacts::read_each(&parts, &host, held, FactSet::ALL, DECODED_BYTES_MAX);
+            let each = each.context("the request is refused")?;
+            let is_batch = each.len() > 1;
+            Ok(all(each.iter().map(|one| named(one, HTTP)), is_batch))
+        }
+        Family::Mcp => {
+            let (parts, body) = request(line, Some(("POST", "/")))?;
+            let held = body.as_deref().map_or(HeldBody::Empty, HeldBody::Whole);
+            let read = mcp::read(&parts, held, DECODED_BYTES_MAX).context("the request is refused")?;
+            Ok(all(read.messages.iter().map(|one| named(one, MCP)), read.batch))
         }
     }
+}
+
+/// The facts of a request, or of each part of a batch.
+fn all(mut each: impl Iterator<Item = Value>, is_batch: bool) -> Value {
+    if is_batch {
+        return json!({ "batch": each.collect::<Vec<_>>() });
+    }
+    each.next().unwrap_or_default()
 }
 
 /// The facts in these slots; an unknown one stands as `{"unknown": "<why>"}`.
@@ -212,12 +250,19 @@ fn has_where(statements: &[std::sync::Arc<sql::Statement>]) -> bool {
     }
 }
 
-/// The head and the body that a line describes.
-fn request(line: &[u8]) -> anyhow::Result<(http::request::Parts, Option<Vec<u8>>)> {
-    let read: Request = serde_json::from_slice(line).context("not an object with `method` and `path`")?;
+/// The head and the body that a line describes; `usual` are the method and the path where they may
+/// be left out.
+fn request(
+    line: &[u8],
+    usual: Option<(&str, &str)>,
+) -> anyhow::Result<(http::request::Parts, Option<Vec<u8>>)> {
+    let wanted = "not an object with `method` and `path`";
+    let read: Request = serde_json::from_slice(line).context(wanted)?;
+    let method = read.method.as_deref().or(usual.map(|(method, _)| method));
+    let path = read.path.as_deref().or(usual.map(|(_, path)| path));
     let mut builder = http::Request::builder()
-        .method(read.method.as_str())
-        .uri(&read.path);
+        .method(method.context(wanted)?)
+        .uri(path.context(wanted)?);
     for (name, value) in read.headers.unwrap_or_default() {
         let values = match value {
             Value::Array(values) => values,
@@ -270,8 +315,29 @@ mod tests {
         check(
             Family::Http,
             r#"{"method":"POST","path":"/a%62?x=1","headers":{"Host":"H.example","content-type":"application/json"},"body":{"k":1}}"#,
-            r#"{"method":"post","path":"/ab","raw_path":"/a%62","query":{"x":["1"]},"headers":{"host":["H.example"],"content-type":["application/json"]},"host":"h.example","body":"{\"k\":1}","body_json":{"k":1},"websocket":false}"#,
+            r#"{"method":"post","path":"/ab","raw_path":"/a%62","query":{"x":["1"]},"headers":{"host":["H.example"],"content-type":["application/json"]},"host":"h.example","body":"{\"k\":1}","body_json":{"k":1},"websocket":false,"form":{},"multipart":[],"graphql.operation":"","graphql.kind":"","graphql.fields":[],"graphql.paths":[]}"#,
         );
+        check(
+            Family::Http,
+            r#"{"method":"POST","path":"/graphql","headers":{"content-type":"application/json"},"body":{"query":"mutation A { close(id: 1) { id } }"}}"#,
+            r#"{"method":"post","path":"/graphql","raw_path":"/graphql","query":{},"headers":{"content-type":["application/json"]},"host":"","body":"{\"query\":\"mutation A { close(id: 1) { id } }\"}","body_json":{"query":"mutation A { close(id: 1) { id } }"},"websocket":false,"form":{},"multipart":[],"graphql.operation":"A","graphql.kind":"mutation","graphql.fields":["close"],"graphql.paths":["close","close.id"]}"#,
+        );
+        check(
+            Family::Mcp,
+            r#"{"body":{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"rm","arguments":{"path":"/"}}}}"#,
+            r#"{"kind":"request","method":"tools/call","tool":"rm","arguments":{"path":"/"},"resource":"","prompt":"","params":{"name":"rm","arguments":{"path":"/"}},"query":{}}"#,
+        );
+        check(
+            Family::Mcp,
+            r#"{"method":"GET","path":"/mcp?a=1"}"#,
+            r#"{"kind":"stream","method":"","tool":"","arguments":null,"resource":"","prompt":"","params":null,"query":{"a":["1"]}}"#,
+        );
+        check(
+            Family::Mcp,
+            r#"{"body":{"jsonrpc":"2.0","id":1,"method":"a","Method":"b"}}"#,
+            "error",
+        );
+        check(Family::Http, r#"{"path":"/"}"#, "error");
         for line in [
             "",
             "{}",

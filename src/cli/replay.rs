@@ -83,6 +83,12 @@ pub(super) fn text(found: &Replayed) -> String {
         out.push_str(&format!("{count} × not replayed: {why}\n"));
     }
     let rest: u64 = found.not_replayed.values().sum();
+    if found.assumed > 0 {
+        out.push_str(&format!(
+            "{} × judged by the profile that was recorded: their agents' tags were not\n",
+            found.assumed
+        ));
+    }
     out.push_str(&format!(
         "{} verdicts judged anew, {} would change, {rest} cannot be replayed\n",
         found.judged, found.changed

@@ -214,7 +214,8 @@ pub struct Endpoint {
     pub database: Option<String>,
     /// MCP: the only path that agents may name, without a slash at its end.
     pub path: String,
-    /// Free text for people.
+    /// Free text for people (`description`): operators and approvers see it, agents do not, since it may say
+    /// where the endpoint really is.
     pub description: Option<String>,
 }
 
@@ -296,7 +297,7 @@ pub struct Credential {
     pub kind: CredentialKind,
     /// The endpoints it may be sent to, by key.
     pub endpoints: Vec<Arc<str>>,
-    /// Where the real value comes from, by slot (`""` for the only one; `cert`, `key`, `ca`).
+    /// Where the real value comes from, by slot (`""` for the only one; `cert`, `key`).
     pub secrets: Vec<(String, SecretSource)>,
 }
 
@@ -329,6 +330,7 @@ pub enum CredentialKind {
 pub enum SecretSource {
     Env(String),
     File(PathBuf),
+    /// Not asked yet: a credential that comes from there is refused.
     Vault(String),
     /// Set by `tailkeep credentials set`, or the environment variable
     /// `TAILKEEP_SECRET_<NAME>[_<SLOT>]` (`CLAWPATROL_SECRET_…` is read too).

@@ -10,7 +10,7 @@ use super::{Action, Digest, Refusal, Step};
 use crate::audit::Record;
 use crate::credential::KnownSecrets;
 use crate::facts::{Facts, Mask};
-use crate::identity::{Agent, Identity};
+use crate::identity::{Agent, Identity, Transport};
 use crate::policy::{ApproverKind, Escalation, Policy};
 
 /// What an agent reads when the rule gives no reason of its own.
@@ -87,8 +87,10 @@ pub(super) fn question(
         .approver(key)
         .ok_or_else(|| format!("{key} is not in the policy"))?;
     let (mut excluded, mut escalation) = (None, None);
-    let (timeout, required, eligible) = match &approver.kind {
+    let endpoint = policy.model().endpoint(&action.endpoint);
+    let (channel, timeout, required, eligible) = match &approver.kind {
         ApproverKind::Human {
+            channel,
             timeout,
             require_approvers,
             approvers,
@@ -110,19 +112,21 @@ pub(super) fn question(
             } else {
                 timeout
             };
-            (timeout, *require_approvers, approvers.clone())
+            (channel.clone(), timeout, *require_approvers, approvers.clone())
         }
         // It answers at once, and nobody else is asked.
-        ApproverKind::Llm(judge) => (judge.timeout, 1, Vec::new()),
+        ApproverKind::Llm(judge) => (None, judge.timeout, 1, Vec::new()),
     };
     Ok(Question {
         approver: key.clone(),
+        channel,
         rule: rule.clone(),
         reason: reason.to_owned(),
         node: agent.identity.node.clone(),
         login: agent.identity.login.clone(),
         profile: agent.profile.clone(),
         endpoint: action.endpoint.clone(),
+        description: endpoint.and_then(|endpoint| endpoint.description.clone()),
         credential: action.credential.clone(),
         summary: masked(policy.mask(), &action.facts, &action.summary),
         detail: masked(policy.mask(), &action.facts, &action.detail),
@@ -165,6 +169,7 @@ pub(super) fn blank(identity: &Identity, profile: Option<Arc<str>>, endpoint: Ar
         node: identity.node.clone(),
         login: identity.login.clone(),
         address: identity.address.to_string(),
+        agent: known(identity),
         profile,
         endpoint,
         credential: None,
@@ -181,6 +186,17 @@ pub(super) fn blank(identity: &Identity, profile: Option<Arc<str>>, endpoint: Ar
         judge_us: 0,
         wait_us: 0,
         policy: 0,
+    }
+}
+
+/// What else is known of a tailnet's node.
+fn known(identity: &Identity) -> Option<serde_json::Value> {
+    match identity.transport {
+        Transport::Wireguard => None,
+        Transport::Tailnet => Some(serde_json::json!({
+            "tags": identity.tags, "grants": identity.grants, "caps": identity.caps,
+            "is_guest": identity.is_guest,
+        })),
     }
 }
 

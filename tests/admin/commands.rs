@@ -132,6 +132,8 @@ async fn approvals() {
         "alice@example.com",
         "\"method\": \"delete\"",
         "human_approver.ops",
+        "shop-ops",
+        "the shop's API",
     ] {
         assert!(shown.contains(text), "no {text} in {shown}");
     }

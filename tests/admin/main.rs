@@ -10,8 +10,8 @@
 mod browser;
 mod chromium;
 mod commands;
-mod fields;
 mod gateway;
+mod granting;
 mod guard;
 mod http;
 mod page;

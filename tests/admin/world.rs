@@ -34,14 +34,17 @@ gateway {
   public_url       = "https://gw.test:8738"
   wireguard {}
 }
-endpoint "https" "api" { hosts = ["api.test"] }
+endpoint "https" "api" {
+  hosts       = ["api.test"]
+  description = "the shop's API"
+}
 credential "bearer_token" "pat" { endpoint = https.api }
 credential "bearer_token" "from_env" {
   endpoint = https.api
   secret   = env("TAILKEEP_TEST_UNSET")
 }
 credential "mtls_credential" "client" { endpoint = https.api }
-approver "human_approver" "ops" {}
+approver "human_approver" "ops" { channel = "shop-ops" }
 profile "dev" {
   peers       = ["laptop"]
   credentials = [bearer_token.pat]
@@ -230,12 +233,14 @@ pub fn policy(text: &str) -> Arc<Policy> {
 pub fn question(what: &str) -> Question {
     Question {
         approver: "human_approver.ops".into(),
+        channel: Some("shop-ops".into()),
         rule: "writes".into(),
         reason: "writes are looked at".into(),
         node: "laptop".into(),
         login: Some("alice@example.com".into()),
         profile: "dev".into(),
         endpoint: "https.api".into(),
+        description: Some("the shop's API".into()),
         credential: None,
         summary: format!("DELETE /{what}"),
         detail: format!("DELETE /{what}\nthe whole of it"),
@@ -267,6 +272,7 @@ pub fn record(summary: &str) -> Record {
         node: "laptop".into(),
         login: None,
         address: "10.77.0.2".into(),
+        agent: None,
         profile: Some("dev".into()),
         endpoint: "https.api".into(),
         credential: None,

@@ -81,6 +81,40 @@ fn requests_of_both_families() {
     );
 }
 
+/// A batch is one line too: what each of its parts says.
+#[test]
+fn messages_and_batches() {
+    check(
+        "mcp",
+        2,
+        &[
+            (
+                r#"{"body":{"jsonrpc":"2.0","method":"notifications/initialized"}}"#,
+                r#"{"kind":"notification","method":"notifications/initialized""#,
+            ),
+            (
+                r#"{"method":"POST","path":"/mcp","body":[{"jsonrpc":"2.0","id":1,"method":"prompts/get","params":{"name":"p"}},{"jsonrpc":"2.0","id":2,"method":"resources/read","params":{"uri":"file:///a"}}]}"#,
+                r#"{"batch":[{"kind":"request","method":"prompts/get","tool":"","arguments":null,"resource":"","prompt":"p""#,
+            ),
+            (r#"{"body":"no JSON"}"#, r#"{"error":"the request is refused"#),
+        ],
+    );
+    check(
+        "http",
+        0,
+        &[
+            (
+                r#"{"method":"POST","path":"/graphql","headers":{"content-type":"application/json"},"body":[{"query":"{a}"},{"query":"mutation {b}"}]}"#,
+                r#""graphql.kind":"mutation""#,
+            ),
+            (
+                r#"{"method":"POST","path":"/","headers":{"content-type":"application/x-www-form-urlencoded"},"body":"a=1&a=2"}"#,
+                r#""form":{"a":["1","2"]}"#,
+            ),
+        ],
+    );
+}
+
 /// A line that cannot be read stands in its place, and the others are read.
 #[test]
 fn bad_lines_keep_the_order_and_exit_2() {

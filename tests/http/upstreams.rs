@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::agent::{Raw, ask, curl, curls};
-use crate::server::{BOTH, ONLY_HTTP1, Service, mint};
-use crate::world::{API, SOON, World, until};
+use crate::server::{BOTH, ONLY_HTTP1, Service, Speaks, mint};
+use crate::world::{API, Dialled, SOON, World, until};
 
 const GET: &str = "GET /1k HTTP/1.1\r\nHost: api.test\r\n\r\n";
 
@@ -87,6 +87,62 @@ async fn connections_are_kept_and_a_dead_one_is_not_used() {
             "the probe's connection and no other"
         );
         assert_eq!(world.shared.pool.kept(), 1);
+    }
+}
+
+/// `tls`, `ca_cert` and `upstream` of every type of endpoint that is HTTP: plain text does not pass for
+/// TLS nor TLS for plain text, and no roots but those that are named count.
+#[tokio::test]
+async fn tls_and_roots_are_as_each_type_of_endpoint_says() {
+    let secure = Service::start(BOTH).await;
+    let plain = Service::start(Speaks::Plain).await;
+    let other = mint().ca;
+    for (kind, name, default) in [
+        ("https", "https.api", true),
+        ("http", "http.api", false),
+        ("kubernetes", "kubernetes.api", true),
+        ("mcp", "mcp.api", true),
+    ] {
+        for (service, tls, ca, passes) in [
+            (&secure, Some(true), &secure.ca, true),
+            (&secure, Some(true), &other, false),
+            (&secure, Some(false), &secure.ca, false),
+            (&secure, None, &secure.ca, default),
+            (&plain, Some(true), &secure.ca, false),
+            (&plain, Some(false), &secure.ca, true),
+            (&plain, None, &secure.ca, !default),
+        ] {
+            let said = tls.map_or(String::new(), |tls| format!("tls = {tls}\n"));
+            let policy = format!(
+                "endpoint \"{kind}\" \"api\" {{\nhosts = [\"api.test:443\"]\nupstream = \"{}\"\n{said}ca_cert = <<EOT\n{ca}EOT\n}}\n\
+                 profile \"dev\" {{\npeers = [\"laptop\"]\nendpoints = [{name}]\n}}\n\
+                 rule \"all\" {{\nendpoint = {name}\nverdict = \"allow\"\n}}\n",
+                service.address
+            );
+            let world = World::new(&policy);
+            let gateway = world
+                .listen(Dialled {
+                    endpoint: name,
+                    ..API
+                })
+                .await;
+            let before = service.seen().len();
+            let body = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+            let request = format!(
+                "POST /mcp HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let answer = ask(gateway, &request).await.unwrap();
+            let reached = service.seen().len() > before;
+            assert_eq!(
+                reached,
+                passes,
+                "{kind} {tls:?}: {} {}",
+                answer.status,
+                answer.text()
+            );
+            assert_eq!(answer.status == 502, !passes, "{kind} {tls:?}: {}", answer.text());
+        }
     }
 }
 

@@ -151,7 +151,9 @@ async fn a_judge_of_either_api_allows_and_denies() {
         let seen = world.server.seen().pop().unwrap();
         assert_eq!(seen.headers[key], value);
         let text = seen.body.to_string();
+        let name = model.split('"').nth(1).unwrap();
         for part in [
+            name,
             "Only reads.",
             "json_schema",
             "laptop",

@@ -13,9 +13,10 @@ use crate::{check, tailkeep as run};
 const BASE: &str = r#"
 endpoint "https" "api" { hosts = ["api.example.com"] }
 endpoint "postgres" "db" { host = "db.example.com:5432" }
+endpoint "mcp" "tools" { hosts = ["tools.example.com"] }
 profile "ci" {
   peers     = ["build-7"]
-  endpoints = [https.api, postgres.db]
+  endpoints = [https.api, postgres.db, mcp.tools]
 }
 "#;
 
@@ -56,6 +57,7 @@ fn record(endpoint: &str, facts: Value, verdict: &'static str, cause: &'static s
         node: "build-7".to_owned(),
         login: None,
         address: "10.55.0.2".to_owned(),
+        agent: None,
         profile: Some("ci".into()),
         endpoint: endpoint.into(),
         credential: None,
@@ -284,5 +286,225 @@ fn an_accepted_policy_is_noted_beside_the_log() {
     assert_eq!(
         std::fs::read_to_string(accepted).unwrap().trim(),
         valid["version"].as_str().unwrap()
+    );
+}
+
+/// A record of a message as the gateway reads it.
+fn message(body: &Value, verdict: &'static str, cause: &'static str) -> Record {
+    let (parts, ()) = http::Request::post("/mcp").body(()).unwrap().into_parts();
+    let body = body.to_string();
+    let read = tailkeep::facts::mcp::read(
+        &parts,
+        tailkeep::facts::http::HeldBody::Whole(body.as_bytes()),
+        1 << 20,
+    );
+    let one = read.unwrap().messages.remove(0);
+    let facts = tailkeep::facts::Facts::Mcp(Box::new(one));
+    record(
+        "mcp.tools",
+        facts.to_json(&tailkeep::facts::Mask::default()),
+        verdict,
+        cause,
+    )
+}
+
+fn call(tool: &str, arguments: Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}})
+}
+
+fn messages() -> Vec<Record> {
+    let allow = |body: Value| message(&body, "allow", "rule");
+    let plain = |method: &str| json!({"jsonrpc": "2.0", "id": 1, "method": method});
+    vec![
+        allow(plain("initialize")),
+        allow(plain("tools/list")),
+        allow(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})),
+        allow(call("echo", json!({"text": "a"}))),
+        allow(call("add", json!({"a": 1}))),
+        allow(call("echo", json!({"text": "secret"}))),
+        allow(json!({"jsonrpc": "2.0", "id": 2, "method": "resources/read", "params": {"uri": "file:///a"}})),
+        message(&call("delete", json!({})), "deny", "no_rule"),
+    ]
+}
+
+fn mcp_rule(condition: &str, verdict: &str) -> String {
+    rule(condition, verdict).replace("https.api", "mcp.tools")
+}
+
+#[test]
+fn messages_of_mcp_are_judged_anew() {
+    let folder = Folder::new(&messages());
+    let rules = mcp_rule(
+        "mcp.kind != 'request' || (mcp.tool != 'delete' && !(mcp.tool == 'echo' && mcp.arguments.text == 'secret'))",
+        "allow",
+    );
+    let (code, found) = replayed(&folder.policy("new.hcl", &rules));
+    assert_eq!(
+        (code, &found["judged"], &found["changed"]),
+        (1, &json!(8), &json!(1)),
+        "{found}"
+    );
+    assert_eq!(found["changes"][0]["record"], 6);
+    assert_eq!(
+        found["changes"][0]["would"],
+        json!({"verdict": "deny", "rule": null})
+    );
+    let (code, found) = replayed(&folder.policy("all.hcl", &mcp_rule("mcp.method != ''", "allow")));
+    assert_eq!((code, &found["changed"]), (1, &json!(1)), "{found}");
+    assert_eq!(found["changes"][0]["would"]["verdict"], "allow");
+    assert_eq!(
+        (&found["not_replayed"], &found["assumed"]),
+        (&json!({}), &json!(0))
+    );
+}
+
+/// What is learned of messages allows what was seen and no other tool; of GraphQL, no other operation.
+#[test]
+fn learn_covers_messages_and_operations() {
+    let graphql = |kind: &str, fields: Value| {
+        let facts = json!({
+            "method": "post", "path": "/graphql", "graphql.kind": kind, "graphql.fields": fields,
+        });
+        record("https.api", facts, "allow", "rule")
+    };
+    let mut records = messages();
+    records.push(graphql("query", json!(["viewer"])));
+    records.push(graphql("query", json!(["viewer", "node"])));
+    // Without what it does, it would be learned as any POST of that path.
+    records.push(record(
+        "https.api",
+        json!({"method": "post", "path": "/graphql"}),
+        "allow",
+        "rule",
+    ));
+    let folder = Folder::new(&records);
+    let policy = folder.policy("policy.hcl", "");
+    let learn = [
+        "learn",
+        policy.to_str().unwrap(),
+        "--since",
+        "1h",
+        "--profile",
+        "ci",
+    ];
+    let (code, found) = json_of(&[&learn[..], &["--format", "json"]].concat());
+    assert_eq!(code, 0, "{found}");
+    let own = |endpoint: &str| -> Vec<String> {
+        let rules = found["rules"].as_array().unwrap().iter();
+        rules
+            .filter(|rule| rule["endpoint"] == endpoint)
+            .map(|rule| {
+                let condition = rule["condition"].as_str().unwrap();
+                condition
+                    .strip_prefix("agent.profile == 'ci' && ")
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect()
+    };
+    assert_eq!(
+        own("mcp.tools"),
+        [
+            "mcp.kind == 'notification' && mcp.method in ['notifications/initialized']",
+            "mcp.kind == 'request' && mcp.method in ['initialize', 'tools/list']",
+            "mcp.kind == 'request' && mcp.method == 'resources/read' && mcp.resource in ['file:///a']",
+            "mcp.kind == 'request' && mcp.method == 'tools/call' && mcp.tool in ['add', 'echo']",
+        ]
+    );
+    assert_eq!(
+        own("https.api"),
+        [
+            "http.path == '/graphql' && http.graphql.kind == 'query' && http.graphql.fields.all(f, f in ['node', 'viewer'])"
+        ]
+    );
+    assert_eq!((&found["actions"], &found["not_learned"]), (&json!(9), &json!(1)));
+    // Beside the policy it allows all of that, and still denies the tool that was denied.
+    let learned = String::from_utf8(run(&learn).stdout).unwrap();
+    let (_, found) = replayed(&folder.policy("both.hcl", &learned));
+    assert_eq!(
+        (&found["judged"], &found["changed"]),
+        (&json!(10), &json!(0)),
+        "{found}"
+    );
+}
+
+/// Whose an action of a tailnet's node is, the new policy says, by the tags that are kept.
+#[test]
+fn the_profile_of_a_node_is_chosen_anew() {
+    let node = |login: Option<&str>, agent: Option<Value>| Record {
+        transport: "tailnet",
+        login: login.map(str::to_owned),
+        agent,
+        ..get("/a")
+    };
+    let known = |tags: Value, guest: bool| {
+        Some(json!({"tags": tags, "grants": [], "caps": ["x/y"], "is_guest": guest}))
+    };
+    let ann = Some("ann@example.com");
+    let folder = Folder::new(&[
+        node(None, known(json!(["tag:ci"]), false)),
+        node(None, known(json!(["tag:old"]), false)),
+        node(ann, known(json!([]), false)),
+        node(ann, known(json!([]), true)),
+        node(None, None),
+    ]);
+    let policy = |name: &str, profiles: &str, rules: &str| {
+        let path = folder.policy(name, rules);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = text.replace("  peers     = [\"build-7\"]\n", "  tags = [\"tag:ci\"]\n") + profiles;
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    // The guest is meant by no wildcard, tag:old by nobody; what was not kept is judged as recorded.
+    let other = "profile \"dev\" {\n  logins = [\"*@example.com\"]\n  endpoints = [https.api]\n}\n";
+    let rules = "rule \"r\" {\n  endpoint = https.api\n  condition = \"agent.profile == 'ci' && 'x/y' in agent.caps\"\n  \
+                 verdict = \"allow\"\n}\nrule \"dev\" {\n  endpoint = https.api\n  condition = \"agent.profile == 'dev' && \
+                 agent.tags == []\"\n  verdict = \"deny\"\n}\n";
+    let path = policy("new.hcl", "", rules);
+    let (code, found) = replayed(&path);
+    assert_eq!(code, 1);
+    assert_eq!(
+        (&found["judged"], &found["changed"]),
+        (&json!(4), &json!(3)),
+        "{found}"
+    );
+    assert_eq!(found["not_replayed"], json!({"agent.caps was not recorded": 1}));
+    let (_, found) = replayed(&policy("two.hcl", other, rules));
+    let denied: Vec<&Value> = found["changes"].as_array().unwrap().iter().collect();
+    assert_eq!(
+        denied
+            .iter()
+            .map(|one| one["count"].as_u64().unwrap())
+            .sum::<u64>(),
+        3,
+        "{found}"
+    );
+    assert!(denied.iter().any(|one| one["would"]["rule"] == "dev"), "{found}");
+    assert!(denied.iter().any(|one| one["would"]["rule"].is_null()), "{found}");
+    let (_, found) = replayed(&policy(
+        "all.hcl",
+        other,
+        "rule \"r\" {\n  endpoint = https.api\n  verdict = \"allow\"\n}\n",
+    ));
+    assert_eq!(
+        (&found["judged"], &found["changed"], &found["assumed"]),
+        (&json!(5), &json!(2), &json!(1)),
+        "{found}"
+    );
+    let said = "1 × judged by the profile that was recorded";
+    check(
+        &["replay", path.to_str().unwrap(), "--since", "1h"],
+        1,
+        "agent.caps was not recorded",
+    );
+    check(
+        &[
+            "replay",
+            folder.folder.path().join("all.hcl").to_str().unwrap(),
+            "--since",
+            "1h",
+        ],
+        1,
+        said,
     );
 }

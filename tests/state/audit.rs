@@ -93,7 +93,7 @@ async fn every_change_of_a_row_shows() {
         "UPDATE record SET id = -1 WHERE id = 20; UPDATE record SET id = 20 WHERE id = 21; UPDATE record SET id = 21 WHERE id = -1",
         // Inserted, and a removed head of the log with an anchor made up for it.
         "INSERT INTO record SELECT 51, at_us, step, transport, node, login, address, profile, endpoint, credential, summary, \
-         facts, digest, verdict, cause, rule, reason, detail, approvers, shadow, judge_us, wait_us, policy, hash FROM record WHERE id = 50",
+         facts, digest, verdict, cause, rule, reason, detail, approvers, shadow, judge_us, wait_us, policy, hash, agent FROM record WHERE id = 50",
         "UPDATE record SET step = 'gateway', cause = 'pruned', facts = '{\"record\":10,\"record_hash\":\"' || \
          (SELECT lower(hex(hash)) FROM record WHERE id = 10) || '\",\"outcome\":0,\"outcome_hash\":\"\"}' WHERE id = 50; \
          DELETE FROM record WHERE id <= 10",
@@ -388,4 +388,45 @@ fn a_read_only_log_is_refused_at_the_start() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
+}
+
+/// A log of the first version, which kept nothing of a node's tags: it is read as it is, goes on in the
+/// present form, and its chain holds throughout.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_the_first_version_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.db");
+    let log = Log::open(&path).unwrap();
+    fill(&log, 3, 1).await;
+    log.flush().await.unwrap();
+    drop(log);
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let first = "ALTER TABLE record DROP COLUMN agent; PRAGMA user_version = 1;";
+    connection.execute_batch(first).unwrap();
+    drop(connection);
+    let read = || Reader::open(&path).unwrap().select(&Filter::default()).unwrap();
+    assert_eq!((verify(&path).fault, read().len()), (None, 3));
+    assert_eq!(read()[2]["outcome"]["bytes_up"], 0);
+    assert!(read()[0].get("agent").is_none());
+
+    let log = Log::open(&path).unwrap();
+    let mut tagged = record("GET /tagged");
+    tagged.agent = Some(serde_json::json!({"tags": ["tag:ci"]}));
+    log.append(tagged).await.unwrap();
+    let mut large = record("GET /large");
+    large.agent = Some(serde_json::json!({"tags": ["x".repeat(tailkeep::audit::FACT_BYTES_MAX)]}));
+    large.bound_facts();
+    log.append(large).await.unwrap();
+    log.flush().await.unwrap();
+    drop(log);
+    assert_eq!((verify(&path).fault, read().len()), (None, 5));
+    assert_eq!(read()[3]["agent"]["tags"][0], "tag:ci");
+    assert!(read()[4].get("agent").is_none(), "over FACT_BYTES_MAX");
+    for change in [
+        "UPDATE record SET agent = NULL WHERE id = 4",
+        "UPDATE record SET agent = '{\"tags\":[\"tag:ops\"]}' WHERE id = 4",
+        "UPDATE record SET agent = '{}' WHERE id = 1",
+    ] {
+        assert!(fault_after(&path, change).is_some(), "{change}");
+    }
 }

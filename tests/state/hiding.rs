@@ -132,12 +132,51 @@ async fn no_known_secret_is_in_a_record_or_a_question() {
     }
 }
 
+/// [`POLICY`] whose endpoint and approver have these fields too.
+fn written(endpoint: &str, approver: &str) -> String {
+    let hosts = "hosts = [\"api.test\"]";
+    POLICY
+        .replace(&format!("{{ {hosts} }}"), &format!("{{\n{hosts}\n{endpoint}\n}}"))
+        .replace("\"ops\" {}", &format!("\"ops\" {{\n{approver}\n}}"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn defaults_decide_where_nothing_else_does() {
-    let judge = async |defaults: &str, rules: &str, action: &Action| {
+async fn a_question_says_what_its_endpoint_is_and_where_it_belongs() {
+    let all = written("description = \"the shop's API\"", "channel = \"#ops\"");
+    for (text, description, channel) in [(POLICY, None, None), (&all, Some("the shop's API"), Some("#ops"))] {
         let (dir, _state, queue) = open();
         let log = Log::open(&dir.path().join("audit.db")).unwrap();
-        let text = POLICY.replace(
+        let gate = Gate::new(policy(&format!("{text}{ASK}")), queue.clone(), log);
+        let judged = tokio::spawn(async move { gate.judge(&agent(), &action("x")).await });
+        let id = pending(&queue, 1).await[0];
+        let held = queue.show(id).await.unwrap().unwrap();
+        assert_eq!(held.question["description"].as_str(), description);
+        assert_eq!(held.question["channel"].as_str(), channel);
+        judged.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_approver_says_how_many_of_whom_must_allow() {
+    let text = written("", "require_approvers = 2\napprovers = [\"ann\", \"bob\"]");
+    let (dir, _state, queue) = open();
+    let log = Log::open(&dir.path().join("audit.db")).unwrap();
+    let gate = Gate::new(policy(&format!("{text}{ASK}")), queue.clone(), log);
+    let judged = tokio::spawn(async move { gate.judge(&agent(), &action("x")).await });
+    let id = pending(&queue, 1).await[0];
+    assert!(queue.decide(say(id, "eve", Decision::Allow)).await.is_err());
+    queue.decide(say(id, "ann", Decision::Allow)).await.unwrap();
+    assert_eq!(pending(&queue, 1).await, [id], "one is not enough");
+    queue.decide(say(id, "bob", Decision::Allow)).await.unwrap();
+    assert!(judged.await.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn defaults_decide_where_nothing_else_does() {
+    let judge = async |defaults: &str, approver: &str, rules: &str, action: &Action| {
+        let (dir, _state, queue) = open();
+        let log = Log::open(&dir.path().join("audit.db")).unwrap();
+        let text = written("", approver).replace(
             "defaults { unmatched = \"allow\" }",
             &format!("defaults {{\n{defaults}\n}}"),
         );
@@ -152,15 +191,20 @@ async fn defaults_decide_where_nothing_else_does() {
     let request = action("x");
     let mut elsewhere = action("x");
     (elsewhere.step, elsewhere.endpoint) = (Step::Passthrough, "unknown".into());
-    for (defaults, rules, action, want) in [
-        ("", "", &request, "no_rule"),
-        ("unmatched = \"deny\"", "", &request, "no_rule"),
-        ("unmatched = \"allow\"", "", &request, "allow"),
-        ("", "", &elsewhere, "no_endpoint"),
-        ("unknown_host = \"deny\"", "", &elsewhere, "no_endpoint"),
-        ("unknown_host = \"passthrough\"", "", &elsewhere, "allow"),
-        ("human_timeout = 1", ASK, &request, "timed_out"),
+    for (defaults, approver, rules, action, want) in [
+        ("", "", "", &request, "no_rule"),
+        ("unmatched = \"deny\"", "", "", &request, "no_rule"),
+        ("unmatched = \"allow\"", "", "", &request, "allow"),
+        ("", "", "", &elsewhere, "no_endpoint"),
+        ("unknown_host = \"deny\"", "", "", &elsewhere, "no_endpoint"),
+        ("unknown_host = \"passthrough\"", "", "", &elsewhere, "allow"),
+        ("human_timeout = 1", "", ASK, &request, "timed_out"),
+        ("human_timeout = 600", "timeout = 1", ASK, &request, "timed_out"),
     ] {
-        assert_eq!(judge(defaults, rules, action).await, want, "{defaults}");
+        assert_eq!(
+            judge(defaults, approver, rules, action).await,
+            want,
+            "{defaults} {approver}"
+        );
     }
 }

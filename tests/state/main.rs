@@ -13,6 +13,7 @@ mod hiding;
 mod people;
 mod queue;
 mod retention;
+mod sources;
 
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ fn record(summary: &str) -> Record {
         node: "laptop".into(),
         login: None,
         address: "10.77.0.2".into(),
+        agent: None,
         profile: Some("ci".into()),
         endpoint: "https.github".into(),
         credential: None,
@@ -55,12 +57,14 @@ fn record(summary: &str) -> Record {
 fn question(bytes: &str, timeout: Duration) -> Question {
     Question {
         approver: "human_approver.oncall".into(),
+        channel: None,
         rule: "writes".into(),
         reason: "writes are looked at".into(),
         node: "laptop".into(),
         login: None,
         profile: "ci".into(),
         endpoint: "https.github".into(),
+        description: None,
         credential: None,
         summary: bytes.into(),
         detail: bytes.into(),

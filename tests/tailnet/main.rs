@@ -16,6 +16,7 @@ mod failover;
 mod flushed;
 mod granted;
 mod kept;
+mod killed;
 #[path = "../support/tailnet/mod.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
@@ -88,6 +89,9 @@ fn peers_are_who_tailscaled_says_and_nobody_else_gets_in() {
         );
         let allowed = audit.iter().find(|row| row["node"] == "ci-1").unwrap();
         assert_eq!(allowed["transport"], "tailnet");
+        // Another policy can choose the profile anew from what is kept.
+        assert_eq!(allowed["agent"]["tags"], json!(["tag:agent-ci"]));
+        assert_eq!(allowed["agent"]["is_guest"], false);
     });
 }
 

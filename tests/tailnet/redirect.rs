@@ -101,6 +101,7 @@ gateway {{
   dashboard_listen = "127.0.0.1:18080"
   tailscale {{
     socket = "{socket}"
+    redirect_port = 8740
     {rest}
   }}
 }}
@@ -274,9 +275,9 @@ fn what_is_dialled_at_real_addresses_comes_to_the_gateway_and_nowhere_else() {
     // In the routes, of no endpoint; the listener itself, by a peer and by others; UDP.
     let gateway: IpAddr = scene.node.address(false).parse().unwrap();
     assert!(is_shut(&ci.machine, "10.20.0.5:22".parse().unwrap()));
-    assert!(is_shut(&ci.machine, SocketAddr::new(gateway, 8739)));
-    assert!(is_shut(&scene.node.machine, SocketAddr::new(gateway, 8739)));
-    assert!(is_shut(&ci.machine, "192.168.100.11:8739".parse().unwrap()));
+    assert!(is_shut(&ci.machine, SocketAddr::new(gateway, 8740)));
+    assert!(is_shut(&scene.node.machine, SocketAddr::new(gateway, 8740)));
+    assert!(is_shut(&ci.machine, "192.168.100.11:8740".parse().unwrap()));
     for address in [
         "10.20.0.5:443",
         "[fd20::5]:443",
@@ -355,7 +356,7 @@ fn setup_shows_first_does_what_is_missing_and_takes_it_away() {
     assert!(String::from_utf8_lossy(&again.stdout).contains("nothing is to be done"));
     let tables = machine.says("nft", &["list", "table", "inet", "tailkeep"]);
     assert!(
-        tables.contains("10.20.0.0/16") && tables.contains("8739"),
+        tables.contains("10.20.0.0/16") && tables.contains("8740"),
         "{tables}"
     );
     // Another account sees what would be done, and does nothing.

@@ -1,6 +1,8 @@
 //! The tree as CONTRIBUTING.md and the code map promise it.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
+
+mod fields;
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +38,21 @@ fn files(folders: &[&str]) -> Vec<(PathBuf, String)> {
         .into_iter()
         .filter_map(|path| Some((path.clone(), std::fs::read_to_string(root().join(path)).ok()?)))
         .collect()
+}
+
+/// Whether a file has a test of this name; else why not.
+fn is_a_test(file: &str, test: &str) -> Result<(), String> {
+    let source = std::fs::read_to_string(root().join(file)).map_err(|error| format!("{file}: {error}"))?;
+    let at = source
+        .find(&format!("fn {test}("))
+        .ok_or_else(|| format!("{file} has no {test}"))?;
+    // What stands between it and the function before it.
+    let before = source.get(..at).unwrap_or_default();
+    let own = before.rsplit("\n}\n").next().unwrap_or_default();
+    match own.contains("test]") || own.contains("test(") {
+        true => Ok(()),
+        false => Err(format!("{test} of {file} is no test")),
+    }
 }
 
 fn is_test(path: &Path) -> bool {

@@ -50,7 +50,7 @@ export function Agents() {
       <p class="dim">Nothing of theirs passes until you let them go again. Their grants stay taken back.</p>
       <div class="table" tabindex="0" role="region" aria-label="Stopped agents"><table><thead><tr><th>Agent</th><th>By</th><th>Reason</th><th>When</th><th><span class="said">Actions</span></th></tr></thead>
         <tbody>${killed.map(one => html`<tr key=${one.agent}><td class="wide"><strong>${printable(one.agent)}</strong></td><td>${one.person}</td><td class="wide">${one.reason && printable(one.reason)}</td>
-          <td class="tight">${ago(one.at_us, now)}</td><td class="tight"><${Sure} kind="yes" what=${`Let ${one.agent} go again`} onSure=${doing(() => ask('POST', '/v1/agents/unkill', { agent: one.agent }))}>Let go<//></td></tr>`)}</tbody></table></div>`}
+          <td class="tight">${ago(one.at_us, now)}</td><td class="tight"><${Sure} kind="yes" what=${`Let go ${one.agent}`} onSure=${doing(() => ask('POST', '/v1/agents/unkill', { agent: one.agent }))}>Let go<//></td></tr>`)}</tbody></table></div>`}
     <h2 class="next">WireGuard peers</h2>
     ${peers.length + waiting.length === 0 ? html`<p class="dim">None. Make a link below, and run <code>tailkeep join</code> with it on the agent's machine.</p>`
       : html`<div class="table" tabindex="0" role="region" aria-label="WireGuard peers"><table><thead><tr><th>Peer</th><th>Address</th><th>Key</th><th>Last seen</th><th><span class="said">Actions</span></th></tr></thead>

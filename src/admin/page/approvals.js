@@ -88,7 +88,7 @@ function Grants({ held, now }) {
     <ul>${grants.map(one => html`<li key=${one.id}>
       <div><strong>${printable(one.about.node)}</strong> · ${one.about.endpoint} · <code>${one.about.rule}</code></div>
       <div class="dim">${one.state === 'offered' ? 'waits until others agree to the same' : `${one.uses} of ${one.uses_max} uses, ${span((one.expires_us / 1000 - now) / 1000)} left`} · ${one.by.join(', ')}</div>
-      <${Sure} kind="no" what=${`Take grant ${one.id} back`} onSure=${() => revoke(one.id)}>Take back<//></li>`)}</ul></section>`
+      <${Sure} kind="no" what=${`Take back grant ${one.id}`} onSure=${() => revoke(one.id)}>Take back<//></li>`)}</ul></section>`
 }
 
 function Question({ id, listed, now }) {
@@ -108,7 +108,9 @@ function Question({ id, listed, now }) {
       <${Fields} rows=${[
         ['Rule', html`<code>${question.rule}</code>`],
         ['Reason', question.reason && printable(question.reason)],
+        ['Endpoint', question.description && printable(question.description)],
         ['Approver', html`<code>${question.approver}</code>`],
+        ['Channel', question.channel && printable(question.channel)],
         ['Wanted', `${question.required} ${question.required === 1 ? 'person' : 'people'}${question.eligible?.length ? ` of ${question.eligible.join(', ')}` : ''}`],
         ['Never', question.excluded && `${question.excluded}, whose agent it is`],
         ['Later also', question.escalate_to && `${question.escalate_to.join(', ')}, after ${span(question.escalate_after_s)}`],

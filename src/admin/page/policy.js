@@ -34,8 +34,8 @@ export function Policy() {
     <div class="cards">${profiles.map(one => html`<div class="card" key=${one.name}><h2>${one.name}</h2><dl class="facts">
       ${['tags', 'logins', 'nodes', 'peers', 'grants', 'endpoints', 'credentials'].filter(name => one[name].length).map(name => html`<div key=${name}><dt>${name}</dt><dd>${list(one[name])}</dd></div>`)}</dl></div>`)}</div>
     <h2 class="next">Endpoints</h2>
-    <div class="table" tabindex="0" role="region" aria-label="Endpoints"><table><tbody>${endpoints.map(one => html`<tr key=${one.key}><td class="tight"><strong>${one.key}</strong></td><td>${list(one.hosts)}</td></tr>`)}</tbody></table></div>
+    <div class="table" tabindex="0" role="region" aria-label="Endpoints"><table><tbody>${endpoints.map(one => html`<tr key=${one.key}><td class="tight"><strong>${one.key}</strong></td><td>${list(one.hosts)}${one.description && html`<br/><span class="dim">${one.description}</span>`}</td></tr>`)}</tbody></table></div>
     ${approvers.length > 0 && html`<h2 class="next">Approvers</h2><div class="table" tabindex="0" role="region" aria-label="Approvers"><table><tbody>${approvers.map(one => html`<tr key=${one.key}><td class="tight"><strong>${one.key}</strong></td>
-      <td>${one.kind === 'human' ? html`${one.required} of ${one.people.length ? list(one.people) : 'every operator'}` : one.model}</td></tr>`)}</tbody></table></div>`}
+      <td>${one.kind === 'human' ? html`${one.required} of ${one.people.length ? list(one.people) : 'every operator'}${one.channel && html` <span class="dim">in ${one.channel}</span>`}` : one.model}</td></tr>`)}</tbody></table></div>`}
   </div>`
 }

@@ -26,6 +26,10 @@ enum Action {
     Sql(BTreeSet<String>, BTreeSet<String>, BTreeSet<String>),
     /// The verb; group, resource and namespace.
     K8s(String, [String; 3]),
+    /// The path; query, mutation or subscription; the operation's own fields.
+    Graphql(String, String, BTreeSet<String>),
+    /// The message's kind and method; which fact names what it is about, and that name.
+    Mcp(String, String, Option<(&'static str, String)>),
 }
 
 impl Seen {
@@ -46,7 +50,16 @@ impl Seen {
                 .collect::<Option<BTreeSet<String>>>()
         };
         let action = match family {
-            Family::Http => Action::Http(text("method")?, pattern(&text("path")?)),
+            Family::Http => {
+                let (method, path) = (text("method")?, text("path")?);
+                // What is sent to such a path reads or changes by its body alone.
+                let is_graphql = method == "post" && path.ends_with("/graphql");
+                match text("graphql.kind").filter(|kind| !kind.is_empty()) {
+                    Some(kind) => Action::Graphql(path, kind, texts("graphql.fields")?),
+                    None if is_graphql => return None,
+                    None => Action::Http(method, pattern(&path)),
+                }
+            }
             Family::Sql => {
                 let plain = ["opaque", "program", "role_change", "unparseable"];
                 if plain.iter().any(|name| facts[*name].as_bool() == Some(true)) {
@@ -58,7 +71,21 @@ impl Seen {
                 text("verb")?,
                 [text("group")?, text("resource")?, text("namespace")?],
             ),
-            _ => return None,
+            Family::Mcp => {
+                let method = text("method")?;
+                let fact = match method.as_str() {
+                    "tools/call" => Some("tool"),
+                    "prompts/get" => Some("prompt"),
+                    "resources/read" | "resources/subscribe" | "resources/unsubscribe" => Some("resource"),
+                    _ => None,
+                };
+                let named = match fact {
+                    Some(fact) => Some((fact, text(fact)?)),
+                    None => None,
+                };
+                Action::Mcp(text("kind")?, method, named)
+            }
+            Family::Agent => return None,
         };
         Some(Seen {
             family,
@@ -156,7 +183,13 @@ pub(super) fn cover(profile: &str, seen: &[Seen]) -> Vec<Learned> {
     }
     let mut learned = Vec::new();
     for (endpoint, own) in endpoints {
-        for (condition, count) in http(&own).into_iter().chain(sql(&own)).chain(k8s(&own)) {
+        for (condition, count) in http(&own)
+            .into_iter()
+            .chain(graphql(&own))
+            .chain(sql(&own))
+            .chain(k8s(&own))
+            .chain(mcp(&own))
+        {
             learned.push(Learned {
                 name: format!("learned-{profile}-{}", learned.len() + 1),
                 endpoint: endpoint.clone(),
@@ -186,6 +219,61 @@ fn http(own: &[&Seen]) -> Vec<(String, u64)> {
         (condition, paths.values().sum())
     });
     rules.collect()
+}
+
+fn graphql(own: &[&Seen]) -> Vec<(String, u64)> {
+    let mut rules: BTreeMap<(&String, &String), (BTreeSet<String>, u64)> = BTreeMap::new();
+    for one in own {
+        if let Action::Graphql(path, kind, fields) = &one.action {
+            let entry = rules.entry((path, kind)).or_default();
+            entry.0.extend(fields.iter().cloned());
+            entry.1 += 1;
+        }
+    }
+    let rules = rules.into_iter().map(|((path, kind), (fields, count))| {
+        let condition = format!(
+            "http.path == {} && http.graphql.kind == {} && http.graphql.fields.all(f, f in {})",
+            quote(path),
+            quote(kind),
+            list(&fields)
+        );
+        (condition, count)
+    });
+    rules.collect()
+}
+
+/// Messages of one kind are one rule, but those that name a tool, a prompt or a resource: these are
+/// one rule for each method.
+fn mcp(own: &[&Seen]) -> Vec<(String, u64)> {
+    let mut plain: BTreeMap<&String, (BTreeSet<String>, u64)> = BTreeMap::new();
+    let mut named: BTreeMap<(&String, &String, &str), (BTreeSet<String>, u64)> = BTreeMap::new();
+    for one in own {
+        let Action::Mcp(kind, method, about) = &one.action else {
+            continue;
+        };
+        let (entry, name) = match about {
+            Some((fact, name)) => (named.entry((kind, method, fact)).or_default(), name),
+            None => (plain.entry(kind).or_default(), method),
+        };
+        entry.0.insert(name.clone());
+        entry.1 += 1;
+    }
+    let plain = plain.into_iter().map(|(kind, (methods, count))| {
+        let kind = quote(kind);
+        (
+            format!("mcp.kind == {kind} && mcp.method in {}", list(&methods)),
+            count,
+        )
+    });
+    let named = named.into_iter().map(|((kind, method, fact), (names, count))| {
+        let (kind, method) = (quote(kind), quote(method));
+        let names = list(&names);
+        (
+            format!("mcp.kind == {kind} && mcp.method == {method} && mcp.{fact} in {names}"),
+            count,
+        )
+    });
+    plain.chain(named).collect()
 }
 
 /// What two lists hold, and how often it was seen.

@@ -164,16 +164,18 @@ impl<'a> Loader<'a> {
         let mut secrets = Vec::new();
         if *kind == CredentialKind::Mtls {
             let nested = fields.nested("secrets");
-            for slot in ["cert", "key", "ca"] {
+            for slot in ["cert", "key"] {
                 let own = self.secret(fields, slot);
                 let within = nested.as_ref().and_then(|nested| self.secret(nested, slot));
                 match own.or(within) {
                     Some(source) => secrets.push((slot.to_owned(), source)),
-                    None if slot != "ca" => secrets.push((slot.to_owned(), SecretSource::Store)),
-                    None => {}
+                    None => secrets.push((slot.to_owned(), SecretSource::Store)),
                 }
             }
+            let roots = "the endpoint's `ca_cert` names the roots that its server is trusted by";
+            fields.inert(&["ca"], roots);
             if let Some(nested) = nested {
+                nested.inert(&["ca"], roots);
                 nested.finish();
             }
             return secrets;
@@ -231,7 +233,12 @@ impl<'a> Loader<'a> {
                 let folder = from.path.parent().unwrap_or(Path::new(""));
                 Some(SecretSource::File(PathBuf::from(folder).join(argument)))
             }
-            "vault" => Some(SecretSource::Vault(argument)),
+            "vault" => {
+                let message = format!("`{slot}` of {}: no vault is asked here yet", fields.title);
+                let note = Diagnostic::new(call.at, message).help("the credential's use is refused");
+                self.findings.note(note);
+                Some(SecretSource::Vault(argument))
+            }
             _ => {
                 let message = format!("there is no secret source `{function}`");
                 self.findings.error(Diagnostic::new(call.at, message).help(help));

@@ -121,7 +121,10 @@ impl<'a> Loader<'a> {
         let sslmode = self.sslmode(fields, protocol);
         let tls = match protocol {
             Protocol::Http => tls.unwrap_or(false),
-            Protocol::Postgres => sslmode != SslMode::Disable,
+            Protocol::Postgres => {
+                fields.inert(&["tls"], "postgres endpoints say it with `sslmode`");
+                sslmode != SslMode::Disable
+            }
             _ => tls.unwrap_or(!claimed.iter().any(plain)),
         };
         let endpoint = Endpoint {
@@ -155,12 +158,10 @@ impl<'a> Loader<'a> {
         self.tunnel(fields);
         let eks = "signing for EKS is not built here";
         fields.inert(&["cluster_name", "region"], eks);
-        if fields.has("accept_invalid_certificate") {
-            fields.inert(
-                &["accept_invalid_certificate"],
-                "certificates are always checked; name the roots with `ca_cert`",
-            );
-        }
+        fields.inert(
+            &["accept_invalid_certificate"],
+            "certificates are always checked; name the roots with `ca_cert`",
+        );
         endpoint
     }
 

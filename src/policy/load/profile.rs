@@ -35,7 +35,7 @@ impl<'a> Loader<'a> {
                 self.resolve(Kind::Environment, &environment);
             }
             fields.inert(
-                &["hitl_async_grants", "allow_ephemeral_oidc"],
+                &["environments", "hitl_async_grants", "allow_ephemeral_oidc"],
                 "it is part of the grammar and not built here",
             );
             let rules = fields.nested_blocks("rule");

@@ -57,6 +57,19 @@ impl<'a> Loader<'a> {
         self.routes(&fields, &mut tailscale);
         self.via(&fields, &mut tailscale);
         tailscale.operators = self.operators(&fields);
+        if tailscale.socket.is_some() {
+            let own = [
+                "authkey",
+                "oauth_client_secret",
+                "control_url",
+                "hostname",
+                "tags",
+            ];
+            fields.inert(
+                &own,
+                "the tailscaled behind `socket` has its own, and the gateway does not start with both",
+            );
+        }
         fields.inert(&["oauth_client_id", "state_dir"], INERT);
         let at = fields.at;
         fields.finish();
@@ -106,12 +119,13 @@ impl<'a> Loader<'a> {
     }
 
     fn routes(&self, fields: &Fields<'a>, tailscale: &mut Tailscale) {
+        let written = fields.texts("routes");
         if !fields.has("routes") {
             return;
         }
         let gateway = &self.model.gateway;
         let mut routes = Vec::new();
-        for route in fields.texts("routes") {
+        for route in written {
             let Ok(net) = route.value.parse::<IpNet>() else {
                 self.one_of(&route, "routes", "a list of ranges, 10.20.0.0/16");
                 continue;

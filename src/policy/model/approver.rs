@@ -21,6 +21,8 @@ pub struct Approver {
 #[derive(Clone, Debug)]
 pub enum ApproverKind {
     Human {
+        /// Where its questions belong (`channel`), as free text that goes with each of them: what hands them on
+        /// (`tailkeep approvals watch --format json`) reads it. The gateway itself sends nothing there.
         channel: Option<String>,
         timeout: Option<Duration>,
         /// Distinct people who must allow.

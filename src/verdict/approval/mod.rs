@@ -40,12 +40,16 @@ use crate::policy::Escalation;
 #[derive(Clone, Debug)]
 pub struct Question {
     pub approver: Arc<str>,
+    /// Where the approver wants its questions, if that is said (`channel`).
+    pub channel: Option<String>,
     pub rule: Arc<str>,
     pub reason: String,
     pub node: String,
     pub login: Option<String>,
     pub profile: Arc<str>,
     pub endpoint: Arc<str>,
+    /// What the operator wrote of the endpoint, for people.
+    pub description: Option<String>,
     pub credential: Option<Arc<str>>,
     pub summary: String,
     pub detail: String,
@@ -97,12 +101,14 @@ impl Question {
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
             "approver": &*self.approver,
+            "channel": self.channel,
             "rule": &*self.rule,
             "reason": self.reason,
             "node": self.node,
             "login": self.login,
             "profile": &*self.profile,
             "endpoint": &*self.endpoint,
+            "description": self.description,
             "credential": self.credential.as_deref(),
             "summary": self.summary,
             "detail": self.detail,

@@ -54,7 +54,7 @@ pub(super) static ENDPOINT: Table = Table {
         Field::new(
             "description",
             Shape::Text,
-            "What it is, for people and for agents that ask.",
+            "What it is, for operators and approvers; agents are not told.",
         ),
         Field::new(
             "credential",
@@ -103,12 +103,7 @@ pub(super) static CREDENTIAL: Table = Table {
         Field::new("database", Shape::Text, "The database that it is for.").of(&["postgres_credential"]),
         Field::new("cert", Shape::Secret, "The client certificate, PEM.").of(&["mtls_credential"]),
         Field::new("key", Shape::Secret, "The client certificate's key, PEM.").of(&["mtls_credential"]),
-        Field::new(
-            "ca",
-            Shape::Secret,
-            "The roots that sign the server's certificate, PEM.",
-        )
-        .of(&["mtls_credential"]),
+        Field::inert("ca", ROOTS).of(&["mtls_credential"]),
         Field::new(
             "secrets",
             Shape::Block(&SECRETS),
@@ -119,16 +114,14 @@ pub(super) static CREDENTIAL: Table = Table {
     ]],
 };
 
+const ROOTS: &str = "The endpoint's `ca_cert` names the roots that its server is trusted by.";
+
 static SECRETS: Table = Table {
     doc: "The parts of a client certificate.",
     groups: &[&[
         Field::new("cert", Shape::Secret, "The client certificate, PEM."),
         Field::new("key", Shape::Secret, "The client certificate's key, PEM."),
-        Field::new(
-            "ca",
-            Shape::Secret,
-            "The roots that sign the server's certificate, PEM.",
-        ),
+        Field::inert("ca", ROOTS),
     ]],
 };
 
@@ -141,7 +134,7 @@ pub(super) static APPROVER: Table = Table {
     groups: &[&[
         Field::new("approvers", Shape::Texts, "Who may decide: logins, `*@domain`, `grant:NAME`, accounts of the gateway's machine; everybody if empty.").of(HUMAN),
         Field::new("require_approvers", Shape::Whole, "How many people must allow, 1 to 100.").of(HUMAN),
-        Field::new("channel", Shape::Text, "A name that the question carries.").of(HUMAN),
+        Field::new("channel", Shape::Text, "Where its questions belong; each carries it, for what hands them on.").of(HUMAN),
         Field::new("timeout", Shape::Time, "How long an answer is waited for; then it is a denial."),
         Field::inert("credential", ELSEWHERE).of(HUMAN),
         Field::inert("classifier", ELSEWHERE).of(HUMAN),
