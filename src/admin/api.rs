@@ -15,12 +15,14 @@ use serde_json::{Value, json};
 
 use super::token::OperatorToken;
 use super::{
-    Operator, Person, admit, credentials, enrol, listen, node, overview, page, people, routes, stream,
+    Operator, Person, admit, agents, credentials, enrol, grants, listen, node, overview, page, people,
+    routes, stream,
 };
 use crate::audit::read::{Filter, Reader};
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
-use crate::verdict::approval::{Decide, DecideError, Decision, Voter};
+use crate::verdict::approval::grant::GrantError;
+use crate::verdict::approval::{Decide, DecideError, Decision, Terms, Voter};
 
 /// How long an enrolment link lasts where nothing is said.
 const ENROLMENT_LASTS: Duration = Duration::from_secs(3600);
@@ -70,6 +72,8 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
     let closed = Router::new()
         .route("/v1/health", get(overview::health))
         .route("/v1/agents", get(overview::agents))
+        .route("/v1/agents/kill", post(agents::kill))
+        .route("/v1/agents/unkill", post(agents::unkill))
         .route("/v1/policy", get(overview::policy))
         .route("/v1/peers", get(peers).post(add_peer))
         .route("/v1/peers/{name}", delete(remove_peer))
@@ -78,6 +82,8 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .route("/v1/approvals/{id}", get(approval))
         .route("/v1/approvals/{id}/approve", post(approve))
         .route("/v1/approvals/{id}/deny", post(deny))
+        .route("/v1/grants", get(grants::list))
+        .route("/v1/grants/{id}", delete(grants::revoke))
         .route("/v1/credentials", get(credentials::list))
         .route("/v1/credentials/{name}", put(credentials::set))
         .route("/v1/audit", get(audit))
@@ -241,14 +247,28 @@ struct Said {
     reason: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Approve {
+    reason: Option<String>,
+    /// With either, a grant: seconds that it lasts, and how often it counts.
+    for_s: Option<u64>,
+    uses: Option<u32>,
+}
+
 async fn approve(
     operator: Shared<Operator>,
     Path(id): Path<i64>,
     person: Extension<Person>,
     voter: Option<Extension<Voter>>,
-    said: Query<Said>,
+    Query(asked): Query<Approve>,
 ) -> Result<Json<Value>, Failed> {
-    decide(operator, id, (person, voter), Decision::Allow, said).await
+    let terms = match (asked.for_s, asked.uses) {
+        (None, None) => None,
+        (for_s, uses) => Some(Terms::new(for_s, uses).map_err(bad)?),
+    };
+    let said = (Decision::Allow, asked.reason, terms);
+    decide(operator, id, (person, voter), said).await
 }
 
 async fn deny(
@@ -256,48 +276,59 @@ async fn deny(
     Path(id): Path<i64>,
     person: Extension<Person>,
     voter: Option<Extension<Voter>>,
-    said: Query<Said>,
+    Query(Said { reason }): Query<Said>,
 ) -> Result<Json<Value>, Failed> {
-    decide(operator, id, (person, voter), Decision::Deny, said).await
+    decide(operator, id, (person, voter), (Decision::Deny, reason, None)).await
+}
+
+/// What a person writes for an agent to read.
+pub(super) fn check_reason(reason: Option<&str>) -> Result<(), Failed> {
+    let reason = reason.unwrap_or_default();
+    if reason.len() > REASON_BYTES_MAX {
+        return Err(bad(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
+    }
+    // The agent's protocol carries it: no byte of it may end a field or a line there.
+    if reason.chars().any(char::is_control) {
+        return Err(bad("a reason has no control characters"));
+    }
+    Ok(())
 }
 
 async fn decide(
     Shared(operator): Shared<Operator>,
     id: i64,
     (Extension(Person(person)), voter): (Extension<Person>, Option<Extension<Voter>>),
-    decision: Decision,
-    Query(Said { reason }): Query<Said>,
+    (decision, reason, grant): (Decision, Option<String>, Option<Terms>),
 ) -> Result<Json<Value>, Failed> {
-    if reason
-        .as_ref()
-        .is_some_and(|reason| reason.len() > REASON_BYTES_MAX)
-    {
-        return Err(bad(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
-    }
-    // The agent's protocol carries it: no byte of it may end a field or a line there.
-    if reason
-        .as_ref()
-        .is_some_and(|reason| reason.chars().any(char::is_control))
-    {
-        return Err(bad("a reason has no control characters"));
-    }
+    check_reason(reason.as_deref())?;
     let decide = Decide {
         id,
         // Whom the tailnet proved, where it did; else the account or the token.
         person: voter.map_or_else(|| Voter::Account(person), |Extension(voter)| voter),
         decision,
         reason: reason.map(|reason| operator.secrets.known().scrub(&reason).into_owned()),
+        grant,
     };
-    let decided = operator.queue.decide(decide).await;
-    decided.map(|held| Json(json!(held))).map_err(|error| {
+    let decided = operator.queue.decide_or_grant(decide).await;
+    let (held, granted) = decided.map_err(|error| {
         let status = match &error {
             DecideError::Unknown(_) => StatusCode::NOT_FOUND,
-            DecideError::NotEligible(_) => StatusCode::FORBIDDEN,
-            DecideError::Closed(_) => StatusCode::CONFLICT,
+            DecideError::NotEligible(_) | DecideError::Grant(GrantError::NotGrantor(_)) => {
+                StatusCode::FORBIDDEN
+            }
+            DecideError::Closed(_) | DecideError::Grant(_) => StatusCode::CONFLICT,
             DecideError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Failed(status, error.to_string())
-    })
+    })?;
+    let mut answer = json!(held);
+    if grant.is_some() {
+        answer["grant"] = json!(match granted {
+            Some(id) => Some(grants::record(&operator, id).await?),
+            None => None,
+        });
+    }
+    Ok(Json(answer))
 }
 
 async fn rotate_token(

@@ -2,13 +2,14 @@
 //! by the gateway's own CA where the tailnet has none.
 
 use std::net::IpAddr;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::tailnet::Tailnet;
 use crate::ingress::tailnet::LocalApi;
 use crate::tls::{LeafName, Leaves, Offer};
 
@@ -27,7 +28,7 @@ pub(super) struct Certificate {
 impl Certificate {
     /// For a node called `name`, or where it has no name, its address.
     pub(super) fn start(
-        api: &LocalApi,
+        tailnet: &Tailnet,
         name: Option<String>,
         hosts: &[String],
         leaves: Arc<Leaves>,
@@ -44,7 +45,8 @@ impl Certificate {
         });
         if let Some(name) = name {
             let kept = Arc::downgrade(&certificate);
-            let api = api.clone();
+            let (api, shown) = (tailnet.api.clone(), tailnet.certificate.clone());
+            let show = move |text: String| *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
             tokio::spawn(async move {
                 let mut was_refused = false;
                 loop {
@@ -53,11 +55,15 @@ impl Certificate {
                     let wait = match fetched {
                         Ok(config) => {
                             certificate.keep(Some(config));
+                            show("tailscaled's".to_owned());
                             was_refused = false;
                             REFRESH
                         }
                         // One that is there is good for weeks yet.
                         Err(why) => {
+                            if !certificate.is_kept() {
+                                show(format!("signed by the gateway's own CA: {why}"));
+                            }
                             if !was_refused {
                                 tracing::warn!(
                                     name,
@@ -85,6 +91,10 @@ impl Certificate {
             let leaf = self.leaves.get(&self.own).ok()?;
             leaf.config(Offer::Http1).ok()
         })
+    }
+
+    fn is_kept(&self) -> bool {
+        self.config.read().is_ok_and(|kept| kept.is_some())
     }
 
     fn keep(&self, config: Option<Arc<ServerConfig>>) {

@@ -9,11 +9,13 @@
 //! account on the gateway's own machine is an operator: agents do not.
 
 mod admit;
+mod agents;
 mod api;
 mod certificate;
 pub mod client;
 mod credentials;
 mod enrol;
+mod grants;
 pub mod listen;
 mod machine;
 mod node;

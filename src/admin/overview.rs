@@ -1,5 +1,7 @@
 //! `/v1/health`, `/v1/agents`, `/v1/policy`: the gateway as it is.
 
+use std::sync::PoisonError;
+
 use axum::Json;
 use axum::extract::State as Shared;
 use ipnet::IpNet;
@@ -52,6 +54,7 @@ fn tailnet(operator: &Operator) -> Value {
                 "login_url": login,
                 "own": tailnet.node.is_own(),
                 "problem": tailnet.node.problem(),
+                "certificate": *tailnet.certificate.lock().unwrap_or_else(PoisonError::into_inner),
                 "addresses": status.addresses.unwrap_or_default(),
                 "has_device": status.has_device,
                 "name": status.own.as_ref().map(|own| own.name.trim_matches('.')),
@@ -78,8 +81,12 @@ pub(super) async fn agents(Shared(operator): Shared<Operator>) -> Result<Json<Va
         .await;
     let (peers, waiting) = listed.map_err(broken)?;
     let active = read(&operator, Reader::active_agents).await?;
+    let killed = operator.queue.killed().borrow().clone();
+    let mut killed: Vec<_> = killed.values().collect();
+    killed.sort_by_key(|kill| std::cmp::Reverse(kill.at_us));
     Ok(Json(json!({
         "active": active, "peers": peers, "waiting": waiting, "records": ACTIVITY_RECORDS_MAX,
+        "killed": killed, "nodes": super::node::nodes(&operator),
     })))
 }
 

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -48,6 +48,8 @@ pub struct Tailnet {
     pub(super) node: Arc<Node>,
     pub(super) api: LocalApi,
     socket: PathBuf,
+    /// Who signs the page's certificate, and why no other does.
+    pub(super) certificate: Arc<Mutex<Option<String>>>,
     /// One question about forwarding at a time.
     turn: Semaphore,
 }
@@ -59,6 +61,7 @@ impl Tailnet {
             node,
             api,
             socket,
+            certificate: Arc::default(),
             turn: Semaphore::new(1),
         })
     }
@@ -266,7 +269,7 @@ pub(super) fn serve(operator: &Operator, router: Router, leaves: Arc<Leaves>) {
                 match TcpListener::bind(address).await {
                     Ok(listener) => {
                         let own = certificate.get_or_insert_with(|| {
-                            Certificate::start(&tailnet.api, name.clone(), &hosts, leaves.clone())
+                            Certificate::start(&tailnet, name.clone(), &hosts, leaves.clone())
                         });
                         let door = Door {
                             listener,

@@ -106,6 +106,39 @@ pub struct Outcome {
 }
 
 impl Record {
+    /// [`Record::verdict`] of a record of the gateway itself.
+    #[cfg(feature = "daemon")]
+    pub(crate) const NOTE: &str = "note";
+
+    /// A record of what a person did to the gateway, not of an action: its step is `gateway`.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn note(cause: &'static str, summary: String, facts: serde_json::Value) -> Record {
+        Record {
+            at_us: crate::state::now_us(),
+            step: Step::Request,
+            transport: "none",
+            node: "gateway".to_owned(),
+            login: None,
+            address: String::new(),
+            profile: None,
+            endpoint: "gateway".into(),
+            credential: None,
+            summary,
+            facts,
+            digest: Digest::of(&[]),
+            verdict: Record::NOTE,
+            cause,
+            rule: None,
+            reason: String::new(),
+            detail: None,
+            approvers: Vec::new(),
+            shadow: Vec::new(),
+            judge_us: 0,
+            wait_us: 0,
+            policy: 0,
+        }
+    }
+
     /// Replaces what is over [`FACT_BYTES_MAX`].
     pub fn bound_facts(&mut self) {
         for fact in self

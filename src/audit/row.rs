@@ -53,6 +53,7 @@ impl Row {
             id,
             at_us: record.at_us,
             step: match record.step {
+                _ if record.verdict == Record::NOTE => "gateway",
                 crate::verdict::Step::Connect => "connect",
                 crate::verdict::Step::Request => "request",
                 crate::verdict::Step::Passthrough => "passthrough",

@@ -34,8 +34,24 @@ enum Command {
     },
     /// Show one whole: the statement or the request, its facts, who asks.
     Show { id: i64 },
-    /// Let one happen.
-    Approve { id: i64 },
+    /// Let one happen, once; with --for or --uses, also what else this agent asks for by the same rule.
+    Approve {
+        id: i64,
+        /// Give a grant that lasts so long: 90s, 30m, 2h; 24 h at most.
+        #[arg(long = "for", value_name = "TIME", value_parser = super::seconds)]
+        lasts: Option<i64>,
+        /// Give a grant that counts so often, this time included.
+        #[arg(long, value_name = "COUNT")]
+        uses: Option<u32>,
+    },
+    /// List the grants in force.
+    Grants {
+        /// Those that are over too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Take a grant back; what it let through and still runs ends.
+    Revoke { id: i64 },
     /// Refuse one; the agent is told the reason.
     Deny {
         id: i64,
@@ -67,8 +83,33 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 print!("{}", whole(&held)?);
             }
         }
-        Command::Approve { id } => decide(&args.reach, json, id, "approve", None)?,
-        Command::Deny { id, reason } => decide(&args.reach, json, id, "deny", reason)?,
+        Command::Approve { id, lasts, uses } => {
+            let mut query = Vec::new();
+            query.extend(lasts.map(|lasts| format!("for_s={lasts}")));
+            query.extend(uses.map(|uses| format!("uses={uses}")));
+            decide(&args.reach, json, id, "approve", &query.join("&"))?;
+        }
+        Command::Deny { id, reason } => {
+            let reason = reason.map(|reason| format!("reason={}", super::segment(&reason)));
+            decide(&args.reach, json, id, "deny", &reason.unwrap_or_default())?;
+        }
+        Command::Grants { all } => {
+            let listed = args.reach.get(&format!("/v1/grants?all={all}"))?;
+            match json {
+                true => println!("{listed}"),
+                false => listed
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .for_each(|grant| println!("{}", granted(grant))),
+            }
+        }
+        Command::Revoke { id } => {
+            let grant = args
+                .reach
+                .ask(reqwest::Method::DELETE, &format!("/v1/grants/{id}"), None)?;
+            println!("{}", if json { grant.to_string() } else { granted(&grant) });
+        }
         Command::Watch => watch(&args.reach, json)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -112,17 +153,48 @@ fn watch(reach: &Reach, json: bool) -> anyhow::Result<()> {
     }
 }
 
-fn decide(reach: &Reach, json: bool, id: i64, said: &str, reason: Option<String>) -> anyhow::Result<()> {
-    let query = reason
-        .map(|reason| format!("?reason={}", super::segment(&reason)))
-        .unwrap_or_default();
-    let held = reach.ask(
-        reqwest::Method::POST,
-        &format!("/v1/approvals/{id}/{said}{query}"),
-        None,
-    )?;
+fn decide(reach: &Reach, json: bool, id: i64, said: &str, query: &str) -> anyhow::Result<()> {
+    let path = format!("/v1/approvals/{id}/{said}?{query}");
+    let held = reach.ask(reqwest::Method::POST, &path, None)?;
     println!("{}", if json { held.to_string() } else { line(&held) });
+    match held.get("grant") {
+        _ if json => {}
+        None => {}
+        Some(Value::Null) => println!("the grant waits until others agree to the same one"),
+        Some(grant) => println!("grant {}", granted(grant)),
+    }
     Ok(())
+}
+
+/// `7 active  laptop → postgres.orders  (writes)  3 of 20 uses, until 2026-11-26T10:00:00Z  alice`.
+fn granted(grant: &Value) -> String {
+    let about = |field: &str| super::printable(grant["about"][field].as_str().unwrap_or("-"));
+    let by: Vec<&str> = grant["by"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let until = grant["expires_us"]
+        .as_i64()
+        .and_then(chrono::DateTime::from_timestamp_micros);
+    let until = until.map_or_else(
+        || format!("for {} s", grant["lasts_s"]),
+        |at| format!("until {}", at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)),
+    );
+    format!(
+        "{} {:<8} {} → {}  ({})  {} of {} uses, {until}  {}",
+        grant["id"],
+        grant["state"].as_str().unwrap_or("-"),
+        about("node"),
+        about("endpoint"),
+        about("rule"),
+        grant["uses"],
+        grant["uses_max"],
+        by.join(", "),
+    )
+    .trim_end()
+    .to_owned()
 }
 
 /// `12 pending  agent → kubernetes.prod  DELETE /api/v1/…  (pod-deletion)  alice`.

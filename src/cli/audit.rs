@@ -127,19 +127,8 @@ struct Filter {
 
 /// Unix time, microseconds, of as long ago as the text says.
 pub(super) fn ago(text: &str) -> Result<i64, String> {
-    let wrong = || "a number with s, m, h or d, such as 15m".to_owned();
-    let (number, unit) = text
-        .split_at_checked(text.len().saturating_sub(1))
-        .ok_or_else(wrong)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u32 = number.parse().map_err(|_| wrong())?;
-    Ok(crate::state::now_us().saturating_sub(i64::from(number) * seconds * 1_000_000))
+    let seconds = super::seconds(text)?;
+    Ok(crate::state::now_us().saturating_sub(seconds * 1_000_000))
 }
 
 impl Filter {

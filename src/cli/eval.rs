@@ -11,7 +11,7 @@ use super::Format;
 use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
 use crate::facts::sql::{self, SqlFacts};
-use crate::facts::{FactSet, Facts, Family, Mask, mcp};
+use crate::facts::{FactSet, Facts, Family, mcp};
 use crate::identity::{Agent, Identity, Transport};
 use crate::policy::{CredentialKind, Judgement, Policy, Protocol, Step, source};
 use crate::verdict::Verdict;
@@ -71,7 +71,7 @@ pub struct Args {
     /// The time that `now` means, such as 2026-07-01T09:00:00Z; else the present.
     #[arg(long)]
     at: Option<chrono::DateTime<chrono::Utc>>,
-    /// Print why each earlier rule did not match.
+    /// Print why each earlier rule did not match: every part of its condition with its value.
     #[arg(long)]
     explain: bool,
     #[arg(long, value_enum, default_value_t)]
@@ -96,6 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut denied = false;
     for facts in facts(&policy, &args, &endpoint, credential.as_deref())? {
         let (judgement, steps) = policy.explain(&agent, &endpoint, credential.as_deref(), &facts, now);
+        let facts = facts.to_json(policy.mask());
         print(&args, &agent, &endpoint, &judgement, &steps, &facts);
         denied |= matches!(judgement.verdict, Verdict::Deny(_));
     }
@@ -293,7 +294,14 @@ pub(super) fn summary(verdict: &Verdict) -> (&'static str, Option<&str>) {
     }
 }
 
-fn print(args: &Args, agent: &Agent, endpoint: &str, judgement: &Judgement, steps: &[Step], facts: &Facts) {
+fn print(
+    args: &Args,
+    agent: &Agent,
+    endpoint: &str,
+    judgement: &Judgement,
+    steps: &[Step],
+    facts: &serde_json::Value,
+) {
     let (name, rule) = summary(&judgement.verdict);
     let (cause, reason, detail, chain) = match &judgement.verdict {
         Verdict::Allow { .. } => (None, None, None, Vec::new()),
@@ -310,7 +318,7 @@ fn print(args: &Args, agent: &Agent, endpoint: &str, judgement: &Judgement, step
         let mut document = serde_json::json!({
             "verdict": name, "rule": rule, "cause": cause, "reason": reason, "detail": detail,
             "approvers": chain, "profile": &*agent.profile, "endpoint": endpoint,
-            "shadow": judgement.shadow, "facts": facts.to_json(&Mask::default()),
+            "shadow": judgement.shadow, "facts": facts,
         });
         if args.explain {
             document["explain"] = serde_json::json!(steps);
@@ -334,12 +342,13 @@ fn print(args: &Args, agent: &Agent, endpoint: &str, judgement: &Judgement, step
     for shadow in &judgement.shadow {
         println!("shadow: {shadow}");
     }
-    println!("facts: {}", facts.to_json(&Mask::default()));
+    println!("facts: {}", facts);
     if args.explain {
         for step in steps {
-            println!("rule {}: {}", step.rule, step.outcome);
-            for line in &step.why {
-                println!("  {line}");
+            let place = step.place.as_deref().unwrap_or_default();
+            println!("rule {}: {}  {place}", step.rule, step.outcome);
+            for line in step.lines() {
+                println!("  {}", super::printable(&line));
             }
         }
     }

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 
 use super::Format;
+use super::test::files;
 use super::test::fixture::{self, Fixture};
-use super::test::{agent, credential, endpoint, files};
+use super::test::subject::{agent, credential, endpoint};
 use crate::credential::store::SecretStore;
 use crate::policy::{ApproverKind, Judge, Policy, source};
 use crate::verdict::approval::Question;

@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done; 1 the answer is "no"; 2 wrong usage or unreadable input.
 
+mod agents;
 mod approvals;
 mod audit;
 mod credentials;
@@ -90,7 +91,9 @@ enum Command {
     Peers(peers::Args),
     /// Invite people to the admin page, list or remove them, end their sessions.
     Operators(operators::Args),
-    /// List, show, approve, deny or watch held actions.
+    /// List agents, stop one at once, let one go again.
+    Agents(agents::Args),
+    /// List, show, approve, deny or watch held actions; list or revoke grants.
     Approvals(approvals::Args),
     /// List, set or rotate secrets.
     Credentials(credentials::Args),
@@ -126,6 +129,7 @@ pub fn main() -> ExitCode {
         Command::Leave(args) => leave::run(args),
         Command::Peers(args) => peers::run(args),
         Command::Operators(args) => operators::run(args),
+        Command::Agents(args) => agents::run(args),
         Command::Approvals(args) => approvals::run(args),
         Command::Credentials(args) => credentials::run(args),
         Command::Tailnet(args) => tailnet::run(args),
@@ -140,6 +144,23 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// A time as people write it, in seconds: 90s, 15m, 2h, 7d.
+fn seconds(text: &str) -> Result<i64, String> {
+    let wrong = || "a number with s, m, h or d, such as 15m".to_owned();
+    let (number, unit) = text
+        .split_at_checked(text.len().saturating_sub(1))
+        .ok_or_else(wrong)?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    Ok(i64::from(number) * unit)
 }
 
 /// A text as one segment of a path, or one value of a query.

@@ -2,39 +2,64 @@
 //!
 //! The fixtures are those of Claw Patrol's `test` command: `match` says what is expected,
 //! `action` what was done. Ours may have an `agent` in the action: `{"profile": …}`, or `tags`,
-//! `login`, `node`, `peer` that a profile must claim; and a `k8s` action may be the request itself,
-//! with `method` and `path`, in the place of what it resolves to.
+//! `login`, `node`, `peer` that a profile must claim; a `k8s` action may be the request itself,
+//! with `method` and `path`, in the place of what it resolves to; a file may hold a list of
+//! fixtures, each with a `name`; and comments may stand in it.
 //!
-//! Exit status: 1 if a verdict moved; 2 if a fixture or the policy cannot be read.
+//! The verdict is the live evaluator's. Which rules and which operands of their conditions came out
+//! either way is counted beside it.
+//!
+//! Exit status: 1 if a verdict moved, or too little is covered; 2 if a fixture or the policy cannot
+//! be read.
 
+mod coverage;
 pub(super) mod fixture;
+mod rewrite;
+pub(super) mod subject;
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 
 use super::Format;
-use super::eval::{self, summary};
-use crate::identity::{Agent, Identity, Transport};
-use crate::policy::{Endpoint, Policy, source};
-use fixture::{Action, Fixture, Who, facts};
+use super::eval::summary;
+use crate::policy::{Coverage, Policy, source};
+use crate::verdict::Verdict;
+use fixture::{Fixture, facts};
+use rewrite::Document;
 
 /// The verdicts that can be replayed, strictest last.
 const VERDICTS: &[&str] = &["allow", "approve", "deny"];
-/// Most fixtures of a folder.
+/// Most files of a folder.
 const FIXTURES_MAX: usize = 100_000;
 
 #[derive(clap::Args)]
 pub struct Args {
     /// A file, or a folder of `*.hcl`.
     path: PathBuf,
-    /// A fixture, or a folder of `*.json`.
+    /// A file of fixtures, or a folder of `*.json`.
     fixtures: PathBuf,
+    /// Write the verdict that each fixture has now into it; the rest of the file stays as it is.
+    #[arg(long)]
+    update: bool,
+    /// Print how often each rule, and each operand of its condition, came out which way.
+    #[arg(long)]
+    coverage: bool,
+    /// Fail if less of the rules and of their conditions' branches is covered.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u64).range(..=100))]
+    cover_min: Option<u64>,
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+}
+
+/// How the fixtures came out.
+#[derive(Default)]
+struct Tally {
+    checked: usize,
+    moved: usize,
+    updated: usize,
+    bad: usize,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -45,46 +70,54 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let files = files(&args.fixtures)?;
-    let (mut moved, mut bad) = (0, 0);
-    for file in &files {
-        let problem = match replay(&policy, file) {
-            Ok(None) => continue,
-            Ok(Some(difference)) => {
-                moved += 1;
-                difference
-            }
-            Err(error) => {
-                bad += 1;
-                format!("not replayed: {error:#}")
-            }
-        };
-        match args.format {
-            Format::Text => println!("{}: {problem}", file.display()),
-            Format::Json => {
-                println!(
-                    "{}",
-                    serde_json::json!({ "fixture": file.display().to_string(), "problem": problem })
-                );
-            }
+    let coverage = policy.coverage();
+    let mut tally = Tally::default();
+    for file in files(&args.fixtures)? {
+        let report = |name: &str, problem: &str| report(args.format, name, problem);
+        if let Err(error) = replay_file(&policy, &coverage, &file, args.update, &mut tally, &report) {
+            tally.bad += 1;
+            report(&file.display().to_string(), &format!("not replayed: {error:#}"));
         }
     }
-    if args.format == Format::Text {
-        let unread = if bad > 0 {
-            format!(", {bad} not replayed")
-        } else {
-            String::new()
-        };
-        println!(
-            "{} actions checked, {moved} mismatches{unread}",
-            files.len() - bad
-        );
+    let covered = coverage::Covered::new(coverage.rules());
+    let is_enough = covered.percent() >= args.cover_min.unwrap_or(0);
+    match args.format {
+        Format::Text => {
+            covered.print(args.coverage);
+            if !is_enough {
+                println!(
+                    "{} % are covered, and {} are asked for",
+                    covered.percent(),
+                    args.cover_min.unwrap_or(0)
+                );
+            }
+            print_tally(&tally);
+        }
+        Format::Json if args.coverage || args.cover_min.is_some() => println!("{}", covered.to_json()),
+        Format::Json => {}
     }
-    Ok(ExitCode::from(match (moved, bad) {
-        (0, 0) => 0,
+    Ok(ExitCode::from(match (tally.moved, tally.bad) {
+        (0, 0) => u8::from(!is_enough),
         (_, 0) => 1,
         _ => 2,
     }))
+}
+
+fn report(format: Format, name: &str, problem: &str) {
+    match format {
+        Format::Text => println!("{name}: {problem}"),
+        Format::Json => println!("{}", serde_json::json!({ "fixture": name, "problem": problem })),
+    }
+}
+
+fn print_tally(tally: &Tally) {
+    let mut line = format!("{} actions checked, {} mismatches", tally.checked, tally.moved);
+    for (count, what) in [(tally.updated, "updated"), (tally.bad, "not replayed")] {
+        if count > 0 {
+            line.push_str(&format!(", {count} {what}"));
+        }
+    }
+    println!("{line}");
 }
 
 pub(super) fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -109,9 +142,69 @@ pub(super) fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// `None` if the verdict is the recorded one, else how it moved.
-fn replay(policy: &Policy, file: &Path) -> anyhow::Result<Option<String>> {
-    let fixture: Fixture = serde_json::from_str(&source::read_file(file)?)?;
+/// Replays every fixture of a file, and writes it anew where that is asked for.
+fn replay_file(
+    policy: &Policy,
+    coverage: &Coverage<'_>,
+    file: &Path,
+    update: bool,
+    tally: &mut Tally,
+    report: &dyn Fn(&str, &str),
+) -> anyhow::Result<()> {
+    let mut document = Document::new(source::read_file(file)?);
+    let items = document.items()?;
+    let is_list = document.is_list();
+    for (index, range) in items.iter().enumerate() {
+        let mut name = file.display().to_string();
+        if is_list {
+            name.push_str(&format!("[{index}]"));
+        }
+        let fixture: anyhow::Result<Fixture> =
+            serde_json::from_str(document.json(range)).map_err(anyhow::Error::from);
+        let decided = fixture.and_then(|fixture| {
+            if let Some(own) = &fixture.name {
+                name.push_str(&format!(" ({own})"));
+            }
+            Ok((replay(policy, coverage, &fixture)?, fixture.wanted))
+        });
+        let (decided, wanted) = match decided {
+            Ok(decided) => decided,
+            Err(error) => {
+                tally.bad += 1;
+                report(&name, &format!("not replayed: {error:#}"));
+                continue;
+            }
+        };
+        tally.checked += 1;
+        if (decided.verdict, &decided.rule) == (wanted.verdict.as_str(), &wanted.rule) {
+            continue;
+        }
+        let moved = format!(
+            "want {} by `{}`, got {} by `{}`",
+            wanted.verdict, wanted.rule, decided.verdict, decided.rule
+        );
+        if update {
+            tally.updated += 1;
+            document.set(range, &decided)?;
+            report(&name, &format!("updated: {moved}"));
+        } else {
+            tally.moved += 1;
+            report(&name, &moved);
+        }
+    }
+    document.save(file)
+}
+
+/// What the policy says of a fixture: what can be written into it.
+struct Decided {
+    verdict: &'static str,
+    /// Empty where no rule decided.
+    rule: String,
+    /// Empty where the action is allowed.
+    reason: String,
+}
+
+fn replay(policy: &Policy, coverage: &Coverage<'_>, fixture: &Fixture) -> anyhow::Result<Decided> {
     if !VERDICTS.contains(&fixture.wanted.verdict.as_str()) {
         bail!(
             "the verdict `{}` is none of {}",
@@ -119,120 +212,38 @@ fn replay(policy: &Policy, file: &Path) -> anyhow::Result<Option<String>> {
             VERDICTS.join(", ")
         );
     }
-    let endpoint = endpoint(policy, &fixture)?;
-    let agent = agent(policy, &fixture.action, endpoint)?;
-    let credential = credential(policy, &fixture.action, &agent, endpoint);
+    let endpoint = subject::endpoint(policy, fixture)?;
+    let agent = subject::agent(policy, &fixture.action, endpoint)?;
+    let credential = subject::credential(policy, &fixture.action, &agent, endpoint);
+    let credential = credential.as_deref();
     let now = fixture.action.at.unwrap_or_else(chrono::Utc::now);
-    let mut decided: Option<(&str, String)> = None;
-    for facts in facts(policy, &fixture.action, endpoint, credential.as_deref())? {
-        let judgement = policy.evaluate(&agent, &endpoint.key, credential.as_deref(), &facts, now);
+    let mut decided: Option<Decided> = None;
+    for facts in facts(policy, &fixture.action, endpoint, credential)? {
+        let judgement = policy.evaluate(&agent, &endpoint.key, credential, &facts, now);
+        if coverage.judge(&agent, &endpoint.key, credential, &facts, now) != judgement {
+            bail!("the walk of all rules and the walk of those that could match differ");
+        }
         let (verdict, rule) = summary(&judgement.verdict);
         // Statements that are sent as one go as far as the strictest of them.
-        if decided.as_ref().is_none_or(|own| rank(verdict) > rank(own.0)) {
-            decided = Some((verdict, rule.unwrap_or_default().to_owned()));
+        if decided
+            .as_ref()
+            .is_none_or(|own| rank(verdict) > rank(own.verdict))
+        {
+            decided = Some(Decided {
+                verdict,
+                rule: rule.unwrap_or_default().to_owned(),
+                reason: match &judgement.verdict {
+                    Verdict::Allow { .. } => String::new(),
+                    Verdict::Deny(refusal) => refusal.reason.clone(),
+                    Verdict::Ask { reason, .. } => reason.clone(),
+                },
+            });
         }
     }
-    let decided = decided.context("there is nothing to judge")?;
-    let wanted = (fixture.wanted.verdict.as_str(), fixture.wanted.rule);
-    let difference = format!(
-        "want {} by `{}`, got {} by `{}`",
-        wanted.0, wanted.1, decided.0, decided.1
-    );
-    Ok((wanted != decided).then_some(difference))
+    decided.context("there is nothing to judge")
 }
 
 /// How strict a verdict is: its place in [`VERDICTS`].
 fn rank(verdict: &str) -> Option<usize> {
     VERDICTS.iter().position(|own| *own == verdict)
-}
-
-pub(super) fn endpoint<'a>(policy: &'a Policy, fixture: &Fixture) -> anyhow::Result<&'a Arc<Endpoint>> {
-    let endpoints = &policy.model().endpoints;
-    if let Some(name) = fixture.wanted.endpoint.as_deref().filter(|name| !name.is_empty()) {
-        let same = |key: &str| key == name || key.split_once('.').is_some_and(|(_, own)| own == name);
-        let found = endpoints.iter().find(|endpoint| same(&endpoint.key));
-        return found.with_context(|| format!("there is no endpoint `{name}`"));
-    }
-    let host = fixture
-        .action
-        .host
-        .as_deref()
-        .context("neither `match.endpoint` nor `action.host` is set")?;
-    let name = host
-        .rsplit_once(':')
-        .map_or(host, |(name, _)| name)
-        .to_ascii_lowercase();
-    let claims = |endpoint: &Endpoint| {
-        let address = name.parse::<IpAddr>().ok();
-        let own = |claim: &crate::policy::Claim| {
-            claim.host.matches_name(&name) || address.is_some_and(|ip| claim.host.matches_address(ip))
-        };
-        endpoint.claims.iter().any(own)
-    };
-    let found = endpoints.iter().find(|endpoint| claims(endpoint));
-    found.with_context(|| format!("no endpoint claims {host}"))
-}
-
-/// The agent of the fixture, or, where none is named, any that holds the endpoint: the published
-/// fixtures know no agents.
-pub(super) fn agent(policy: &Policy, action: &Action, endpoint: &Endpoint) -> anyhow::Result<Agent> {
-    let who = action.agent.as_ref();
-    let peer = who.and_then(|who| who.peer.clone());
-    let transport = match peer {
-        Some(_) => Transport::Wireguard,
-        None => Transport::Tailnet,
-    };
-    let address = action.peer_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let node = peer.or_else(|| who.and_then(|who| who.node.clone()));
-    let identity = Arc::new(Identity {
-        login: who.and_then(|who| who.login.clone()),
-        tags: who.map(|who| who.tags.clone()).unwrap_or_default(),
-        grants: who.map(|who| who.grants.clone()).unwrap_or_default(),
-        caps: who
-            .map(|who| [&*who.caps, &*who.grants].concat())
-            .unwrap_or_default(),
-        ..Identity::new(transport, address, node.unwrap_or_default())
-    });
-    let profile = match who {
-        Some(Who {
-            profile: Some(name), ..
-        }) => {
-            let found = policy
-                .model()
-                .profile(name)
-                .with_context(|| format!("there is no profile `{name}`"))?;
-            found.name.clone()
-        }
-        Some(_) => policy.profile_for(&identity).map_err(anyhow::Error::msg)?,
-        None => {
-            let mut holding = policy
-                .model()
-                .profiles
-                .iter()
-                .filter(|own| own.endpoints.contains(&endpoint.key));
-            holding
-                .next()
-                .with_context(|| format!("no profile holds {}", endpoint.key))?
-                .name
-                .clone()
-        }
-    };
-    Ok(Agent::new(identity, profile))
-}
-
-pub(super) fn credential(
-    policy: &Policy,
-    action: &Action,
-    agent: &Agent,
-    endpoint: &Endpoint,
-) -> Option<Arc<str>> {
-    let Some(name) = &action.credential else {
-        return eval::fallback(policy, agent, &endpoint.key);
-    };
-    let found = policy
-        .model()
-        .credentials
-        .iter()
-        .find(|own| own.name == *name || *own.key == **name);
-    Some(found.map_or_else(|| Arc::from(name.as_str()), |own| own.key.clone()))
 }

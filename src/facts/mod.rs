@@ -123,7 +123,7 @@ impl Facts {
                 }
                 Fact::Known(view) => {
                     let mut value = view.to_json();
-                    mask_fact(mask, slot, &mut value);
+                    mask.fact(slot, &mut value);
                     object.insert(slot.name().to_owned(), value);
                 }
             }
@@ -132,29 +132,32 @@ impl Facts {
     }
 }
 
-fn mask_fact(mask: &Mask, slot: Slot, value: &mut serde_json::Value) {
-    use serde_json::Value;
-    let by_name = |value: &mut Value, shown: &dyn Fn(&str, &str) -> String| {
-        for (name, value) in value.as_object_mut().into_iter().flatten() {
-            let texts = match value {
-                Value::Array(values) => values.as_mut_slice(),
-                value => std::slice::from_mut(value),
-            };
-            for text in texts {
-                if let Value::String(text) = text {
-                    *text = shown(name, text);
+impl Mask {
+    /// A fact's value as it may be shown.
+    pub fn fact(&self, slot: Slot, value: &mut serde_json::Value) {
+        use serde_json::Value;
+        let by_name = |value: &mut Value, shown: &dyn Fn(&str, &str) -> String| {
+            for (name, value) in value.as_object_mut().into_iter().flatten() {
+                let texts = match value {
+                    Value::Array(values) => values.as_mut_slice(),
+                    value => std::slice::from_mut(value),
+                };
+                for text in texts {
+                    if let Value::String(text) = text {
+                        *text = shown(name, text);
+                    }
                 }
             }
+        };
+        match slot {
+            Slot::HttpHeaders => by_name(value, &|name, text| self.header(name, text).into_owned()),
+            Slot::HttpQuery | Slot::HttpForm | Slot::McpQuery | Slot::K8sParams => {
+                by_name(value, &|name, text| self.parameter(name, text).into_owned());
+            }
+            Slot::SqlParameters => self.parameters_json(value),
+            _ if slot.family() == Family::Sql => self.sql_json(value),
+            _ => self.json(value),
         }
-    };
-    match slot {
-        Slot::HttpHeaders => by_name(value, &|name, text| mask.header(name, text).into_owned()),
-        Slot::HttpQuery | Slot::HttpForm | Slot::McpQuery | Slot::K8sParams => {
-            by_name(value, &|name, text| mask.parameter(name, text).into_owned());
-        }
-        Slot::SqlParameters => mask.parameters_json(value),
-        _ if slot.family() == Family::Sql => mask.sql_json(value),
-        _ => mask.json(value),
     }
 }
 

@@ -38,6 +38,10 @@ impl Transport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub transport: Transport,
+    /// What the tunnel proved it by, whatever it is called and wherever it comes from: `key:` and the
+    /// WireGuard key of the machine (its runs have the machine's), or `node:` and the tailnet's
+    /// StableID. Empty where no tunnel proved anything; nothing is ever bound to that.
+    pub proof: Arc<str>,
     /// The peer's address inside the tunnel.
     pub address: IpAddr,
     /// The tailnet node's name, or the WireGuard peer's.
@@ -68,6 +72,7 @@ impl Identity {
     pub fn new(transport: Transport, address: IpAddr, node: impl Into<String>) -> Self {
         Identity {
             transport,
+            proof: Arc::from(""),
             address,
             node: node.into(),
             key: String::new(),
@@ -81,10 +86,40 @@ impl Identity {
         }
     }
 
+    /// With what the tunnel proved it by; see [`Identity::proof`].
+    #[must_use]
+    pub fn proved_by(mut self, proof: impl Into<Arc<str>>) -> Self {
+        self.proof = proof.into();
+        self
+    }
+
     /// Who shares in what an agent may have: a node or peer, with all its addresses and keys.
     pub fn holder(&self) -> Holder {
         (self.transport, self.node.clone())
     }
+
+    /// What an agent is stopped by: `peer:` and the name of a WireGuard peer, which the operator gave
+    /// to all its keys, those that it makes later too; of a tailnet's node its [`Identity::proof`].
+    pub fn agent_key(&self) -> String {
+        match self.transport {
+            Transport::Wireguard => format!("peer:{}", self.node),
+            Transport::Tailnet => self.proof.to_string(),
+        }
+    }
+}
+
+/// The [`Identity::proof`] of a machine with a WireGuard key.
+pub fn key_proof(machine: &[u8; 32]) -> String {
+    use base64::Engine as _;
+    format!(
+        "key:{}",
+        base64::engine::general_purpose::STANDARD.encode(machine)
+    )
+}
+
+/// The [`Identity::proof`] of a node of a tailnet.
+pub fn node_proof(stable_id: &str) -> String {
+    format!("node:{stable_id}")
 }
 
 /// A node or peer, with all its addresses and keys: a machine has a key for each of its runs.

@@ -102,6 +102,12 @@ impl Diagnostics {
         self.items.is_empty()
     }
 
+    /// The text of a range.
+    pub(crate) fn raw(&self, at: At) -> Option<&str> {
+        let (_, text) = self.sources.get(at.file)?;
+        text.get(at.start..at.end)
+    }
+
     /// Where a range begins.
     pub fn place(&self, at: At) -> Option<Place<'_>> {
         let (path, text) = self.sources.get(at.file)?;

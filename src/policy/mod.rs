@@ -6,7 +6,9 @@
 
 mod analysis;
 pub mod cel;
+mod coverage;
 pub mod diagnostic;
+mod explain;
 mod hcl;
 mod index;
 mod load;
@@ -28,11 +30,13 @@ use crate::verdict::{Digest, Verdict};
 
 use rule::Rules;
 
+pub use cel::coverage::Times;
+pub use coverage::{Coverage, CoveredOperand, CoveredRule, Share};
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use explain::Step;
 pub use load::login_matches;
 pub use model::*;
 pub use recorded::RecordedFacts;
-pub use rule::Step;
 
 /// What a configuration and its conditions may hold, for editors.
 #[cfg(feature = "daemon")]
@@ -179,8 +183,7 @@ impl Policy {
         now: DateTime<Utc>,
     ) -> Judgement {
         let who = (&*agent.profile, agent as &dyn FactSource);
-        self.rules
-            .judge(who, endpoint, credential, (facts, now), &mut None)
+        self.rules.judge(who, endpoint, credential, (facts, now), ())
     }
 
     /// As [`Policy::evaluate`], for an agent of whom there is a record: its profile and its facts.
@@ -192,25 +195,7 @@ impl Policy {
         facts: &dyn FactSource,
         now: DateTime<Utc>,
     ) -> Judgement {
-        self.rules
-            .judge(agent, endpoint, credential, (facts, now), &mut None)
-    }
-
-    /// As [`Policy::evaluate`], and what was found of each rule on the way, in their order.
-    pub fn explain(
-        &self,
-        agent: &Agent,
-        endpoint: &str,
-        credential: Option<&str>,
-        facts: &dyn FactSource,
-        now: DateTime<Utc>,
-    ) -> (Judgement, Vec<Step>) {
-        let mut trace = Some(Vec::new());
-        let who = (&*agent.profile, agent as &dyn FactSource);
-        let judgement = self
-            .rules
-            .judge(who, endpoint, credential, (facts, now), &mut trace);
-        (judgement, trace.unwrap_or_default())
+        self.rules.judge(agent, endpoint, credential, (facts, now), ())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::cel::{Condition, Env, Fault};
+use super::cel::{Condition, Env, Fault, Watch};
 use super::diagnostic::At;
 use super::index::Index;
 use super::{Judgement, Limit, Model, Protocol, Unmatched};
@@ -50,6 +50,8 @@ pub(crate) struct Rule {
     pub(crate) order: usize,
     /// Where its name stands.
     pub(crate) at: At,
+    /// Where the text of its condition stands.
+    pub(crate) condition_at: Option<At>,
 }
 
 impl Rule {
@@ -57,9 +59,14 @@ impl Rule {
         self.profile.as_ref().is_none_or(|own| **own == *profile)
     }
 
+    /// Whether it is for actions with this credential.
+    pub(super) fn fits(&self, credential: Option<&str>) -> bool {
+        self.credential.is_none() || self.credential.as_deref() == credential
+    }
+
     /// Whether it matches.
-    fn matches<'a>(&'a self, credential: Option<&str>, env: &Env<'a>) -> Result<bool, Fault> {
-        if self.credential.is_some() && self.credential.as_deref() != credential {
+    fn matches<'a, W: Watch>(&'a self, credential: Option<&str>, env: &Env<'a, W>) -> Result<bool, Fault> {
+        if !self.fits(credential) {
             return Ok(false);
         }
         self.condition
@@ -68,14 +75,19 @@ impl Rule {
     }
 }
 
-/// What was found of one rule on the way to the verdict.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Step {
-    pub rule: String,
-    /// `matched`, `not matched`, `not evaluable`, `shadow`.
-    pub outcome: String,
-    /// Why: the parts of the condition with their values.
-    pub why: Vec<String>,
+/// Who follows a walk, rule by rule. `()` follows nothing: the walk of the data path.
+pub(crate) trait Witness: Watch {
+    /// Whether the rules that cannot match are walked too.
+    const EVERY: bool;
+    /// A rule was judged; its condition was evaluated unless it wants another credential.
+    fn judged(&self, rule: &Rule, credential: Option<&str>, matched: &Result<bool, Fault>);
+}
+
+impl Witness for () {
+    const EVERY: bool = false;
+
+    #[inline(always)]
+    fn judged(&self, _rule: &Rule, _credential: Option<&str>, _matched: &Result<bool, Fault>) {}
 }
 
 /// The rules of one endpoint.
@@ -175,6 +187,12 @@ impl Rules {
         all
     }
 
+    /// The rule of this name that an endpoint's actions are judged by.
+    pub(super) fn find(&self, endpoint: &str, name: &str) -> Option<&Arc<Rule>> {
+        let shelved = self.by_endpoint.get(endpoint)?;
+        shelved.rules.iter().find(|rule| *rule.name == *name)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.count
     }
@@ -194,35 +212,31 @@ impl Rules {
             .is_some_and(|own| own.names_schemas)
     }
 
-    /// Walks the rules that could match. `trace` is told of every one on the way to the verdict.
-    pub(crate) fn judge<'a>(
+    /// Walks the rules that could match, or every one if `witness` wants that.
+    pub(crate) fn judge<'a, W: Witness>(
         &'a self,
         (profile, agent): (&'a str, &'a dyn FactSource),
         endpoint: &str,
         credential: Option<&'a str>,
         (facts, now): (&'a dyn FactSource, DateTime<Utc>),
-        trace: &mut Option<Vec<Step>>,
+        witness: W,
     ) -> Judgement {
         let mut shadow = Vec::new();
         if let Some(refusal) = self.unreachable(profile, endpoint) {
             return Judgement::plain(Verdict::Deny(refusal));
         }
-        let env = Env::new(facts, agent).at(now);
+        let env = Env::new(facts, agent).at(now).watched(witness);
         let walk = Walk {
             profile,
             credential,
             env,
         };
-        let decided = self.by_endpoint.get(endpoint).and_then(|own| match trace {
-            Some(_) => walk.run(own.rules.iter(), &mut shadow, trace),
-            None => {
-                let places = own.index.candidates(profile, facts, agent);
-                walk.run(
-                    places.filter_map(|place| own.rules.get(place)),
-                    &mut shadow,
-                    trace,
-                )
+        let decided = self.by_endpoint.get(endpoint).and_then(|own| {
+            if W::EVERY {
+                return walk.run(own.rules.iter(), &mut shadow);
             }
+            let places = own.index.candidates(profile, facts, agent);
+            walk.run(places.filter_map(|place| own.rules.get(place)), &mut shadow)
         });
         if let Some((verdict, limits)) = decided {
             return Judgement {
@@ -264,24 +278,21 @@ impl Rules {
 }
 
 /// One action on its way past the rules.
-struct Walk<'a> {
+struct Walk<'a, W> {
     profile: &'a str,
     credential: Option<&'a str>,
-    env: Env<'a>,
+    env: Env<'a, W>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a, W: Witness> Walk<'a, W> {
     fn run(
         &self,
         rules: impl Iterator<Item = &'a Arc<Rule>>,
         shadow: &mut Vec<String>,
-        trace: &mut Option<Vec<Step>>,
     ) -> Option<(Verdict, Option<Arc<[Limit]>>)> {
         for rule in rules.filter(|rule| rule.is_for(self.profile)) {
             let matched = rule.matches(self.credential, &self.env);
-            if let Some(trace) = trace {
-                trace.push(step(rule, self.credential, &matched, &self.env));
-            }
+            self.env.watch.judged(rule, self.credential, &matched);
             if rule.shadow {
                 match matched {
                     Ok(true) => shadow.push(format!("{}={}", rule.name, rule.outcome.name())),
@@ -319,30 +330,5 @@ fn verdict(rule: &Rule) -> Verdict {
                 .unwrap_or_else(|| "this action needs approval".to_owned()),
             chain: chain.clone(),
         },
-    }
-}
-
-fn step<'a>(rule: &'a Rule, credential: Option<&str>, matched: &Result<bool, Fault>, env: &Env<'a>) -> Step {
-    let outcome = match matched {
-        Ok(true) if rule.shadow => format!("shadow: would {}", rule.outcome.name()),
-        Ok(true) => format!("matched: {}", rule.outcome.name()),
-        Ok(false) => "not matched".to_owned(),
-        Err(_) => "not evaluable: denied".to_owned(),
-    };
-    let mut why = Vec::new();
-    match (&rule.credential, &rule.condition) {
-        (Some(wanted), _) if Some(&**wanted) != credential => {
-            why.push(format!(
-                "credential is {} and not {wanted}",
-                credential.unwrap_or("none")
-            ));
-        }
-        (_, Some(condition)) => why.extend(condition.explain(env)),
-        (_, None) => why.push("it has no condition".to_owned()),
-    }
-    Step {
-        rule: rule.name.to_string(),
-        outcome,
-        why,
     }
 }

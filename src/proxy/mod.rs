@@ -138,7 +138,8 @@ impl Proxy {
             Some(name) => format!("{name}:{}", address.port()),
             None => address.to_string(),
         };
-        if self.teller.is_at(address, name.as_deref()) {
+        let is_stopped = self.gate.is_stopped(&identity);
+        if self.teller.is_at(address, name.as_deref()) && !is_stopped {
             return self.teller.serve(flow).await;
         }
         let mut reloads = self.gate.reloads();
@@ -170,9 +171,10 @@ impl Proxy {
     ) {
         while reloads.changed().await.is_ok() {
             let policy = self.gate.policy();
-            let same = policy
-                .profile_for(&agent.now().identity)
-                .is_ok_and(|own| own == agent.profile)
+            let same = !self.gate.is_stopped(&agent.now().identity)
+                && policy
+                    .profile_for(&agent.now().identity)
+                    .is_ok_and(|own| own == agent.profile)
                 && route::route(policy.model(), &agent.profile, destination).is_as(&route);
             if !same {
                 return;

@@ -17,7 +17,7 @@ use crate::protocol::postgres::choice::Candidate;
 use crate::protocol::postgres::grammar::Reader;
 use crate::tls::{Expected, Offer, accept};
 use crate::upstream::Target;
-use crate::verdict::{Action, Cause, Permit, Refusal};
+use crate::verdict::{Action, Approved, Cause, Permit, Refusal};
 
 impl Proxy {
     pub(super) async fn serve_postgres(
@@ -96,7 +96,7 @@ impl postgres::Gateway for Around<'_> {
         self.proxy.gate.reloads()
     }
 
-    fn still(&self, action: &Action, approved_by: Option<&Arc<str>>) -> Result<(), Refusal> {
+    fn still(&self, action: &Action, approved_by: Option<&Approved>) -> Result<(), Refusal> {
         self.proxy.gate.still(self.agent, action, approved_by)
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Peers and their keys ([`peer`], [`run`]), enrolment tokens, the admin page's people
 //! ([`operator`]), the gateway's own WireGuard key, the
-//! versions of the policy, and the held actions of [`crate::verdict::approval`]. The audit log is
+//! versions of the policy, the agents that are stopped ([`kill`]), and the held actions of
+//! [`crate::verdict::approval`]. The audit log is
 //! a database of its own.
 //!
 //! One connection behind a mutex: every statement is short, and callers on the runtime go through
@@ -11,6 +12,7 @@
 //! Invariants: the folder is ours alone (0700), the file 0600; tokens are kept as SHA-256;
 //! a change is durable (`synchronous = FULL`) before anyone is told of it.
 
+pub mod kill;
 pub mod operator;
 pub mod peer;
 pub mod run;
@@ -24,6 +26,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+pub use kill::{Kill, Killed};
 pub use peer::{PeerKey, Subnets};
 
 /// The schema, by version: entry `n` leads from version `n` to `n + 1`.
@@ -70,6 +73,30 @@ ALTER TABLE operator_invite ADD COLUMN login TEXT;
 ALTER TABLE approval_vote ADD COLUMN counts_as TEXT;
 CREATE UNIQUE INDEX approval_vote_once ON approval_vote (approval, coalesce(counts_as, person));
 ",
+    "
+ALTER TABLE approval ADD COLUMN agent TEXT NOT NULL DEFAULT '';
+ALTER TABLE approval ADD COLUMN scope BLOB;
+ALTER TABLE approval ADD COLUMN chain TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE approval ADD COLUMN grant_id INTEGER;
+CREATE INDEX approval_agent ON approval (agent, state);
+CREATE TABLE approval_grant (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, scope BLOB NOT NULL, agent TEXT NOT NULL, about TEXT NOT NULL,
+  state TEXT NOT NULL, lasts_us INTEGER NOT NULL, uses_max INTEGER NOT NULL, uses INTEGER NOT NULL,
+  offered_us INTEGER NOT NULL, given_us INTEGER, expires_us INTEGER, ended_us INTEGER, ended_by TEXT,
+  used_us INTEGER) STRICT;
+CREATE INDEX approval_grant_open ON approval_grant (state, scope);
+CREATE TABLE approval_grant_vote (
+  id INTEGER NOT NULL REFERENCES approval_grant (id), person TEXT NOT NULL, at_us INTEGER NOT NULL,
+  counts_as TEXT, PRIMARY KEY (id, person)) STRICT;
+CREATE UNIQUE INDEX approval_grant_vote_once ON approval_grant_vote (id, coalesce(counts_as, person));
+CREATE TABLE agent_kill (
+  agent TEXT PRIMARY KEY, person TEXT NOT NULL, reason TEXT, at_us INTEGER NOT NULL) STRICT;
+",
+    "
+ALTER TABLE approval ADD COLUMN excluded TEXT;
+ALTER TABLE approval ADD COLUMN escalates_us INTEGER;
+ALTER TABLE approval ADD COLUMN escalate_to TEXT;
+",
 ];
 
 /// The state cannot be read or written.
@@ -103,6 +130,7 @@ struct Inner {
     dir: PathBuf,
     connection: Mutex<Connection>,
     peers: watch::Sender<Arc<Vec<PeerKey>>>,
+    killed: watch::Sender<Arc<Killed>>,
 }
 
 impl State {
@@ -126,11 +154,13 @@ impl State {
         connection.pragma_update(None, "foreign_keys", "ON")?;
         migrate(&mut connection)?;
         let peers = peer::active(&connection)?;
+        let killed = kill::all(&connection)?;
         Ok(State {
             inner: Arc::new(Inner {
                 dir: dir.to_owned(),
                 connection: Mutex::new(connection),
                 peers: watch::channel(Arc::new(peers)).0,
+                killed: watch::channel(Arc::new(killed)).0,
             }),
         })
     }

@@ -31,6 +31,9 @@ pub struct PeerKey {
     pub peer: String,
     #[serde(serialize_with = "as_base64")]
     pub public_key: [u8; 32],
+    /// The machine's own key, where this is the key of one of its runs.
+    #[serde(skip)]
+    pub machine: Option<[u8; 32]>,
     pub v4: Ipv4Addr,
     pub v6: Ipv6Addr,
     /// Unix time, microseconds.
@@ -244,7 +247,7 @@ pub(super) fn is_held(connection: &Connection, peer: &str) -> Result<bool, State
 
 pub(super) fn all(connection: &Connection) -> Result<Vec<PeerKey>, StateError> {
     let mut statement = connection.prepare_cached(
-        "SELECT peer, public_key, v4, v6, created_us, seen_us, peer IN (SELECT peer FROM peer_hold)
+        "SELECT peer, public_key, v4, v6, created_us, seen_us, peer IN (SELECT peer FROM peer_hold), parent
          FROM peer_key ORDER BY peer, created_us",
     )?;
     let rows = statement.query_map([], |row| {
@@ -254,6 +257,7 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<PeerKey>, StateError> {
             PeerKey {
                 peer: row.get(0)?,
                 public_key: row.get(1)?,
+                machine: row.get(7)?,
                 v4: Ipv4Addr::UNSPECIFIED,
                 v6: Ipv6Addr::UNSPECIFIED,
                 created_us: row.get(4)?,
@@ -305,6 +309,7 @@ pub(super) fn insert_key(
     Ok(PeerKey {
         peer: peer.to_owned(),
         public_key: *key,
+        machine: None,
         v4,
         v6,
         created_us: now,

@@ -44,7 +44,8 @@ impl State {
             if runs >= RUNS_PER_MACHINE_MAX {
                 return Err(refused("this machine has too many runs at once"));
             }
-            let added = insert_key(&transaction, &machine.peer, key, subnets)?;
+            let mut added = insert_key(&transaction, &machine.peer, key, subnets)?;
+            added.machine = Some(*parent);
             let update = "UPDATE peer_key SET parent = ? WHERE public_key = ?";
             transaction.execute(update, params![parent.as_slice(), key.as_slice()])?;
             transaction.commit()?;

@@ -6,6 +6,7 @@
 //! [`ArcSwap`]; every call reads the newest one, so a reload applies to open connections.
 
 mod chain;
+mod stop;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,13 +19,14 @@ use super::approval::Queue;
 use super::judge::Judges;
 use super::pace::Pace;
 use super::rate::Counter;
-use super::{Action, Cause, Permit, Refusal, Step, Verdict, record};
+use super::{Action, Approved, Cause, Permit, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
 use crate::credential::KnownSecrets;
 use crate::facts::FactSet;
 use crate::identity::{Agent, Identity, Live};
 use crate::policy::{Judgement, Policy, UnknownHost};
+use crate::state::Killed;
 
 const UNAVAILABLE_REASON: &str = "this cannot be judged right now";
 const NOT_WHOLE_REASON: &str = "this needs an approval, and is too large for anyone to see all of it";
@@ -39,6 +41,8 @@ pub struct Gate {
     pace: Pace,
     judges: Option<Judges>,
     rates: Counter,
+    /// The agents that are stopped.
+    killed: watch::Receiver<Arc<Killed>>,
     /// How often a policy came into force, or a peer became known as something else.
     reloads: watch::Sender<u64>,
 }
@@ -48,12 +52,15 @@ struct Allowed {
     cause: &'static str,
     rule: Option<Arc<str>>,
     approvers: Vec<String>,
+    /// The grant that it passes by.
+    grant: Option<i64>,
 }
 
 impl Gate {
     pub fn new(policy: Arc<Policy>, queue: Queue, log: Log) -> Self {
         Gate {
             policy: ArcSwap::new(policy),
+            killed: queue.killed(),
             queue,
             log,
             known: KnownSecrets::default(),
@@ -104,51 +111,16 @@ impl Gate {
         self.reloads.subscribe()
     }
 
-    /// Waits until the policy in force, by what is known of the peer then, would not let a permitted action pass any more: for
-    /// actions that last, such as an upgraded stream. `approved_by` is the permit's, `reloads` what
-    /// [`Gate::reloads`] gave before the action was judged. Costs nothing while nothing is reloaded.
-    pub async fn revoked(
-        &self,
-        agent: &Agent,
-        action: &Action,
-        approved_by: Option<&Arc<str>>,
-        mut reloads: watch::Receiver<u64>,
-    ) -> Refusal {
-        while reloads.changed().await.is_ok() {
-            if let Err(refusal) = self.still(agent, action, approved_by) {
-                return refusal;
-            }
-        }
-        Refusal::new(Cause::NoRule, UNAVAILABLE_REASON)
-    }
-
-    /// Whether the policy in force lets a permitted action pass, by what is known of the agent now. `approved_by` is the permit's.
-    ///
-    /// # Errors
-    /// Why it does not.
-    pub fn still(
-        &self,
-        agent: &Agent,
-        action: &Action,
-        approved_by: Option<&Arc<str>>,
-    ) -> Result<(), Refusal> {
-        match self.ask_policy(&self.policy(), &agent.now(), action).verdict {
-            Verdict::Allow { .. } => Ok(()),
-            Verdict::Ask { rule, .. } if Some(&rule) == approved_by => Ok(()),
-            Verdict::Ask { rule, .. } => Err(Refusal::new(
-                Cause::Rule(rule),
-                "a new policy wants an approval for this",
-            )),
-            Verdict::Deny(refusal) => Err(refusal),
-        }
-    }
-
     /// The agent behind an identity, by the policy in force.
     ///
     /// # Errors
     /// No profile or several claim it. The refusal is recorded.
     pub async fn admit(&self, live: &Live, destination: &str) -> Result<Agent, Refusal> {
         let (policy, identity) = (self.policy(), &live.now());
+        if let Some(refusal) = self.stopped(identity) {
+            self.turn_away(identity, None, destination, &refusal).await;
+            return Err(refusal);
+        }
         match policy.profile_for(identity) {
             Ok(profile) => Ok(Agent::new(live.clone(), profile)),
             Err(detail) => {
@@ -206,6 +178,7 @@ impl Gate {
                     cause,
                     rule,
                     approvers: Vec::new(),
+                    grant: None,
                 })
             }
             Verdict::Deny(refusal) => Err(refusal),
@@ -245,9 +218,13 @@ impl Gate {
                 record.rule = allowed.rule;
                 record.approvers = allowed.approvers;
                 record::clean(&self.known, &self.policy(), &mut record);
-                let approved_by = record.rule.clone().filter(|_| !record.approvers.is_empty());
+                let approved = record.rule.clone().filter(|_| !record.approvers.is_empty());
+                let approved = approved.map(|rule| Approved {
+                    rule,
+                    grant: allowed.grant,
+                });
                 match self.log.append(record).await {
-                    Ok(id) => Ok(Permit::grant(id, action, approved_by)),
+                    Ok(id) => Ok(Permit::grant(id, action, approved)),
                     Err(down) => {
                         tracing::error!(error = %down, "the audit log takes no record; the action is denied");
                         Err(Refusal::new(Cause::AuditDown, UNAVAILABLE_REASON).with_detail(down.to_string()))
@@ -296,6 +273,9 @@ impl Gate {
 
     fn ask_policy(&self, policy: &Policy, agent: &Agent, action: &Action) -> Judgement {
         let plain = Judgement::plain;
+        if let Some(refusal) = self.stopped(&agent.identity) {
+            return plain(Verdict::Deny(refusal));
+        }
         // The profile is asked for anew: a reload may have moved or removed it since the connection opened.
         match policy.profile_for(&agent.identity) {
             Ok(profile) if profile == agent.profile => {}
@@ -326,22 +306,6 @@ impl Gate {
                 &action.facts,
                 chrono::Utc::now(),
             ),
-        }
-    }
-
-    /// After an approval: the policy of now must not deny what the policy of then asked about.
-    fn still_asks(&self, agent: &Agent, action: &Action, allowed: Allowed) -> Result<Allowed, Refusal> {
-        match self.ask_policy(&self.policy(), agent, action).verdict {
-            Verdict::Allow { .. } => Ok(allowed),
-            Verdict::Ask { rule, .. } if Some(&rule) == allowed.rule.as_ref() => Ok(allowed),
-            Verdict::Ask { rule, .. } => {
-                let cause = Cause::ApprovalDown(rule);
-                Err(Refusal::new(
-                    cause,
-                    "the policy changed while this was held; send it again",
-                ))
-            }
-            Verdict::Deny(refusal) => Err(refusal),
         }
     }
 

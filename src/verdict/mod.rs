@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use crate::facts::Facts;
 
-pub use permit::{Digest, Permit};
+pub use permit::{Approved, Digest, Permit};
 
 /// What is judged: one request, one statement, one connection's start.
 #[derive(Clone, Debug)]
@@ -138,6 +138,8 @@ pub enum Cause {
     ApprovalDown(Arc<str>),
     /// The audit record could not be made durable.
     AuditDown,
+    /// A person has stopped the agent.
+    Killed,
     /// No profile claims the peer, or several do.
     NoProfile,
     /// The profile does not hold the endpoint, or no endpoint claims the destination.
@@ -163,6 +165,7 @@ impl Cause {
             Cause::TimedOut { .. } => "timed_out",
             Cause::ApprovalDown(_) => "approval_down",
             Cause::AuditDown => "audit_down",
+            Cause::Killed => "killed",
             Cause::NoProfile => "no_profile",
             Cause::NoEndpoint => "no_endpoint",
             Cause::Limit { .. } => "limit",

@@ -47,6 +47,15 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// By whose yes an action passes, where it took people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approved {
+    /// The rule that asked.
+    pub rule: Arc<str>,
+    /// The number of the grant that people had given for the rule beforehand.
+    pub grant: Option<i64>,
+}
+
 /// Leave to do one action: made by the gate after its audit record is durable.
 #[derive(Debug)]
 #[must_use = "a permit that is not used means an action that was recorded and not done"]
@@ -55,13 +64,13 @@ pub struct Permit {
     endpoint: Arc<str>,
     credential: Option<Arc<str>>,
     digest: Digest,
-    approved_by: Option<Arc<str>>,
+    approved_by: Option<Approved>,
 }
 
 impl Permit {
     /// Only for [`super::gate`]. The audit record named by `record` is durable.
     #[cfg(feature = "daemon")]
-    pub(super) fn grant(record: RecordId, action: &super::Action, approved_by: Option<Arc<str>>) -> Self {
+    pub(super) fn grant(record: RecordId, action: &super::Action, approved_by: Option<Approved>) -> Self {
         Permit {
             record,
             approved_by,
@@ -98,8 +107,8 @@ impl Permit {
         self.credential.as_ref()
     }
 
-    /// The rule whose approvers said yes, where it took people.
-    pub fn approved_by(&self) -> Option<&Arc<str>> {
+    /// Whose approvers said yes, where it took people.
+    pub fn approved_by(&self) -> Option<&Approved> {
         self.approved_by.as_ref()
     }
 

@@ -3,14 +3,15 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::approval::Question;
+use super::approval::{People, Question, Scope};
 use super::{Action, Digest, Refusal, Step};
 use crate::audit::Record;
 use crate::credential::KnownSecrets;
 use crate::facts::{Facts, Mask};
 use crate::identity::{Agent, Identity};
-use crate::policy::{ApproverKind, Policy};
+use crate::policy::{ApproverKind, Escalation, Policy};
 
 /// What an agent reads when the rule gives no reason of its own.
 const NO_RULE_REASON: &str = "no rule allows this";
@@ -39,6 +40,39 @@ pub(super) fn clean(known: &KnownSecrets, policy: &Policy, record: &mut Record) 
     }
 }
 
+/// What a rule's chain asks of people, step by step, and what a grant in their place would be for.
+pub(super) fn chain_of(
+    policy: &Policy,
+    agent: &Agent,
+    action: &Action,
+    rule: &str,
+    chain: &[Arc<str>],
+) -> (Vec<People>, Option<Scope>) {
+    let approvers = chain.iter().filter_map(|key| policy.model().approver(key));
+    let people = approvers.filter_map(|approver| match &approver.kind {
+        ApproverKind::Human {
+            require_approvers,
+            approvers,
+            separation,
+            ..
+        } => Some(People {
+            required: *require_approvers,
+            eligible: approvers.clone(),
+            excluded: owner(agent, *separation),
+        }),
+        ApproverKind::Llm(_) => None,
+    });
+    let digest = policy.rule_digest(&action.endpoint, action.credential.as_deref(), rule);
+    let scope = digest.and_then(|digest| Scope::new(&agent.identity, &agent.profile, (rule, digest)));
+    (people.collect(), scope)
+}
+
+/// Who may not decide on what the agent does.
+fn owner(agent: &Agent, separation: bool) -> Option<String> {
+    let login = agent.identity.login.as_ref().filter(|_| separation);
+    login.map(|login| login.to_ascii_lowercase())
+}
+
 /// What an approver is asked, not cleaned yet.
 pub(super) fn question(
     policy: &Policy,
@@ -52,17 +86,32 @@ pub(super) fn question(
         .model()
         .approver(key)
         .ok_or_else(|| format!("{key} is not in the policy"))?;
+    let (mut excluded, mut escalation) = (None, None);
     let (timeout, required, eligible) = match &approver.kind {
         ApproverKind::Human {
             timeout,
             require_approvers,
             approvers,
+            separation,
+            escalation: later,
+            quiet,
             ..
-        } => (
-            timeout.unwrap_or(policy.model().defaults.human_timeout),
-            *require_approvers,
-            approvers.clone(),
-        ),
+        } => {
+            let is_quiet = quiet.is_some_and(|quiet| quiet.holds(chrono::Utc::now()));
+            excluded = owner(agent, *separation);
+            escalation = later.clone().map(|later| Escalation {
+                after: if is_quiet { Duration::ZERO } else { later.after },
+                ..later
+            });
+            let timeout = timeout.unwrap_or(policy.model().defaults.human_timeout);
+            // What nobody is there for is over before it is asked, but for a grant.
+            let timeout = if is_quiet && escalation.is_none() {
+                Duration::ZERO
+            } else {
+                timeout
+            };
+            (timeout, *require_approvers, approvers.clone())
+        }
         // It answers at once, and nobody else is asked.
         ApproverKind::Llm(judge) => (judge.timeout, 1, Vec::new()),
     };
@@ -81,8 +130,14 @@ pub(super) fn question(
         digest: action.digest,
         required,
         eligible,
+        excluded,
+        escalation,
         timeout,
         policy: policy.version(),
+        agent: agent.identity.agent_key(),
+        scope: None,
+        heeds_grants: false,
+        chain: Vec::new(),
     })
 }
 

@@ -245,6 +245,12 @@ pub fn question(what: &str) -> Question {
         eligible: vec![],
         timeout: Duration::from_secs(60),
         policy: 1,
+        agent: "peer:laptop".into(),
+        scope: None,
+        excluded: None,
+        escalation: None,
+        heeds_grants: true,
+        chain: vec![],
     }
 }
 

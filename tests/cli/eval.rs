@@ -70,7 +70,10 @@ fn why_earlier_rules_did_not_match() {
     for want in [
         "allow by rule dev-reads",
         "endpoint kubernetes.prod",
-        "rule no-secrets: ",
+        "rule no-secrets: not matched  ",
+        "policy.hcl:31:6\n  k8s.resource == 'secrets' = false\n    k8s.resource = 'pods'\n",
+        "rule dev-reads: matched: allow  ",
+        "    agent.profile == 'dev' = true\n      agent.profile = 'dev'\n",
         "\"resource\":\"pods\"",
     ] {
         assert!(run.out.contains(want), "{want}: {}", run.out);
@@ -95,4 +98,62 @@ fn wrong_usage_exits_2() {
         assert_eq!(run.code, 2, "{flags:?}: {}", run.out);
         assert!(!run.errors.is_empty(), "{flags:?}");
     }
+}
+
+/// The same as JSON, for the page; no credential of the action stands in it, the policy's own slots
+/// included.
+#[test]
+fn an_explanation_is_a_document_without_credentials() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.hcl");
+    let text = "endpoint \"https\" \"api\" { hosts = [\"api.test\"] }\n\
+        credential \"header_token\" \"key\" {\n  endpoint = https.api\n  header = \"x-house\"\n}\n\
+        credential \"bearer_token\" \"other\" { endpoint = https.api }\n\
+        profile \"p\" { credentials = [header_token.key, { placeholder = \"PH_other\", credential = bearer_token.other }] }\n\
+        rule \"other\" {\n  endpoint = https.api\n  credential = bearer_token.other\n  verdict = \"deny\"\n}\n\
+        rule \"house\" {\n  endpoint = https.api\n  verdict = \"deny\"\n  \
+        condition = \"http.headers['x-house'][0] == 'a' || http.headers['x-team'][0] == 'b'\"\n}\n\
+        rule \"body\" {\n  endpoint = https.api\n  verdict = \"allow\"\n  condition = \"http.body_json.deep.er == 1\"\n}\n";
+    std::fs::write(&path, text).unwrap();
+    let args = [
+        "eval",
+        path.to_str().unwrap(),
+        "--agent",
+        "p",
+        "--http",
+        "POST /",
+        "--header",
+        "x-house: hunter2hunter2",
+        "--header",
+        "x-team: blue",
+        "--credential",
+        "header_token.key",
+        "--explain",
+        "--format",
+        "json",
+    ];
+    let run = tailkeep(&args, b"");
+    assert!(!run.out.contains("hunter2"), "{}", run.out);
+    let document: Value =
+        serde_json::from_str(&run.out).unwrap_or_else(|_| panic!("{}{}", run.out, run.errors));
+    let steps = &document["explain"];
+    assert_eq!(
+        steps[0]["credential"],
+        "credential is header_token.key and not bearer_token.other"
+    );
+    assert_eq!(steps[0]["condition"], Value::Null);
+    let house = &steps[1]["condition"]["parts"];
+    assert_eq!(house[0]["found"]["value"], "false");
+    assert_eq!(house[0]["parts"][0]["found"]["value"], "(masked)");
+    assert_eq!(house[1]["parts"][0]["text"], "http.headers['x-team'][0]");
+    assert_eq!(house[1]["parts"][0]["found"]["value"], "'blue'");
+    assert_eq!(steps[2]["outcome"], "not evaluable: denied");
+    assert!(
+        steps[2]["condition"]["found"]["error"]
+            .as_str()
+            .unwrap()
+            .contains("deep"),
+        "{steps}"
+    );
+    assert!(!run.out.contains("\"steps\""));
 }

@@ -44,6 +44,7 @@ impl Gateway {
         let peer = Peer {
             name: "agent".to_owned(),
             public_key: public_key(&[1; 32]),
+            machine: None,
             v4: Some(AGENT),
             v6: None,
         };

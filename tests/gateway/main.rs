@@ -22,6 +22,7 @@ mod reload;
 #[path = "../http/server.rs"]
 mod server;
 mod sql;
+mod stop;
 mod terminal;
 mod whoami;
 mod world;

@@ -65,7 +65,7 @@ threading.Thread(target=events).start()
 threading.Thread(target=stream).start()
 "#;
 
-fn start(world: &World) -> (std::process::Child, Receiver<String>) {
+pub fn start(world: &World) -> (std::process::Child, Receiver<String>) {
     let mut child = world
         .agent("agent", &["python3", "-c", AGENT])
         .stdout(Stdio::piped())
@@ -84,7 +84,7 @@ fn start(world: &World) -> (std::process::Child, Receiver<String>) {
 
 /// Reads lines until each of `wanted` was there.
 #[track_caller]
-fn hears(lines: &Receiver<String>, wanted: &[&str]) {
+pub fn hears(lines: &Receiver<String>, wanted: &[&str]) {
     let until = Instant::now() + SOON;
     let mut left: Vec<&str> = wanted.to_vec();
     let mut heard = Vec::new();

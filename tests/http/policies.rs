@@ -87,6 +87,7 @@ async fn a_held_request_is_sent_when_a_person_allows_it() {
             person: "ann".into(),
             decision,
             reason: None,
+            grant: None,
         };
         world.queue.decide(decide).await.unwrap();
         let answer = raw.hear().await.unwrap();
@@ -180,6 +181,7 @@ async fn an_agent_that_leaves_withdraws_its_question() {
             person: "ann".into(),
             decision: Decision::Allow,
             reason: None,
+            grant: None,
         };
         assert!(world.queue.decide(decide).await.is_err());
     }

@@ -52,6 +52,7 @@ async fn an_agents_own_credentials_are_masked_everywhere() {
         person: "ann".into(),
         decision: Decision::Deny,
         reason: None,
+        grant: None,
     };
     world.queue.decide(decide).await.unwrap();
     assert_eq!(raw.hear().await.unwrap().status, 403);

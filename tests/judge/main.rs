@@ -3,6 +3,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
 mod cases;
+mod granted;
 mod server;
 
 use std::sync::Arc;
@@ -271,6 +272,7 @@ async fn decide(world: &World, decision: Decision) {
         person: "ann".into(),
         decision,
         reason: None,
+        grant: None,
     };
     world.queue.decide(decide).await.unwrap();
 }

@@ -223,6 +223,7 @@ async fn deletes(cluster: &Cluster, gateway: &Gateway) {
                 person: "ann".into(),
                 decision,
                 reason: None,
+                grant: None,
             };
             gateway.world.queue.decide(decide).await.unwrap();
         });

@@ -222,6 +222,7 @@ async fn a_held_statement_is_sent_once_it_is_approved() {
             person: "ann".into(),
             decision,
             reason: Some("not today".to_owned()),
+            grant: None,
         };
         world.queue.decide(decide).await.unwrap();
         let came = raw.until_ready(2).await;

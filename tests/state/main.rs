@@ -8,7 +8,9 @@
 )]
 
 mod audit;
+mod grants;
 mod hiding;
+mod people;
 mod queue;
 mod retention;
 
@@ -68,6 +70,12 @@ fn question(bytes: &str, timeout: Duration) -> Question {
         eligible: vec![],
         timeout,
         policy: 1,
+        agent: "peer:laptop".into(),
+        scope: None,
+        excluded: None,
+        escalation: None,
+        heeds_grants: true,
+        chain: vec![],
     }
 }
 
@@ -102,6 +110,7 @@ fn say(id: i64, person: &str, decision: Decision) -> Decide {
         person: person.into(),
         decision,
         reason: None,
+        grant: None,
     }
 }
 

@@ -25,6 +25,8 @@ mod names;
 mod outage;
 mod own;
 mod own_name;
+mod own_story;
+mod own_trouble;
 mod page;
 #[path = "../support/postgres.rs"]
 #[allow(dead_code, reason = "others use the rest")]

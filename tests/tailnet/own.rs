@@ -10,16 +10,16 @@ use crate::lab::{Gateway, Machine, POLICY, VIRTUAL, World, local, program, until
 use crate::real::{CI_READS, Service, service_on};
 
 /// A gateway without a `socket`. `fields` stand in its tailscale block.
-struct Own {
-    world: World,
-    machine: Arc<Machine>,
-    gateway: Gateway,
+pub struct Own {
+    pub world: World,
+    pub machine: Arc<Machine>,
+    pub gateway: Gateway,
     policy: String,
     secret: String,
     _service: Service,
 }
 
-fn folder(world: &World) -> PathBuf {
+pub fn folder(world: &World) -> PathBuf {
     world.folder().join("gateway")
 }
 
@@ -33,7 +33,11 @@ fn start(world: &World, machine: &Machine, policy: &str, secret: &str) -> Gatewa
 
 impl Own {
     fn start(fields: &str, secret: impl FnOnce(&World) -> String) -> Option<Own> {
-        let mut world = World::rootless(POLICY)?;
+        Some(Own::on(World::rootless(POLICY)?, fields, secret))
+    }
+
+    /// On a machine of its own of this world.
+    pub fn on(mut world: World, fields: &str, secret: impl FnOnce(&World) -> String) -> Own {
         let machine = world.machine("gw");
         machine.virtual_ranges();
         let service = service_on(&machine);
@@ -56,14 +60,14 @@ endpoint "http" "api" {{
         );
         let secret = secret(&world);
         let gateway = start(&world, &machine, &policy, &secret);
-        Some(Own {
+        Own {
             world,
             machine,
             gateway,
             policy,
             secret,
             _service: service,
-        })
+        }
     }
 
     /// Starts it again, over the state that it left.
@@ -72,7 +76,7 @@ endpoint "http" "api" {{
     }
 
     /// What the operator's API says of the node.
-    fn shown(&self) -> serde_json::Value {
+    pub fn shown(&self) -> serde_json::Value {
         let (_, text) = local::ask(
             &folder(&self.world).join("state/admin.sock"),
             "GET",
@@ -83,12 +87,12 @@ endpoint "http" "api" {{
     }
 
     #[track_caller]
-    fn until_state(&self, state: &str) {
+    pub fn until_state(&self, state: &str) {
         until(&format!("the node is {state}"), || self.shown()["state"] == state);
     }
 
     /// The process of its tailscaled, or 0.
-    fn daemon(&self) -> i32 {
+    pub fn daemon(&self) -> i32 {
         let tasks = format!("/proc/{}/task", self.gateway.pid());
         let tasks = std::fs::read_dir(tasks).into_iter().flatten().flatten();
         let mut children = tasks.flat_map(|task| {
@@ -109,11 +113,15 @@ fn is_there(pid: i32) -> bool {
 }
 
 fn kill(pid: i32) {
-    assert!(pid > 0);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    signal(pid, nix::sys::signal::Signal::SIGKILL);
 }
 
-const BY_KEY: &str = r#"
+pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
+    assert!(pid > 0);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+pub const BY_KEY: &str = r#"
     authkey  = env("TAILNET_KEY")
     hostname = "keeper"
     tags     = ["tag:gateway"]

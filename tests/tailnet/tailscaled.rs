@@ -11,7 +11,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast;
@@ -44,6 +44,12 @@ struct Shared {
     asking: (usize, usize),
     prefs: Value,
     asked: Vec<String>,
+    /// The backend's state, and where a person logs it in.
+    state: String,
+    login_url: String,
+    /// The options that it was started with, and how often a login was begun.
+    starts: Vec<Value>,
+    logins: usize,
     /// Key and certificate, PEM, where the tailnet has HTTPS.
     certificate: Option<(String, String)>,
 }
@@ -72,6 +78,10 @@ impl Tailscaled {
             asking: (0, 0),
             prefs: json!({ "AdvertiseRoutes": ["192.0.2.0/24"] }),
             asked: Vec::new(),
+            state: "Running".to_owned(),
+            login_url: String::new(),
+            starts: Vec::new(),
+            logins: 0,
             certificate: None,
         };
         let mut daemon = Tailscaled {
@@ -96,6 +106,8 @@ impl Tailscaled {
             .route("/localapi/v0/whois", get(who_is))
             .route("/localapi/v0/prefs", get(prefs).patch(patch_prefs))
             .route("/localapi/v0/cert/{name}", get(certificate))
+            .route("/localapi/v0/start", post(start))
+            .route("/localapi/v0/login-interactive", post(log_in))
             .route("/localapi/v0/watch-ipn-bus", get(watch))
             .with_state((self.shared.clone(), self.bus.clone()));
         let socket = self.socket.clone();
@@ -113,6 +125,28 @@ impl Tailscaled {
 
     pub fn mood(&self, mood: Mood) {
         self.shared.lock().unwrap().mood = mood;
+    }
+
+    /// From the next change on.
+    pub fn state(&self, state: &str) {
+        let mut shared = self.shared.lock().unwrap();
+        state.clone_into(&mut shared.state);
+        shared.login_url.clear();
+    }
+
+    /// Says that a person has to log it in.
+    pub fn needs_person(&self, url: &str, why: &str) {
+        url.clone_into(&mut self.shared.lock().unwrap().login_url);
+        self.say(&json!({ "ErrMessage": why }).to_string());
+        self.say(&json!({ "BrowseToURL": url }).to_string());
+    }
+
+    pub fn starts(&self) -> Vec<Value> {
+        self.shared.lock().unwrap().starts.clone()
+    }
+
+    pub fn logins(&self) -> usize {
+        self.shared.lock().unwrap().logins
     }
 
     /// As a tailnet with HTTPS certificates.
@@ -242,13 +276,14 @@ async fn say(mood: Mood, headers: &HeaderMap, honest: Option<Value>) -> Response
 }
 
 async fn status(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Response {
-    let (mood, has_device) = {
+    let (mood, has_device, state, url) = {
         let mut shared = shared.lock().unwrap();
         shared.statuses += 1;
-        (shared.own_mood, shared.has_device)
+        let (state, url) = (shared.state.clone(), shared.login_url.clone());
+        (shared.own_mood, shared.has_device, state, url)
     };
     let status = json!({
-        "BackendState": "Running", "TUN": has_device, "TailscaleIPs": ["100.64.0.1"],
+        "BackendState": state, "AuthURL": url, "TUN": has_device, "TailscaleIPs": ["100.64.0.1"],
         "Self": {
             "ID": "n-gw", "DNSName": "gw.lab.ts.net.", "Tags": ["tag:gateway"],
             "AllowedIPs": ["100.64.0.1/32"],
@@ -300,6 +335,24 @@ async fn who_is(
         shared.lock().unwrap().asking.0 -= 1;
     }
     answer
+}
+
+async fn start(State((shared, _)): State<Daemon>, headers: HeaderMap, body: Bytes) -> Response {
+    let mood = {
+        let mut shared = shared.lock().unwrap();
+        shared.starts.push(serde_json::from_slice(&body).unwrap());
+        shared.own_mood
+    };
+    say(mood, &headers, Some(Value::Null)).await
+}
+
+async fn log_in(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Response {
+    let mood = {
+        let mut shared = shared.lock().unwrap();
+        shared.logins += 1;
+        shared.own_mood
+    };
+    say(mood, &headers, Some(Value::Null)).await
 }
 
 async fn prefs(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Response {

@@ -134,6 +134,7 @@ pub fn peer(number: u8) -> Peer {
     Peer {
         name: format!("peer-{number}"),
         public_key: public_key(&[number; 32]),
+        machine: None,
         v4: Some(Ipv4Addr::new(10, 99, 0, number)),
         v6: Some(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, number.into())),
     }

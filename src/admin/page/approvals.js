@@ -2,7 +2,7 @@
 
 import { html, useLayoutEffect, useRef, useState } from './vendor/preact-htm.js'
 import { ask, get } from './api.js'
-import { Badge, Empty, Facts, Fields, Problem, ago, printable, span, useLoaded, useNow, when } from './show.js'
+import { Badge, Empty, Facts, Fields, Problem, Sure, ago, printable, span, useEvery, useLoaded, useNow, when } from './show.js'
 
 // Seconds before the end that are shown as such.
 const SOON_S = 60
@@ -53,6 +53,7 @@ export function Approvals({ held, live, id }) {
       <div class="bar"><h1>Approvals</h1>
         <button class="quiet" aria-pressed=${all} onClick=${() => setAll(!all)}>${all ? 'Only open' : 'Show decided'}</button></div>
       <${Problem} error=${past.error} />
+      <${Grants} held=${held} now=${now} />
       ${listed.length
         ? html`<ul class="asked">${listed.map(one => html`<${Item} key=${one.id} held=${one} now=${now} isCurrent=${one.id === current} />`)}</ul>`
         : html`<${Empty} title=${live ? 'Nothing waits for you' : 'Looking…'}>${live && html`<p>An action appears here the moment a rule
@@ -65,6 +66,29 @@ export function Approvals({ held, live, id }) {
         : html`<${Question} key=${current} id=${current} now=${now} listed=${held.find(one => one.id === current)} />`}
     </section>
   </div>`
+}
+
+// Approvals that were given beforehand.
+function Grants({ held, now }) {
+  const [loaded, again] = useLoaded(() => get('/v1/grants'), [held])
+  const [error, setError] = useState()
+  useEvery(10000, again)
+  const grants = loaded.data || []
+  if (!grants.length && !error) return null
+  const revoke = async id => {
+    setError()
+    try {
+      await ask('DELETE', `/v1/grants/${id}`)
+    } catch (failed) {
+      setError(failed)
+    }
+    again()
+  }
+  return html`<section class="grants" aria-label="Grants"><h2 class="sub">Grants</h2><${Problem} error=${error} />
+    <ul>${grants.map(one => html`<li key=${one.id}>
+      <div><strong>${printable(one.about.node)}</strong> · ${one.about.endpoint} · <code>${one.about.rule}</code></div>
+      <div class="dim">${one.state === 'offered' ? 'waits until others agree to the same' : `${one.uses} of ${one.uses_max} uses, ${span((one.expires_us / 1000 - now) / 1000)} left`} · ${one.by.join(', ')}</div>
+      <${Sure} kind="no" what=${`Take grant ${one.id} back`} onSure=${() => revoke(one.id)}>Take back<//></li>`)}</ul></section>`
 }
 
 function Question({ id, listed, now }) {
@@ -86,6 +110,8 @@ function Question({ id, listed, now }) {
         ['Reason', question.reason && printable(question.reason)],
         ['Approver', html`<code>${question.approver}</code>`],
         ['Wanted', `${question.required} ${question.required === 1 ? 'person' : 'people'}${question.eligible?.length ? ` of ${question.eligible.join(', ')}` : ''}`],
+        ['Never', question.excluded && `${question.excluded}, whose agent it is`],
+        ['Later also', question.escalate_to && `${question.escalate_to.join(', ')}, after ${span(question.escalate_after_s)}`],
         ['Said so far', held.by.length ? held.by.join(', ') : null],
         ['Said why', held.reason && printable(held.reason)]
       ]} />
@@ -107,12 +133,16 @@ function Question({ id, listed, now }) {
         ['Number', String(held.id)]
       ]} />
     </article>
-    ${held.state === 'pending' && html`<${Decide} id=${id} onDone=${again} />`}`
+    ${held.state === 'pending' && html`<${Decide} id=${id} grantable=${question.grantable} onDone=${again} />`}`
 }
 
-function Decide({ id, onDone }) {
+// What a yes may be given for; the first is once.
+const TERMS = [['', 'once'], ['for_s=1800', 'for 30 minutes'], ['for_s=7200', 'for 2 hours'], ['uses=20', '20 times'], ['for_s=1800&uses=20', '20 times in 30 minutes']]
+
+function Decide({ id, grantable, onDone }) {
   const [armed, arm] = useState(null)
   const [reason, setReason] = useState('')
+  const [terms, setTerms] = useState('')
   const [error, setError] = useState()
   const [busy, setBusy] = useState(false)
   const field = useRef()
@@ -121,8 +151,8 @@ function Decide({ id, onDone }) {
     setBusy(true)
     setError()
     try {
-      const query = reason.trim() ? `?reason=${encodeURIComponent(reason.trim())}` : ''
-      await ask('POST', `/v1/approvals/${id}/${what}${query}`)
+      const query = [reason.trim() && `reason=${encodeURIComponent(reason.trim())}`, what === 'approve' && terms].filter(Boolean).join('&')
+      await ask('POST', `/v1/approvals/${id}/${what}?${query}`)
       onDone()
     } catch (failed) {
       setError(failed)
@@ -156,10 +186,14 @@ function Decide({ id, onDone }) {
     <${Problem} error=${error} />
     <input ref=${field} type="text" aria-label="Reason, which the agent reads" maxlength="1000"
       placeholder=${armed ? `Reason, then Enter to ${armed}` : 'Reason (the agent reads it)'} value=${reason} onInput=${event => setReason(event.target.value)} />
+    ${grantable && html`<select aria-label="What the approval is for" value=${terms} onChange=${event => setTerms(event.target.value)}>
+      ${TERMS.map(([value, name]) => html`<option key=${value} value=${value}>${name}</option>`)}</select>`}
     <button type="button" class="yes" disabled=${busy} onClick=${() => decide('approve')}>Approve<kbd>a</kbd></button>
     <button type="button" class="no" disabled=${busy} onClick=${() => decide('deny')}>Deny<kbd>d</kbd></button>
     <p class="hint" role="status">${armed
       ? html`<strong>Enter ${armed === 'approve' ? 'approves' : 'denies'}</strong>, Escape takes it back.`
-      : 'What is sent is exactly what stands above, once.'}</p>
+      : terms
+        ? 'Also lets pass, unseen, whatever else this agent asks for by this rule. LLM judges are asked each time.'
+        : 'What is sent is exactly what stands above, once.'}</p>
   </form>`
 }

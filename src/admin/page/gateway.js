@@ -19,7 +19,7 @@ function Tailnet({ tailnet }) {
     <${Fields} rows=${[
       ['tailscaled', tailnet.own ? "the gateway's own" : 'attached to the one of this machine'],
       ['Name', tailnet.name], ['Addresses', (tailnet.addresses || []).join(', ')], ['Tags', (tailnet.tags || []).join(', ')],
-      ['Approved', (tailnet.approved || []).join(', ')], ['Mode', tailnet.has_device === undefined ? null : tailnet.has_device ? 'network device' : 'userspace']]} />
+      ['Approved', (tailnet.approved || []).join(', ')], ['Certificate', tailnet.certificate && printable(tailnet.certificate)], ['Mode', tailnet.has_device === undefined ? null : tailnet.has_device ? 'network device' : 'userspace']]} />
     ${tailnet.has_device === false && html`<p class="note">Without a network device tailscaled forwards every port of this machine's loopback that the tailnet's policy file
       lets peers reach at the node's own address. Grant them only what they need there: DNS, and the operators port 443.</p>`}`
 }

@@ -262,6 +262,7 @@ fn peers(state: &State) -> watch::Receiver<Arc<PeerSet>> {
         let peer = |key: &PeerKey| Peer {
             name: key.peer.clone(),
             public_key: key.public_key,
+            machine: key.machine,
             v4: Some(key.v4),
             v6: Some(key.v6),
         };

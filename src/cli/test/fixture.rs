@@ -23,6 +23,8 @@ use crate::verdict::Digest;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::cli) struct Fixture {
+    /// What it shows (ours).
+    pub name: Option<String>,
     #[serde(rename = "match")]
     pub wanted: Wanted,
     pub action: Action,

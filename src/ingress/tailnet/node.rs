@@ -164,6 +164,10 @@ impl Node {
 
     /// Logs the node of our own tailscaled in whenever that is needed.
     pub async fn keep_logged_in(&self) {
+        self.log_in_every(LOGIN_AGAIN).await;
+    }
+
+    async fn log_in_every(&self, again: Duration) {
         let Some(login) = &self.login else {
             return;
         };
@@ -178,7 +182,7 @@ impl Node {
                 tracing::error!(%error, "the node cannot be logged in; it is tried again");
                 self.note(Some(error.to_string()));
             }
-            let _ = tokio::time::timeout(LOGIN_AGAIN, status.wait_for(|status| !needs(status))).await;
+            let _ = tokio::time::timeout(again, status.wait_for(|status| !needs(status))).await;
         }
     }
 
@@ -270,5 +274,59 @@ impl Node {
         if let Err(error) = done.await {
             tracing::warn!(%error, "the tailnet's routes could not be withdrawn");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_login_that_leads_nowhere_is_begun_again_until_the_node_runs() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let taken = || async { axum::http::StatusCode::NO_CONTENT };
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(taken)).await });
+        let (reads, logins) = (Arc::new(AtomicUsize::new(0)), watch::Sender::new(0));
+        let (counted, told) = (reads.clone(), logins.clone());
+        let login = Login {
+            control_url: None,
+            hostname: None,
+            tags: Vec::new(),
+            // The first is not to be had: a key may come later.
+            secret: Some(Box::new(move || {
+                told.send_modify(|count| *count += 1);
+                match counted.fetch_add(1, Ordering::Relaxed) {
+                    0 => Err(crate::credential::store::Missing {
+                        credential: "key".to_owned(),
+                        cause: "it is not there yet".to_owned(),
+                    }),
+                    _ => Ok(crate::credential::Secret::new(b"tskey".to_vec())),
+                }
+            })),
+        };
+        let node = Node::new(LocalApi::new(&socket).unwrap(), Some(login));
+        let state = |state: &str| -> Status {
+            serde_json::from_value(serde_json::json!({ "BackendState": state })).unwrap()
+        };
+        node.status.send_replace(Some(state(NEEDS_LOGIN)));
+        let keeper = node.clone();
+        tokio::spawn(async move { keeper.log_in_every(Duration::from_millis(20)).await });
+        let mut begun = logins.subscribe();
+        tokio::time::timeout(Duration::from_secs(20), begun.wait_for(|count| *count >= 3))
+            .await
+            .expect("it is not tried again")
+            .unwrap();
+        assert!(node.problem().is_some_and(|text| text.contains("not there yet")));
+        node.status.send_replace(Some(state("Running")));
+        // One may be under way.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let before = reads.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(reads.load(Ordering::Relaxed), before);
     }
 }

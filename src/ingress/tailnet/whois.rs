@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::localapi::WhoIs;
-use crate::identity::{Identity, Limits, Transport};
+use crate::identity::{Identity, Limits, Transport, node_proof};
 
 /// The app capability by which a tailnet policy file hands out profiles:
 /// `{"profiles": ["ci"], "expires": "2027-01-31T00:00:00Z", "limits": {"connections": 10,
@@ -152,6 +152,7 @@ pub fn read(found: &WhoIs, suffix: &str, now: DateTime<Utc>) -> Result<Known, No
         approves,
         limits: reading.limits,
         ..Identity::new(Transport::Tailnet, address, if is_guest { &name } else { first })
+            .proved_by(node_proof(&found.node.stable_id))
     };
     Ok(Known {
         stable_id: found.node.stable_id.clone(),
@@ -275,6 +276,7 @@ mod tests {
                 caps: vec!["other/cap".to_owned(), CAPABILITY.to_owned()],
                 key: "n1".to_owned(),
                 ..Identity::new(Transport::Tailnet, IpAddr::from([100, 64, 0, 2]), "build-7")
+                    .proved_by("node:n1")
             }
         );
         assert_eq!(

@@ -12,7 +12,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 
 use super::{Drop, Peer, PeerSet, PeerStatus};
-use crate::identity::{Identity, Transport};
+use crate::identity::{Identity, Transport, key_proof};
 
 /// Handshake messages a second before senders must prove their address with a cookie. Each is
 /// counted twice, here and inside its `Tunn`.
@@ -125,10 +125,12 @@ impl Device {
         }
         let index = self.next;
         self.next += 1;
+        let proof: Arc<str> = key_proof(peer.machine.as_ref().unwrap_or(&peer.public_key)).into();
         let identity = |address: IpAddr| {
+            let identity = Identity::new(Transport::Wireguard, address, peer.name.clone());
             Arc::new(Identity {
                 key: STANDARD.encode(peer.public_key),
-                ..Identity::new(Transport::Wireguard, address, peer.name.clone())
+                ..identity.proved_by(proof.clone())
             })
         };
         let key = PublicKey::from(peer.public_key);

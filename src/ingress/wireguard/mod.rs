@@ -48,6 +48,8 @@ pub struct Peer {
     pub name: String,
     /// The X25519 public key.
     pub public_key: [u8; 32],
+    /// The key of the machine, where this is the key of one of its runs.
+    pub machine: Option<[u8; 32]>,
     /// The only IPv4 source address that its packets may have.
     pub v4: Option<Ipv4Addr>,
     /// The only IPv6 source address that its packets may have.

@@ -349,6 +349,7 @@ fn peer(key: u8, number: u8) -> Peer {
     Peer {
         name: format!("peer-{number}"),
         public_key: public_key(&[key; 32]),
+        machine: None,
         v4: Some(Ipv4Addr::new(10, 99, 0, number)),
         v6: Some(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, number.into())),
     }

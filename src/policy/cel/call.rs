@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta};
 
-use super::eval::{Env, Fault, Outcome};
+use super::eval::{Budget, Fault, Outcome};
 use super::function::Function;
 use super::value::{Value, equal, numbers};
 
@@ -14,24 +14,24 @@ fn none(function: Function) -> Fault {
     Fault::error(format!("no such overload: {}", function.name()))
 }
 
-pub(crate) fn call<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) -> Outcome<'a> {
+pub(crate) fn call<'a>(budget: &Budget, function: Function, args: &[Value<'a>]) -> Outcome<'a> {
     use Function as F;
     match (function, args) {
         (F::Not, [Value::Bool(value)]) => Ok(Value::Bool(!value)),
-        (F::Equal, [a, b]) => compare(env, a, b).map(Value::Bool),
-        (F::Unequal, [a, b]) => compare(env, a, b).map(|same| Value::Bool(!same)),
+        (F::Equal, [a, b]) => compare(budget, a, b).map(Value::Bool),
+        (F::Unequal, [a, b]) => compare(budget, a, b).map(|same| Value::Bool(!same)),
         (F::Less | F::LessEqual | F::Greater | F::GreaterEqual, [a, b]) => order(function, a, b),
-        (F::In, [item, list]) => contains(env, item, list),
-        (F::Index, [of, key]) => index(env, of, key),
+        (F::In, [item, list]) => contains(budget, item, list),
+        (F::Index, [of, key]) => index(budget, of, key),
         (F::Negate | F::Add | F::Subtract | F::Multiply | F::Divide | F::Remainder, args) => {
-            super::function_arithmetic(env, function, args)
+            super::function_arithmetic(budget, function, args)
         }
-        (F::Size | F::SizeOf, [of]) => size(env, of),
+        (F::Size | F::SizeOf, [of]) => size(budget, of),
         (F::ToDyn, [value]) => Ok(value.clone()),
         (F::TypeOf, [value]) => Ok(Value::Type(value.type_name())),
-        (F::SetsContains, [a, b]) => subset(env, b, a).map(Value::Bool),
-        (F::SetsEquivalent, [a, b]) => Ok(Value::Bool(subset(env, a, b)? && subset(env, b, a)?)),
-        (F::SetsIntersects, [a, b]) => intersects(env, a, b),
+        (F::SetsContains, [a, b]) => subset(budget, b, a).map(Value::Bool),
+        (F::SetsEquivalent, [a, b]) => Ok(Value::Bool(subset(budget, a, b)? && subset(budget, b, a)?)),
+        (F::SetsIntersects, [a, b]) => intersects(budget, a, b),
         (
             F::ToInt
             | F::ToUint
@@ -42,36 +42,36 @@ pub(crate) fn call<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) ->
             | F::Timestamp
             | F::Duration,
             [value],
-        ) => convert(env, function, value),
+        ) => convert(budget, function, value),
         (F::Ip | F::IsIp | F::Cidr | F::ContainsIp | F::IsCidr | F::ContainsCidr | F::IsCanonical, args) => {
             super::net::address(function, args)
         }
         (_, [Value::Ip(_) | Value::Net(_)]) => super::net::part(function, args),
         (F::Range | F::Distinct | F::Flatten | F::FlattenTo | F::Slice | F::Sort, args) => {
-            super::list::call(env, function, args)
+            super::list::call(budget, function, args)
         }
         (F::Encode, [Value::Bytes(bytes)]) => {
-            env.build(bytes.len().saturating_mul(4) / 3)?;
+            budget.build(bytes.len().saturating_mul(4) / 3)?;
             Ok(Value::text(super::text::encode(bytes)))
         }
         (F::Decode, [Value::Text(text)]) => {
-            env.build(text.len())?;
+            budget.build(text.len())?;
             let bytes = super::text::decode(text).ok_or_else(|| Fault::error("not base64"))?;
             Ok(Value::Bytes(Cow::Owned(bytes)))
         }
-        (F::Quote, [Value::Text(text)]) => super::format::quote(env, text),
-        (F::Format, [Value::Text(text), list]) => super::format::format(env, text, list),
+        (F::Quote, [Value::Text(text)]) => super::format::quote(budget, text),
+        (F::Format, [Value::Text(text), list]) => super::format::format(budget, text, list),
         (_, [Value::Timestamp(time)]) => super::time::date(function, *time, &super::time::Zone::UTC),
         (_, [Value::Duration(span)]) => span_part(function, *span),
-        (_, [Value::Text(text), rest @ ..]) => super::function_text(env, function, text, rest),
+        (_, [Value::Text(text), rest @ ..]) => super::function_text(budget, function, text, rest),
         (F::Join | F::JoinWith | F::Reverse, [list, rest @ ..]) => {
-            super::function_join(env, function, list, rest)
+            super::function_join(budget, function, list, rest)
         }
         _ => Err(none(function)),
     }
 }
 
-fn compare(env: &Env<'_>, a: &Value<'_>, b: &Value<'_>) -> Result<bool, Fault> {
+fn compare(budget: &Budget, a: &Value<'_>, b: &Value<'_>) -> Result<bool, Fault> {
     let size = match (a, b) {
         (Value::Text(a), Value::Text(b)) => a.len().min(b.len()),
         (a, b) => a
@@ -80,7 +80,7 @@ fn compare(env: &Env<'_>, a: &Value<'_>, b: &Value<'_>) -> Result<bool, Fault> {
             .saturating_mul(b.len().unwrap_or(0))
             .saturating_mul(16),
     };
-    env.scan(size)?;
+    budget.scan(size)?;
     Ok(equal(a, b))
 }
 
@@ -110,9 +110,9 @@ fn is_number(value: &Value<'_>) -> bool {
     matches!(value, Value::Int(_) | Value::Uint(_) | Value::Double(_))
 }
 
-fn contains<'a>(env: &Env<'a>, item: &Value<'a>, list: &Value<'a>) -> Outcome<'a> {
+fn contains<'a>(budget: &Budget, item: &Value<'a>, list: &Value<'a>) -> Outcome<'a> {
     let count = list.len().ok_or_else(|| none(Function::In))?;
-    env.scan(count.saturating_mul(16))?;
+    budget.scan(count.saturating_mul(16))?;
     if list.is_map() {
         return Ok(Value::Bool(list.get(item).is_some()));
     }
@@ -129,9 +129,9 @@ fn contains<'a>(env: &Env<'a>, item: &Value<'a>, list: &Value<'a>) -> Outcome<'a
     ))
 }
 
-fn index<'a>(env: &Env<'a>, of: &Value<'a>, key: &Value<'a>) -> Outcome<'a> {
+fn index<'a>(budget: &Budget, of: &Value<'a>, key: &Value<'a>) -> Outcome<'a> {
     if of.is_map() {
-        env.scan(of.len().unwrap_or(0).saturating_mul(8))?;
+        budget.scan(of.len().unwrap_or(0).saturating_mul(8))?;
         return of
             .get(key)
             .ok_or_else(|| Fault::error(format!("no such key: {}", key.show())));
@@ -153,10 +153,10 @@ fn index<'a>(env: &Env<'a>, of: &Value<'a>, key: &Value<'a>) -> Outcome<'a> {
         .ok_or_else(|| Fault::error("index out of bounds"))
 }
 
-fn size<'a>(env: &Env<'a>, of: &Value<'a>) -> Outcome<'a> {
+fn size<'a>(budget: &Budget, of: &Value<'a>) -> Outcome<'a> {
     let size = match of {
         Value::Text(text) => {
-            env.scan(text.len())?;
+            budget.scan(text.len())?;
             text.chars().count()
         }
         Value::Bytes(bytes) => bytes.len(),
@@ -166,12 +166,12 @@ fn size<'a>(env: &Env<'a>, of: &Value<'a>) -> Outcome<'a> {
 }
 
 /// Whether every item of `a` is in `b`.
-fn subset(env: &Env<'_>, a: &Value<'_>, b: &Value<'_>) -> Result<bool, Fault> {
+fn subset(budget: &Budget, a: &Value<'_>, b: &Value<'_>) -> Result<bool, Fault> {
     if !a.is_list() || !b.is_list() {
         return Err(none(Function::SetsContains));
     }
     let (count, other) = (a.len().unwrap_or(0), b.len().unwrap_or(0));
-    env.scan(count.saturating_mul(other).saturating_mul(16))?;
+    budget.scan(count.saturating_mul(other).saturating_mul(16))?;
     Ok((0..count).filter_map(|index| a.item(index)).all(|item| {
         (0..other)
             .filter_map(|index| b.item(index))
@@ -179,12 +179,12 @@ fn subset(env: &Env<'_>, a: &Value<'_>, b: &Value<'_>) -> Result<bool, Fault> {
     }))
 }
 
-fn intersects<'a>(env: &Env<'a>, a: &Value<'a>, b: &Value<'a>) -> Outcome<'a> {
+fn intersects<'a>(budget: &Budget, a: &Value<'a>, b: &Value<'a>) -> Outcome<'a> {
     if !a.is_list() || !b.is_list() {
         return Err(none(Function::SetsIntersects));
     }
     let (count, other) = (a.len().unwrap_or(0), b.len().unwrap_or(0));
-    env.scan(count.saturating_mul(other).saturating_mul(16))?;
+    budget.scan(count.saturating_mul(other).saturating_mul(16))?;
     Ok(Value::Bool((0..count).filter_map(|index| a.item(index)).any(
         |item| {
             (0..other)
@@ -204,7 +204,7 @@ fn span_part<'a>(function: Function, span: TimeDelta) -> Outcome<'a> {
     }
 }
 
-fn convert<'a>(env: &Env<'a>, function: Function, value: &Value<'a>) -> Outcome<'a> {
+fn convert<'a>(budget: &Budget, function: Function, value: &Value<'a>) -> Outcome<'a> {
     use Function as F;
     let range = || Fault::error("range error");
     let parse = |text: &str| Fault::error(format!("cannot be converted: {}", Value::text(text).show()));
@@ -248,12 +248,12 @@ fn convert<'a>(env: &Env<'a>, function: Function, value: &Value<'a>) -> Outcome<
         }
         (F::ToText, Value::Duration(_)) => Value::text(super::format::shown(value)?),
         (F::ToText, Value::Bytes(bytes)) => {
-            env.build(bytes.len())?;
+            budget.build(bytes.len())?;
             let text = std::str::from_utf8(bytes).map_err(|_| Fault::error("invalid UTF-8"))?;
             Value::text(text)
         }
         (F::ToBytes, Value::Text(text)) => {
-            env.build(text.len())?;
+            budget.build(text.len())?;
             Value::Bytes(Cow::Owned(text.as_bytes().to_vec()))
         }
         (F::ToBool, Value::Text(text)) => match text.as_ref() {

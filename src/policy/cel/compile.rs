@@ -1,6 +1,7 @@
 //! From cel's syntax tree to ours: names to slots, types checked, patterns compiled.
 
 mod call;
+mod extent;
 mod literal;
 
 use cel::common::ast::{
@@ -10,7 +11,7 @@ use cel::parser::Expression;
 
 use self::literal::{header_name, list_node};
 use super::function::Ty;
-use super::node::{Fold, Kind, Node};
+use super::node::{Fold, Kind, Node, Span};
 use super::value::Value;
 use super::{CelError, floor, function};
 use crate::facts::{FactSet, Family, Kind as FactKind, Slot};
@@ -29,7 +30,8 @@ pub(crate) struct Compiler<'a> {
 type Typed = (Node, Ty);
 
 fn node(kind: Kind) -> Node {
-    Node { kind }
+    let span = Span::default();
+    Node { kind, span }
 }
 
 fn null(ty: Ty) -> Typed {
@@ -79,6 +81,12 @@ impl<'a> Compiler<'a> {
     }
 
     fn expr(&mut self, expr: &Expression) -> Typed {
+        let (mut node, ty) = self.form(expr);
+        node.span = extent::of(self.source, self.info, expr);
+        (node, ty)
+    }
+
+    fn form(&mut self, expr: &Expression) -> Typed {
         match &expr.expr {
             Expr::Literal(literal) => self.literal(literal),
             Expr::Ident(name) => self.ident(expr.id, name),
@@ -297,7 +305,7 @@ impl<'a> Compiler<'a> {
             match side_node.kind {
                 Kind::And(inner) if and => nodes.extend(inner),
                 Kind::Or(inner) if !and => nodes.extend(inner),
-                kind => nodes.push(node(kind)),
+                _ => nodes.push(side_node),
             }
         }
         (nodes, Ty::Bool)

@@ -31,39 +31,13 @@ impl Fault {
 
 pub(crate) type Outcome<'a> = Result<Value<'a>, Fault>;
 
-/// What a condition is evaluated over.
-pub struct Env<'a> {
-    facts: &'a dyn FactSource,
-    agent: &'a dyn FactSource,
-    now: Option<DateTime<Utc>>,
-    /// Variables of comprehensions, innermost last.
-    stack: RefCell<SmallVec<[Outcome<'a>; 4]>>,
+/// What the evaluation may still spend.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
     steps: Cell<u32>,
 }
 
-impl<'a> Env<'a> {
-    pub fn new(facts: &'a dyn FactSource, agent: &'a dyn FactSource) -> Self {
-        Env {
-            facts,
-            agent,
-            now: None,
-            stack: RefCell::default(),
-            steps: Cell::new(0),
-        }
-    }
-
-    /// With the time that `now` means. Without it a condition that reads `now` fails.
-    pub fn at(mut self, now: DateTime<Utc>) -> Self {
-        self.now = Some(now);
-        self
-    }
-
-    /// Adds a variable, in the order in which they were named to the compiler.
-    #[cfg(test)]
-    pub(crate) fn bind(&self, value: Value<'a>) {
-        self.stack.borrow_mut().push(Ok(value));
-    }
-
+impl Budget {
     /// Spends steps for `bytes` that are read or built.
     pub(crate) fn scan(&self, bytes: usize) -> Result<(), Fault> {
         self.spend(u32::try_from(bytes / 64).unwrap_or(u32::MAX))
@@ -86,14 +60,90 @@ impl<'a> Env<'a> {
             Ok(())
         }
     }
+}
 
+/// Who follows an evaluation, node by node. `()` follows nothing, and the evaluation of the data
+/// path is compiled without it.
+pub(crate) trait Watch {
+    /// The evaluation of a node begins.
+    fn enter(&self, node: &Node);
+    /// It is done; what was entered last is left first.
+    fn leave(&self, node: &Node, outcome: &Outcome<'_>);
+}
+
+impl Watch for () {
+    #[inline(always)]
+    fn enter(&self, _node: &Node) {}
+
+    #[inline(always)]
+    fn leave(&self, _node: &Node, _outcome: &Outcome<'_>) {}
+}
+
+/// What a condition is evaluated over.
+pub(crate) struct Env<'a, W = ()> {
+    facts: &'a dyn FactSource,
+    agent: &'a dyn FactSource,
+    now: Option<DateTime<Utc>>,
+    /// Variables of comprehensions, innermost last.
+    stack: RefCell<SmallVec<[Outcome<'a>; 4]>>,
+    budget: Budget,
+    pub(crate) watch: W,
+}
+
+impl<'a> Env<'a> {
+    pub fn new(facts: &'a dyn FactSource, agent: &'a dyn FactSource) -> Self {
+        Env {
+            facts,
+            agent,
+            now: None,
+            stack: RefCell::default(),
+            budget: Budget::default(),
+            watch: (),
+        }
+    }
+}
+
+impl<'a, W> Env<'a, W> {
+    /// With the time that `now` means. Without it a condition that reads `now` fails.
+    pub fn at(mut self, now: DateTime<Utc>) -> Self {
+        self.now = Some(now);
+        self
+    }
+
+    /// With somebody who follows each evaluation.
+    pub(crate) fn watched<V>(self, watch: V) -> Env<'a, V> {
+        Env {
+            facts: self.facts,
+            agent: self.agent,
+            now: self.now,
+            stack: self.stack,
+            budget: self.budget,
+            watch,
+        }
+    }
+
+    /// Adds a variable, in the order in which they were named to the compiler.
+    #[cfg(test)]
+    pub(crate) fn bind(&self, value: Value<'a>) {
+        self.stack.borrow_mut().push(Ok(value));
+    }
+}
+
+impl<'a, W: Watch> Env<'a, W> {
     pub(crate) fn eval_root(&self, node: &'a Node) -> Outcome<'a> {
-        self.steps.set(0);
+        self.budget.steps.set(0);
         self.eval(node)
     }
 
-    pub(crate) fn eval(&self, node: &'a Node) -> Outcome<'a> {
-        self.spend(1)?;
+    fn eval(&self, node: &'a Node) -> Outcome<'a> {
+        self.watch.enter(node);
+        let outcome = self.value(node);
+        self.watch.leave(node, &outcome);
+        outcome
+    }
+
+    fn value(&self, node: &'a Node) -> Outcome<'a> {
+        self.budget.spend(1)?;
         match &node.kind {
             Kind::Const(value) => Ok(value.borrow()),
             Kind::Slot(slot) => self.slot(*slot),
@@ -125,7 +175,7 @@ impl<'a> Env<'a> {
             Kind::Map(entries) => self.map(entries),
             Kind::Matches(of, regex) => match self.eval(of)? {
                 Value::Text(text) => {
-                    self.scan(text.len().saturating_mul(4))?;
+                    self.budget.scan(text.len().saturating_mul(4))?;
                     Ok(Value::Bool(regex.is_match(&text)))
                 }
                 _ => Err(Fault::error("no such overload: matches")),
@@ -143,14 +193,14 @@ impl<'a> Env<'a> {
                 for arg in args {
                     values.push(self.eval(arg)?);
                 }
-                super::pattern::call(self, *function, regex, &values)
+                super::pattern::call(&self.budget, *function, regex, &values)
             }
             Kind::Call(function, args) => {
                 let mut values: SmallVec<[Value<'a>; 3]> = SmallVec::new();
                 for arg in args {
                     values.push(self.eval(arg)?);
                 }
-                super::call::call(self, *function, &values)
+                super::call::call(&self.budget, *function, &values)
             }
             Kind::Fold(fold) => self.fold(fold),
         }
@@ -176,7 +226,8 @@ impl<'a> Env<'a> {
                 value.type_name()
             )));
         }
-        self.spend(u32::try_from(value.len().unwrap_or_default() / 8).unwrap_or(u32::MAX))?;
+        self.budget
+            .spend(u32::try_from(value.len().unwrap_or_default() / 8).unwrap_or(u32::MAX))?;
         value
             .get(&Value::Text(Cow::Borrowed(field)))
             .ok_or_else(|| Fault::error(format!("no such key: {field}")))
@@ -259,7 +310,7 @@ impl<'a> Env<'a> {
 
     fn walk(&self, fold: &'a Fold, range: &Value<'a>, count: usize, base: usize) -> Outcome<'a> {
         for index in 0..count {
-            self.spend(1)?;
+            self.budget.spend(1)?;
             let Some(item) = range.step(index) else { break };
             self.set(base + 1, Ok(item));
             if matches!(self.eval(&fold.condition)?, Value::Bool(false)) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::eval::{Env, Fault, Outcome};
+use super::eval::{Budget, Fault, Outcome};
 use super::value::Value;
 
 /// Digits behind the point that `%.Nf` may ask for.
@@ -14,7 +14,7 @@ fn wrong(verb: char) -> Fault {
     Fault::error(format!("this value has no form for %{verb}"))
 }
 
-pub(crate) fn format<'a>(env: &Env<'a>, text: &str, args: &Value<'a>) -> Outcome<'a> {
+pub(crate) fn format<'a>(budget: &Budget, text: &str, args: &Value<'a>) -> Outcome<'a> {
     if !args.is_list() {
         return Err(Fault::error("no such overload: format"));
     }
@@ -45,7 +45,7 @@ pub(crate) fn format<'a>(env: &Env<'a>, text: &str, args: &Value<'a>) -> Outcome
             .ok_or_else(|| Fault::error("more verbs than values"))?;
         index += 1;
         one(&mut out, verb, &value, precision)?;
-        env.build(out.len())?;
+        budget.build(out.len())?;
     }
     Ok(Value::text(out))
 }
@@ -202,8 +202,8 @@ fn entries(out: &mut String, map: &Value<'_>, depth: usize) -> Result<(), Fault>
 }
 
 /// The text as a CEL literal in double quotes.
-pub(crate) fn quote<'a>(env: &Env<'a>, text: &str) -> Outcome<'a> {
-    env.build(text.len().saturating_mul(2))?;
+pub(crate) fn quote<'a>(budget: &Budget, text: &str) -> Outcome<'a> {
+    budget.build(text.len().saturating_mul(2))?;
     let mut out = String::from("\"");
     for char in text.chars() {
         match char {

@@ -30,6 +30,7 @@ fn certain(node: &Node, outcome: bool) -> Vec<String> {
             [
                 Node {
                     kind: Kind::Const(Value::Text(key)),
+                    ..
                 },
                 of,
             ] => vec![format!("{}.{key}", text(of))],
@@ -51,11 +52,13 @@ fn null_test(args: &[Node]) -> Vec<String> {
             of,
             Node {
                 kind: Kind::Const(Value::Null),
+                ..
             },
         ]
         | [
             Node {
                 kind: Kind::Const(Value::Null),
+                ..
             },
             of,
         ] => {
@@ -97,6 +100,7 @@ fn walk(node: &Node, known: &[String], found: &mut Vec<Fragile>) {
                 of,
                 Node {
                     kind: Kind::Const(Value::Text(key)),
+                    ..
                 },
             ] = args.as_slice()
                 && !known.contains(&format!("{}.{key}", text(of)))

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::eval::{Env, Fault, Outcome};
+use super::eval::{Budget, Fault, Outcome};
 use super::function::Function;
 use super::value::{Value, equal, numbers};
 
@@ -18,20 +18,20 @@ fn items<'a>(of: &Value<'a>) -> Option<Vec<Value<'a>>> {
     })
 }
 
-pub(crate) fn call<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) -> Outcome<'a> {
+pub(crate) fn call<'a>(budget: &Budget, function: Function, args: &[Value<'a>]) -> Outcome<'a> {
     use Function as F;
     let none = || Fault::error(format!("no such overload: {}", function.name()));
     if let (F::Range, [Value::Int(count)]) = (function, args) {
         let count = usize::try_from(*count).unwrap_or(0);
-        env.build(count.saturating_mul(16))?;
+        budget.build(count.saturating_mul(16))?;
         let count = i64::try_from(count).unwrap_or(0);
         return Ok(Value::List(Arc::new((0..count).map(Value::Int).collect())));
     }
     let own = args.first().and_then(items).ok_or_else(none)?;
-    env.build(own.len().saturating_mul(16))?;
+    budget.build(own.len().saturating_mul(16))?;
     let list = match (function, args) {
         (F::Distinct, [_]) => {
-            env.scan(own.len().saturating_mul(own.len()).saturating_mul(16))?;
+            budget.scan(own.len().saturating_mul(own.len()).saturating_mul(16))?;
             let mut kept: Vec<Value<'a>> = Vec::new();
             for item in own {
                 if !kept.iter().any(|other| equal(other, &item)) {
@@ -46,9 +46,9 @@ pub(crate) fn call<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) ->
             let part = range.and_then(|(from, to)| own.get(from..to));
             part.ok_or_else(|| Fault::error("index out of bounds"))?.to_vec()
         }
-        (F::Flatten, [_]) => flatten(env, own, 1)?,
+        (F::Flatten, [_]) => flatten(budget, own, 1)?,
         (F::FlattenTo, [_, Value::Int(levels)]) if (0..=FLATTEN_LEVELS_MAX).contains(levels) => {
-            flatten(env, own, *levels)?
+            flatten(budget, own, *levels)?
         }
         (F::Sort, [_]) => sort(own).ok_or_else(|| Fault::error("these cannot be sorted"))?,
         _ => return Err(none()),
@@ -56,14 +56,14 @@ pub(crate) fn call<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) ->
     Ok(Value::List(Arc::new(list)))
 }
 
-fn flatten<'a>(env: &Env<'a>, own: Vec<Value<'a>>, levels: i64) -> Result<Vec<Value<'a>>, Fault> {
+fn flatten<'a>(budget: &Budget, own: Vec<Value<'a>>, levels: i64) -> Result<Vec<Value<'a>>, Fault> {
     let mut all = Vec::new();
     for item in own {
         match (items(&item), levels) {
-            (Some(inner), 1..) => all.extend(flatten(env, inner, levels - 1)?),
+            (Some(inner), 1..) => all.extend(flatten(budget, inner, levels - 1)?),
             _ => all.push(item),
         }
-        env.build(all.len().saturating_mul(16))?;
+        budget.build(all.len().saturating_mul(16))?;
     }
     Ok(all)
 }

@@ -8,10 +8,12 @@
 mod call;
 mod compile;
 mod cost;
+pub(crate) mod coverage;
 mod eval;
 mod format;
 mod fragile;
 mod function;
+mod hidden;
 pub(crate) mod key;
 mod list;
 pub(crate) mod manual;
@@ -21,17 +23,24 @@ mod pattern;
 mod print;
 mod schema;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod text;
 mod time;
+pub(crate) mod trace;
 mod value;
 
 use cel::parser::Parser;
 
-use crate::facts::{Blind, FactSet, Family, Slot};
+use crate::facts::{Blind, FactSet, FactSource, Family, Mask, Slot};
 
-pub use eval::{Env, Fault};
+pub use eval::Fault;
+pub use trace::{EXPLAIN_ITEMS_MAX, EXPLAIN_PARTS_MAX, Found, Part};
 pub use value::Value;
+
+pub(crate) use eval::{Env, Outcome, Watch};
+pub(crate) use node::Node;
+
+use trace::Trace;
 
 use text::{duration, function_arithmetic, function_join, function_text};
 
@@ -147,7 +156,7 @@ impl Condition {
     ///
     /// # Errors
     /// An unknown fact that matters, an evaluation error, a spent budget.
-    pub fn holds<'a>(&'a self, env: &Env<'a>) -> Result<bool, Fault> {
+    pub(crate) fn holds<'a, W: Watch>(&'a self, env: &Env<'a, W>) -> Result<bool, Fault> {
         match env.eval_root(&self.node)? {
             Value::Bool(holds) => Ok(holds),
             other => Err(Fault::error(format!(
@@ -175,9 +184,16 @@ impl Condition {
         fragile::find(&self.node)
     }
 
-    /// Why the condition does not hold, or what it hangs on: its parts with their values.
-    pub fn explain<'a>(&'a self, env: &Env<'a>) -> Vec<String> {
-        print::explain(&self.node, env)
+    /// What every part of it was in the evaluation that `trace` has just followed; what `mask` hides
+    /// of `facts` is not shown.
+    pub(crate) fn part(&self, trace: &Trace, facts: &dyn FactSource, mask: &Mask) -> Part {
+        let hidden = hidden::Hidden::of(&self.node, self.reads, facts, mask);
+        trace.take(&self.node, &self.source, &hidden)
+    }
+
+    /// The operands of its `&&`, `||` and `?:`, in the order of its text.
+    pub(crate) fn operands(&self) -> Vec<coverage::Operand<'_>> {
+        coverage::operands(&self.node, &self.source)
     }
 }
 

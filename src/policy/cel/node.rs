@@ -11,6 +11,14 @@ use crate::facts::Slot;
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) kind: Kind,
+    pub(crate) span: Span,
+}
+
+/// Bytes of a condition's text; none of a node that no text stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
 }
 
 #[derive(Debug)]

@@ -4,17 +4,22 @@ use std::sync::Arc;
 
 use regex::Regex;
 
-use super::eval::{Env, Fault, Outcome};
+use super::eval::{Budget, Fault, Outcome};
 use super::function::Function;
 use super::value::Value;
 
-pub(crate) fn call<'a>(env: &Env<'a>, function: Function, regex: &Regex, args: &[Value<'a>]) -> Outcome<'a> {
+pub(crate) fn call<'a>(
+    budget: &Budget,
+    function: Function,
+    regex: &Regex,
+    args: &[Value<'a>],
+) -> Outcome<'a> {
     use Function as F;
     let none = || Fault::error(format!("no such overload: {}", function.name()));
     let Some(Value::Text(text)) = args.first() else {
         return Err(none());
     };
-    env.scan(text.len().saturating_mul(4))?;
+    budget.scan(text.len().saturating_mul(4))?;
     match (function, args) {
         (F::Find, [_]) => Ok(Value::text(
             regex.find(text).map(|found| found.as_str()).unwrap_or_default(),
@@ -31,13 +36,13 @@ pub(crate) fn call<'a>(env: &Env<'a>, function: Function, regex: &Regex, args: &
                 if let Some(group) = captures.get(group) {
                     found.push(Value::text(group.as_str()));
                 }
-                env.build(found.len().saturating_mul(16))?;
+                budget.build(found.len().saturating_mul(16))?;
             }
             Ok(Value::List(Arc::new(found)))
         }
-        (F::RegexReplace, [_, Value::Text(with)]) => replace(env, regex, text, with, usize::MAX),
+        (F::RegexReplace, [_, Value::Text(with)]) => replace(budget, regex, text, with, usize::MAX),
         (F::RegexReplaceSome, [_, Value::Text(with), Value::Int(most)]) => replace(
-            env,
+            budget,
             regex,
             text,
             with,
@@ -48,7 +53,7 @@ pub(crate) fn call<'a>(env: &Env<'a>, function: Function, regex: &Regex, args: &
 }
 
 /// `\1` of the replacement is the first group, as RE2 writes it.
-fn replace<'a>(env: &Env<'a>, regex: &Regex, text: &str, with: &str, most: usize) -> Outcome<'a> {
+fn replace<'a>(budget: &Budget, regex: &Regex, text: &str, with: &str, most: usize) -> Outcome<'a> {
     let mut out = String::new();
     let mut end = 0;
     for captures in regex.captures_iter(text).take(most) {
@@ -77,10 +82,10 @@ fn replace<'a>(env: &Env<'a>, regex: &Regex, text: &str, with: &str, most: usize
                 _ => return Err(Fault::error("the replacement's backslash is no group")),
             }
         }
-        env.build(out.len())?;
+        budget.build(out.len())?;
         end = whole.end();
     }
     out.push_str(text.get(end..).unwrap_or_default());
-    env.build(out.len())?;
+    budget.build(out.len())?;
     Ok(Value::text(out))
 }

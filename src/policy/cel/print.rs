@@ -1,62 +1,8 @@
-//! Why a condition came out as it did: its decisive parts with their values.
+//! A compiled condition as text, and what its nodes are made of. *Pure.*
 
-use super::eval::Env;
 use super::function::Function;
 use super::node::{Kind, Node};
 use super::value::Value;
-
-/// Most lines of one explanation.
-const EXPLAIN_LINES_MAX: usize = 32;
-
-pub(super) fn explain<'a>(node: &'a Node, env: &Env<'a>) -> Vec<String> {
-    let mut lines = Vec::new();
-    walk(node, env, &mut lines);
-    lines
-}
-
-fn walk<'a>(node: &'a Node, env: &Env<'a>, lines: &mut Vec<String>) {
-    if lines.len() >= EXPLAIN_LINES_MAX {
-        return;
-    }
-    match &node.kind {
-        Kind::And(sides) | Kind::Or(sides) => {
-            let outcome = env.eval_root(node);
-            for side in sides {
-                // Only the sides that agree with the outcome made it.
-                let own = env.eval_root(side);
-                if own.is_err() || outcome.is_err() || own == outcome {
-                    walk(side, env, lines);
-                }
-            }
-        }
-        _ => {
-            let outcome = match env.eval_root(node) {
-                Ok(value) => value.show(),
-                Err(fault) => format!("not known: {fault}"),
-            };
-            let mut reads = Vec::new();
-            facts(node, env, &mut reads);
-            let reads = match reads.is_empty() {
-                true => String::new(),
-                false => format!(" ({})", reads.join(", ")),
-            };
-            lines.push(format!("{} is {outcome}{reads}", text(node)));
-        }
-    }
-}
-
-fn facts<'a>(node: &'a Node, env: &Env<'a>, found: &mut Vec<String>) {
-    if let Kind::Slot(slot) = node.kind {
-        let value = env
-            .eval_root(node)
-            .map_or_else(|fault| fault.to_string(), |value| value.show());
-        let line = format!("{} = {value}", super::name(slot));
-        if !found.contains(&line) {
-            found.push(line);
-        }
-    }
-    children(node, &mut |child| facts(child, env, found));
-}
 
 pub(super) fn children<'a>(node: &'a Node, visit: &mut dyn FnMut(&'a Node)) {
     match &node.kind {

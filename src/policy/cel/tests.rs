@@ -362,14 +362,6 @@ fn extensions() {
     }
 }
 
-#[test]
-fn an_explanation_names_the_part_that_decided() {
-    let condition = Condition::compile("http.method == 'GET' && http.path == '/'", Family::Http).unwrap();
-    let table = http();
-    let lines = condition.explain(&Env::new(&table, &table));
-    assert_eq!(lines[0], "http.method == 'get' is false (http.method = 'delete')");
-}
-
 proptest! {
     #[test]
     fn no_text_panics(source in "\\PC{0,80}") {

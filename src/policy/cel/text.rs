@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 
 use super::call::list;
-use super::eval::{Env, Fault, Outcome};
+use super::eval::{Budget, Fault, Outcome};
 use super::function::Function;
 use super::value::Value;
 
@@ -14,7 +14,11 @@ fn none(function: Function) -> Fault {
     Fault::error(format!("no such overload: {}", function.name()))
 }
 
-pub(crate) fn function_arithmetic<'a>(env: &Env<'a>, function: Function, args: &[Value<'a>]) -> Outcome<'a> {
+pub(crate) fn function_arithmetic<'a>(
+    budget: &Budget,
+    function: Function,
+    args: &[Value<'a>],
+) -> Outcome<'a> {
     use Function as F;
     let overflow = || Fault::error("overflow");
     let zero = || Fault::error("division by zero");
@@ -40,16 +44,16 @@ pub(crate) fn function_arithmetic<'a>(env: &Env<'a>, function: Function, args: &
         (F::Multiply, [Value::Double(a), Value::Double(b)]) => Ok(Value::Double(a * b)),
         (F::Divide, [Value::Double(a), Value::Double(b)]) => Ok(Value::Double(a / b)),
         (F::Add, [Value::Text(a), Value::Text(b)]) => {
-            env.build(a.len().saturating_add(b.len()))?;
+            budget.build(a.len().saturating_add(b.len()))?;
             Ok(Value::Text(Cow::Owned(format!("{a}{b}"))))
         }
         (F::Add, [Value::Bytes(a), Value::Bytes(b)]) => {
-            env.build(a.len().saturating_add(b.len()))?;
+            budget.build(a.len().saturating_add(b.len()))?;
             Ok(Value::Bytes(Cow::Owned([a.as_ref(), b.as_ref()].concat())))
         }
         (F::Add, [a, b]) if a.is_list() && b.is_list() => {
             let count = a.len().unwrap_or(0).saturating_add(b.len().unwrap_or(0));
-            env.build(count.saturating_mul(16))?;
+            budget.build(count.saturating_mul(16))?;
             let items = |of: &Value<'a>| -> Vec<Value<'a>> {
                 let count = of.len().unwrap_or(0);
                 (0..count).filter_map(|index| of.item(index)).collect()
@@ -94,13 +98,13 @@ pub(crate) fn in_range(time: &chrono::DateTime<chrono::Utc>) -> bool {
 }
 
 pub(crate) fn function_text<'a>(
-    env: &Env<'a>,
+    budget: &Budget,
     function: Function,
     text: &Cow<'a, str>,
     args: &[Value<'a>],
 ) -> Outcome<'a> {
     use Function as F;
-    env.scan(text.len())?;
+    budget.scan(text.len())?;
     match (function, args) {
         (F::Contains, [Value::Text(part)]) => Ok(Value::Bool(
             memchr::memmem::find(text.as_bytes(), part.as_bytes()).is_some(),
@@ -149,25 +153,25 @@ pub(crate) fn function_text<'a>(
         }
         (F::Replace, [Value::Text(from), Value::Text(to)]) => {
             let count = text.matches(from.as_ref()).count();
-            env.build(text.len().saturating_add(count.saturating_mul(to.len())))?;
+            budget.build(text.len().saturating_add(count.saturating_mul(to.len())))?;
             Ok(Value::text(text.replace(from.as_ref(), to)))
         }
         (F::ReplaceSome, [Value::Text(from), Value::Text(to), Value::Int(most)]) => {
             let most = usize::try_from(*most).unwrap_or(usize::MAX);
             let count = text.matches(from.as_ref()).take(most).count();
-            env.build(text.len().saturating_add(count.saturating_mul(to.len())))?;
+            budget.build(text.len().saturating_add(count.saturating_mul(to.len())))?;
             Ok(Value::text(text.replacen(from.as_ref(), to, most)))
         }
-        (F::Split, [Value::Text(by)]) => split(env, text, by, usize::MAX),
+        (F::Split, [Value::Text(by)]) => split(budget, text, by, usize::MAX),
         (F::SplitSome, [Value::Text(by), Value::Int(most)]) => {
-            split(env, text, by, usize::try_from(*most).unwrap_or(usize::MAX))
+            split(budget, text, by, usize::try_from(*most).unwrap_or(usize::MAX))
         }
         _ => Err(none(function)),
     }
 }
 
-fn split<'a>(env: &Env<'a>, text: &str, by: &str, most: usize) -> Outcome<'a> {
-    env.build(text.len().saturating_mul(16))?;
+fn split<'a>(budget: &Budget, text: &str, by: &str, most: usize) -> Outcome<'a> {
+    budget.build(text.len().saturating_mul(16))?;
     if most == 0 {
         return Ok(list(std::iter::empty()));
     }
@@ -219,7 +223,7 @@ fn position(text: &str, byte: Option<usize>) -> i64 {
 }
 
 pub(crate) fn function_join<'a>(
-    env: &Env<'a>,
+    budget: &Budget,
     function: Function,
     of: &Value<'a>,
     args: &[Value<'a>],
@@ -228,7 +232,7 @@ pub(crate) fn function_join<'a>(
         return Err(none(function));
     }
     let count = of.len().unwrap_or(0);
-    env.scan(count.saturating_mul(16))?;
+    budget.scan(count.saturating_mul(16))?;
     if function == Function::Reverse {
         return Ok(list((0..count).rev().filter_map(|index| of.item(index))));
     }
@@ -246,7 +250,7 @@ pub(crate) fn function_join<'a>(
             joined.push_str(between);
         }
         joined.push_str(&item);
-        env.build(joined.len())?;
+        budget.build(joined.len())?;
     }
     Ok(Value::text(joined))
 }

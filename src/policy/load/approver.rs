@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono_tz::Tz;
+
 use super::super::diagnostic::Diagnostic;
 use super::super::hcl::Fields;
-use super::super::{APPROVER_GRANT, Approver, ApproverKind, FailMode, Judge, Provider};
+use super::super::{APPROVER_GRANT, Approver, ApproverKind, Escalation, FailMode, Judge, Provider, Quiet};
 use super::{Kind, Loader};
 
 /// For one question to a judge, where nothing is said.
@@ -87,7 +89,7 @@ impl<'a> Loader<'a> {
         let required = fields
             .size("require_approvers", 1..=100)
             .and_then(|count| u32::try_from(count).ok());
-        let approvers = self.people(fields);
+        let approvers = self.people(fields, "approvers");
         let required = required.unwrap_or(1);
         // A grant or a domain may stand for any number of people.
         let is_group = |name: &String| name.starts_with(APPROVER_GRANT) || name.starts_with("*@");
@@ -101,14 +103,83 @@ impl<'a> Loader<'a> {
             channel: fields.text("channel").map(|text| text.value),
             timeout: fields.duration("timeout"),
             require_approvers: required,
+            separation: fields.flag("separation").unwrap_or_default(),
+            on_timeout: self.on_timeout(fields),
+            escalation: self.escalation(fields, &approvers),
+            quiet: self.quiet(fields),
             approvers,
         }
     }
 
+    fn on_timeout(&self, fields: &Fields<'a>) -> FailMode {
+        match fields.text("on_timeout") {
+            Some(mode) if mode.value == "next" => FailMode::Next,
+            Some(mode) if mode.value != "deny" => {
+                self.one_of(
+                    &mode,
+                    "on_timeout",
+                    "`deny` or `next`; nothing is allowed by a time-out",
+                );
+                FailMode::Deny
+            }
+            _ => FailMode::Deny,
+        }
+    }
+
+    fn escalation(&self, fields: &Fields<'a>, approvers: &[String]) -> Option<Escalation> {
+        let (after, to) = (
+            fields.duration("escalate_after"),
+            self.people(fields, "escalate_to"),
+        );
+        let wrong = match (after.is_some(), to.is_empty()) {
+            (false, true) => return None,
+            (true, true) => "`escalate_after` without `escalate_to`: there is nobody to escalate to",
+            (false, false) => "`escalate_to` without `escalate_after`: they are never asked",
+            (true, false) if approvers.is_empty() => {
+                "everybody may decide already: `escalate_to` adds nobody without `approvers`"
+            }
+            (true, false) => return after.map(|after| Escalation { after, to }),
+        };
+        let name = if after.is_some() {
+            "escalate_after"
+        } else {
+            "escalate_to"
+        };
+        let help = "write approvers = [\"ann@example.com\"], escalate_after = \"5m\" and escalate_to = [\"grant:lead\"]";
+        self.findings
+            .error(Diagnostic::new(fields.at_of(name), wrong.to_owned()).help(help));
+        None
+    }
+
+    fn quiet(&self, fields: &Fields<'a>) -> Option<Quiet> {
+        let (hours, zone) = (fields.text("quiet_hours"), fields.text("quiet_zone"));
+        let at = match &zone {
+            None => Tz::UTC,
+            Some(zone) => zone.value.parse().unwrap_or_else(|_| {
+                self.one_of(zone, "quiet_zone", "a zone's name, such as `Europe/Berlin`");
+                Tz::UTC
+            }),
+        };
+        let Some(hours) = hours else {
+            if let Some(zone) = zone {
+                self.findings.error(
+                    Diagnostic::new(zone.at, "`quiet_zone` without `quiet_hours`".to_owned())
+                        .help("write quiet_hours = \"22:00-07:00\""),
+                );
+            }
+            return None;
+        };
+        let quiet = Quiet::parse(&hours.value, at);
+        if quiet.is_none() {
+            self.one_of(&hours, "quiet_hours", "a span of hours, such as `22:00-07:00`");
+        }
+        quiet
+    }
+
     /// Who may decide, each once; a login in lower case.
-    fn people(&self, fields: &Fields<'a>) -> Vec<String> {
+    fn people(&self, fields: &Fields<'a>, name: &'static str) -> Vec<String> {
         let mut people: Vec<String> = Vec::new();
-        for text in fields.texts("approvers") {
+        for text in fields.texts(name) {
             let (name, domain) = text.value.split_once('@').unwrap_or((&text.value, "x"));
             let wrong = match text.value.strip_prefix(APPROVER_GRANT) {
                 Some(grant) => grant.is_empty() || grant.contains('/'),

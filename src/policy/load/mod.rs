@@ -22,6 +22,7 @@ use super::hcl::{self, Fields, Findings, Reference};
 use super::rule::Rule;
 use super::{Model, ReadFile, Source};
 pub use profile::login_matches;
+pub(super) use rule::raw_offset;
 
 /// What a reference may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

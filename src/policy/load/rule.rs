@@ -34,6 +34,7 @@ impl<'a> Loader<'a> {
         let credential = credential.and_then(|reference| self.resolve(Kind::Credential, &reference));
         let outcome = self.outcome(&fields);
         let condition = self.condition(&fields, &endpoints);
+        let condition_at = fields.text("condition").map(|text| text.at);
         let priority = fields.int("priority").map_or(0, |priority| priority.value);
         let disabled = fields.flag("disabled").unwrap_or(false);
         let shadow = match fields.text("mode") {
@@ -58,6 +59,7 @@ impl<'a> Loader<'a> {
             let order = self.rules.len();
             let endpoints = keys.clone();
             let at = name_at(placed);
+            let condition_at = condition_at.filter(|_| condition.is_some());
             let profile = profile.cloned();
             self.rules.push(Rule {
                 name,
@@ -72,6 +74,7 @@ impl<'a> Loader<'a> {
                 limits,
                 order,
                 at,
+                condition_at,
             });
         }
         keys
@@ -278,7 +281,7 @@ fn name_at(placed: Placed<'_>) -> At {
 
 /// Where byte `offset` of a text stands in the HCL that wrote it: behind escapes, or in the lines
 /// of a heredoc whose indentation was taken off.
-pub(super) fn raw_offset(raw: &str, text: &str, offset: usize) -> usize {
+pub(in crate::policy) fn raw_offset(raw: &str, text: &str, offset: usize) -> usize {
     if raw.starts_with('"') {
         let mut position = 1;
         let mut read = 0;

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, NaiveTime, Utc};
+use chrono_tz::Tz;
+
 /// What stands before the name of a grant in a list of approvers.
 pub const APPROVER_GRANT: &str = "grant:";
 
@@ -25,8 +28,53 @@ pub enum ApproverKind {
         /// Who may decide: accounts, logins, `*@domain`, and [`APPROVER_GRANT`] with a name; empty for
         /// every operator.
         approvers: Vec<String>,
+        /// Never the agent's owner: the login of its node's user. A tagged node and a WireGuard peer
+        /// have none.
+        separation: bool,
+        /// What it means that nobody decided in time.
+        on_timeout: FailMode,
+        /// Who may decide too, once nobody did for so long (`escalate_after`, `escalate_to`).
+        escalation: Option<Escalation>,
+        /// When nobody is asked (`quiet_hours`, `quiet_zone`): the escalation's people are asked at
+        /// once; where there are none, it counts as timed out.
+        quiet: Option<Quiet>,
     },
     Llm(Box<Judge>),
+}
+
+/// More people, later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Escalation {
+    pub after: Duration,
+    /// As the `approvers` of [`ApproverKind::Human`].
+    pub to: Vec<String>,
+}
+
+/// Hours of each day in which nobody is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quiet {
+    pub from: NaiveTime,
+    /// Not a part of it; before `from`, it is one of the next day.
+    pub to: NaiveTime,
+    pub zone: Tz,
+}
+
+impl Quiet {
+    /// `22:00-07:00`; `None` if it is no span of hours.
+    pub fn parse(text: &str, zone: Tz) -> Option<Quiet> {
+        let (from, to) = text.split_once('-')?;
+        let time = |text: &str| NaiveTime::parse_from_str(text.trim(), "%H:%M").ok();
+        let (from, to) = (time(from)?, time(to)?);
+        (from != to).then_some(Quiet { from, to, zone })
+    }
+
+    pub fn holds(&self, now: DateTime<Utc>) -> bool {
+        let time = now.with_timezone(&self.zone).time();
+        match self.from < self.to {
+            true => self.from <= time && time < self.to,
+            false => self.from <= time || time < self.to,
+        }
+    }
 }
 
 /// An LLM judge (`llm_approver`).
@@ -62,10 +110,37 @@ pub enum Provider {
     Openai,
 }
 
-/// What a judge's failure means.
+/// What it means that an approver gave no verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailMode {
     Deny,
     /// The people behind it in the chain decide without it; where there are none, it denies.
     Next,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quiet_hours_are_of_their_zone_and_go_over_midnight() {
+        let night = Quiet::parse("22:00-07:00", Tz::Europe__Berlin).unwrap();
+        for (at, quiet) in [
+            ("2026-07-01T19:59:00Z", false),
+            ("2026-07-01T20:00:00Z", true),
+            ("2026-07-01T22:30:00Z", true),
+            ("2026-07-02T04:59:59Z", true),
+            ("2026-07-02T05:00:00Z", false),
+            // In winter an hour later.
+            ("2026-12-01T20:30:00Z", false),
+        ] {
+            assert_eq!(night.holds(at.parse().unwrap()), quiet, "{at}");
+        }
+        let noon = Quiet::parse("12:00-13:30", Tz::UTC).unwrap();
+        assert!(noon.holds("2026-07-01T13:29:00Z".parse().unwrap()));
+        assert!(!noon.holds("2026-07-01T13:30:00Z".parse().unwrap()));
+        for wrong in ["", "22:00", "7-8", "25:00-07:00", "07:00-07:00"] {
+            assert_eq!(Quiet::parse(wrong, Tz::UTC), None, "{wrong}");
+        }
+    }
 }

@@ -1,7 +1,5 @@
 //! Who decides, as the HTTP path sees it.
 
-use std::sync::Arc;
-
 use tokio::sync::watch;
 
 use crate::audit::{Outcome, RecordId};
@@ -9,7 +7,7 @@ use crate::facts::FactSet;
 use crate::identity::Agent;
 use crate::policy::Model;
 use crate::verdict::gate::Gate;
-use crate::verdict::{Action, Permit, Refusal};
+use crate::verdict::{Action, Approved, Permit, Refusal};
 
 /// The gate, and what of the policy in force a request needs. Every call is answered by the
 /// newest policy.
@@ -46,7 +44,7 @@ pub trait Judge: Send + Sync + 'static {
         &self,
         agent: &Agent,
         action: &Action,
-        approved_by: Option<&Arc<str>>,
+        approved_by: Option<&Approved>,
         reloads: watch::Receiver<u64>,
     ) -> impl Future<Output = Refusal> + Send;
 }
@@ -84,7 +82,7 @@ impl Judge for Gate {
         &self,
         agent: &Agent,
         action: &Action,
-        approved_by: Option<&Arc<str>>,
+        approved_by: Option<&Approved>,
         reloads: watch::Receiver<u64>,
     ) -> Refusal {
         Gate::revoked(self, agent, action, approved_by, reloads).await

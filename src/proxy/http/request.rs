@@ -24,7 +24,7 @@ use crate::facts::{FactSet, Facts, Family};
 use crate::policy::{Credential, Endpoint, Limits};
 use crate::protocol::http::{Malformed, Upgrade, summary};
 use crate::upstream::SendError;
-use crate::verdict::{Action, Cause, Refusal};
+use crate::verdict::{Action, Approved, Cause, Refusal};
 
 /// The fixed answer to a request for an endpoint that a reload took away.
 pub(super) const GONE: &str = "this endpoint is not one of yours";
@@ -69,7 +69,7 @@ pub(super) struct Exchange<'a, J> {
 
 /// What was permitted, each with who approved it, and the policies that come after.
 pub(super) struct Granted {
-    pub(super) actions: Vec<(Action, Option<Arc<str>>)>,
+    pub(super) actions: Vec<(Action, Option<Approved>)>,
     pub(super) reloads: watch::Receiver<u64>,
 }
 

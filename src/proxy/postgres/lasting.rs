@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::audit::RecordId;
 use crate::facts::Facts;
-use crate::verdict::{Action, Permit};
+use crate::verdict::{Action, Approved, Permit};
 
 /// Bytes of all actions that are remembered for one connection.
 pub const LASTING_BYTES_MAX: usize = 4 << 20;
@@ -19,7 +19,7 @@ const ACTION_BYTES: usize = 1 << 10;
 /// An action as it was permitted; `None` where it is too large to be remembered.
 struct Kept {
     action: Option<Arc<Action>>,
-    approved_by: Option<Arc<str>>,
+    approved_by: Option<Approved>,
     bytes: usize,
 }
 
@@ -68,7 +68,7 @@ impl Lasting {
     pub(super) fn refused<R>(
         &self,
         unknown: impl FnOnce() -> R,
-        still: impl Fn(&Action, Option<&Arc<str>>) -> Result<(), R>,
+        still: impl Fn(&Action, Option<&Approved>) -> Result<(), R>,
     ) -> Option<R> {
         let mut forgotten = false;
         for kept in self.open.values().chain(&self.pinned) {

@@ -34,7 +34,7 @@ use crate::protocol::postgres::wire::WireError;
 use crate::tls::Connectors;
 use crate::upstream::postgres::LoginError;
 pub use crate::upstream::postgres::Wire;
-use crate::verdict::{Action, Cause, Permit, Refusal};
+use crate::verdict::{Action, Approved, Cause, Permit, Refusal};
 
 pub use cancel::Cancels;
 pub use lasting::LASTING_BYTES_MAX;
@@ -54,7 +54,7 @@ pub trait Gateway: Send + Sync {
     ///
     /// # Errors
     /// Why it does not.
-    fn still(&self, action: &Action, approved_by: Option<&Arc<str>>) -> Result<(), Refusal>;
+    fn still(&self, action: &Action, approved_by: Option<&Approved>) -> Result<(), Refusal>;
     /// Room in memory for this agent's connections; none where they have too much.
     fn room(&self, bytes: usize) -> Option<Room>;
     /// An action has ended.

@@ -8,27 +8,33 @@
 //! A client that goes withdraws its question; the end of the gateway does not ([`Queue::close`]).
 //! Closed questions are kept for people, within limits of age, number and bytes.
 //!
+//! People may also give a yes beforehand: a [`grant`]. It answers what it is for at once.
+//!
 //! Invariants: one decision lets one action pass; a person counts once; only who is eligible
 //! decides; a closed question never opens again.
 
+mod decision;
+pub mod grant;
 mod queue;
 mod row;
 mod store;
 mod voter;
 
-pub use queue::LIST_MAX;
+pub use decision::{Decide, DecideError, Decision};
+pub use grant::{Grant, People, Scope, Terms, Use};
 pub use queue::Queue;
+pub use queue::{LIST_MAX, REVOKED_REMEMBERED_MAX, Stopped};
 pub use row::{Held, LISTED_BYTES_MAX, State as QuestionState};
 pub use store::{
     CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, PENDING_MAX, PENDING_PER_AGENT_MAX,
 };
-pub use store::{Decide, DecideError, Decision};
 pub use voter::Voter;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Digest;
+use crate::policy::Escalation;
 
 /// What an approver is asked.
 #[derive(Clone, Debug)]
@@ -49,8 +55,20 @@ pub struct Question {
     pub required: u32,
     /// Who may decide, as [`Voter::may_decide`] reads it; empty for every operator.
     pub eligible: Vec<String>,
+    /// Whom nobody may be that decides, by [`Voter::counts_as`]: the agent's owner.
+    pub excluded: Option<String>,
+    /// Who may decide too, after so long.
+    pub escalation: Option<Escalation>,
     pub timeout: Duration,
     pub policy: u64,
+    /// As [`crate::identity::Identity::agent_key`].
+    pub agent: String,
+    /// What a grant would be for; `None` where none can be given.
+    pub scope: Option<Scope>,
+    /// Whether a grant answers it: not where a judge of the chain gave no verdict, so that people look.
+    pub heeds_grants: bool,
+    /// What people have to say at each of their steps of the rule's chain.
+    pub chain: Vec<People>,
 }
 
 /// How a question ended.
@@ -60,6 +78,8 @@ pub enum Answer {
     Allowed {
         by: Vec<String>,
     },
+    /// A grant lets it pass.
+    Granted(Use),
     Denied {
         by: String,
         reason: Option<String>,
@@ -90,7 +110,12 @@ impl Question {
             "digest": self.digest.to_string(),
             "required": self.required,
             "eligible": self.eligible,
+            "excluded": self.excluded,
+            "escalate_to": self.escalation.as_ref().map(|later| &later.to),
+            "escalate_after_s": self.escalation.as_ref().map(|later| later.after.as_secs()),
             "policy": self.policy,
+            "agent": self.agent,
+            "grantable": self.scope.is_some(),
         })
     }
 }

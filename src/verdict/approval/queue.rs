@@ -1,19 +1,55 @@
 //! Waiting for decisions: who waits for which row, and waking them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::decision::{self, Decide, DecideError};
+use super::grant::{self, Grant, Which};
 use super::row;
-use super::store::{self, Decide, DecideError, Taken};
+use super::store::{self, Taken};
 use super::{Answer, ApprovalDown, Held, Question};
-use crate::state::{State, StateError, now_us};
+use crate::state::{Killed, State, StateError, now_us};
 
 /// Rows that one listing returns at most.
 pub const LIST_MAX: u32 = 2048;
+
+/// Grants that were taken back and are remembered as such for what they let through; beyond them,
+/// every older one counts as taken back.
+pub const REVOKED_REMEMBERED_MAX: usize = 4096;
+
+/// What became of an agent that was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Stopped {
+    /// Grants that were taken back.
+    pub grants: usize,
+    /// Held actions that were refused.
+    pub held: usize,
+}
+
+/// The numbers of grants that were taken back since the start: what they let through ends.
+#[derive(Default)]
+struct Revoked {
+    ids: BTreeSet<i64>,
+    /// Up to this all count as taken back.
+    floor: i64,
+}
+
+impl Revoked {
+    fn add(&mut self, id: i64) {
+        self.ids.insert(id);
+        while self.ids.len() > REVOKED_REMEMBERED_MAX {
+            self.floor = self.ids.pop_first().unwrap_or(self.floor).max(self.floor);
+        }
+    }
+
+    fn has(&self, id: i64) -> bool {
+        id <= self.floor || self.ids.contains(&id)
+    }
+}
 
 /// The queue of held actions; cheap to clone.
 #[derive(Clone)]
@@ -27,6 +63,7 @@ struct Shared {
     waiting: Mutex<HashMap<i64, Arc<Notify>>>,
     /// Counts changes of the list.
     changes: watch::Sender<u64>,
+    revoked: Mutex<Revoked>,
     /// The gateway ends: who leaves now is not an agent that has gone.
     closing: AtomicBool,
 }
@@ -34,6 +71,7 @@ struct Shared {
 /// Withdraws the row when the agent goes, unless it was answered.
 struct Wait {
     shared: Arc<Shared>,
+    question: Arc<Question>,
     id: i64,
     expires_us: i64,
     wake: Arc<Notify>,
@@ -52,6 +90,7 @@ impl Queue {
                 state,
                 waiting: Mutex::default(),
                 changes: watch::channel(0).0,
+                revoked: Mutex::default(),
                 closing: AtomicBool::new(false),
             }),
         }
@@ -69,8 +108,8 @@ impl Queue {
     /// # Errors
     /// The database cannot be written, or a limit is reached. Either denies.
     pub async fn ask(&self, question: Question) -> Result<Answer, ApprovalDown> {
-        let shared = self.shared.clone();
-        let held = blocking(move || Shared::hold(&shared, &question)).await?;
+        let (shared, question) = (self.shared.clone(), Arc::new(question));
+        let held = blocking(move || Shared::hold(&shared, question)).await?;
         let mut wait = match held {
             Ok(wait) => wait,
             Err(answer) => return Ok(answer),
@@ -96,15 +135,111 @@ impl Queue {
     /// # Errors
     /// The question is unknown or closed otherwise, or the person is not eligible.
     pub async fn decide(&self, decision: Decide) -> Result<Held, DecideError> {
+        Ok(self.decide_or_grant(decision).await?.0)
+    }
+
+    /// [`Queue::decide`], with the number of the grant that came into force by it.
+    ///
+    /// # Errors
+    /// As there; the grant that is asked for may not be given, and then nothing is decided.
+    pub async fn decide_or_grant(&self, decision: Decide) -> Result<(Held, Option<i64>), DecideError> {
         let shared = self.shared.clone();
         let task = tokio::task::spawn_blocking(move || {
             let decided = shared
                 .state
-                .with(|connection| Ok(store::decide(connection, &decision)))?;
-            shared.changed(decision.id);
+                .with(|connection| Ok(decision::decide(connection, &decision)))?;
+            match &decided {
+                // Others may wait for what it is for.
+                Ok((_, Some(_))) => shared.all_changed(),
+                _ => shared.changed(decision.id),
+            }
             decided
         });
         task.await.map_err(|_| StateError::Cancelled)?
+    }
+
+    /// The grants in force and those that wait for more people; with `all`, those that are over too.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn grants(&self, all: bool) -> Result<Vec<Grant>, StateError> {
+        let list = move |state: &State| {
+            state.with(|connection| {
+                store::expire(connection, now_us())?;
+                grant::list(connection, all, LIST_MAX)
+            })
+        };
+        self.shared.state.run(list).await
+    }
+
+    /// Takes a grant back, durably: it lets nothing through any more, and what it let through counts
+    /// as revoked ([`Queue::is_revoked`]). `None` if there is none; one that was taken back stays so.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn revoke(&self, id: i64, person: String) -> Result<Option<Grant>, StateError> {
+        let shared = self.shared.clone();
+        let revoke = move |state: &State| {
+            let grant = state.with(|connection| {
+                let transaction = connection.transaction()?;
+                store::expire(&transaction, now_us())?;
+                grant::revoke(&transaction, Which::One(id), &person, now_us())?;
+                let grant = grant::one(&transaction, id)?;
+                transaction.commit()?;
+                Ok(grant)
+            })?;
+            if grant.is_some() {
+                shared.revoked().add(id);
+            }
+            shared.all_changed();
+            Ok(grant)
+        };
+        self.shared.state.run(revoke).await
+    }
+
+    /// Whether a grant was taken back since this gateway began.
+    pub fn is_revoked(&self, grant: i64) -> bool {
+        self.shared.revoked().has(grant)
+    }
+
+    /// Stops an agent, durably: what it is held for is refused, and its grants are taken back. What it
+    /// has open is the gate's to end.
+    ///
+    /// # Errors
+    /// The database cannot be written, or too many are stopped.
+    pub async fn kill(
+        &self,
+        agent: String,
+        person: String,
+        reason: Option<String>,
+    ) -> Result<Stopped, StateError> {
+        let shared = self.shared.clone();
+        let kill = move |state: &State| {
+            let (grants, held) = state.with(|connection| {
+                let who = (agent.as_str(), person.as_str(), reason.as_deref());
+                let stopped = store::kill(connection, who)?;
+                state.publish_killed(connection)?;
+                Ok(stopped)
+            })?;
+            grants.iter().for_each(|id| shared.revoked().add(*id));
+            shared.all_changed();
+            let grants = grants.len();
+            Ok(Stopped { grants, held })
+        };
+        self.shared.state.run(kill).await
+    }
+
+    /// Lets an agent go again; `false` if it was not stopped.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn unkill(&self, agent: String) -> Result<bool, StateError> {
+        self.shared.state.run(move |state| state.unkill(&agent)).await
+    }
+
+    /// The agents that are stopped.
+    pub fn killed(&self) -> watch::Receiver<Arc<Killed>> {
+        self.shared.state.watch_killed()
     }
 
     /// The pending questions, oldest first; with `all`, the newest of every state. Large ones are
@@ -154,9 +289,9 @@ impl Queue {
 
 impl Shared {
     /// Takes or makes the row. The waiter is entered before another retry can look.
-    fn hold(shared: &Arc<Shared>, question: &Question) -> Result<Result<Wait, Answer>, StateError> {
+    fn hold(shared: &Arc<Shared>, question: Arc<Question>) -> Result<Result<Wait, Answer>, StateError> {
         let mut waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = store::take(&shared.state, question, &|id| waiting.contains_key(&id))?;
+        let taken = store::take(&shared.state, &question, &|id| waiting.contains_key(&id))?;
         let (id, expires_us) = match taken {
             Taken::Answered(answer) => return Ok(Err(answer)),
             Taken::Pending { id, expires_us } => (id, expires_us),
@@ -168,6 +303,7 @@ impl Shared {
         // If the agent left while this ran, nobody takes the value, and its drop withdraws.
         Ok(Ok(Wait {
             shared: shared.clone(),
+            question,
             id,
             expires_us,
             wake,
@@ -182,6 +318,18 @@ impl Shared {
         }
         drop(waiting);
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Wakes everybody who waits.
+    fn all_changed(&self) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.values().for_each(|wake| wake.notify_one());
+        drop(waiting);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn revoked(&self) -> std::sync::MutexGuard<'_, Revoked> {
+        self.revoked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn release(&self, id: i64, withdraw: bool) {
@@ -199,12 +347,16 @@ impl Shared {
 impl Wait {
     /// The answer, if there is one; an allowed row is used up by this.
     async fn look(&mut self) -> Result<Option<Answer>, ApprovalDown> {
-        let (shared, id) = (self.shared.clone(), self.id);
+        let (shared, id, question) = (self.shared.clone(), self.id, self.question.clone());
         let answer = blocking(move || {
             shared.state.with(|connection| {
                 let transaction = connection.transaction()?;
                 store::expire(&transaction, now_us())?;
-                let answer = store::use_up(&transaction, id)?;
+                let mut answer = store::use_up(&transaction, id)?;
+                if answer.is_none() {
+                    let used = store::by_grant(&transaction, &question, Some(id), now_us())?;
+                    answer = used.map(Answer::Granted);
+                }
                 transaction.commit()?;
                 Ok(answer)
             })

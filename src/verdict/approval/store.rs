@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::row::{Held, State, one, voters};
-use super::{Answer, Question, Voter};
-use crate::state::{State as Database, StateError, now_us, operator};
+use super::grant::{self, Use, Which};
+use super::row::{State, voters};
+use super::{Answer, Question};
+use crate::state::{State as Database, StateError, now_us};
 use crate::verdict::Digest;
 
 /// Pending questions of all agents together.
@@ -27,48 +28,14 @@ pub const CLOSED_BYTES_MAX: i64 = 256 << 20;
 /// New questions between two looks for closed ones that may go.
 const PRUNE_EVERY: i64 = 32;
 
-/// What a person says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    Allow,
-    Deny,
-}
-
-/// One person's decision on one question.
-#[derive(Clone, Debug)]
-pub struct Decide {
-    pub id: i64,
-    /// The operator as the API authenticated them, never as a body says it.
-    pub person: Voter,
-    pub decision: Decision,
-    pub reason: Option<String>,
-}
-
-/// Why a decision was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum DecideError {
-    #[error("there is no approval {0}")]
-    Unknown(i64),
-    #[error("{0} may not decide this one")]
-    NotEligible(String),
-    #[error("it is closed already: {}", .0.name())]
-    Closed(State),
-    #[error(transparent)]
-    State(#[from] StateError),
-}
-
-impl From<rusqlite::Error> for DecideError {
-    fn from(error: rusqlite::Error) -> Self {
-        DecideError::State(error.into())
-    }
-}
-
 /// What identifies an action across retries. Whatever a person was shown is in it.
 pub(super) fn identity(question: &Question) -> [u8; 32] {
     let required = question.required.to_be_bytes();
     let policy = question.policy.to_be_bytes();
     let facts = question.facts.to_string();
     let eligible = serde_json::json!(question.eligible).to_string();
+    let later = question.escalation.as_ref().map(|later| &later.to);
+    let people_later = serde_json::json!([question.excluded, later]).to_string();
     *Digest::of_parts([
         question.digest.as_bytes().as_slice(),
         question.node.as_bytes(),
@@ -84,6 +51,9 @@ pub(super) fn identity(question: &Question) -> [u8; 32] {
         question.detail.as_bytes(),
         facts.as_bytes(),
         eligible.as_bytes(),
+        question.agent.as_bytes(),
+        people_later.as_bytes(),
+        question.scope.as_ref().map_or(&[][..], |scope| scope.bytes()),
         &required,
         &policy,
     ])
@@ -126,25 +96,33 @@ pub(super) fn take(
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })?
             .collect::<Result<_, _>>()?;
+        let mut pending = None;
         for (id, state, expires_us) in candidates {
             if waited_for(id) {
                 continue;
             }
             if state == "pending" {
-                transaction.commit()?;
-                return Ok(Taken::Pending { id, expires_us });
-            }
-            if let Some(answer) = use_up(&transaction, id)? {
+                pending = pending.or(Some((id, expires_us)));
+            } else if let Some(answer) = use_up(&transaction, id)? {
                 transaction.commit()?;
                 return Ok(Taken::Answered(answer));
             }
         }
+        if let Some(used) = by_grant(&transaction, question, pending.map(|(id, _)| id), now)? {
+            transaction.commit()?;
+            return Ok(Taken::Answered(Answer::Granted(used)));
+        }
+        if let Some((id, expires_us)) = pending {
+            transaction.commit()?;
+            return Ok(Taken::Pending { id, expires_us });
+        }
         check_room(&transaction, question)?;
         let expires_us = now.saturating_add(micros(question.timeout));
-        let agent = agent(question);
+        let (agent, later) = (agent(question), question.escalation.as_ref());
         transaction.execute(
-            "INSERT INTO approval (identity, node, question, required, eligible, state, asked_us, expires_us)
-             VALUES (?, ?, ?, ?, ?, 'pending', ?, ?)",
+            "INSERT INTO approval (identity, node, question, required, eligible, state, asked_us, expires_us,
+               agent, scope, chain, excluded, escalates_us, escalate_to)
+             VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
             params![
                 identity.as_slice(),
                 agent,
@@ -152,7 +130,13 @@ pub(super) fn take(
                 question.required.max(1),
                 serde_json::json!(question.eligible).to_string(),
                 now,
-                expires_us
+                expires_us,
+                question.agent,
+                question.scope.as_ref().map(|scope| scope.bytes()),
+                serde_json::json!(question.chain).to_string(),
+                question.excluded,
+                later.map(|later| now.saturating_add(micros(later.after))),
+                later.map(|later| serde_json::json!(later.to).to_string()),
             ],
         )?;
         let id = transaction.last_insert_rowid();
@@ -162,6 +146,27 @@ pub(super) fn take(
         transaction.commit()?;
         Ok(Taken::Pending { id, expires_us })
     })
+}
+
+/// A grant's answer to a question, whose row, if it has one, is closed by that.
+pub(super) fn by_grant(
+    connection: &Connection,
+    question: &Question,
+    row: Option<i64>,
+    now: i64,
+) -> Result<Option<Use>, StateError> {
+    let Some(scope) = question.scope.as_ref().filter(|_| question.heeds_grants) else {
+        return Ok(None);
+    };
+    let used = grant::take_use_of(connection, scope.bytes(), now)?;
+    if let (Some(used), Some(id)) = (&used, row) {
+        connection.execute(
+            "UPDATE approval SET state = 'used', closed_us = ?2, grant_id = ?3, decided_by = ?4
+             WHERE id = ?1 AND state = 'pending'",
+            params![id, now, used.grant, format!("grant {}", used.grant)],
+        )?;
+    }
+    Ok(used)
 }
 
 fn check_room(transaction: &Transaction<'_>, question: &Question) -> Result<(), StateError> {
@@ -189,14 +194,15 @@ fn agent(question: &Question) -> String {
 /// The answer of a closed row. An allowed one becomes used and a denied one is marked read, so
 /// that each answers one action; `None` if the row holds no answer that is still good.
 pub(super) fn use_up(connection: &Connection, id: i64) -> Result<Option<Answer>, StateError> {
-    let row: Option<(String, Option<String>, Option<String>)> = connection
+    type Row = (String, Option<String>, Option<String>, Option<i64>);
+    let row: Option<Row> = connection
         .query_row(
-            "SELECT state, decided_by, reason FROM approval WHERE id = ?",
+            "SELECT state, decided_by, reason, grant_id FROM approval WHERE id = ?",
             [id],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
         )
         .optional()?;
-    let Some((state, by, reason)) = row else {
+    let Some((state, by, reason, grant)) = row else {
         return Ok(None);
     };
     match State::read(&state) {
@@ -204,6 +210,11 @@ pub(super) fn use_up(connection: &Connection, id: i64) -> Result<Option<Answer>,
             let update = "UPDATE approval SET state = 'used' WHERE id = ? AND state = 'allowed'";
             if connection.execute(update, [id])? == 0 {
                 return Ok(None);
+            }
+            // What was asked is the grant's first use.
+            if let Some(grant) = grant {
+                let used = grant::take_use(connection, grant, now_us())?;
+                return Ok(Some(used.map_or_else(|| over(grant), Answer::Granted)));
             }
             let by = voters(connection, id)?;
             Ok(Some(Answer::Allowed { by }))
@@ -230,7 +241,7 @@ pub(super) fn expire(connection: &Connection, now: i64) -> Result<(), StateError
              WHERE state = 'pending' AND expires_us <= ?1",
         )?
         .execute([now])?;
-    Ok(())
+    grant::expire(connection, now)
 }
 
 /// Removes closed questions over the limits of age, number and bytes, oldest first. What was
@@ -238,6 +249,7 @@ pub(super) fn expire(connection: &Connection, now: i64) -> Result<(), StateError
 pub(super) fn prune(connection: &Connection, now: i64) -> Result<(), StateError> {
     let old = now.saturating_sub(micros(Duration::from_secs(CLOSED_KEPT_DAYS * 86_400)));
     let usable = now.saturating_sub(micros(Duration::from_secs(DECISION_S)));
+    grant::prune(connection)?;
     connection.execute_batch("CREATE TEMP TABLE IF NOT EXISTS approval_gone (id INTEGER PRIMARY KEY)")?;
     connection.execute("DELETE FROM approval_gone", [])?;
     connection.execute(
@@ -267,64 +279,34 @@ pub(super) fn withdraw(connection: &Connection, id: i64) -> Result<(), StateErro
     Ok(())
 }
 
-/// Takes one person's decision; the row after it.
-pub(super) fn decide(connection: &mut Connection, decide: &Decide) -> Result<Held, DecideError> {
+/// The answer where the grant that it came with is over.
+fn over(grant: i64) -> Answer {
+    Answer::Denied {
+        by: format!("grant {grant}"),
+        reason: Some("the approval of this is over; send it again".to_owned()),
+    }
+}
+
+/// Stops an agent: what it is held for is refused, its grants are taken back. The grants' numbers, and
+/// how many actions were held.
+pub(super) fn kill(
+    connection: &mut Connection,
+    (agent, person, reason): (&str, &str, Option<&str>),
+) -> Result<(Vec<i64>, usize), StateError> {
     let now = now_us();
     let transaction = connection.transaction()?;
     expire(&transaction, now)?;
-    let held = one(&transaction, decide.id)?.ok_or(DecideError::Unknown(decide.id))?;
-    let (required, eligible): (i64, String) = transaction.query_row(
-        "SELECT required, eligible FROM approval WHERE id = ?",
-        [decide.id],
-        |row| Ok((row.get(0)?, row.get(1)?)),
+    crate::state::kill::insert(&transaction, agent, person, reason)?;
+    let grants = grant::revoke(&transaction, Which::Of(agent), person, now)?;
+    let held = transaction.execute(
+        "UPDATE approval SET state = 'denied', closed_us = ?2, decided_by = ?3, reason = 'its agent was stopped'
+         WHERE agent = ?1 AND state IN ('pending', 'allowed')",
+        params![agent, now, person],
     )?;
-    // A list that cannot be read lets nobody decide.
-    let eligible: Option<Vec<String>> = serde_json::from_str(&eligible).ok();
-    let person = decide.person.name();
-    if !eligible.is_some_and(|eligible| decide.person.may_decide(&eligible)) {
-        return Err(DecideError::NotEligible(person));
-    }
-    if held.state != State::Pending {
-        let said_before = held.by.contains(&person)
-            && match decide.decision {
-                Decision::Allow => matches!(held.state, State::Allowed | State::Used),
-                Decision::Deny => held.state == State::Denied,
-            };
-        // The time-out that was just found must last, whatever is answered.
-        transaction.commit()?;
-        return if said_before {
-            Ok(held)
-        } else {
-            Err(DecideError::Closed(held.state))
-        };
-    }
-    match decide.decision {
-        Decision::Deny => {
-            transaction.execute(
-                "UPDATE approval SET state = 'denied', closed_us = ?2, decided_by = ?3, reason = ?4
-                 WHERE id = ?1 AND state = 'pending'",
-                params![decide.id, now, person, decide.reason],
-            )?;
-        }
-        Decision::Allow => {
-            let counts_as = decide.person.counts_as(operator::login(&transaction, &person)?);
-            transaction.execute(
-                "INSERT OR IGNORE INTO approval_vote (approval, person, at_us, counts_as) VALUES (?, ?, ?, ?)",
-                params![decide.id, person, now, counts_as],
-            )?;
-            transaction.execute(
-                "UPDATE approval SET state = 'allowed', closed_us = ?2, reason = ?3
-                 WHERE id = ?1 AND state = 'pending'
-                 AND (SELECT count(*) FROM approval_vote WHERE approval = ?1) >= ?4",
-                params![decide.id, now, decide.reason, required],
-            )?;
-        }
-    }
-    let held = one(&transaction, decide.id)?.ok_or(DecideError::Unknown(decide.id))?;
     transaction.commit()?;
-    Ok(held)
+    Ok((grants, held))
 }
 
-fn micros(duration: Duration) -> i64 {
+pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

@@ -1,11 +1,14 @@
 //! The chain of approvers that an action needs: each in turn, all of them.
+//!
+//! A grant stands for all people of the chain, once each; judges are asked whatever was granted. Where
+//! a judge gave no verdict and leaves it to people, they have to look: no grant answers then.
 
 use std::sync::Arc;
 
 use super::{Allowed, Gate, UNAVAILABLE_REASON, or_default, record};
 use crate::identity::Agent;
 use crate::policy::{ApproverKind, FailMode, Judge, Policy};
-use crate::verdict::approval::{Answer, Question};
+use crate::verdict::approval::{Answer, Question, Use};
 use crate::verdict::judge::wire::prompt_version;
 use crate::verdict::{Action, Cause, Refusal};
 
@@ -28,33 +31,60 @@ impl Gate {
         chain: &[Arc<str>],
     ) -> Result<Allowed, Refusal> {
         let asking = Asking { rule, reason };
+        let (people, scope) = record::chain_of(policy, agent, action, &asking.rule, chain);
         let mut approvers = Vec::with_capacity(chain.len());
+        let (mut granted, mut undecided): (Option<Use>, bool) = (None, false);
         for (at, key) in chain.iter().enumerate() {
             let question = record::question(policy, agent, action, &asking.rule, &asking.reason, key);
             let question = question.map_err(|detail| asking.down(detail))?;
-            let question = record::clean_question(&self.known, question);
+            let mut question = record::clean_question(&self.known, question);
             match policy.model().approver(key).map(|approver| &approver.kind) {
                 Some(ApproverKind::Llm(judge)) => {
                     let behind = chain.get(at + 1..).unwrap_or_default();
                     let skip = judge.fail_mode == FailMode::Next && has_people(policy, behind);
-                    approvers.push(self.ask_judge(policy, judge, &question, &asking, skip).await?);
+                    let opinion = self.ask_judge(policy, judge, &question, &asking, skip).await?;
+                    undecided |= opinion.is_none();
+                    approvers.push(opinion.unwrap_or_else(|| format!("{key}:no verdict")));
                 }
-                _ => approvers.extend(self.ask_people(question, &asking).await?),
+                _ => {
+                    if let Some(used) = granted.as_ref().filter(|_| !undecided) {
+                        approvers.push(by_grant(key, used));
+                        continue;
+                    }
+                    question.chain.clone_from(&people);
+                    (question.scope, question.heeds_grants) = (scope, !undecided);
+                    let behind = chain.get(at + 1..).unwrap_or_default();
+                    let skip = leaves_to_next(policy, key) && has_people(policy, behind);
+                    match self.ask_people(question, &asking, skip).await? {
+                        Yes::Left => {
+                            undecided = true;
+                            approvers.push(format!("{key}:nobody in time"));
+                        }
+                        Yes::Of(people) => approvers.extend(people),
+                        Yes::Granted(used) => {
+                            approvers.push(by_grant(key, &used));
+                            granted = Some(used);
+                        }
+                    }
+                }
             }
         }
         Ok(Allowed {
-            cause: "approved",
+            cause: if granted.is_some() { "granted" } else { "approved" },
+            grant: granted.map(|used| used.grant),
             rule: Some(asking.rule),
             approvers,
         })
     }
 
-    async fn ask_people(&self, question: Question, asking: &Asking) -> Result<Vec<String>, Refusal> {
+    /// With `skip`, that nobody decided in time leaves it to the people behind.
+    async fn ask_people(&self, question: Question, asking: &Asking, skip: bool) -> Result<Yes, Refusal> {
         let key = question.approver.clone();
         match self.queue.ask(question).await {
-            Ok(Answer::Allowed { by }) => {
-                Ok(by.into_iter().map(|person| format!("{key}:{person}")).collect())
-            }
+            Ok(Answer::Allowed { by }) => Ok(Yes::Of(
+                by.into_iter().map(|person| format!("{key}:{person}")).collect(),
+            )),
+            Ok(Answer::Granted(used)) => Ok(Yes::Granted(used)),
             Ok(Answer::Denied { by, reason }) => {
                 let refusal = asking.refused(&key, format!("{key}:{by}"));
                 Err(match reason {
@@ -62,6 +92,7 @@ impl Gate {
                     None => refusal,
                 })
             }
+            Ok(Answer::TimedOut) if skip => Ok(Yes::Left),
             Ok(Answer::TimedOut) => {
                 let (rule, approver) = (asking.rule.clone(), key);
                 Err(Refusal::new(
@@ -73,7 +104,8 @@ impl Gate {
         }
     }
 
-    /// What stands in the record as the judge's yes. With `skip`, its failure is one to be left to others.
+    /// What stands in the record as the judge's yes; `None` with `skip`, where it gave no verdict, which
+    /// is one to be left to others then.
     async fn ask_judge(
         &self,
         policy: &Policy,
@@ -81,7 +113,7 @@ impl Gate {
         question: &Question,
         asking: &Asking,
         skip: bool,
-    ) -> Result<String, Refusal> {
+    ) -> Result<Option<String>, Refusal> {
         let key = &question.approver;
         let judges = self.judges.as_ref();
         let judges = judges.ok_or_else(|| asking.down(format!("{key}: this gateway asks no judges")))?;
@@ -94,19 +126,33 @@ impl Gate {
                     judge.model, opinion.confidence
                 );
                 match opinion.allow {
-                    true => Ok(said),
+                    true => Ok(Some(said)),
                     false => Err(asking.refused(key, format!("{said}: {}", opinion.reason))),
                 }
             }
             Err(down) => {
                 tracing::warn!(approver = %key, error = %down, skip, "a judge gave no verdict");
                 match skip {
-                    true => Ok(format!("{key}:no verdict")),
+                    true => Ok(None),
                     false => Err(asking.down(format!("{key}: {down}"))),
                 }
             }
         }
     }
+}
+
+/// How people let it pass.
+enum Yes {
+    /// These looked, as they stand in the record.
+    Of(Vec<String>),
+    Granted(Use),
+    /// Nobody decided in time, and others are to.
+    Left,
+}
+
+/// What stands in the record of a use.
+fn by_grant(key: &str, used: &Use) -> String {
+    format!("{key}:grant {} by {}", used.grant, used.by.join(", "))
 }
 
 impl Asking {
@@ -121,6 +167,13 @@ impl Asking {
     fn down(&self, detail: String) -> Refusal {
         Refusal::new(Cause::ApprovalDown(self.rule.clone()), UNAVAILABLE_REASON).with_detail(detail)
     }
+}
+
+fn leaves_to_next(policy: &Policy, key: &str) -> bool {
+    let approver = policy.model().approver(key);
+    approver.is_some_and(|approver| {
+        matches!(&approver.kind, ApproverKind::Human { on_timeout, .. } if *on_timeout == FailMode::Next)
+    })
 }
 
 fn has_people(policy: &Policy, chain: &[Arc<str>]) -> bool {

@@ -1,0 +1,52 @@
+//! `/v1/grants`: approvals that were given beforehand.
+
+use axum::Json;
+use axum::extract::{Extension, Path, Query, State as Shared};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::api::{Failed, broken, not_found};
+use super::{Operator, Person};
+use crate::verdict::approval::Grant;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listed {
+    #[serde(default)]
+    all: bool,
+}
+
+/// Those in force and those that wait for more people; with `all`, those that are over too.
+pub(super) async fn list(
+    Shared(operator): Shared<Operator>,
+    Query(asked): Query<Listed>,
+) -> Result<Json<Value>, Failed> {
+    let grants = operator.queue.grants(asked.all).await.map_err(broken)?;
+    Ok(Json(json!(grants)))
+}
+
+/// Whoever may use the API may take one back: that can only deny.
+pub(super) async fn revoke(
+    Shared(operator): Shared<Operator>,
+    Path(id): Path<i64>,
+    Extension(Person(person)): Extension<Person>,
+) -> Result<Json<Value>, Failed> {
+    let grant = operator.gate.revoke_grant(id, &person).await.map_err(broken)?;
+    let grant = grant.ok_or_else(|| not_found(format!("there is no grant {id}")))?;
+    Ok(Json(json!(grant)))
+}
+
+/// Records that a grant came into force.
+pub(super) async fn record(operator: &Operator, id: i64) -> Result<Grant, Failed> {
+    let grants = operator.queue.grants(true).await.map_err(broken)?;
+    let grant = grants.into_iter().find(|grant| grant.id == id);
+    let grant = grant.ok_or_else(|| not_found(format!("there is no grant {id}")))?;
+    match operator.gate.record_grant(&grant).await {
+        Ok(()) => Ok(grant),
+        Err(down) => Err(Failed(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the grant cannot be recorded, and is taken back: {down}"),
+        )),
+    }
+}

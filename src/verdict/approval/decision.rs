@@ -1,0 +1,165 @@
+//! A person's decision on a question, and the grant that may come with it.
+
+use rusqlite::{Connection, Transaction, params};
+
+use super::Voter;
+use super::grant::{self, GrantError, Offer, People, Person, Terms};
+use super::row::{Held, State, one};
+use super::store::expire;
+use crate::state::{StateError, now_us, operator};
+
+/// What a person says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Allow,
+    Deny,
+}
+
+/// One person's decision on one question.
+#[derive(Clone, Debug)]
+pub struct Decide {
+    pub id: i64,
+    /// The operator as the API authenticated them, never as a body says it.
+    pub person: Voter,
+    pub decision: Decision,
+    pub reason: Option<String>,
+    /// With a yes, a grant for what else the agent asks for by the same rule.
+    pub grant: Option<Terms>,
+}
+
+/// Why a decision was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum DecideError {
+    #[error("there is no approval {0}")]
+    Unknown(i64),
+    #[error("{0} may not decide this one")]
+    NotEligible(String),
+    #[error("it is closed already: {}", .0.name())]
+    Closed(State),
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl From<rusqlite::Error> for DecideError {
+    fn from(error: rusqlite::Error) -> Self {
+        DecideError::State(error.into())
+    }
+}
+
+/// Takes one person's decision; the row after it, and the grant that came into force by it.
+pub(super) fn decide(
+    connection: &mut Connection,
+    decide: &Decide,
+) -> Result<(Held, Option<i64>), DecideError> {
+    let now = now_us();
+    let transaction = connection.transaction()?;
+    expire(&transaction, now)?;
+    let held = one(&transaction, decide.id)?.ok_or(DecideError::Unknown(decide.id))?;
+    let (required, people) = asked(&transaction, decide.id, now)?;
+    let person = decide.person.name();
+    let counts_as = decide.person.counts_as(operator::login(&transaction, &person)?);
+    if !people.is_some_and(|people| people.let_decide(&decide.person, &counts_as)) {
+        return Err(DecideError::NotEligible(person));
+    }
+    if held.state != State::Pending {
+        let said_before = held.by.contains(&person)
+            && match decide.decision {
+                Decision::Allow => matches!(held.state, State::Allowed | State::Used),
+                Decision::Deny => held.state == State::Denied,
+            };
+        // The time-out that was just found must last, whatever is answered.
+        transaction.commit()?;
+        return if said_before && decide.grant.is_none() {
+            Ok((held, None))
+        } else {
+            Err(DecideError::Closed(held.state))
+        };
+    }
+    let mut granted = None;
+    match decide.decision {
+        Decision::Deny => {
+            transaction.execute(
+                "UPDATE approval SET state = 'denied', closed_us = ?2, decided_by = ?3, reason = ?4
+                 WHERE id = ?1 AND state = 'pending'",
+                params![decide.id, now, person, decide.reason],
+            )?;
+        }
+        Decision::Allow => {
+            if let Some(terms) = decide.grant {
+                let who = (&decide.person, counts_as.as_str());
+                granted = offer(&transaction, (decide.id, who), terms, &held.question, now)?;
+            }
+            transaction.execute(
+                "INSERT OR IGNORE INTO approval_vote (approval, person, at_us, counts_as) VALUES (?, ?, ?, ?)",
+                params![decide.id, person, now, counts_as],
+            )?;
+            transaction.execute(
+                "UPDATE approval SET state = 'allowed', closed_us = ?2, reason = ?3, grant_id = ?5
+                 WHERE id = ?1 AND state = 'pending' AND (?5 IS NOT NULL
+                 OR (SELECT count(*) FROM approval_vote WHERE approval = ?1) >= ?4)",
+                params![decide.id, now, decide.reason, required, granted],
+            )?;
+        }
+    }
+    let held = one(&transaction, decide.id)?.ok_or(DecideError::Unknown(decide.id))?;
+    transaction.commit()?;
+    Ok((held, granted))
+}
+
+/// How many must allow, and who may by now; `None` where the list cannot be read, so that nobody may.
+fn asked(connection: &Connection, id: i64, now: i64) -> Result<(i64, Option<People>), DecideError> {
+    let query = "SELECT required, eligible, excluded, escalates_us, escalate_to FROM approval WHERE id = ?";
+    let (required, eligible, excluded, escalates_us, to) = connection.query_row(query, [id], |row| {
+        let escalation: (Option<i64>, Option<String>) = (row.get(3)?, row.get(4)?);
+        Ok((
+            row.get(0)?,
+            row.get::<_, String>(1)?,
+            row.get(2)?,
+            escalation.0,
+            escalation.1,
+        ))
+    })?;
+    let Ok(mut eligible) = serde_json::from_str::<Vec<String>>(&eligible) else {
+        return Ok((required, None));
+    };
+    if escalates_us.is_some_and(|at| at <= now) {
+        let to: Option<Vec<String>> = to.and_then(|to| serde_json::from_str(&to).ok());
+        eligible.extend(to.unwrap_or_default());
+    }
+    let people = People {
+        required: 1,
+        eligible,
+        excluded,
+    };
+    Ok((required, Some(people)))
+}
+
+/// Notes that one person would give a grant; its number if it is in force by that.
+fn offer(
+    transaction: &Transaction<'_>,
+    (id, person): (i64, Person<'_>),
+    terms: Terms,
+    question: &serde_json::Value,
+    now: i64,
+) -> Result<Option<i64>, DecideError> {
+    let query = "SELECT scope, agent, chain FROM approval WHERE id = ?";
+    let row: (Option<Vec<u8>>, String, String) =
+        transaction.query_row(query, [id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let (Some(scope), agent, chain) = row else {
+        return Err(GrantError::None("nothing proves who its agent is").into());
+    };
+    // A chain that cannot be read is nobody's to speak for.
+    let chain: Vec<People> = serde_json::from_str(&chain).unwrap_or_default();
+    let about = ["node", "login", "profile", "endpoint", "credential", "rule"];
+    let about = about.map(|field| (field.to_owned(), question[field].clone()));
+    let offer = Offer {
+        scope: &scope,
+        agent: &agent,
+        about: &serde_json::Value::Object(about.into_iter().collect()),
+        chain: &chain,
+        terms,
+    };
+    Ok(grant::offer(transaction, person, &offer, now)??)
+}
