@@ -19,6 +19,8 @@ User={user}
 Group={user}
 ExecStart={program} gateway -c {config}
 ExecReload=/bin/kill -HUP $MAINPID
+# After a crash: the tailnet leads agents to another gateway, if there is one.
+ExecStopPost=-{program} tailnet --withdraw -c {config}
 Restart=on-failure
 RestartSec=2
 # Routes are withdrawn and the audit log is flushed before it ends.
