@@ -133,7 +133,8 @@ async fn silent(mut clock: Clock) {
     let before = wire.agents_keepalives();
     clock.forward(26);
     until("the agent is heard of", || wire.agents_keepalives() > before).await;
-    assert_eq!(wire.messages(INITIATION), 1);
+    // Once more where the clock went on before the agent had read what the gateway said; never again and again.
+    assert!(wire.messages(INITIATION) <= 2);
 }
 
 /// What comes of `probe` while the gateway wants proof of addresses: after a flood of handshakes of a
