@@ -39,8 +39,7 @@ pub(super) async fn revoke(
 
 /// Records that a grant came into force.
 pub(super) async fn record(operator: &Operator, id: i64) -> Result<Grant, Failed> {
-    let grants = operator.queue.grants(true).await.map_err(broken)?;
-    let grant = grants.into_iter().find(|grant| grant.id == id);
+    let grant = operator.queue.grant(id).await.map_err(broken)?;
     let grant = grant.ok_or_else(|| not_found(format!("there is no grant {id}")))?;
     match operator.gate.record_grant(&grant).await {
         Ok(()) => Ok(grant),

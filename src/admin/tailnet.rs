@@ -29,6 +29,7 @@ use super::listen::{self, Listen, Opened, Opening};
 use crate::identity::{Identity, Live};
 use crate::ingress::tailnet::directory::By;
 use crate::ingress::tailnet::localapi::{Protocol, Status};
+use crate::ingress::tailnet::own::magic_name;
 use crate::ingress::tailnet::{LocalApi, Node};
 use crate::policy::Policy;
 use crate::sys::{TcpState, tcp_state};
@@ -210,11 +211,7 @@ fn doors(status: Option<&Status>) -> (Vec<SocketAddr>, Option<String>, Vec<Strin
             })
             .collect(),
     };
-    let name = status
-        .own
-        .as_ref()
-        .map(|own| own.name.trim_matches('.').to_ascii_lowercase());
-    let name = name.filter(|name| !name.is_empty());
+    let name = magic_name(status);
     let called = status.addresses.iter().flatten().map(|address| match address {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => format!("[{v6}]"),

@@ -10,21 +10,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::directory::By;
 use super::door::Door;
-use super::listener::{BACKLOG, RETRY};
+use super::listener::RETRY;
 use super::localapi::Status;
-use super::redirect::Device;
+use super::redirect::{self, Device};
 use crate::identity::manifest::PORT;
 
 /// How peers of the tailnet call the gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Called {
-    /// The node's MagicDNS name, in lower case and without a dot at its end.
+    /// As [`magic_name`] has it.
     pub name: Option<String>,
     /// The node's addresses.
     pub addresses: Vec<IpAddr>,
@@ -34,10 +34,8 @@ pub struct Called {
 
 impl Called {
     fn of(status: &Status) -> Called {
-        let own = status.own.as_ref();
-        let name = own.map(|own| own.name.trim_matches('.').to_ascii_lowercase());
         Called {
-            name: name.filter(|name| !name.is_empty()),
+            name: magic_name(status),
             addresses: status.addresses.clone().unwrap_or_default(),
             silent: None,
         }
@@ -57,6 +55,12 @@ impl Called {
                 .iter()
                 .any(|own| own.eq_ignore_ascii_case(host.trim_end_matches('.')))
     }
+}
+
+/// The node's MagicDNS name, in lower case and without a dot at its end.
+pub fn magic_name(status: &Status) -> Option<String> {
+    let name = status.own.as_ref()?.name.trim_matches('.').to_ascii_lowercase();
+    (!name.is_empty()).then_some(name)
 }
 
 /// One socket: its address, the device that it hears, and the node's address that it stands for.
@@ -109,7 +113,7 @@ impl Own {
             if self.open.contains_key(&place) {
                 continue;
             }
-            match bind(&place) {
+            match redirect::bind(place.0, place.1.as_ref()) {
                 Ok(socket) => {
                     let own = SocketAddr::new(place.2, PORT);
                     let task = self
@@ -148,19 +152,6 @@ fn places(status: &Status) -> BTreeSet<Place> {
         (false, IpAddr::V6(_)) => Some((SocketAddr::new(Ipv6Addr::LOCALHOST.into(), PORT), None, ip)),
     };
     own.filter_map(place).collect()
-}
-
-fn bind((address, device, _): &Place) -> io::Result<TcpListener> {
-    let socket = match address.ip() {
-        IpAddr::V4(_) => TcpSocket::new_v4()?,
-        IpAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    if let Some(device) = device {
-        socket2::SockRef::from(&socket).bind_device(Some(device.name.as_bytes()))?;
-    }
-    socket.bind(*address)?;
-    socket.listen(BACKLOG)
 }
 
 fn why(address: SocketAddr, error: &io::Error) -> String {

@@ -109,7 +109,7 @@ impl Redirect {
             if self.open.contains_key(&place) {
                 continue;
             }
-            match bind(&place) {
+            match bind(place.0, Some(&place.1)) {
                 Ok(socket) => {
                     tracing::info!(address = %place.0, device = place.1.name, "redirected connections are served");
                     let by = match place.0.ip().is_loopback() {
@@ -155,15 +155,18 @@ fn places(plan: &Plan, status: Option<&Status>, port: u16) -> Option<BTreeSet<Pl
     Some(all.into_iter().filter_map(place).collect())
 }
 
-fn bind((address, device): &Place) -> io::Result<TcpListener> {
+/// A socket that hears one device alone, if one is given.
+pub(super) fn bind(address: SocketAddr, device: Option<&Device>) -> io::Result<TcpListener> {
     let socket = match address.ip() {
         IpAddr::V4(_) => TcpSocket::new_v4()?,
         IpAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
-    // The machine's other networks must not reach it, whatever they route here.
-    socket2::SockRef::from(&socket).bind_device(Some(device.name.as_bytes()))?;
-    socket.bind(*address)?;
+    if let Some(device) = device {
+        // The machine's other networks must not reach it, whatever they route here.
+        socket2::SockRef::from(&socket).bind_device(Some(device.name.as_bytes()))?;
+    }
+    socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 

@@ -158,6 +158,15 @@ impl Queue {
         task.await.map_err(|_| StateError::Cancelled)?
     }
 
+    /// One grant, whatever its state.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn grant(&self, id: i64) -> Result<Option<Grant>, StateError> {
+        let one = move |state: &State| state.with(|connection| grant::one(connection, id));
+        self.shared.state.run(one).await
+    }
+
     /// The grants in force and those that wait for more people; with `all`, those that are over too.
     ///
     /// # Errors
