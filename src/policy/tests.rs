@@ -458,6 +458,38 @@ profile "p" {
 }
 
 #[test]
+fn a_port_is_that_of_the_claim_else_of_the_block_else_of_the_url() {
+    let load = |lines: &str| {
+        let policy = loaded(&format!("endpoint \"kubernetes\" \"k8s\" {{\n{lines}\n}}\n"));
+        let endpoint = policy.model().endpoints[0].clone();
+        let notes = policy.notes().render();
+        let upstream = endpoint.upstream.as_ref().map(|own| own.port);
+        (
+            endpoint.claims[0].port,
+            upstream,
+            notes.contains("`port` of") && notes.contains("has no effect here"),
+        )
+    };
+    for (lines, port, upstream, is_noted) in [
+        ("server = \"https://k8s.test\"", 443, None, false),
+        ("server = \"http://k8s.test/\"", 80, None, false),
+        ("host = \"k8s.test\"", 443, None, false),
+        ("server = \"https://k8s.test\"\nport = 6443", 6443, None, false),
+        ("server = \"https://[fd00::1]/\"\nport = 6443", 6443, None, false),
+        ("host = \"k8s.test\"\nport = 6443", 6443, None, false),
+        ("server = \"https://k8s.test:7\"\nport = 6443", 7, None, true),
+        (
+            "server = \"https://k8s.test:7\"\nupstream = \"10.0.0.7\"\nport = 6443",
+            7,
+            Some(6443),
+            false,
+        ),
+    ] {
+        assert_eq!(load(lines), (port, upstream, is_noted), "{lines}");
+    }
+}
+
+#[test]
 fn older_and_inert_fields_load_with_a_note() {
     let policy = loaded(
         r##"

@@ -10,6 +10,8 @@
 mod browser;
 mod chromium;
 mod commands;
+#[path = "../support/folder.rs"]
+mod folder;
 mod gateway;
 mod granting;
 mod guard;

@@ -24,6 +24,8 @@ use tailkeep::verdict::{Action, Digest, Step};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::folder::Folder;
+
 /// How long anything may take here before a test fails.
 pub const SOON: Duration = Duration::from_secs(10);
 
@@ -56,7 +58,7 @@ rule "all" {
 "#;
 
 pub struct World {
-    pub folder: tempfile::TempDir,
+    pub folder: Folder,
     pub state: State,
     pub queue: Queue,
     pub gate: Arc<Gate>,
@@ -67,7 +69,7 @@ pub struct World {
 
 impl World {
     pub async fn new() -> World {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         let dir = folder.path().join("state");
         let state = State::open(&dir).unwrap();
         let log = Log::open(&dir.join("audit.db")).unwrap();

@@ -13,6 +13,8 @@ mod agent;
 mod basics;
 mod bench;
 mod credentials;
+#[path = "../support/folder.rs"]
+mod folder;
 mod graphql;
 mod limits;
 mod mcp;

@@ -22,6 +22,8 @@ use tailkeep::verdict::approval::Queue;
 use tailkeep::verdict::gate::Gate;
 use tokio::net::TcpListener;
 
+use crate::folder::Folder;
+
 /// How long anything may take here before a test fails.
 pub const SOON: Duration = Duration::from_secs(10);
 
@@ -44,7 +46,7 @@ pub const API: Dialled = Dialled {
 pub type Values = HashMap<(String, String), Vec<u8>>;
 
 pub struct World {
-    pub folder: tempfile::TempDir,
+    pub folder: Folder,
     pub gate: Arc<Gate>,
     pub shared: Arc<Shared<Gate>>,
     pub authority: Arc<Authority>,
@@ -59,7 +61,7 @@ pub struct World {
 impl World {
     /// A gateway with `policy`, and the secret `s3cr3t-of-<name>` for every credential.
     pub fn new(policy: &str) -> World {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let authority = Arc::new(Authority::open(folder.path()).unwrap());
         std::fs::write(folder.path().join("gateway.pem"), authority.ca_pem()).unwrap();

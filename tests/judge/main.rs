@@ -3,6 +3,8 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
 mod cases;
+#[path = "../support/folder.rs"]
+mod folder;
 mod granted;
 mod server;
 
@@ -22,12 +24,13 @@ use tailkeep::verdict::judge::Judges;
 use tailkeep::verdict::judge::wire::prompt_version;
 use tailkeep::verdict::{Action, Cause, Digest, Refusal, Step};
 
+use folder::Folder;
 use server::{Mood, Server};
 
 const KEY: &str = "sk-of-the-judge";
 
 struct World {
-    folder: tempfile::TempDir,
+    folder: Folder,
     server: Server,
     queue: Queue,
     log: Log,
@@ -38,7 +41,7 @@ impl World {
     /// `judge` is what the approver's block holds besides its base URL.
     async fn new(judge: &str, chain: &str) -> World {
         let server = Server::start().await;
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         std::fs::write(folder.path().join("key"), KEY).unwrap();
         let dir = folder.path().join("state");
         let queue = Queue::new(State::open(&dir).unwrap());
@@ -78,7 +81,7 @@ impl World {
     }
 }
 
-fn policy(folder: &tempfile::TempDir, server: &Server, judge: &str, chain: &str) -> Arc<Policy> {
+fn policy(folder: &Folder, server: &Server, judge: &str, chain: &str) -> Arc<Policy> {
     let text = format!(
         r#"
 endpoint "https" "api" {{ hosts = ["api.test"] }}

@@ -12,6 +12,8 @@ mod cancels;
 mod clients;
 mod copies;
 mod facts;
+#[path = "../support/folder.rs"]
+mod folder;
 mod liars;
 mod logins;
 mod names;

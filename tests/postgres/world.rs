@@ -23,6 +23,7 @@ use tailkeep::verdict::gate::Gate;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
+use crate::folder::Folder;
 use crate::server::{PASSWORD, Server};
 
 /// How long anything may take here before a test fails.
@@ -75,27 +76,15 @@ pub struct World {
     pub queue: Queue,
     pub ca: String,
     pub gate: Arc<Gate>,
-    folder: tempfile::TempDir,
+    folder: Folder,
     log: Log,
     open: Arc<AtomicUsize>,
-}
-
-/// Times that a folder is removed anew which the log's last group has just written into.
-const REMOVALS_MAX: usize = 1000;
-
-impl Drop for World {
-    /// Sessions that end with the world may still be writing their outcome.
-    fn drop(&mut self) {
-        let folder = self.folder.path();
-        let gone = |_: &usize| std::fs::remove_dir_all(folder).is_ok() || !folder.exists();
-        let _ = (0..REMOVALS_MAX).find(gone);
-    }
 }
 
 impl World {
     /// A gateway before the server on `port`.
     pub async fn new(port: u16, setup: Setup<'_>) -> World {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let authority = Arc::new(Authority::open(folder.path()).unwrap());
         let ca = folder.path().join("gateway.pem");

@@ -8,6 +8,8 @@
 )]
 
 mod audit;
+#[path = "../support/folder.rs"]
+mod folder;
 mod grants;
 mod hiding;
 mod people;

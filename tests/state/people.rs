@@ -17,10 +17,11 @@ use tailkeep::verdict::approval::{Decide, DecideError, Decision, Queue, Terms, V
 use tailkeep::verdict::gate::Gate;
 use tailkeep::verdict::{Action, Cause, Digest, Refusal, Step};
 
+use crate::folder::Folder;
 use crate::pending;
 
 struct World {
-    folder: tempfile::TempDir,
+    folder: Folder,
     queue: Queue,
     gate: Arc<Gate>,
 }
@@ -43,7 +44,7 @@ const BOTH: &str = "human_approver.first, human_approver.second";
 
 impl World {
     fn new(first: &str, second: &str, chain: &str) -> World {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         let queue = Queue::new(State::open(&folder.path().join("state")).unwrap());
         let log = Log::open(&folder.path().join("audit.db")).unwrap();
         let policy = load(first, second, chain).unwrap_or_else(|errors| panic!("{errors}"));

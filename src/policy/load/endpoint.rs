@@ -92,13 +92,12 @@ impl<'a> Loader<'a> {
     }
 
     fn endpoint(&self, key: Arc<str>, kind: (Protocol, Family, u16), fields: &Fields<'a>) -> Endpoint {
-        let (protocol, family, mut port) = kind;
-        if let Some(own) = fields
-            .size("port", 1..=65_535)
-            .and_then(|port| u16::try_from(port).ok())
-        {
-            port = own;
-        }
+        let (protocol, family, usual) = kind;
+        let own = fields.size("port", 1..=65_535);
+        let ports = Ports {
+            own: own.and_then(|port| u16::try_from(port).ok()),
+            usual,
+        };
         let mut claimed = fields.texts("hosts");
         if let Some(host) = fields.text("host") {
             claimed.push(host);
@@ -106,7 +105,10 @@ impl<'a> Loader<'a> {
         if let Some(server) = fields.text("server") {
             claimed.push(server);
         }
-        let claims: Vec<Claim> = claimed.iter().filter_map(|text| self.claim(text, port)).collect();
+        let claims: Vec<Claim> = claimed
+            .iter()
+            .filter_map(|text| self.claim(text, ports))
+            .collect();
         if claimed.is_empty() {
             let wanted = match protocol {
                 Protocol::Postgres => "host = \"db.internal:5432\"",
@@ -116,6 +118,11 @@ impl<'a> Loader<'a> {
             let message = format!("{} claims no destination", fields.title);
             self.findings
                 .error(Diagnostic::new(fields.at, message).help(format!("write {wanted}")));
+        }
+        let upstream = fields.text("upstream");
+        let mut places = claimed.iter().chain(&upstream);
+        if ports.own.is_some() && places.all(|text| Place::of(&text.value).port.is_some()) {
+            fields.inert(&["port"], "every host names its own");
         }
         let plain = |text: &Spot<String>| text.value.starts_with("http://");
         let tls = fields.flag("tls");
@@ -133,9 +140,7 @@ impl<'a> Loader<'a> {
             protocol,
             family,
             claims,
-            upstream: fields
-                .text("upstream")
-                .and_then(|text| self.host_port(&text, port)),
+            upstream: upstream.and_then(|text| self.host_port(&text, ports)),
             tls,
             ca_cert: fields.text_or_file("ca_cert").map(|text| self.pem(text)),
             sslmode,
@@ -228,8 +233,8 @@ impl<'a> Loader<'a> {
     }
 
     /// `host`, `host:port`, `*.suffix`, a range, or a URL without a path.
-    fn claim(&self, text: &Spot<String>, port: u16) -> Option<Claim> {
-        let (host, port) = split(&text.value, port)?;
+    fn claim(&self, text: &Spot<String>, ports: Ports) -> Option<Claim> {
+        let (host, port) = ports.split(&text.value);
         let pattern = match (host.parse::<IpNet>(), host.parse::<std::net::IpAddr>()) {
             (Ok(net), _) => HostPattern::Net(net.trunc()),
             (_, Ok(ip)) => HostPattern::Net(IpNet::from(ip)),
@@ -253,8 +258,8 @@ impl<'a> Loader<'a> {
         Some(Claim { host: pattern, port })
     }
 
-    fn host_port(&self, text: &Spot<String>, port: u16) -> Option<HostPort> {
-        let (host, port) = split(&text.value, port)?;
+    fn host_port(&self, text: &Spot<String>, ports: Ports) -> Option<HostPort> {
+        let (host, port) = ports.split(&text.value);
         if !is_name(&host) && host.parse::<std::net::IpAddr>().is_err() {
             self.one_of(text, "upstream", "`host:port`");
             return None;
@@ -284,35 +289,56 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// Host in lower case and port.
-fn split(text: &str, port: u16) -> Option<(String, u16)> {
-    let (rest, port) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
-        (Some(rest), _) => (rest, 443),
-        (_, Some(rest)) => (rest, 80),
-        _ => (text, port),
-    };
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let (host, port) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, port),
-        Some((host, tail)) => (
-            host,
-            tail.strip_prefix(':')
-                .and_then(|port| port.parse().ok())
-                .unwrap_or(0),
-        ),
-        None => match rest.rsplit_once(':') {
-            // More than one colon without brackets is an IPv6 address.
-            Some((host, _)) if host.contains(':') => (rest, port),
-            Some((host, port)) => (host, port.parse().unwrap_or(0)),
-            None => (rest, port),
-        },
-    };
-    let host = host.trim_end_matches('.').to_ascii_lowercase();
-    // Port 0 and an empty host match nothing and are reported as a bad host.
-    if port == 0 {
-        Some((String::new(), port))
-    } else {
-        Some((host, port))
+/// The ports of what names none.
+#[derive(Clone, Copy)]
+struct Ports {
+    /// The block's `port`, which goes before what a URL's scheme means.
+    own: Option<u16>,
+    /// Its type's.
+    usual: u16,
+}
+
+impl Ports {
+    /// Host and port. What cannot be one has an empty host, which is reported as a bad one.
+    fn split(self, text: &str) -> (String, u16) {
+        let place = Place::of(text);
+        let port = place.port.or(self.own).or(place.scheme).unwrap_or(self.usual);
+        match port {
+            0 => (String::new(), 0),
+            _ => (place.host.trim_end_matches('.').to_ascii_lowercase(), port),
+        }
+    }
+}
+
+/// What a text says of a destination.
+struct Place<'a> {
+    host: &'a str,
+    /// The port behind the host; 0 where that is none.
+    port: Option<u16>,
+    /// The port that its scheme means.
+    scheme: Option<u16>,
+}
+
+impl Place<'_> {
+    fn of(text: &str) -> Place<'_> {
+        let (rest, scheme) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+            (Some(rest), _) => (rest, Some(443)),
+            (_, Some(rest)) => (rest, Some(80)),
+            _ => (text, None),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let number = |port: &str| Some(port.parse().unwrap_or(0));
+        let (host, port) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, "")) => (host, None),
+            Some((host, tail)) => (host, number(tail.strip_prefix(':').unwrap_or_default())),
+            None => match rest.rsplit_once(':') {
+                // More than one colon without brackets is an IPv6 address.
+                Some((host, _)) if host.contains(':') => (rest, None),
+                Some((host, port)) => (host, number(port)),
+                None => (rest, None),
+            },
+        };
+        Place { host, port, scheme }
     }
 }
 
