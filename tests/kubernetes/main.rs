@@ -11,6 +11,8 @@
 
 mod cluster;
 mod credentials;
+#[path = "../support/folder.rs"]
+mod folder;
 mod streams;
 mod verbs;
 #[path = "../http/world.rs"]
