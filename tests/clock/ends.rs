@@ -1,5 +1,6 @@
 //! The two ends of a tunnel, and what lies between them.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -90,6 +91,26 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         }
     });
     assert!(waited.await.is_ok(), "not in time: {what}");
+}
+
+/// Waits until both ends and the wire have read what was sent to them.
+pub async fn all_is_read() {
+    until("all is read", || unread() == 0).await;
+}
+
+/// Bytes that wait in this process's UDP sockets (the fifth column of the kernel's table, behind the colon).
+fn unread() -> u64 {
+    let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+    let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    let own: HashSet<String> = links.map(|link| link.display().to_string()).collect();
+    let table = std::fs::read_to_string("/proc/self/net/udp").unwrap();
+    let rows = table
+        .lines()
+        .map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let queued = rows
+        .filter(|row| own.contains(&format!("socket:[{}]", row[9])))
+        .map(|row| u64::from_str_radix(row[4].split_once(':').unwrap().1, 16).unwrap());
+    queued.sum()
 }
 
 /// A wire between an agent and the gateway that counts what passes.
