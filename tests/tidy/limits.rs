@@ -104,7 +104,7 @@ fn the_tests_of_limits_are_there() {
         .filter_map(|(file, names, why)| {
             let error = match why {
                 Why::Test(own, test) => crate::is_a_test(own, test).err()?,
-                Why::Own(reason) if reason.is_empty() => "no reason".to_owned(),
+                Why::Own("") => "no reason".to_owned(),
                 _ => return None,
             };
             Some(format!("{file} {names:?}: {error}"))
