@@ -39,6 +39,9 @@ pub mod state;
 pub mod proxy;
 
 #[cfg(feature = "daemon")]
+pub mod channel;
+
+#[cfg(feature = "daemon")]
 pub mod admin;
 
 #[cfg(feature = "daemon")]

@@ -12,6 +12,7 @@ mod admit;
 mod agents;
 mod api;
 mod certificate;
+pub mod channels;
 pub mod client;
 mod credentials;
 mod enrol;
@@ -39,6 +40,7 @@ use std::time::Instant;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use crate::channel::Channels;
 use crate::credential::store::SecretStore;
 use crate::ingress::tailnet::Directory;
 use crate::policy::Gateway;
@@ -76,6 +78,7 @@ pub struct Operator {
     /// Where the page is, once it is served.
     page: Arc<OnceLock<SocketAddr>>,
     tailnet: Option<Arc<Tailnet>>,
+    channels: Option<Arc<Channels>>,
     started: Instant,
 }
 
@@ -84,7 +87,7 @@ pub struct Operator {
 pub enum AdminError {
     #[error("{0}: {1}")]
     Listen(String, std::io::Error),
-    #[error("dashboard_listen = \"{0}\" is not a loopback address; the admin API is for this machine alone")]
+    #[error("{0} is not a loopback address; the admin API and what channels say are for this machine alone")]
     NotLoopback(SocketAddr),
     #[error("another gateway uses the state folder {0}")]
     InUse(String),
@@ -120,6 +123,7 @@ impl Operator {
             people: People::new()?,
             page: Arc::default(),
             tailnet: None,
+            channels: None,
             started: Instant::now(),
         })
     }
@@ -134,6 +138,13 @@ impl Operator {
     #[must_use]
     pub fn showing(mut self, directory: Arc<Directory>) -> Self {
         self.directory = Some(directory);
+        self
+    }
+
+    /// With what takes decisions from channels.
+    #[must_use]
+    pub fn hearing(mut self, channels: Arc<Channels>) -> Self {
+        self.channels = Some(channels);
         self
     }
 
@@ -217,6 +228,9 @@ pub async fn serve(
     };
     tokio::spawn(listen::serve(tcp, router, listen::BOUNDS));
 
+    if let (Some(address), Some(channels)) = (gateway.channel_listen, &operator.channels) {
+        channels::serve(address, channels.clone(), operator.tailnet.clone()).await?;
+    }
     if let Some(address) = gateway.enrol_listen {
         let listener = TcpListener::bind(address)
             .await

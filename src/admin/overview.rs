@@ -122,12 +122,13 @@ pub(super) async fn policy(Shared(operator): Shared<Operator>) -> Result<Json<Va
     let approvers = model.approvers.iter().map(|approver| match &approver.kind {
         ApproverKind::Human {
             channel,
+            channels,
             require_approvers,
             approvers,
             ..
         } => json!({
             "key": &*approver.key, "kind": "human", "required": require_approvers, "people": approvers,
-            "channel": channel,
+            "channel": channel, "channels": channels.iter().map(|key| &**key).collect::<Vec<_>>(),
         }),
         ApproverKind::Llm(llm) => json!({ "key": &*approver.key, "kind": "llm", "model": llm.model }),
     });

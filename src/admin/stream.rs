@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::Operator;
 use super::api::Failed;
 use crate::audit::read::{Filter, Reader};
-use crate::verdict::approval::{QuestionState, Queue};
+use crate::verdict::approval::{QuestionState, Queue, Told};
 
 /// Streams at a time, of both kinds.
 pub const WATCHERS_MAX: usize = 16;
@@ -70,9 +70,9 @@ struct Approvals {
     _place: OwnedSemaphorePermit,
     queue: Queue,
     changes: watch::Receiver<u64>,
-    /// Open questions that the client knows, with the number of votes it knows of, and whether
-    /// the agent waits.
-    shown: HashMap<i64, (usize, bool)>,
+    /// Open questions that the client knows, with the number of votes it knows of, whether the agent
+    /// waits, and which channels were told.
+    shown: HashMap<i64, (usize, bool, Vec<Told>)>,
     ready: VecDeque<Value>,
     broken: bool,
     started: bool,
@@ -113,8 +113,8 @@ impl Approvals {
             }
         }
         for held in open {
-            let now = (held.by.len(), held.waiting);
-            if self.shown.insert(held.id, now) != Some(now) {
+            let now = (held.by.len(), held.waiting, held.told.clone());
+            if self.shown.insert(held.id, now.clone()) != Some(now) {
                 self.ready.push_back(json!(held));
             }
         }

@@ -243,6 +243,14 @@ fn whole(held: &Value) -> anyhow::Result<String> {
             out.push_str(&format!("{label:<11} {}\n", text(value)));
         }
     }
+    for told in held["told"].as_array().into_iter().flatten() {
+        let (channel, state) = (text(&told["channel"]), text(&told["state"]));
+        out.push_str(&format!(
+            "{:<11} {channel} {state} {}\n",
+            "told",
+            text(&told["problem"])
+        ));
+    }
     if question["required"].as_u64().is_some_and(|required| required > 1) {
         out.push_str(&format!("{:<11} {} people\n", "needs", question["required"]));
     }

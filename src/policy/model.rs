@@ -4,6 +4,7 @@
 //! they are written in a policy, `type.name`.
 
 mod approver;
+mod channel;
 mod tailscale;
 
 mod limit;
@@ -20,6 +21,7 @@ use crate::audit::Retention;
 use crate::facts::Family;
 
 pub use approver::*;
+pub use channel::{Channel, ChannelKind, ChannelPerson, Mail};
 pub use limit::{LIMIT_COUNT_MAX, Limit, Per};
 pub use preview::Previews;
 
@@ -33,6 +35,7 @@ pub struct Model {
     pub endpoints: Vec<Arc<Endpoint>>,
     pub credentials: Vec<Arc<Credential>>,
     pub approvers: Vec<Arc<Approver>>,
+    pub channels: Vec<Arc<Channel>>,
     pub profiles: Vec<Arc<Profile>>,
 }
 
@@ -49,6 +52,10 @@ impl Model {
         self.approvers.iter().find(|approver| &*approver.key == key)
     }
 
+    pub fn channel(&self, key: &str) -> Option<&Arc<Channel>> {
+        self.channels.iter().find(|channel| &*channel.key == key)
+    }
+
     pub fn profile(&self, name: &str) -> Option<&Arc<Profile>> {
         self.profiles.iter().find(|profile| &*profile.name == name)
     }
@@ -63,6 +70,10 @@ pub struct Gateway {
     pub admin_listen: SocketAddr,
     /// Where `tailkeep join` reaches the gateway (`enrol_listen`), TLS by the gateway's own CA.
     pub enrol_listen: Option<SocketAddr>,
+    /// Where decisions come back from channels (`channel_listen`); on loopback.
+    pub channel_listen: Option<SocketAddr>,
+    /// Where people open the page (`page_url`), for links; its listener's address where `None`.
+    pub page_url: Option<String>,
     /// The URL that enrolment links are made from.
     pub public_url: Option<String>,
     pub wireguard: Option<Wireguard>,
@@ -148,6 +159,8 @@ impl Default for Gateway {
             state_dir: PathBuf::from(".tailkeep"),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 8737)),
             enrol_listen: None,
+            channel_listen: None,
+            page_url: None,
             public_url: None,
             wireguard: None,
             tailscale: None,

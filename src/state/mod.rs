@@ -97,6 +97,13 @@ ALTER TABLE approval ADD COLUMN excluded TEXT;
 ALTER TABLE approval ADD COLUMN escalates_us INTEGER;
 ALTER TABLE approval ADD COLUMN escalate_to TEXT;
 ",
+    "
+CREATE TABLE approval_told (
+  approval INTEGER NOT NULL REFERENCES approval (id), channel TEXT NOT NULL, state TEXT NOT NULL,
+  problem TEXT, shown TEXT NOT NULL, place TEXT, token BLOB, at_us INTEGER NOT NULL,
+  over INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (approval, channel)) STRICT;
+CREATE INDEX approval_told_open ON approval_told (over);
+",
 ];
 
 /// The state cannot be read or written.

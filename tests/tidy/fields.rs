@@ -19,6 +19,10 @@ const AROUND: &str = r#"
 endpoint "https" "api" { hosts = ["api.test"] }
 credential "bearer_token" "token" { endpoint = https.api }
 approver "human_approver" "person" {}
+channel "ntfy" "push" {
+  url   = "https://push.test"
+  topic = "t"
+}
 policy "words" { text = "be strict" }
 environment "custom_environment" "region" {
   key = "R"
@@ -95,7 +99,7 @@ fn notes(text: &str) -> Vec<String> {
 fn every_block_and_type_is_in_the_table() {
     let mut wanted: BTreeSet<String> = BTreeSet::from(["file".to_owned()]);
     for kind in there_are(&format!("{STRANGE} {{}}")) {
-        if ["endpoint", "credential", "approver"].contains(&kind.as_str()) {
+        if ["endpoint", "credential", "approver", "channel"].contains(&kind.as_str()) {
             let types = there_are(&format!("{kind} \"{STRANGE}\" \"x\" {{}}"));
             wanted.extend(types.into_iter().map(|own| format!("{kind} {own}")));
         } else {

@@ -93,7 +93,7 @@ function Grants({ held, now }) {
 
 function Question({ id, listed, now }) {
   // The list may lack what is long; here nothing is left out.
-  const [loaded, again] = useLoaded(() => get(`/v1/approvals/${id}`), [id, listed?.state, listed?.by.length])
+  const [loaded, again] = useLoaded(() => get(`/v1/approvals/${id}`), [id, listed?.state, listed?.by.length, JSON.stringify(listed?.told)])
   const held = loaded.data
   if (!held) return loaded.error ? html`<div class="question"><${Problem} error=${loaded.error} /></div>` : null
   const { question } = held
@@ -112,6 +112,7 @@ function Question({ id, listed, now }) {
         ['Endpoint', question.description && printable(question.description)],
         ['Approver', html`<code>${question.approver}</code>`],
         ['Channel', question.channel && printable(question.channel)],
+        ['Told', held.told?.length > 0 && held.told.map(one => html`<div key=${one.channel}><code>${one.channel}</code> ${one.state === 'sent' ? '' : one.state}${one.problem ? `: ${printable(one.problem)}` : ''}</div>`)],
         ['Wanted', `${question.required} ${question.required === 1 ? 'person' : 'people'}${question.eligible?.length ? ` of ${question.eligible.join(', ')}` : ''}`],
         ['Never', question.excluded && `${question.excluded}, whose agent it is`],
         ['Later also', question.escalate_to && `${question.escalate_to.join(', ')}, after ${span(question.escalate_after_s)}`],

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::{policy_watch, tailnet};
 use crate::admin::{self, Operator};
 use crate::audit::log::Log;
+use crate::channel::Channels;
 use crate::credential::store::SecretStore;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names, Resolver, Zone, forward_to};
@@ -86,6 +87,9 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let answerer = Arc::new(Answerer::new(names.clone(), zone(&gate), resolver(&gateway))?);
 
     let reload_secrets = secrets.clone();
+    let channels = Channels::new(queue.clone(), gate.clone(), reload_secrets.known().clone());
+    let channels = channels.context("the channels' HTTP client")?;
+    tokio::spawn(channels.clone().run());
     let mut operator = Operator::new(
         state.clone(),
         queue.clone(),
@@ -93,6 +97,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         secrets,
         authority.clone(),
     )?
+    .hearing(channels)
     .telling(proxy.teller().clone());
     if let Some(own) = &tailnet {
         operator = operator
@@ -327,6 +332,7 @@ fn closed(gateway: &Gateway) -> Closed {
     let mut nets = vec![gateway.virtual_v4, gateway.virtual_v6];
     let mut listeners = vec![gateway.admin_listen];
     listeners.extend(gateway.enrol_listen);
+    listeners.extend(gateway.channel_listen);
     if let Some(tailscale) = &gateway.tailscale {
         nets.extend(TAILNET_RANGES);
         listeners.push(SocketAddr::from(([0, 0, 0, 0], tailscale.redirect_port)));

@@ -101,6 +101,7 @@ impl<'a> Loader<'a> {
         }
         ApproverKind::Human {
             channel: fields.text("channel").map(|text| text.value),
+            channels: self.channels_of(fields),
             timeout: fields.duration("timeout"),
             require_approvers: required,
             separation: fields.flag("separation").unwrap_or_default(),

@@ -191,8 +191,8 @@ impl<'a> Loader<'a> {
         self.secret_of(fields, slot, help)
     }
 
-    /// The gateway's own secret, for the tailnet.
-    pub(super) fn tailnet_secret(&self, fields: &Fields<'a>, slot: &'static str) -> Option<SecretSource> {
+    /// A secret of the gateway itself, for the tailnet or a channel.
+    pub(super) fn own_secret(&self, fields: &Fields<'a>, slot: &'static str) -> Option<SecretSource> {
         let source = self.secret_of(fields, slot, "write env(\"NAME\") or file(\"path\")")?;
         if matches!(source, SecretSource::Vault(_)) {
             let message = format!("`{slot}` of {} cannot come from a vault here", fields.title);

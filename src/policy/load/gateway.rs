@@ -119,6 +119,23 @@ impl<'a> Loader<'a> {
             if let Some(listen) = fields.text("enrol_listen") {
                 self.model.gateway.enrol_listen = self.address(&listen);
             }
+            if let Some(listen) = fields.text("channel_listen") {
+                let address = self.address(&listen);
+                if address.is_some_and(|address| !address.ip().is_loopback()) {
+                    self.one_of(
+                        &listen,
+                        "channel_listen",
+                        "an address of loopback, 127.0.0.1:8090",
+                    );
+                }
+                self.model.gateway.channel_listen = address;
+            }
+            if let Some(url) = fields.text("page_url") {
+                if !url.value.starts_with("https://") && !url.value.starts_with("http://") {
+                    self.one_of(&url, "page_url", "a URL, https://…");
+                }
+                self.model.gateway.page_url = Some(url.value.trim_end_matches('/').to_owned());
+            }
             if let Some(cidr) = fields.text("virtual_cidr") {
                 self.net(&cidr, true, |gateway| &mut gateway.virtual_v4);
             }

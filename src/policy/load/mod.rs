@@ -3,6 +3,7 @@
 
 mod approver;
 mod bounds;
+mod channel;
 mod credential;
 mod endpoint;
 mod gateway;
@@ -31,6 +32,7 @@ pub(crate) enum Kind {
     Endpoint,
     Credential,
     Approver,
+    Channel,
     Tunnel,
     Policy,
     Environment,
@@ -44,6 +46,7 @@ impl Kind {
             Kind::Endpoint => "endpoint",
             Kind::Credential => "credential",
             Kind::Approver => "approver",
+            Kind::Channel => "channel",
             Kind::Tunnel => "tunnel",
             Kind::Policy => "policy",
             Kind::Environment => "environment",
@@ -61,10 +64,11 @@ impl Kind {
     }
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::Endpoint,
     Kind::Credential,
     Kind::Approver,
+    Kind::Channel,
     Kind::Tunnel,
     Kind::Policy,
     Kind::Environment,
@@ -180,6 +184,7 @@ impl<'a> Loader<'a> {
         }
         self.endpoints();
         self.credentials();
+        self.channels();
         self.approvers();
         self.inert_blocks();
         self.profiles();

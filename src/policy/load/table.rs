@@ -7,11 +7,12 @@
 #![cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "editors read it"))]
 
 mod block;
+mod channel;
 mod gateway;
 #[cfg(test)]
 mod tests;
 
-use super::{KINDS, Kind, approver, credential, endpoint};
+use super::{KINDS, Kind, approver, channel as channels, credential, endpoint};
 use crate::facts::Family;
 
 /// What may stand behind a field's `=`, or that it is a block.
@@ -128,6 +129,7 @@ fn of_kind(kind: Kind) -> &'static Table {
         Kind::Endpoint => &block::ENDPOINT,
         Kind::Credential => &block::CREDENTIAL,
         Kind::Approver => &block::APPROVER,
+        Kind::Channel => &channel::CHANNEL,
         Kind::Tunnel => &block::TUNNEL,
         Kind::Policy => &block::POLICY,
         Kind::Environment => &block::ENVIRONMENT,
@@ -155,6 +157,7 @@ pub(crate) fn types(kind: Kind) -> Vec<(&'static str, &'static str)> {
             )
             .collect(),
         Kind::Approver => approver::TYPES.to_vec(),
+        Kind::Channel => channels::TYPES.to_vec(),
         _ => Vec::new(),
     }
 }

@@ -30,8 +30,8 @@ impl<'a> Loader<'a> {
         let text = |name| fields.text(name).map(|text| text.value);
         let mut tailscale = Tailscale {
             socket: text("socket").map(PathBuf::from),
-            authkey: self.tailnet_secret(&fields, "authkey"),
-            oauth_client_secret: self.tailnet_secret(&fields, "oauth_client_secret"),
+            authkey: self.own_secret(&fields, "authkey"),
+            oauth_client_secret: self.own_secret(&fields, "oauth_client_secret"),
             hostname: text("hostname"),
             ..Tailscale::default()
         };

@@ -22,8 +22,11 @@ pub struct Approver {
 pub enum ApproverKind {
     Human {
         /// Where its questions belong (`channel`), as free text that goes with each of them: what hands them on
-        /// (`tailkeep approvals watch --format json`) reads it. The gateway itself sends nothing there.
+        /// (`tailkeep approvals watch --format json`) reads it. The gateway itself sends to
+        /// `channels` alone.
         channel: Option<String>,
+        /// Where people are told of its questions, by key (`channels`).
+        channels: Vec<Arc<str>>,
         timeout: Option<Duration>,
         /// Distinct people who must allow.
         require_approvers: u32,

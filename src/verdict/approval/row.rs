@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
+use super::told::{self, Told};
 use crate::state::StateError;
 
 /// Where a question stands.
@@ -66,6 +67,9 @@ pub struct Held {
     /// Whether its agent is there and waits; one that lost its gateway may come back.
     #[serde(default)]
     pub waiting: bool,
+    /// The channels that were told of it.
+    #[serde(default)]
+    pub told: Vec<Told>,
 }
 
 /// One row, whatever its state.
@@ -118,6 +122,7 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Raw> {
             by: Vec::new(),
             reason: row.get(7)?,
             waiting: false,
+            told: Vec::new(),
         },
     })
 }
@@ -127,6 +132,7 @@ fn complete(connection: &Connection, raw: Raw) -> Result<Held, StateError> {
     held.state = State::read(&raw.state)
         .ok_or_else(|| StateError::Refused(format!("approval {}: unknown state {}", held.id, raw.state)))?;
     held.question = serde_json::from_str(&raw.question).unwrap_or_default();
+    held.told = told::of(connection, held.id)?;
     held.by = match raw.decided_by {
         Some(person) => vec![person],
         None => voters(connection, held.id)?,

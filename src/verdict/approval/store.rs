@@ -273,7 +273,11 @@ pub(super) fn prune(connection: &Connection, now: i64) -> Result<(), StateError>
          WHERE closed_us < ?1 OR number > ?3 OR bytes > ?4",
         params![old, usable, CLOSED_KEPT_MAX, CLOSED_BYTES_MAX],
     )?;
-    for table in ["approval_vote WHERE approval", "approval WHERE id"] {
+    for table in [
+        "approval_vote WHERE approval",
+        "approval_told WHERE approval",
+        "approval WHERE id",
+    ] {
         connection.execute(
             &format!("DELETE FROM {table} IN (SELECT id FROM approval_gone)"),
             [],

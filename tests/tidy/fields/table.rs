@@ -90,6 +90,11 @@ pub const BLOCKS: &[(&str, &str)] = &[
         "approver llm_approver",
         "approver \"llm_approver\" \"x\" {\n@\n}\n",
     ),
+    ("channel slack", "channel \"slack\" \"x\" {\n@\n}\n"),
+    ("channel webhook", "channel \"webhook\" \"x\" {\n@\n}\n"),
+    ("channel ntfy", "channel \"ntfy\" \"x\" {\n@\n}\n"),
+    ("channel email", "channel \"email\" \"x\" {\n@\n}\n"),
+    ("channel person", "channel \"slack\" \"x\" {\nperson {\n@\n}\n}\n"),
     ("rule", "rule \"x\" {\nverdict = \"allow\"\n@\n}\n"),
     (
         "rule limit",
@@ -193,6 +198,13 @@ const POLICY: &str = "src/policy/tests.rs";
 const HIDING: &str = "tests/state/hiding.rs";
 const PEOPLE: &str = "tests/state/people.rs";
 const PREVIEWS: &str = "tests/postgres/previews.rs";
+const SLACK: &str = "tests/channels/slack.rs";
+const PRESSED: &str = "a_listed_person_decides_by_a_button_and_the_message_says_so";
+const WEBHOOK: &str = "tests/channels/webhook.rs";
+const PUSH: &str = "tests/channels/push.rs";
+const PUSHED: &str = "a_push_leads_to_the_page_and_says_nothing_of_the_action";
+const EMAIL: &str = "tests/channels/email.rs";
+const MAILED: &str = "mail_goes_by_verified_tls_and_leads_to_the_page";
 const JUDGE: &str = "tests/judge/main.rs";
 const OWN: &str = "tests/tailnet/own.rs";
 const REDIRECT: &str = "tests/tailnet/redirect.rs";
@@ -265,6 +277,8 @@ pub const FIELDS: &[Line] = &[
     (&["gateway"], "dashboard_listen", Test(GATEWAY, "an_unsafe_start_is_refused")),
     (&["gateway"], "enrol_listen", Test(TUNNEL, AS_CONFIGURED)),
     (&["gateway"], "public_url", Test(TUNNEL, AS_CONFIGURED)),
+    (&["gateway"], "channel_listen", Test("tests/channels/program.rs", "decisions_are_taken_at_channel_listen")),
+    (&["gateway"], "page_url", Test(SLACK, PRESSED)),
     (&["gateway"], "virtual_cidr", Test(TUNNEL, AS_CONFIGURED)),
     (&["gateway"], "virtual_cidr6", Test(TUNNEL, AS_CONFIGURED)),
     (&["gateway"], "resolver", Test("src/upstream/dial/tests.rs", "a_wildcard_name_that_resolves_to_a_closed_address_is_not_dialled")),
@@ -381,6 +395,7 @@ pub const FIELDS: &[Line] = &[
     (&["credential mtls_credential", "credential mtls_credential secrets"], "ca", Inert("ca = file(\"c\")")),
     // approver
     (&["approver human_approver"], "channel", Test(HIDING, "a_question_says_what_its_endpoint_is_and_where_it_belongs")),
+    (&["approver human_approver"], "channels", Test(SLACK, PRESSED)),
     (&["approver human_approver"], "timeout", Test(HIDING, "defaults_decide_where_nothing_else_does")),
     (&["approver human_approver"], "require_approvers", Test(HIDING, "the_approver_says_how_many_of_whom_must_allow")),
     (&["approver human_approver"], "approvers", Test(HIDING, "the_approver_says_how_many_of_whom_must_allow")),
@@ -408,6 +423,26 @@ pub const FIELDS: &[Line] = &[
     (&["approver llm_approver"], "request_bytes_max", Test(JUDGE, "the_whole_action_or_none")),
     (&["approver llm_approver"], "requests_per_hour", Test(JUDGE, "budgets_hold")),
     (&["approver llm_approver"], "tokens_per_day", Test(JUDGE, "budgets_hold")),
+    // channel
+    (&["channel slack"], "token", Test(SLACK, PRESSED)),
+    (&["channel slack"], "signing_secret", Test(SLACK, "nobody_else_decides_and_nothing_counts_twice")),
+    (&["channel slack"], "room", Test(SLACK, PRESSED)),
+    (&["channel slack"], "base_url", Test(SLACK, PRESSED)),
+    (&["channel slack", "channel webhook"], "person", Block("channel person")),
+    (&["channel person"], "id", Test(SLACK, "nobody_else_decides_and_nothing_counts_twice")),
+    (&["channel person"], "name", Test(SLACK, "nobody_else_decides_and_nothing_counts_twice")),
+    (&["channel webhook"], "url", Test(WEBHOOK, "a_system_is_told_and_decides_by_a_signed_request")),
+    (&["channel webhook"], "secret", Test(WEBHOOK, "what_is_not_signed_whole_and_of_now_decides_nothing")),
+    (&["channel ntfy"], "url", Test(PUSH, PUSHED)),
+    (&["channel ntfy"], "topic", Test(PUSH, PUSHED)),
+    (&["channel ntfy"], "token", Test(PUSH, PUSHED)),
+    (&["channel email"], "server", Test(EMAIL, MAILED)),
+    (&["channel email"], "tls", Test(EMAIL, MAILED)),
+    (&["channel email"], "ca_cert", Test(EMAIL, "without_verified_tls_nothing_is_sent")),
+    (&["channel email"], "username", Test(EMAIL, MAILED)),
+    (&["channel email"], "password", Test(EMAIL, MAILED)),
+    (&["channel email"], "from", Test(EMAIL, MAILED)),
+    (&["channel email"], "to", Test(EMAIL, MAILED)),
     // rule
     (RULES, "endpoints", Test(POLICY, "rules_are_walked_by_priority_then_order")),
     (RULES, "endpoint", Same("endpoint = https.api", "endpoints = [https.api]")),

@@ -171,6 +171,7 @@ pub(super) static APPROVER: Table = Table {
         Field::new("quiet_hours", Shape::Text, "When nobody is asked, `22:00-07:00`.").of(HUMAN),
         Field::new("quiet_zone", Shape::Text, "The zone of the quiet hours; UTC by default.").of(HUMAN),
         Field::new("channel", Shape::Text, "Where its questions belong; each carries it, for what hands them on.").of(HUMAN),
+        Field::new("channels", Shape::References(Kind::Channel), "Where people are told of its questions, beside the page; 8 at most.").of(HUMAN),
         Field::new("timeout", Shape::Time, "How long an answer is waited for; then it is a denial."),
         Field::inert("credential", ELSEWHERE).of(HUMAN),
         Field::inert("classifier", ELSEWHERE).of(HUMAN),

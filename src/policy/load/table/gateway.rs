@@ -130,6 +130,16 @@ static GATEWAY: Table = Table {
                 "Where machines enrol, apart from the admin page.",
             ),
             Field::new(
+                "channel_listen",
+                Shape::Text,
+                "Where decisions come back from channels, on loopback: what is public stands before it.",
+            ),
+            Field::new(
+                "page_url",
+                Shape::Text,
+                "The URL at which people open the admin page, for links to it.",
+            ),
+            Field::new(
                 "virtual_cidr",
                 Shape::Text,
                 "The IPv4 range of the endpoints' virtual addresses.",

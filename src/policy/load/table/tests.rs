@@ -36,6 +36,15 @@ credential "mtls_credential" "g" {
   secrets {}
 }
 credential "postgres_credential" "h" {}
+channel "slack" "a" {
+  person {
+    id   = "U1"
+    name = "ann"
+  }
+}
+channel "webhook" "b" {}
+channel "ntfy" "c" {}
+channel "email" "d" {}
 approver "human_approver" "a" {}
 approver "llm_approver" "b" {
   model  = "m"

@@ -1,0 +1,294 @@
+//! Telling people of held actions beside the page, and taking their decisions where a channel proves who they are.
+//!
+//! One task follows the queue: each channel of a question's approver is told of it, and where the channel can be told
+//! again, of each vote and of the end. What was told is kept beside the question, so a restart goes on where it was.
+//! The queue, the gate and the page know nothing of services; this reads the queue and decides by it as the page does.
+//!
+//! Invariants: a channel that fails changes nothing but what is said of it, on the page and in the log; nobody decides
+//! by a channel but a `person` of it whom the approver lets decide, by a request signed by the channel's secret, with
+//! a token of that very question, once; where a channel cannot show the whole action, it takes no decision.
+
+mod decide;
+pub mod email;
+pub mod notice;
+pub mod ntfy;
+pub mod post;
+pub mod sign;
+pub mod slack;
+pub mod webhook;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+
+use crate::credential::store::read;
+use crate::credential::{KnownSecrets, Secret};
+use crate::policy::{ApproverKind, Channel, ChannelKind, Gateway, Model};
+use crate::state::{StateError, now_us};
+use crate::verdict::approval::{Begun, Held, QuestionState, Queue, Telling, ToldState};
+use crate::verdict::gate::Gate;
+
+pub use decide::Denied;
+use notice::Notice;
+use post::{Failure, Tries, answer};
+use sign::Seen;
+
+/// Tellings that are on their way at once; the next waits.
+pub const SENDING_MAX: usize = 16;
+/// How often the list is looked at though nothing said that it changed: time-outs that nobody waits for.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Tells channels, and takes what they say. Shared.
+pub struct Channels {
+    queue: Queue,
+    gate: Arc<Gate>,
+    known: KnownSecrets,
+    client: reqwest::Client,
+    places: Semaphore,
+    /// What is on its way: a question's number and a channel's key.
+    busy: Mutex<HashSet<(i64, String)>>,
+    again: Notify,
+    seen: Seen,
+}
+
+impl Channels {
+    /// # Errors
+    /// The HTTP client could not be made.
+    pub fn new(queue: Queue, gate: Arc<Gate>, known: KnownSecrets) -> Result<Arc<Self>, reqwest::Error> {
+        Ok(Arc::new(Channels {
+            queue,
+            gate,
+            known,
+            client: post::client()?,
+            places: Semaphore::new(SENDING_MAX),
+            busy: Mutex::default(),
+            again: Notify::new(),
+            seen: Seen::default(),
+        }))
+    }
+
+    /// Follows the queue for as long as there is one.
+    pub async fn run(self: Arc<Self>) {
+        let mut changes = self.queue.changes();
+        loop {
+            changes.borrow_and_update();
+            if let Err(error) = self.look().await {
+                tracing::error!(%error, "channels could not be told of held actions");
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = self.again.notified() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Starts what is due.
+    async fn look(self: &Arc<Self>) -> Result<(), StateError> {
+        let policy = self.gate.policy();
+        let model = policy.model();
+        // What ends while the rest is read is looked at the next time.
+        let busy = self.busy().clone();
+        let told = self.queue.tellings().await?;
+        if model.channels.is_empty() && told.is_empty() {
+            return Ok(());
+        }
+        let open = self.queue.list(false).await?;
+        let told_of: HashMap<(i64, &str), &Telling> = told
+            .iter()
+            .map(|told| ((told.approval, told.channel.as_str()), told))
+            .collect();
+        let mut due: Vec<(i64, Arc<Channel>)> = Vec::new();
+        for held in &open {
+            for channel in channels_of(model, held) {
+                let is_due = match told_of.get(&(held.id, &*channel.key)) {
+                    // On its way, or of a gateway that ended meanwhile.
+                    None => true,
+                    Some(told) if told.state == ToldState::Sending => true,
+                    Some(told) => {
+                        told.state == ToldState::Sent
+                            && is_told_again(channel)
+                            && told.shown != Notice::version(held)
+                    }
+                };
+                if is_due {
+                    due.push((held.id, channel.clone()));
+                }
+            }
+        }
+        let open: HashSet<i64> = open.iter().map(|held| held.id).collect();
+        for told in told.iter().filter(|told| !open.contains(&told.approval)) {
+            if busy.contains(&(told.approval, told.channel.clone())) {
+                continue;
+            }
+            match model
+                .channel(&told.channel)
+                .filter(|channel| is_told_again(channel))
+            {
+                Some(channel) if told.place.is_some() => due.push((told.approval, channel.clone())),
+                _ => {
+                    self.queue
+                        .close_telling(told.approval, told.channel.clone())
+                        .await?
+                }
+            }
+        }
+        for (id, channel) in due {
+            if !busy.contains(&(id, channel.key.to_string())) {
+                self.start(id, channel);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells one channel how a question stands, unless that is on its way.
+    fn start(self: &Arc<Self>, id: i64, channel: Arc<Channel>) {
+        let key = (id, channel.key.to_string());
+        if !self.busy().insert(key.clone()) {
+            return;
+        }
+        let own = self.clone();
+        tokio::spawn(async move {
+            // Never closed.
+            let _place = own.places.acquire().await;
+            let done = own.tell(id, &channel).await;
+            own.busy().remove(&key);
+            match done {
+                Ok(()) => own.again.notify_one(),
+                Err(error) => tracing::error!(%error, channel = key.1, id, "a telling could not be noted"),
+            }
+        });
+    }
+
+    async fn tell(&self, id: i64, channel: &Channel) -> Result<(), StateError> {
+        let key = channel.key.to_string();
+        let Some(held) = self.queue.show(id).await? else {
+            return self.queue.close_telling(id, key).await;
+        };
+        let begun = self
+            .queue
+            .begin_telling(id, key.clone(), Notice::version(&held))
+            .await?;
+        let went = self.send(channel, &held, &begun).await;
+        let went = went.map_err(|problem| self.known.scrub(&problem).into_owned());
+        if let Err(problem) = &went {
+            tracing::warn!(
+                channel = key,
+                id,
+                problem,
+                "a channel could not be told of a held action"
+            );
+        }
+        let is_over = held.state != QuestionState::Pending;
+        self.queue.end_telling((id, key), went, is_over).await
+    }
+
+    /// The channel's name for its message, where it has one. Tried again within bounds.
+    async fn send(&self, channel: &Channel, held: &Held, begun: &Begun) -> Result<Option<String>, String> {
+        let mut tries = Tries::default();
+        loop {
+            match self.try_once(channel, held, begun).await {
+                Ok(place) => return Ok(place),
+                Err(failure) => tokio::time::sleep(tries.after(failure)?).await,
+            }
+        }
+    }
+
+    async fn try_once(
+        &self,
+        channel: &Channel,
+        held: &Held,
+        begun: &Begun,
+    ) -> Result<Option<String>, Failure> {
+        let policy = self.gate.policy();
+        let page = page_of(&policy.model().gateway);
+        let notice = Notice::of(held, &page);
+        match &channel.kind {
+            ChannelKind::Slack { room, base_url, .. } => {
+                let token = self.text(channel, "token")?;
+                let method = match begun.place {
+                    Some(_) => "chat.update",
+                    None => "chat.postMessage",
+                };
+                let message = slack::message(&notice, room, begun.place.as_deref(), &begun.token);
+                let request = self.client.post(format!("{base_url}/{method}"));
+                let said = answer(request.bearer_auth(&*token).json(&message)).await?;
+                slack::posted(&said).map(Some)
+            }
+            ChannelKind::Webhook { url, .. } => {
+                let secret = self.secret(channel, "secret")?;
+                let id = format!("msg_{}_{}", held.id, Notice::version(held).replace(' ', "_"));
+                let body = webhook::body(held, &page, &begun.token).to_string();
+                let signed = webhook::sign(secret.expose(), &id, now_us() / 1_000_000, body.as_bytes());
+                let mut request = self.client.post(url).header("content-type", "application/json");
+                for (name, value) in signed.map_err(Failure::Final)? {
+                    request = request.header(name, value);
+                }
+                answer(request.body(body)).await?;
+                Ok(Some(id))
+            }
+            ChannelKind::Ntfy { url, topic } => {
+                let mut request = self.client.post(url).json(&ntfy::message(&notice, topic));
+                if channel.secret("token").is_some() {
+                    request = request.bearer_auth(&*self.text(channel, "token")?);
+                }
+                answer(request).await?;
+                Ok(None)
+            }
+            ChannelKind::Email(mail) => {
+                let password = channel.secret("password").map(|_| self.text(channel, "password"));
+                let password = password.transpose()?;
+                email::send(mail, password.as_ref().map(|own| own.as_str()), &notice).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn secret(&self, channel: &Channel, field: &str) -> Result<Secret, Failure> {
+        let source = channel.secret(field);
+        let source = source.ok_or_else(|| Failure::Final(format!("it has no `{field}`")))?;
+        let of = format!("{}.{field}", channel.key);
+        read(&of, source, &self.known).map_err(|missing| Failure::Final(missing.to_string()))
+    }
+
+    fn text(&self, channel: &Channel, field: &str) -> Result<zeroize::Zeroizing<String>, Failure> {
+        let secret = self.secret(channel, field)?;
+        match std::str::from_utf8(secret.expose()) {
+            Ok(text) if !text.chars().any(char::is_control) => Ok(text.to_owned().into()),
+            _ => Err(Failure::Final(format!("its `{field}` is no line of text"))),
+        }
+    }
+
+    fn busy(&self) -> MutexGuard<'_, HashSet<(i64, String)>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where people open the page.
+fn page_of(gateway: &Gateway) -> String {
+    let own = || format!("http://{}", gateway.admin_listen);
+    gateway.page_url.clone().unwrap_or_else(own)
+}
+
+/// The channels of a question's approver, by the policy in force.
+fn channels_of<'a>(model: &'a Model, held: &Held) -> Vec<&'a Arc<Channel>> {
+    let approver = held.question["approver"]
+        .as_str()
+        .and_then(|key| model.approver(key));
+    match approver.map(|approver| &approver.kind) {
+        Some(ApproverKind::Human { channels, .. }) => {
+            channels.iter().filter_map(|key| model.channel(key)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether votes and the end are told too; a push or a mail cannot be taken back.
+fn is_told_again(channel: &Channel) -> bool {
+    matches!(
+        channel.kind,
+        ChannelKind::Slack { .. } | ChannelKind::Webhook { .. }
+    )
+}

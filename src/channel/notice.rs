@@ -1,0 +1,191 @@
+//! What people are told of a held action, as plain text. *Pure.*
+//!
+//! Whatever an agent wrote goes through [`printable`]: what is not seen, or turns round what stands beside
+//! it, stands escaped. What a service makes of the text (markup, headers) is for each channel to shut out.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::verdict::approval::{Held, QuestionState};
+
+/// A held action for people.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    pub id: i64,
+    /// One line of ours and of names; nothing of the action.
+    pub title: String,
+    /// Who asks, and why people are asked: labels and their texts.
+    pub about: Vec<(&'static str, String)>,
+    /// The whole action, and what it would do where that was found out.
+    pub action: String,
+    /// Where the page shows it.
+    pub link: String,
+    pub state: QuestionState,
+    /// Who said yes so far, or how it ended.
+    pub said: String,
+}
+
+impl Notice {
+    /// `held` is whole, as [`crate::verdict::approval::Queue::show`] gives it.
+    pub fn of(held: &Held, page: &str) -> Notice {
+        let question = &held.question;
+        let text = |field: &str| line(question[field].as_str().unwrap_or_default());
+        let labels = [
+            ("Agent", "node"),
+            ("Login", "login"),
+            ("Profile", "profile"),
+            ("Endpoint", "endpoint"),
+            ("Description", "description"),
+            ("Credential", "credential"),
+            ("Rule", "rule"),
+            ("Reason", "reason"),
+            ("Approver", "approver"),
+            ("Digest", "digest"),
+        ];
+        let mut about: Vec<(&'static str, String)> = labels
+            .into_iter()
+            .map(|(label, field)| (label, text(field)))
+            .filter(|(_, text)| !text.is_empty())
+            .collect();
+        let required = question["required"].as_u64().unwrap_or(1);
+        if required > 1 {
+            about.push(("Wanted", format!("{required} people")));
+        }
+        if let Some(at) = chrono::DateTime::from_timestamp_micros(held.expires_us) {
+            about.push(("Until", at.format("%Y-%m-%d %H:%M:%S UTC").to_string()));
+        }
+        let whole = |field: &str| question[field].as_str().filter(|text| !text.is_empty());
+        let whole = whole("detail").or(whole("summary")).unwrap_or_default();
+        let mut action = lines(whole);
+        if !question["preview"].is_null() {
+            let shown = serde_json::to_string_pretty(&question["preview"]).unwrap_or_default();
+            let _ = write!(action, "\n\nWhat it would do:\n{}", lines(&shown));
+        }
+        let by = line(&held.by.join(", "));
+        let mut said = match held.state {
+            QuestionState::Pending if held.by.is_empty() => String::new(),
+            QuestionState::Pending => format!("approved so far by {by}"),
+            QuestionState::Allowed | QuestionState::Used => format!("approved by {by}"),
+            QuestionState::Denied => format!("denied by {by}"),
+            QuestionState::TimedOut => "nobody decided in time".to_owned(),
+            QuestionState::Withdrawn => "its agent has gone".to_owned(),
+        };
+        if let Some(reason) = held
+            .reason
+            .as_deref()
+            .filter(|_| held.state != QuestionState::Pending)
+        {
+            let _ = write!(said, ": {}", line(reason));
+        }
+        Notice {
+            id: held.id,
+            title: format!("Approval {}: {} asks {}", held.id, text("node"), text("endpoint")),
+            about,
+            action,
+            link: link(page, held.id),
+            state: held.state,
+            said,
+        }
+    }
+
+    /// Who asks and why, a line each.
+    pub fn about(&self) -> String {
+        let lines = self.about.iter().map(|(label, text)| format!("{label}: {text}"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// How the question stands: a channel that was told of this is told again once it is another.
+    pub fn version(held: &Held) -> String {
+        match held.state {
+            QuestionState::Pending => format!("pending {}", held.by.len()),
+            // That it was used changes nothing for people.
+            QuestionState::Used => QuestionState::Allowed.name().to_owned(),
+            state => state.name().to_owned(),
+        }
+    }
+}
+
+/// The page of one question.
+pub fn link(page: &str, id: i64) -> String {
+    format!("{page}/#/approvals/{id}")
+}
+
+/// The whole question as JSON, for a program.
+pub fn document(held: &Held, page: &str) -> Value {
+    serde_json::json!({
+        "approval": held.id, "state": held.state, "by": held.by, "reason": held.reason,
+        "digest": held.question["digest"], "expires_us": held.expires_us,
+        "page": link(page, held.id), "question": held.question,
+    })
+}
+
+/// A text on one line.
+fn line(text: &str) -> String {
+    printable(text)
+}
+
+/// A text with its lines and tabs.
+fn lines(text: &str) -> String {
+    let lines = text.split('\n');
+    let kept = lines.map(|own| own.split('\t').map(printable).collect::<Vec<_>>().join("\t"));
+    kept.collect::<Vec<_>>().join("\n")
+}
+
+/// A text that an agent may have written: what is no character of it stands escaped.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        match is_hidden(char) {
+            true => out.extend(char.escape_unicode()),
+            false => out.push(char),
+        }
+    }
+    out
+}
+
+/// Controls drive a terminal; the others turn round what stands beside them, or are not seen. As
+/// `printable` of the page.
+fn is_hidden(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{ffff}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(detail: &str) -> Held {
+        let question = serde_json::json!({
+            "node": "lap\u{202e}top", "endpoint": "https.api", "rule": "ask", "detail": detail,
+            "digest": "sha256:00", "required": 2, "preview": { "does": { "tag": "DELETE 3" } },
+        });
+        let held = serde_json::json!({
+            "id": 7, "state": "pending", "question": question, "asked_us": 0, "expires_us": 60_000_000,
+            "closed_us": null, "by": ["ann@example.com"], "reason": null,
+        });
+        serde_json::from_value(held).unwrap()
+    }
+
+    #[test]
+    fn nothing_that_is_not_seen_is_told_as_if_it_were() {
+        let notice = Notice::of(&held("DELETE\n\tFROM\r x\u{200b}\u{feff}"), "https://page");
+        assert_eq!(notice.title, "Approval 7: lap\\u{202e}top asks https.api");
+        assert!(
+            notice
+                .action
+                .starts_with("DELETE\n\tFROM\\u{d} x\\u{200b}\\u{feff}\n\nWhat it would do:")
+        );
+        assert!(notice.action.contains("DELETE 3"), "the preview is part of it");
+        assert_eq!(notice.link, "https://page/#/approvals/7");
+        assert_eq!(notice.said, "approved so far by ann@example.com");
+        assert!(
+            notice
+                .about()
+                .contains("Wanted: 2 people\nUntil: 1970-01-01 00:01:00 UTC")
+        );
+    }
+}

@@ -1,0 +1,160 @@
+//! Channels, each against a local server that speaks its service's documented protocol.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
+
+mod email;
+#[path = "../support/folder.rs"]
+mod folder;
+mod program;
+mod push;
+mod server;
+mod slack;
+mod smtp;
+mod webhook;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tailkeep::admin::channels::router;
+use tailkeep::audit::log::Log;
+use tailkeep::channel::Channels;
+use tailkeep::credential::KnownSecrets;
+use tailkeep::facts::Facts;
+use tailkeep::identity::{Agent, Identity, Transport};
+use tailkeep::policy::{Policy, Source};
+use tailkeep::state::State;
+use tailkeep::verdict::approval::{Held, Queue};
+use tailkeep::verdict::gate::Gate;
+use tailkeep::verdict::{Action, Digest, Refusal, Step};
+use tokio::task::JoinHandle;
+
+use folder::Folder;
+
+const TOKEN: &str = "xoxb-of-the-bot-0123456789";
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const PAGE: &str = "https://gateway.example.ts.net";
+const SOON: Duration = Duration::from_secs(20);
+
+/// A gate whose approver has a channel.
+pub struct World {
+    pub folder: Folder,
+    pub queue: Queue,
+    gate: Arc<Gate>,
+    channels: JoinHandle<()>,
+    /// Where decisions come back.
+    pub back: SocketAddr,
+}
+
+impl World {
+    /// `channel` is the block's type, its name and its text, with the folder of its secrets as `@/`.
+    pub async fn new(channel: (&str, &str), approver: &str) -> World {
+        let folder = Folder::new();
+        std::fs::write(folder.path().join("token"), TOKEN).unwrap();
+        std::fs::write(folder.path().join("secret"), SECRET).unwrap();
+        World::in_folder(folder, channel, approver).await
+    }
+
+    pub async fn in_folder(folder: Folder, channel: (&str, &str), approver: &str) -> World {
+        let queue = Queue::new(State::open(&folder.path().join("state")).unwrap());
+        let log = Log::open(&folder.path().join("audit.db")).unwrap();
+        let policy = policy(&folder, channel, approver);
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let gate = Arc::new(Gate::new(policy, queue.clone(), log));
+        let channels = Channels::new(queue.clone(), gate.clone(), KnownSecrets::default()).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let back = listener.local_addr().unwrap();
+        let router = router(channels.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        World {
+            folder,
+            queue,
+            gate,
+            channels: tokio::spawn(channels.run()),
+            back,
+        }
+    }
+
+    /// The gateway ends, its folder stays.
+    pub fn end(self) -> Folder {
+        self.queue.close();
+        self.channels.abort();
+        self.folder
+    }
+
+    pub fn ask(&self, text: &str) -> JoinHandle<Result<(), Refusal>> {
+        let (gate, action) = (self.gate.clone(), action(text));
+        tokio::spawn(async move { gate.judge(&agent(), &action).await.map(drop) })
+    }
+
+    /// The only question, once `is` says so of it.
+    pub async fn held(&self, is: impl Fn(&Held) -> bool) -> Held {
+        let found = async {
+            loop {
+                for held in self.queue.list(true).await.unwrap() {
+                    if is(&held) {
+                        return held;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(SOON, found).await.expect("no such question")
+    }
+}
+
+fn policy(folder: &Folder, (kind, channel): (&str, &str), approver: &str) -> Arc<Policy> {
+    let channel = channel.replace("@/", &format!("{}/", folder.path().display()));
+    let text = format!(
+        r#"
+gateway {{ page_url = "{PAGE}/" }}
+endpoint "https" "api" {{ hosts = ["api.test"] }}
+channel "{kind}" "ops" {{
+{channel}
+}}
+approver "human_approver" "ops" {{
+  timeout  = 60
+  channels = [{kind}.ops]
+  {approver}
+}}
+profile "dev" {{
+  peers     = ["laptop"]
+  endpoints = [https.api]
+}}
+rule "ask" {{
+  endpoint = https.api
+  approve  = [human_approver.ops]
+}}
+"#
+    );
+    let source = Source {
+        path: "policy.hcl".into(),
+        text,
+    };
+    match Policy::load(vec![source], &|path| std::fs::read_to_string(path)) {
+        Ok(policy) => Arc::new(policy),
+        Err(errors) => panic!("{}", errors.render()),
+    }
+}
+
+fn agent() -> Agent {
+    let identity = Identity::new(Transport::Wireguard, "10.55.0.2".parse().unwrap(), "laptop");
+    Agent::new(Arc::new(identity), "dev".into())
+}
+
+fn action(text: &str) -> Action {
+    Action {
+        step: Step::Request,
+        endpoint: "https.api".into(),
+        credential: None,
+        facts: Facts::None,
+        digest: Digest::of(text.as_bytes()),
+        whole: true,
+        summary: "POST /orders".to_owned(),
+        detail: format!("POST /orders\n\n{text}"),
+    }
+}
+
+pub fn now_s() -> i64 {
+    chrono::Utc::now().timestamp()
+}

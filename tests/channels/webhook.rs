@@ -1,0 +1,247 @@
+//! A webhook, signed both ways as Standard Webhooks 1.0 says.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac as _};
+use serde_json::{Value, json};
+use tailkeep::channel::webhook::QUESTION_BYTES_MAX;
+use tailkeep::verdict::approval::{QuestionState, ToldState};
+
+use crate::server::{Seen, Server};
+use crate::{SECRET, World, now_s};
+
+const PEOPLE: &str = "person {\n  id = \"42\"\n  name = \"ann@example.com\"\n}\n\
+                      person {\n  id = \"43\"\n  name = \"bob@example.com\"\n}\n\
+                      person {\n  id = \"66\"\n  name = \"eve@example.com\"\n}\n";
+const APPROVERS: &str = "approvers = [\"ann@example.com\", \"bob@example.com\"]";
+
+async fn world(server: &Server, approver: &str) -> World {
+    let channel = format!(
+        "url = \"http://{}/hook?key=abc\"\nsecret = file(\"@/secret\")\n{PEOPLE}",
+        server.address
+    );
+    World::new(("webhook", &channel), &format!("{APPROVERS}\n{approver}")).await
+}
+
+/// As the specification says, apart from the program's own.
+fn signature(secret: &str, id: &str, time: &str, body: &[u8]) -> String {
+    let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&key).unwrap();
+    mac.update(format!("{id}.{time}.").as_bytes());
+    mac.update(body);
+    format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+}
+
+fn check(seen: &Seen) {
+    let text = |name: &str| seen.headers[name].to_str().unwrap();
+    let (id, time) = (text("webhook-id"), text("webhook-timestamp"));
+    assert_eq!(
+        text("webhook-signature"),
+        signature(SECRET, id, time, &seen.bytes)
+    );
+    assert!(time.parse::<i64>().unwrap().abs_diff(now_s()) < 60);
+}
+
+struct Back<'a> {
+    secret: &'a str,
+    id: &'a str,
+    at_s: i64,
+    body: Value,
+}
+
+impl Back<'_> {
+    async fn send(&self, world: &World) -> (u16, Value) {
+        let (body, time) = (self.body.to_string(), self.at_s.to_string());
+        let answer = reqwest::Client::new()
+            .post(format!("http://{}/webhook/ops", world.back))
+            .header("webhook-id", self.id)
+            .header("webhook-timestamp", &time)
+            .header(
+                "webhook-signature",
+                signature(self.secret, self.id, &time, body.as_bytes()),
+            )
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+}
+
+fn back<'a>(id: &'a str, told: &Value, person: &str, decision: &str) -> Back<'a> {
+    Back {
+        secret: SECRET,
+        id,
+        at_s: now_s(),
+        body: json!({
+            "approval": told["approval"], "digest": told["digest"], "token": told["token"],
+            "decision": decision, "person": person, "reason": "no tea today",
+        }),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_is_told_and_decides_by_a_signed_request() {
+    let server = Server::start().await;
+    let world = world(&server, "").await;
+    let asked = world.ask("tea");
+    let seen = server.next().await;
+    check(&seen);
+    let told = &seen.body;
+    assert_eq!(
+        (told["type"].as_str(), told["state"].as_str()),
+        (Some("approval.asked"), Some("pending"))
+    );
+    assert_eq!(told["question"]["detail"], "POST /orders\n\ntea");
+    assert_eq!(
+        told["page"],
+        format!("{}/#/approvals/{}", crate::PAGE, told["approval"])
+    );
+    let (status, answer) = back("a", told, "42", "deny").send(&world).await;
+    assert_eq!(
+        (status, answer["state"].as_str()),
+        (200, Some("denied")),
+        "{answer}"
+    );
+    assert_eq!(asked.await.unwrap().unwrap_err().reason, "no tea today");
+    let closed = server.next().await;
+    check(&closed);
+    assert_eq!(
+        (closed.body["type"].as_str(), &closed.body["token"]),
+        (Some("approval.closed"), &Value::Null)
+    );
+    assert_ne!(closed.headers["webhook-id"], seen.headers["webhook-id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_signed_whole_and_of_now_decides_nothing() {
+    let server = Server::start().await;
+    let world = world(&server, "require_approvers = 2").await;
+    let asked = world.ask("tea");
+    let told = server.next().await.body;
+    world
+        .held(|held| held.told.iter().any(|told| told.state == ToldState::Sent))
+        .await;
+    let with = |name: &str, value: Value| {
+        let mut other = told.clone();
+        other[name] = value;
+        other
+    };
+    let own = |id| back(id, &told, "42", "approve");
+    let other_secret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    for (wrong, status) in [
+        (
+            Back {
+                secret: other_secret,
+                ..own("a")
+            },
+            401,
+        ),
+        (
+            Back {
+                at_s: now_s() - 301,
+                ..own("b")
+            },
+            401,
+        ),
+        (
+            Back {
+                at_s: now_s() + 301,
+                ..own("c")
+            },
+            401,
+        ),
+        (
+            back("d", &with("digest", json!("sha256:00")), "42", "approve"),
+            409,
+        ),
+        (back("e", &with("token", json!("00")), "42", "approve"), 409),
+        (back("f", &with("token", Value::Null), "42", "approve"), 400),
+        (back("g", &with("approval", json!(77)), "42", "approve"), 404),
+        (back("h", &told, "ann@example.com", "approve"), 403),
+        (back("i", &told, "66", "approve"), 403),
+        (back("j", &told, "42", "perhaps"), 400),
+        // What the gateway itself signed, sent back.
+        (
+            Back {
+                body: told.clone(),
+                ..own("k")
+            },
+            400,
+        ),
+    ] {
+        let (got, answer) = wrong.send(&world).await;
+        assert_eq!(got, status, "{}: {answer}", wrong.id);
+    }
+    assert!(world.held(|_| true).await.by.is_empty());
+    // Once, by two at the same time; and no second time.
+    let (one, two) = (
+        back("l", &told, "42", "approve"),
+        back("m", &told, "43", "approve"),
+    );
+    let (first, second) = tokio::join!(one.send(&world), two.send(&world));
+    let mut both = [first.0, second.0];
+    both.sort_unstable();
+    assert_eq!(both, [200, 409], "one token is one decision");
+    let voted = server.next().await.body;
+    assert_eq!(voted["type"], "approval.voted");
+    assert_eq!(world.held(|_| true).await.state, QuestionState::Pending);
+    let replayed = if first.0 == 200 { &one } else { &two };
+    assert_eq!(replayed.send(&world).await.0, 401, "a replay");
+    let person = if first.0 == 200 { "43" } else { "42" };
+    assert_eq!(
+        back("n", &told, person, "approve").send(&world).await.0,
+        409,
+        "the token is over"
+    );
+    assert_eq!(back("o", &voted, person, "approve").send(&world).await.0, 200);
+    asked.await.unwrap().unwrap();
+    let closed = server.next().await.body;
+    assert_eq!(
+        back("p", &with("token", closed["token"].clone()), "42", "deny")
+            .send(&world)
+            .await
+            .0,
+        400
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_large_question_there_is_a_link_and_no_token() {
+    let server = Server::start().await;
+    let world = world(&server, "").await;
+    let asked = world.ask(&"x".repeat(QUESTION_BYTES_MAX));
+    let told = server.next().await.body;
+    assert_eq!(
+        (&told["token"], &told["question"]["detail"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(told["question"]["cut"], true);
+    asked.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_is_bounded_and_of_a_channel_that_there_is() {
+    let server = Server::start().await;
+    let world = world(&server, "").await;
+    let post = async |path: &str, bytes: usize| {
+        let request = reqwest::Client::new().post(format!("http://{}{path}", world.back));
+        request
+            .body("x".repeat(bytes))
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    };
+    assert_eq!(post("/webhook/other", 1).await, 404);
+    assert_eq!(post("/slack/ops", 1).await, 404, "of another kind");
+    assert_eq!(post("/webhook/ops", 1).await, 401);
+    assert_eq!(
+        post("/webhook/ops", tailkeep::admin::channels::REQUEST_BYTES_MAX + 1).await,
+        413
+    );
+    // A secret that is gone refuses.
+    std::fs::remove_file(world.folder.path().join("secret")).unwrap();
+    assert_eq!(post("/webhook/ops", 1).await, 500);
+}
