@@ -22,6 +22,7 @@ mod tree;
 mod utility;
 mod walk;
 
+use crate::bad_input;
 use std::sync::Arc;
 
 use crate::facts::{Blind, Fact, FactSource, Slot, View};
@@ -244,7 +245,10 @@ fn join(list: &mut Vec<String>, more: &[String]) {
 /// grammar refuses, that holds a NUL, or that is longer than `bytes_max`, gives one that is
 /// unparseable.
 pub fn read(text: &str, bytes_max: usize) -> Vec<Arc<Statement>> {
-    let refused = || vec![Arc::new(Statement::unparseable(text))];
+    let refused = || {
+        bad_input::count(bad_input::Reader::Sql, &"unparseable");
+        vec![Arc::new(Statement::unparseable(text))]
+    };
     if text.len() > bytes_max || text.contains('\0') {
         return refused();
     }
