@@ -22,7 +22,6 @@ mod tree;
 mod utility;
 mod walk;
 
-use crate::bad_input;
 use std::sync::Arc;
 
 use crate::facts::{Blind, Fact, FactSource, Slot, View};
@@ -216,6 +215,7 @@ impl Statement {
 
     /// The statement that a refused text is: nothing is known of it.
     pub fn unparseable(text: &str) -> Statement {
+        crate::bad_input::count(crate::bad_input::Reader::Sql, &"unparseable");
         Statement {
             unparseable: true,
             has_where: false,
@@ -245,10 +245,7 @@ fn join(list: &mut Vec<String>, more: &[String]) {
 /// grammar refuses, that holds a NUL, or that is longer than `bytes_max`, gives one that is
 /// unparseable.
 pub fn read(text: &str, bytes_max: usize) -> Vec<Arc<Statement>> {
-    let refused = || {
-        bad_input::count(bad_input::Reader::Sql, &"unparseable");
-        vec![Arc::new(Statement::unparseable(text))]
-    };
+    let refused = || vec![Arc::new(Statement::unparseable(text))];
     if text.len() > bytes_max || text.contains('\0') {
         return refused();
     }

@@ -4,7 +4,6 @@
 //! tailscaled says decides who somebody is, so an answer is taken whole or not at all: late, long,
 //! cut off or not of the expected form, it is an error, and nobody gets in by it.
 
-use crate::bad_input;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -364,9 +363,8 @@ fn url(path: &str) -> String {
     format!("http://local-tailscaled.sock/localapi/v0/{path}")
 }
 
-/// Counts an answer that could not be read.
 fn counted(error: LocalApiError) -> LocalApiError {
-    bad_input::count(bad_input::Reader::Tailscaled, &error);
+    crate::bad_input::count(crate::bad_input::Reader::Tailscaled, &error);
     error
 }
 
