@@ -30,7 +30,7 @@ const DENY: &str = "tailkeep_deny";
 /// What is sent to `chat.postMessage`, or with the place of a message to `chat.update`.
 pub fn message(notice: &Notice, room: &str, place: Option<&str>, token: &str) -> Value {
     let mut blocks = vec![
-        json!({ "type": "header", "text": plain(&cut(&notice.title, HEADER_CHARS_MAX)) }),
+        json!({ "type": "header", "text": plain(&cut(&escaped(&notice.title), HEADER_CHARS_MAX)) }),
         section(&cut(&escaped(&notice.about()), BLOCK_CHARS_MAX)),
     ];
     let action = escaped(&notice.action);

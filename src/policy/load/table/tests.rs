@@ -37,14 +37,27 @@ credential "mtls_credential" "g" {
 }
 credential "postgres_credential" "h" {}
 channel "slack" "a" {
+  room           = "C1"
+  token          = env("T")
+  signing_secret = env("S")
   person {
     id   = "U1"
     name = "ann"
   }
 }
-channel "webhook" "b" {}
-channel "ntfy" "c" {}
-channel "email" "d" {}
+channel "webhook" "b" {
+  url    = "https://b.example"
+  secret = env("W")
+}
+channel "ntfy" "c" {
+  url   = "https://c.example"
+  topic = "t"
+}
+channel "email" "d" {
+  server = "d.example"
+  from   = "a@d.example"
+  to     = ["b@d.example"]
+}
 approver "human_approver" "a" {}
 approver "llm_approver" "b" {
   model  = "m"
