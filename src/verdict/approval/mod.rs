@@ -32,7 +32,7 @@ pub use store::{
     CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, PENDING_MAX, PENDING_PER_AGENT_MAX,
 };
 pub use told::{Begun, Telling, Told, ToldState};
-pub use voter::Voter;
+pub use voter::{Voter, person_of};
 
 use std::sync::Arc;
 use std::time::Duration;
