@@ -68,6 +68,7 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .route("/v1/sign-in", get(people::ways).post(people::sign_in))
         .route("/v1/sign-in/tailnet", post(people::sign_in_by_tailnet))
         .route("/v1/sign-in/invitation", post(people::use_invitation))
+        .layer(middleware::from_fn(listen::whole))
         .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
         .layer(middleware::from_fn(admit::greet));
     let closed = Router::new()
@@ -96,6 +97,7 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .route("/v1/sessions/{id}", delete(people::end_session))
         .route("/v1/operators", get(people::operators).post(people::invite))
         .route("/v1/operators/{name}", delete(people::remove_operator))
+        .layer(middleware::from_fn(listen::whole))
         .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
         .merge(slow)
         .fallback(|| async { not_found("there is no such path".to_owned()) })
@@ -318,9 +320,9 @@ async fn decide(
     let (held, granted) = decided.map_err(|error| {
         let status = match &error {
             DecideError::Unknown(_) => StatusCode::NOT_FOUND,
-            DecideError::NotEligible(_) | DecideError::Grant(GrantError::NotGrantor(_)) => {
-                StatusCode::FORBIDDEN
-            }
+            DecideError::NotEligible(_)
+            | DecideError::NotKnown(_)
+            | DecideError::Grant(GrantError::NotGrantor(_)) => StatusCode::FORBIDDEN,
             DecideError::Closed(_) | DecideError::Grant(_) => StatusCode::CONFLICT,
             DecideError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -163,6 +163,18 @@ pub(super) async fn serve<L: Listen>(listener: L, router: Router, bounds: Bounds
     }
 }
 
+/// For everything that changes something: once begun it goes on to its end, whether its caller stays or
+/// leaves. What is half done, such as a kill that ended no connection, would be found by nobody.
+pub(super) async fn whole(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    match tokio::spawn(next.run(request)).await {
+        Ok(answer) => answer,
+        Err(error) => super::api::broken(error).into_response(),
+    }
+}
+
 /// Waits for the end of a connection; a head that cannot be read is counted.
 async fn heard(served: impl Future<Output = hyper::Result<()>>) {
     if served.await.is_err_and(|error| error.is_parse()) {
@@ -225,6 +237,43 @@ mod tests {
         let read = tokio::time::timeout(SOON, stream.read_to_string(&mut text)).await;
         read.expect("it is not closed").unwrap();
         text
+    }
+
+    #[tokio::test]
+    async fn what_has_begun_goes_on_when_its_caller_leaves() {
+        use tokio::sync::Notify;
+        for method in ["POST", "DELETE"] {
+            let (begun, go_on, done) = (
+                Arc::new(Notify::new()),
+                Arc::new(Notify::new()),
+                Arc::new(Notify::new()),
+            );
+            let work = {
+                let (begun, go_on, done) = (begun.clone(), go_on.clone(), done.clone());
+                async move || {
+                    begun.notify_one();
+                    go_on.notified().await;
+                    done.notify_one();
+                }
+            };
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("s");
+            let listener = UnixListener::bind(&path).unwrap();
+            let router = Router::new()
+                .route("/", axum::routing::any(work))
+                .layer(axum::middleware::from_fn(whole))
+                .layer(axum::middleware::from_fn_with_state(BOUNDS, in_time));
+            let served = tokio::spawn(serve(listener, router, BOUNDS));
+            let caller = say(&path, &WHOLE.replace("GET", method)).await;
+            begun.notified().await;
+            // The work has begun and cannot end: its caller is gone before.
+            let left = hear(caller);
+            assert!(tokio::time::timeout(SHORT, left).await.is_err());
+            go_on.notify_one();
+            let ended = tokio::time::timeout(SOON, done.notified()).await;
+            assert!(ended.is_ok(), "{method} was cut off");
+            served.abort();
+        }
     }
 
     const WHOLE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";

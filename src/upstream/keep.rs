@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 use super::pool::{To, Version};
-use crate::identity::{Holder, Identity};
+use crate::identity::Identity;
 use crate::policy::Endpoint;
 use crate::proxy::http::UpBody;
 
@@ -42,16 +42,16 @@ pub(super) struct Key {
 /// the first one's connections.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Owner {
-    holder: Holder,
-    key: String,
+    agent: String,
+    proof: Arc<str>,
     address: IpAddr,
 }
 
 impl Owner {
     fn of(agent: &Identity) -> Owner {
         Owner {
-            holder: agent.holder(),
-            key: agent.key.clone(),
+            agent: agent.agent_key(),
+            proof: agent.proof.clone(),
             address: agent.address,
         }
     }
@@ -219,10 +219,7 @@ mod tests {
         let policy = Policy::load(vec![source], &|path| std::fs::read_to_string(path)).unwrap();
         let endpoint = &policy.model().endpoints[0];
         let key = |node: &str, key: &str, address: [u8; 4]| {
-            let agent = Identity {
-                key: key.to_owned(),
-                ..Identity::new(Transport::Wireguard, address.into(), node)
-            };
+            let agent = Identity::new(Transport::Wireguard, address.into(), node).proved_by(key);
             Key::of(&To {
                 agent: &agent,
                 endpoint,

@@ -48,7 +48,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         .map(|own| tailnet::prepare(own, &gateway, secrets.known()))
         .transpose()?;
     let node = tailnet.as_ref().map(|own| own.node.clone());
-    let first_version = policy.version();
+    let first = (policy.version(), policy.files().to_vec());
     let state = State::open(&gateway.state_dir)?;
     let _lock = admin::Lock::take(&gateway.state_dir)?;
     tailnet.as_mut().map_or(Ok(()), tailnet::Tailnet::start)?;
@@ -127,7 +127,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let (reload_gate, reload_log) = (gate.clone(), log.clone());
     let guard_gate = gate.clone();
     let guard = Arc::new(move |new: &Policy| policy_watch::guard(&guard_gate.policy(), new));
-    tokio::spawn(policy_watch::watch(path, first_version, guard, move |policy| {
+    tokio::spawn(policy_watch::watch(path, first, guard, move |policy| {
         reload_secrets.learn(policy.model());
         reload_log.retain(policy.model().gateway.audit);
         reload_gate.swap(policy);

@@ -410,8 +410,8 @@ async fn any_destination_is_accepted_and_known(stack: Stack) {
             (flow.identity.now().node.as_str(), flow.identity.now().address),
             ("peer-1", from.ip())
         );
-        assert!(!flow.identity.now().key.is_empty());
-        seen.insert(flow.identity.now().key.clone());
+        assert!(!flow.identity.now().proof.is_empty());
+        seen.insert(flow.identity.now().proof.clone());
         let mut said = [0; 5];
         timeout(SOON, flow.stream.read_exact(&mut said))
             .await

@@ -241,7 +241,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("proxy/passthrough.rs", &["KEPT_FOR"], Test("src/proxy/passthrough.rs", "endpoints_are_known_by_the_gateways_own_resolver_and_remembered")),
     ("proxy/passthrough.rs", &["ASKED_AT_ONCE_MAX"], Share),
     ("proxy/passthrough/opening.rs", &["PIECE_BYTES"], Share),
-    ("proxy/passthrough/opening.rs", &["METHOD_BYTES_MAX", "LINE_BYTES_MAX"], Test("src/proxy/passthrough/opening/tests.rs", "first_words_have_a_limit")),
+    ("proxy/passthrough/opening.rs", &["METHOD_BYTES_MAX", "EMPTY_BYTES_MAX", "LINE_BYTES_MAX"], Test("src/proxy/passthrough/opening/tests.rs", "first_words_have_a_limit")),
     ("proxy/postgres/cancel.rs", &["CANCELS_MAX"], Test("src/proxy/postgres/cancel.rs", "the_table_has_an_end")),
     ("proxy/postgres/lasting.rs", &["LASTING_BYTES_MAX", "ACTION_BYTES"], Test("tests/postgres/portals.rs", "what_is_too_large_to_be_remembered_ends_with_any_new_policy")),
     ("proxy/postgres/mod.rs", &["STATEMENTS_MAX", "PREPARED_BYTES_MAX"], Test("tests/postgres/starts.rs", "prepared_statements_have_a_number_and_a_size")),
