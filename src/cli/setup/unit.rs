@@ -82,11 +82,12 @@ After=nftables.service
 # A firewall that starts anew flushes every table.
 PartOf=nftables.service
 ReloadPropagatedFrom=nftables.service
+StartLimitIntervalSec=0
 
 [Service]
 Type=exec
 Restart=always
-RestartSec=1
+RestartSec=200ms
 RuntimeDirectory=tailkeep
 RuntimeDirectoryMode=0755
 {start}\
