@@ -88,7 +88,9 @@ fn refused(denied: Denied) -> Failed {
         }
         Denied::Unsigned(_) => StatusCode::UNAUTHORIZED,
         Denied::Malformed(_) => StatusCode::BAD_REQUEST,
-        Denied::NotListed | Denied::Decide(DecideError::NotEligible(_)) => StatusCode::FORBIDDEN,
+        Denied::NotListed | Denied::Decide(DecideError::NotEligible(_) | DecideError::NotKnown(_)) => {
+            StatusCode::FORBIDDEN
+        }
         Denied::Another | Denied::Decide(DecideError::Closed(_) | DecideError::Grant(_)) => {
             StatusCode::CONFLICT
         }
