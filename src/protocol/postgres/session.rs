@@ -121,7 +121,7 @@ pub struct PgSession {
     trial: Option<Box<trial::Trial>>,
     previewed: Option<Shown>,
     /// A trial of what is being judged that was rolled back before its ruling, and its tag.
-    tried: Option<(Wanted, Option<String>)>,
+    tried: Option<(Wanted, trial::Agreed)>,
     /// What is said to go up was sent by the trial already.
     went_up: bool,
     /// Bytes of a long row of a trial that are still to come.
