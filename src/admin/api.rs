@@ -19,6 +19,7 @@ use super::{
     routes, stream,
 };
 use crate::audit::read::{Filter, Reader};
+use crate::bad_input;
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
 use crate::verdict::approval::grant::GrantError;
@@ -72,6 +73,7 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .layer(middleware::from_fn(admit::greet));
     let closed = Router::new()
         .route("/v1/health", get(overview::health))
+        .route("/v1/metrics", get(overview::metrics))
         .route("/v1/agents", get(overview::agents))
         .route("/v1/agents/kill", post(agents::kill))
         .route("/v1/agents/unkill", post(agents::unkill))
@@ -110,6 +112,9 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         ));
     page::guard(open.merge(closed))
         .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .layer(middleware::map_response(async |answer: Response| {
+            listen::counted(bad_input::Reader::Admin, answer)
+        }))
         .with_state(operator)
 }
 

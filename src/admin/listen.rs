@@ -24,6 +24,7 @@ use super::Person;
 use super::admit::{Caller, Site};
 use super::api::Failed;
 use super::tailnet::Tailnet;
+use crate::bad_input;
 
 /// What one caller may take of a listener.
 #[derive(Clone, Copy, Debug)]
@@ -153,7 +154,7 @@ pub(super) async fn serve<L: Listen>(listener: L, router: Router, bounds: Bounds
                 .header_read_timeout(bounds.head)
                 .max_buf_size(HEAD_BYTES_MAX);
             let served = builder.serve_connection(TokioIo::new(io), service);
-            let served = tokio::time::timeout(bounds.connection, served);
+            let served = tokio::time::timeout(bounds.connection, heard(served));
             match over {
                 Some(over) => tokio::select! { _ = served => {}, () = over => {} },
                 None => drop(served.await),
@@ -172,6 +173,23 @@ pub(super) async fn whole(request: Request, next: Next) -> Response {
         Ok(answer) => answer,
         Err(error) => super::api::broken(error).into_response(),
     }
+}
+
+/// Waits for the end of a connection; a head that cannot be read is counted.
+async fn heard(served: impl Future<Output = hyper::Result<()>>) {
+    if served.await.is_err_and(|error| error.is_parse()) {
+        bad_input::count(bad_input::Reader::Admin, &"head");
+    }
+}
+
+/// Counts a request that was refused as malformed, by the status that says so.
+pub(super) fn counted(reader: bad_input::Reader, answer: Response) -> Response {
+    let status = answer.status();
+    let is_bad = matches!(status.as_u16(), 400 | 411 | 413 | 415 | 422 | 431);
+    if is_bad && let Some(reason) = status.canonical_reason() {
+        bad_input::count(reader, &reason.replace(' ', ""));
+    }
+    answer
 }
 
 /// For everything but streams: a request that takes too long is given up.

@@ -120,6 +120,12 @@ async fn a_reload_that_would_change_verdicts_waits_until_it_is_accepted() {
     assert_eq!(in_force(&state), harmless);
     tailkeep(&["replay", path, "--since", "24h", "--accept"]);
     until("the accepted one", &state, &|own| own == stricter);
+    // One that does not load changes nothing, and is counted once.
+    assert_eq!(health(&state)["bad_input"]["policy"], json!(null));
+    std::fs::write(policies.join("more.hcl"), "rule {\n").unwrap();
+    gateway.says("the new policy does not load");
+    assert_eq!(in_force(&state), stricter);
+    assert_eq!(health(&state)["bad_input"]["policy"], json!({ "invalid": 1 }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,6 +164,10 @@ fn until(why: &str, state: &std::path::Path, wanted: &dyn Fn(&str) -> bool) {
 
 /// The version of the policy in force, as the API says it.
 fn in_force(state: &std::path::Path) -> String {
+    health(state)["policy"].as_str().unwrap().to_owned()
+}
+
+fn health(state: &std::path::Path) -> serde_json::Value {
     use std::io::{Read as _, Write as _};
     let mut stream = std::os::unix::net::UnixStream::connect(state.join("admin.sock")).unwrap();
     stream
@@ -166,6 +176,5 @@ fn in_force(state: &std::path::Path) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let body = answer.split_once("\r\n\r\n").unwrap().1;
-    let health: serde_json::Value = serde_json::from_str(body).unwrap();
-    health["policy"].as_str().unwrap().to_owned()
+    serde_json::from_str(body).unwrap()
 }

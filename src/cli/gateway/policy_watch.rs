@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::audit::replay::replay;
+use crate::bad_input;
 use crate::policy::{Named, Policy, Source, source, version_of};
 
 /// How often the files are read for changed contents. Times and notifications are not enough: an
@@ -70,6 +71,9 @@ pub(super) async fn watch(
                 if asked || broken != Some(0) {
                     tracing::error!(%error, "the configuration cannot be read; the old one stays in force");
                 }
+                if broken != Some(0) {
+                    bad_input::count(bad_input::Reader::Policy, &"unread");
+                }
                 broken = Some(0);
                 continue;
             }
@@ -121,6 +125,7 @@ pub(super) async fn watch(
                 tracing::info!(version = format!("{version:016x}"), "a new policy is in force");
             }
             Err(errors) => {
+                bad_input::count(bad_input::Reader::Policy, &"invalid");
                 // By the files that it was found to name: they are what is looked at from now on.
                 broken = Some(version_of(&sources, &named));
                 tracing::error!(

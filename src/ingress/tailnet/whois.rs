@@ -336,6 +336,7 @@ mod tests {
                 {"profiles": ["sure"], "only_on": "monday"},
                 {"profiles": ["a/b"]},
                 {"profiles": [""]},
+                {"profiles": ["x".repeat(NAME_BYTES_MAX + 1)]},
                 {"profiles": "ops"},
                 {"expires": "2026-06-02T00:00:00Z"},
                 {"profiles": ["late"], "expires": "tomorrow"},
@@ -347,7 +348,13 @@ mod tests {
         assert_eq!(known.identity.caps, ["other/cap", CAPABILITY, "ci", "dev"]);
         assert_eq!(known.identity.limits, Limits::default());
         assert_eq!(known.expires, Some(at("2026-06-01T12:00:00Z")));
-        assert_eq!(known.strange.len(), 7, "{:?}", known.strange);
+        assert_eq!(known.strange.len(), 8, "{:?}", known.strange);
+        let longest = "x".repeat(NAME_BYTES_MAX);
+        let found = answer(node("a.lab.ts.net.", &[]), "", json!([{ "profiles": [longest] }]));
+        assert_eq!(
+            read(&found, "", Utc::now()).unwrap().identity.grants,
+            [longest.as_str()]
+        );
         let many: Vec<String> = (0..=GRANTS_MAX).map(|number| number.to_string()).collect();
         let found = answer(node("a.lab.ts.net.", &[]), "", json!([{ "profiles": many }]));
         let known = read(&found, "", Utc::now()).unwrap();

@@ -10,6 +10,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 
 use super::{Drop, Peer, PeerSet, PeerStatus};
+use crate::bad_input;
 use crate::identity::{Identity, Transport, key_proof};
 
 /// Handshake messages a second before senders must prove their address with a cookie. Each is
@@ -73,6 +74,7 @@ impl Device {
     }
 
     pub(super) fn count(&mut self, cause: Drop) {
+        bad_input::count(bad_input::Reader::Wireguard, &cause);
         *self.drops.entry(cause).or_default() += 1;
     }
 

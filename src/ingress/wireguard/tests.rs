@@ -443,6 +443,8 @@ async fn a_peer_speaks_from_its_own_address_alone(stack: Stack) {
 }
 
 async fn an_unknown_key_gets_nothing_and_is_counted(stack: Stack) {
+    let counted = || crate::bad_input::counted(crate::bad_input::Reader::Wireguard, "unknown_peer");
+    let before = counted();
     let (listener, _change) = listener(stack, &[peer(1, 1)]).await;
     let mut stranger = Client::new(9, 1, listener.local_addr()).await;
     stranger
@@ -455,6 +457,7 @@ async fn an_unknown_key_gets_nothing_and_is_counted(stack: Stack) {
             .is_err()
     );
     assert_eq!(dropped(&listener, Drop::UnknownPeer).await, 1);
+    assert!(counted() > before);
     for junk in [&[][..], &[1], &[4; 40], &[1, 0, 0, 0, 9], &[0xff; 1500]] {
         stranger
             .socket
