@@ -35,7 +35,7 @@ use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 use awaited::{Awaited, Kind, Open};
 pub use extended::DESCRIBES_MAX;
 use names::{Kept, Portal, Prepared};
-pub use trial::{ANSWER_BYTES_MAX, SAMPLE_COLUMNS_MAX, Shown, VALUE_BYTES_MAX, Wanted};
+pub use trial::{ANSWER_BYTES_MAX, ROWS_COMPARED_MAX, SAMPLE_COLUMNS_MAX, Shown, VALUE_BYTES_MAX, Wanted};
 
 /// What a session is handed at its start.
 #[derive(Clone)]

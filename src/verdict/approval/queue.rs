@@ -1,6 +1,6 @@
 //! Waiting for decisions: who waits for which row, and waking them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::decision::{self, Decide, DecideError};
 use super::grant::{self, Grant, Which};
+use super::revoked::Revoked;
 use super::row;
 use super::store::{self, Taken};
 use super::{Answer, ApprovalDown, Held, Question, Use};
@@ -17,10 +18,6 @@ use crate::state::{Killed, State, StateError, now_us};
 /// Rows that one listing returns at most.
 pub const LIST_MAX: u32 = 2048;
 
-/// Grants that were taken back and are remembered as such for what they let through; beyond them,
-/// every older one counts as taken back.
-pub const REVOKED_REMEMBERED_MAX: usize = 4096;
-
 /// What became of an agent that was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Stopped {
@@ -28,27 +25,6 @@ pub struct Stopped {
     pub grants: usize,
     /// Held actions that were refused.
     pub held: usize,
-}
-
-/// The numbers of grants that were taken back since the start: what they let through ends.
-#[derive(Default)]
-struct Revoked {
-    ids: BTreeSet<i64>,
-    /// Up to this all count as taken back.
-    floor: i64,
-}
-
-impl Revoked {
-    fn add(&mut self, id: i64) {
-        self.ids.insert(id);
-        while self.ids.len() > REVOKED_REMEMBERED_MAX {
-            self.floor = self.ids.pop_first().unwrap_or(self.floor).max(self.floor);
-        }
-    }
-
-    fn has(&self, id: i64) -> bool {
-        id <= self.floor || self.ids.contains(&id)
-    }
 }
 
 /// The queue of held actions; cheap to clone.

@@ -21,7 +21,7 @@ pub enum Why {
 }
 
 /// How many are [`Owed`].
-pub const OWED_MAX: usize = 83;
+pub const OWED_MAX: usize = 80;
 
 #[rustfmt::skip]
 pub const LIMITS: &[(&str, &[&str], Why)] = &[
@@ -212,7 +212,8 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("protocol/postgres/session.rs", &["SUMMARY_CHARS_MAX"], Test("src/protocol/postgres/tests/limits.rs", "a_summary_has_a_length")),
     ("protocol/postgres/session/extended.rs", &["DESCRIBES_MAX"], Test("src/protocol/postgres/tests/limits.rs", "describes_before_an_execute_have_a_number")),
     ("protocol/postgres/session/names.rs", &["ENTRY_BYTES"], Test("src/protocol/postgres/tests/limits.rs", "portals_have_a_number_and_a_size")),
-    ("protocol/postgres/session/trial.rs", &["ANSWER_BYTES_MAX", "VALUE_BYTES_MAX", "SAMPLE_COLUMNS_MAX"], Owed),
+    ("protocol/postgres/session/trial.rs", &["ANSWER_BYTES_MAX", "VALUE_BYTES_MAX", "SAMPLE_COLUMNS_MAX"], Test("src/protocol/postgres/tests/trials.rs", "what_is_kept_and_shown_is_bounded")),
+    ("protocol/postgres/session/trial/sampled.rs", &["ROWS_COMPARED_MAX"], Test("src/protocol/postgres/tests/trials.rs", "what_is_kept_and_shown_is_bounded")),
     ("protocol/postgres/startup.rs", &["STARTUP_BYTES_MAX"], Test("tests/postgres/starts.rs", "packets_out_of_bounds_and_late_ones_are_refused")),
     ("protocol/postgres/startup.rs", &["PROTOCOL_3", "CANCEL", "SSL", "GSSENC"], Number),
     ("protocol/postgres/statement.rs", &["NAME_BYTES_MAX"], Test("src/protocol/postgres/tests/limits.rs", "names_have_a_length")),
@@ -299,7 +300,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("verdict/approval/grant.rs", &["OFFER_S"], Test("tests/state/grants.rs", "an_offer_that_nobody_joins_ends")),
     ("verdict/approval/grant.rs", &["ENDED_KEPT_MAX"], Test("tests/state/grants.rs", "what_is_remembered_of_grants_that_are_over_is_bounded")),
     ("verdict/approval/queue.rs", &["LIST_MAX"], Test("tests/state/queue.rs", "the_queue_and_its_listing_are_bounded")),
-    ("verdict/approval/queue.rs", &["REVOKED_REMEMBERED_MAX"], Test("tests/state/grants.rs", "what_is_remembered_of_grants_that_are_over_is_bounded")),
+    ("verdict/approval/revoked.rs", &["REVOKED_REMEMBERED_MAX"], Test("tests/state/grants.rs", "what_is_remembered_of_grants_that_are_over_is_bounded")),
     ("verdict/approval/row.rs", &["LISTED_BYTES_MAX"], Test("tests/state/queue.rs", "large_questions_are_listed_without_their_detail")),
     ("verdict/approval/store.rs", &["PENDING_MAX"], Test("tests/state/queue.rs", "the_queue_and_its_listing_are_bounded")),
     ("verdict/approval/store.rs", &["PENDING_PER_AGENT_MAX"], Test("tests/state/main.rs", "one_agent_cannot_fill_the_queue")),
@@ -307,6 +308,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("verdict/approval/store.rs", &["DECISION_S"], Test("tests/state/queue.rs", "a_decision_is_good_for_a_while_only")),
     ("verdict/approval/store.rs", &["CLOSED_KEPT_DAYS", "CLOSED_KEPT_MAX", "CLOSED_BYTES_MAX"], Test("tests/state/queue.rs", "closed_questions_are_kept_within_limits")),
     ("verdict/approval/store.rs", &["PRUNE_EVERY"], Pace),
+    ("verdict/gate/shown.rs", &["PREVIEWS_PER_AGENT_MAX", "PREVIEWS_PER_ENDPOINT_MAX"], Test("src/verdict/gate/shown.rs", "an_agent_and_an_endpoint_have_so_many_at_once")),
     ("verdict/judge/mod.rs", &["OPINIONS_KEPT_MAX", "ASKED_AT_ONCE_MAX"], Owed),
     ("verdict/judge/mod.rs", &["ANSWER_BYTES_MAX"], Test("tests/judge/main.rs", "no_failure_allows")),
     ("verdict/judge/mod.rs", &["HOUR", "DAY"], Number),

@@ -15,12 +15,15 @@
 //! commits only what has the same tag and the same rows.
 
 mod end;
+mod sampled;
 mod steps;
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+pub use self::sampled::ROWS_COMPARED_MAX;
+use self::sampled::Sampled;
 use super::{Judging, Kind, PgSession, What};
 use crate::audit::{Outcome, RecordId};
 use crate::protocol::Output;
@@ -34,9 +37,6 @@ pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 pub const VALUE_BYTES_MAX: usize = 200;
 /// Columns in a sample.
 pub const SAMPLE_COLUMNS_MAX: usize = 100;
-/// Rows of a sample that are compared; of more there is no digest, and no second run.
-pub const ROWS_COMPARED_MAX: usize = 16 << 10;
-
 /// Shown in the place of rows that could not be read as the change sees them.
 const APART: &str =
     "in a transaction at READ COMMITTED the rows may be others by the time of the change; none are shown";
@@ -126,34 +126,6 @@ pub(super) struct Trial {
 
 /// What people agree to: the tag, and the digest of the rows.
 pub(super) type Agreed = (Option<String>, Option<Digest>);
-
-/// What a sample had, row by row.
-#[derive(Default)]
-struct Sampled {
-    columns: Option<Digest>,
-    rows: Vec<Digest>,
-    /// There were more than are compared.
-    over: bool,
-    tag: Option<String>,
-}
-
-impl Sampled {
-    fn row(&mut self, payload: &[u8]) {
-        match self.rows.len() < ROWS_COMPARED_MAX {
-            true => self.rows.push(Digest::of(payload)),
-            false => self.over = true,
-        }
-    }
-
-    /// Of all of them, whatever their order.
-    fn digest(&self) -> Option<Digest> {
-        let columns = self.columns.filter(|_| !self.over && self.tag.is_some())?;
-        let mut rows: Vec<&[u8; 32]> = self.rows.iter().map(Digest::as_bytes).collect();
-        rows.sort_unstable();
-        let parts = std::iter::once(columns.as_bytes()).chain(rows);
-        Some(Digest::of_parts(parts.map(|part| part.as_slice())))
-    }
-}
 
 impl PgSession {
     /// Why what is being judged is never tried, as far as the session knows.
@@ -295,7 +267,7 @@ impl PgSession {
 
     /// Bytes that a trial keeps.
     pub(super) fn trial_bytes(&self) -> usize {
-        let bytes = |trial: &Trial| trial.kept.len() + trial.sampled.rows.len() * size_of::<Digest>();
+        let bytes = |trial: &Trial| trial.kept.len() + trial.sampled.bytes();
         self.trial.as_deref().map_or(0, bytes)
     }
 

@@ -3,7 +3,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::super::{PgSession, What};
-use super::{ANSWER_BYTES_MAX, APART, After, SAMPLE_COLUMNS_MAX, Sampled, Step, Trial, VALUE_BYTES_MAX};
+use super::sampled::Sampled;
+use super::{ANSWER_BYTES_MAX, APART, After, SAMPLE_COLUMNS_MAX, Step, Trial, VALUE_BYTES_MAX};
 use crate::protocol::postgres::own::{self, Own};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError};
 use crate::protocol::{Output, Side};
@@ -170,7 +171,7 @@ impl PgSession {
 impl Trial {
     /// Whether each statement of the transaction sees what others have committed by then.
     fn sees_others(&self) -> bool {
-        matches!(self.isolation.as_str(), "read committed" | "read uncommitted")
+        !matches!(self.isolation.as_str(), "repeatable read" | "serializable")
     }
 
     /// The statement itself has run.
