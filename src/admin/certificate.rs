@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -22,7 +23,13 @@ const AGAIN: Duration = Duration::from_secs(600);
 pub(super) struct Certificate {
     leaves: Arc<Leaves>,
     own: LeafName,
-    config: RwLock<Option<Arc<ServerConfig>>>,
+    issued: RwLock<Option<Issued>>,
+}
+
+/// What tailscaled gave.
+struct Issued {
+    config: Arc<ServerConfig>,
+    until: DateTime<Utc>,
 }
 
 impl Certificate {
@@ -41,7 +48,7 @@ impl Certificate {
         let certificate = Arc::new(Certificate {
             leaves,
             own,
-            config: RwLock::default(),
+            issued: RwLock::default(),
         });
         if let Some(name) = name {
             let kept = Arc::downgrade(&certificate);
@@ -53,25 +60,40 @@ impl Certificate {
                     let fetched = fetch(&api, &name).await;
                     let Some(certificate) = kept.upgrade() else { return };
                     let wait = match fetched {
-                        Ok(config) => {
-                            certificate.keep(Some(config));
-                            show("tailscaled's".to_owned());
+                        Ok(issued) => {
+                            show(format!(
+                                "tailscaled's, until {}",
+                                issued.until.format("%F %R UTC")
+                            ));
+                            certificate.keep(issued);
                             was_refused = false;
                             REFRESH
                         }
-                        // One that is there is good for weeks yet.
                         Err(why) => {
-                            if !certificate.is_kept() {
-                                show(format!("signed by the gateway's own CA: {why}"));
-                            }
-                            if !was_refused {
-                                tracing::warn!(
+                            let until = certificate
+                                .until()
+                                .map(|until| until.format("%F %R UTC").to_string());
+                            match (&until, was_refused) {
+                                (Some(until), false) => tracing::warn!(
+                                    name,
+                                    why,
+                                    until,
+                                    "tailscaled gives no other certificate for the admin page than the one that is served"
+                                ),
+                                (None, false) => tracing::warn!(
                                     name,
                                     why,
                                     "tailscaled has no certificate for the admin page; until it has, the gateway's own CA \
                                      signs, which browsers do not know: turn on HTTPS certificates for the tailnet"
-                                );
+                                ),
+                                (_, true) => {}
                             }
+                            show(match until {
+                                Some(until) => {
+                                    format!("tailscaled's, until {until}; it gives no other: {why}")
+                                }
+                                None => format!("signed by the gateway's own CA: {why}"),
+                            });
                             was_refused = true;
                             AGAIN
                         }
@@ -86,37 +108,136 @@ impl Certificate {
 
     /// What to answer a handshake with; `None` where even the own CA cannot sign.
     pub(super) fn config(&self) -> Option<Arc<ServerConfig>> {
-        let kept = self.config.read().ok()?.clone();
-        kept.or_else(|| {
+        let issued = self.issued.read().ok()?;
+        let good = issued.as_ref().filter(|issued| issued.is_good(Utc::now()));
+        good.map(|issued| issued.config.clone()).or_else(|| {
             let leaf = self.leaves.get(&self.own).ok()?;
             leaf.config(Offer::Http1).ok()
         })
     }
 
-    fn is_kept(&self) -> bool {
-        self.config.read().is_ok_and(|kept| kept.is_some())
+    /// How long the one that tailscaled gave is good, while it is.
+    fn until(&self) -> Option<DateTime<Utc>> {
+        let issued = self.issued.read().ok()?;
+        let good = issued.as_ref().filter(|issued| issued.is_good(Utc::now()))?;
+        Some(good.until)
     }
 
-    fn keep(&self, config: Option<Arc<ServerConfig>>) {
-        if let Ok(mut kept) = self.config.write() {
-            *kept = config;
+    /// Serves it from the next handshake on.
+    fn keep(&self, issued: Issued) {
+        if let Ok(mut kept) = self.issued.write() {
+            *kept = Some(issued);
         }
     }
 }
 
-async fn fetch(api: &LocalApi, name: &str) -> Result<Arc<ServerConfig>, String> {
+impl Issued {
+    fn is_good(&self, now: DateTime<Utc>) -> bool {
+        now < self.until
+    }
+}
+
+async fn fetch(api: &LocalApi, name: &str) -> Result<Issued, String> {
     let pair = api.certificate(name).await.map_err(|error| error.to_string())?;
+    read(&pair, Utc::now())
+}
+
+/// Reads a key and its certificate's chain, PEM, of which the first is in time.
+fn read(pair: &[u8], now: DateTime<Utc>) -> Result<Issued, String> {
     let bad = |error: &dyn std::fmt::Display| format!("its answer is no certificate with a key: {error}");
-    let key = PrivateKeyDer::from_pem_slice(&pair).map_err(|error| bad(&error))?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pair).collect();
+    let key = PrivateKeyDer::from_pem_slice(pair).map_err(|error| bad(&error))?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pair).collect();
     let chain = chain.map_err(|error| bad(&error))?;
+    let first = chain.first().ok_or_else(|| bad(&"there is none"))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(first).map_err(|error| bad(&error))?;
+    let until = DateTime::from_timestamp(parsed.validity().not_after.timestamp(), 0);
+    let until = until.ok_or_else(|| bad(&"its end is no moment"))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| bad(&error))?
         .with_no_client_auth()
-        .with_single_cert(chain, key)
+        .with_single_cert(chain.clone(), key)
         .map_err(|error| bad(&error))?;
     config.alpn_protocols = Offer::Http1.protocols();
-    Ok(Arc::new(config))
+    let issued = Issued {
+        config: Arc::new(config),
+        until,
+    };
+    match issued.is_good(now) {
+        true => Ok(issued),
+        false => Err(format!(
+            "its certificate ran out at {}",
+            until.format("%F %R UTC")
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::tls::Authority;
+
+    const NAME: &str = "gw.lab.ts.net";
+
+    /// A key and a certificate, PEM, that is good for so long from now on.
+    fn pair(lasts: chrono::Duration) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut wanted = rcgen::CertificateParams::new([NAME.to_owned()]).unwrap();
+        wanted.not_after = SystemTime::from(Utc::now() + lasts).into();
+        let made = wanted.self_signed(&key).unwrap();
+        (key.serialize_pem(), made.pem())
+    }
+
+    fn refused(pair: &str) -> String {
+        read(pair.as_bytes(), Utc::now()).err().unwrap()
+    }
+
+    #[test]
+    fn what_is_no_good_certificate_is_refused_and_why() {
+        let (key, certificate) = pair(chrono::Duration::days(30));
+        let issued = read(format!("{key}{certificate}").as_bytes(), Utc::now()).unwrap();
+        assert_eq!((issued.until - Utc::now()).num_days(), 29);
+        let (old_key, old) = pair(-chrono::Duration::days(1));
+        assert!(refused(&format!("{old_key}{old}")).contains("ran out at"));
+        let half = &certificate[..certificate.len() / 2];
+        let broken = certificate.replacen("MII", "AAA", 1);
+        for lie in [
+            String::new(),
+            key.clone(),
+            certificate.clone(),
+            format!("{old_key}{certificate}"),
+            format!("{key}{half}"),
+            format!("{key}{broken}"),
+            "<html>no</html>".to_owned(),
+        ] {
+            assert!(refused(&lie).contains("no certificate with a key"), "{lie}");
+        }
+    }
+
+    #[test]
+    fn one_that_has_run_out_is_served_no_more() {
+        let leaves = Leaves::new(Arc::new(Authority::ephemeral().unwrap())).unwrap();
+        let certificate = Certificate {
+            leaves: Arc::new(leaves),
+            own: LeafName::Name(NAME.to_owned()),
+            issued: RwLock::default(),
+        };
+        let (key, text) = pair(chrono::Duration::days(30));
+        let mut issued = read(format!("{key}{text}").as_bytes(), Utc::now()).unwrap();
+        let config = issued.config.clone();
+        let is_served = |certificate: &Certificate| Arc::ptr_eq(&certificate.config().unwrap(), &config);
+        assert!(!is_served(&certificate));
+        let again = Issued {
+            config: config.clone(),
+            until: issued.until,
+        };
+        certificate.keep(again);
+        assert!(is_served(&certificate) && certificate.until().is_some());
+        issued.until = Utc::now();
+        certificate.keep(issued);
+        assert!(!is_served(&certificate) && certificate.until().is_none());
+    }
 }

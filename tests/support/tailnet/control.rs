@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Machine, local, parse, program, until};
 
@@ -11,6 +11,8 @@ use super::{Machine, local, parse, program, until};
 pub struct Control {
     /// What nodes are told as `ControlURL`.
     pub url: String,
+    /// The ACME directory of the authority that issues nodes' certificates, and the file by which it is trusted.
+    pub acme: (String, PathBuf),
     socket: PathBuf,
     child: Child,
 }
@@ -18,12 +20,15 @@ pub struct Control {
 impl Control {
     pub fn start(machine: &Machine, folder: &Path, address: &str, policy: &str) -> Control {
         let socket = folder.join("control.sock");
+        let acme_ca = folder.join("acme-ca.pem");
         let file = folder.join("tailnet-policy.hujson");
         std::fs::write(&file, policy).unwrap();
         let child = machine
             .command(program("control"))
             .args(["-ip", address, "-admin"])
             .arg(&socket)
+            .arg("-acme-ca")
+            .arg(&acme_ca)
             .arg("-policy")
             .arg(&file)
             .stdin(Stdio::null())
@@ -32,6 +37,7 @@ impl Control {
             .unwrap();
         let control = Control {
             url: format!("http://{address}:8080"),
+            acme: (format!("https://{address}:8081/dir"), acme_ca),
             socket,
             child,
         };
@@ -98,6 +104,24 @@ impl Control {
 
     pub fn remove(&self, name: &str) {
         self.ask("DELETE", &format!("/nodes/{name}"), "");
+    }
+
+    /// Whether nodes have certificates: `off`, as at first; `on`; `unpublished`, where the authority refuses each.
+    pub fn certificates(&self, wanted: &str) {
+        self.ask("PUT", "/certificates", wanted);
+    }
+
+    /// The certificate of the authority that issues those of nodes, PEM.
+    pub fn authority(&self) -> String {
+        self.ask("GET", "/authority", "")
+    }
+
+    /// Tells whoever asks that this certificate, PEM, is to be renewed at once.
+    pub fn wants_renewed(&self, certificate: &str) {
+        let at_once =
+            json!({ "suggestedWindow": { "start": "2020-01-01T00:00:00Z", "end": "2020-01-02T00:00:00Z" } });
+        let told = json!({ "Certificate": certificate, "ARIResponse": at_once.to_string() });
+        self.ask("POST", "/set-renewal-info/", &told.to_string());
     }
 
     /// The control server is gone; the relay stays.

@@ -18,7 +18,7 @@ fn try_ask(socket: &Path, method: &str, path: &str, body: &str) -> std::io::Resu
     // Of version 1.0, so that the answer comes without chunks and ends the connection.
     write!(
         stream,
-        "{method} {path} HTTP/1.0\r\nHost: local-tailscaled.sock\r\nContent-Length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.0\r\nHost: local-tailscaled.sock\r\nUser-Agent: tests\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )?;
     let mut answer = String::new();

@@ -140,11 +140,11 @@ impl World {
     pub fn daemon_on(&mut self, machine: &Arc<Machine>, name: &str, device: Device) -> Tailscaled {
         self.machines += 1;
         Tailscaled::start(
+            &self.control,
             machine,
             &self.folder.path().join(name),
-            name,
+            (name, self.machines),
             device,
-            self.machines,
         )
     }
 

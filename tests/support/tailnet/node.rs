@@ -31,16 +31,17 @@ pub struct Tailscaled {
     folder: PathBuf,
     device: Device,
     port: u16,
+    acme: (String, PathBuf),
     child: Option<Child>,
 }
 
 impl Tailscaled {
     pub(super) fn start(
+        control: &Control,
         machine: &Arc<Machine>,
         folder: &Path,
-        name: &str,
+        (name, number): (&str, u8),
         device: Device,
-        number: u8,
     ) -> Tailscaled {
         std::fs::create_dir_all(folder).unwrap();
         let mut daemon = Tailscaled {
@@ -51,6 +52,7 @@ impl Tailscaled {
             folder: folder.to_owned(),
             device,
             port: 41000 + u16::from(number),
+            acme: control.acme.clone(),
             child: None,
         };
         daemon.restart();
@@ -69,7 +71,9 @@ impl Tailscaled {
             .arg("--no-logs-no-support")
             .arg(format!("--statedir={}", self.folder.display()))
             .arg(format!("--socket={}", self.socket.display()))
-            .arg(format!("--port={}", self.port));
+            .arg(format!("--port={}", self.port))
+            .env("TS_DEBUG_ACME_DIRECTORY_URL", &self.acme.0)
+            .env("SSL_CERT_FILE", &self.acme.1);
         match self.device {
             Device::None => {
                 command.arg("--tun=userspace-networking");
