@@ -128,7 +128,8 @@ pub struct OwnNode {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "PascalCase")]
 pub struct Prefs {
-    #[serde(default)]
+    /// Null where there are none, and always there: what lacks it is something else, and must not read as "none".
+    #[serde(deserialize_with = "Option::deserialize")]
     pub advertise_routes: Option<Vec<IpNet>>,
 }
 
