@@ -12,6 +12,8 @@ pub mod sys;
 #[cfg(feature = "daemon")]
 pub mod ingress;
 
+pub mod bad_input;
+
 pub mod identity;
 
 #[cfg(feature = "daemon")]

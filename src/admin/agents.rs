@@ -19,6 +19,9 @@ pub(super) struct Kill {
     /// `peer:NAME`, `node:STABLEID`, or the name that one of either has now.
     agent: String,
     reason: Option<String>,
+    /// Also one that nobody here knows: before it comes.
+    #[serde(default)]
+    ahead: bool,
 }
 
 #[derive(Deserialize)]
@@ -33,7 +36,7 @@ pub(super) async fn kill(
     Json(asked): Json<Kill>,
 ) -> Result<Json<Value>, Failed> {
     check_reason(asked.reason.as_deref())?;
-    let agent = named(&operator, &asked.agent).await?;
+    let agent = named(&operator, &asked.agent, asked.ahead).await?;
     let stopped = operator.gate.kill(&agent, &person, asked.reason.as_deref()).await;
     let stopped = stopped.map_err(state_failed)?;
     Ok(Json(
@@ -49,7 +52,7 @@ pub(super) async fn unkill(
     let killed = operator.queue.killed().borrow().clone();
     let agent = match killed.contains_key(&asked.agent) {
         true => asked.agent,
-        false => named(&operator, &asked.agent).await?,
+        false => named(&operator, &asked.agent, true).await?,
     };
     if !operator.gate.unkill(&agent, &person).await.map_err(broken)? {
         return Err(not_found(format!("{agent} is not stopped")));
@@ -57,27 +60,34 @@ pub(super) async fn unkill(
     Ok(Json(json!({ "unkilled": agent })))
 }
 
-/// The key of the one agent that is meant. A key may be of one that is not here now.
-async fn named(operator: &Operator, name: &str) -> Result<String, Failed> {
+/// The key of the one agent that is meant. `ahead`: a key may be of one that is not known here.
+async fn named(operator: &Operator, name: &str, ahead: bool) -> Result<String, Failed> {
     if name.is_empty() || name.len() > AGENT_BYTES_MAX || name.chars().any(char::is_control) {
         return Err(bad("an agent is `peer:NAME`, `node:STABLEID` or a name"));
     }
-    if name.starts_with("peer:") || name.starts_with("node:") {
+    let is_key = name.starts_with("peer:") || name.starts_with("node:");
+    if is_key && ahead {
         return Ok(name.to_owned());
     }
     let listed = operator
         .state
         .run(|state| Ok((state.peers()?, state.enrolments()?)));
     let (peers, waiting) = listed.await.map_err(broken)?;
-    let is_peer = peers.iter().any(|peer| peer.peer == name) || waiting.iter().any(|one| one.peer == name);
-    let mut keys: Vec<String> = is_peer.then(|| format!("peer:{name}")).into_iter().collect();
+    let called = name.strip_prefix("peer:").unwrap_or(name);
+    let is_peer =
+        peers.iter().any(|peer| peer.peer == called) || waiting.iter().any(|one| one.peer == called);
+    let mut keys: Vec<String> = is_peer.then(|| format!("peer:{called}")).into_iter().collect();
     let nodes = operator.directory.iter().flat_map(|directory| directory.nodes());
-    let nodes = nodes.filter(|known| known.identity.node == name || known.stable_id == name);
+    let nodes = nodes.filter(|known| {
+        let of_key = name.strip_prefix("node:");
+        known.identity.node == name || known.stable_id == of_key.unwrap_or(name)
+    });
     keys.extend(nodes.map(|known| node_proof(&known.stable_id)));
     match keys.as_slice() {
         [one] => Ok(one.clone()),
         [] => Err(not_found(format!(
-            "there is no agent {name} here; one that is not here now is named by its key: peer:NAME, node:STABLEID"
+            "nobody called {name} is known here. One that is not here yet is stopped ahead by its key: \
+             peer:NAME or node:STABLEID, with --ahead"
         ))),
         several => Err(Failed(
             StatusCode::CONFLICT,

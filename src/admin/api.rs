@@ -19,6 +19,7 @@ use super::{
     routes, stream,
 };
 use crate::audit::read::{Filter, Reader};
+use crate::bad_input;
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
 use crate::verdict::approval::grant::GrantError;
@@ -67,10 +68,12 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .route("/v1/sign-in", get(people::ways).post(people::sign_in))
         .route("/v1/sign-in/tailnet", post(people::sign_in_by_tailnet))
         .route("/v1/sign-in/invitation", post(people::use_invitation))
+        .layer(middleware::from_fn(listen::whole))
         .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
         .layer(middleware::from_fn(admit::greet));
     let closed = Router::new()
         .route("/v1/health", get(overview::health))
+        .route("/v1/metrics", get(overview::metrics))
         .route("/v1/agents", get(overview::agents))
         .route("/v1/agents/kill", post(agents::kill))
         .route("/v1/agents/unkill", post(agents::unkill))
@@ -94,6 +97,7 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .route("/v1/sessions/{id}", delete(people::end_session))
         .route("/v1/operators", get(people::operators).post(people::invite))
         .route("/v1/operators/{name}", delete(people::remove_operator))
+        .layer(middleware::from_fn(listen::whole))
         .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
         .merge(slow)
         .fallback(|| async { not_found("there is no such path".to_owned()) })
@@ -108,6 +112,9 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         ));
     page::guard(open.merge(closed))
         .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .layer(middleware::map_response(async |answer: Response| {
+            listen::counted(bad_input::Reader::Admin, answer)
+        }))
         .with_state(operator)
 }
 
@@ -313,9 +320,9 @@ async fn decide(
     let (held, granted) = decided.map_err(|error| {
         let status = match &error {
             DecideError::Unknown(_) => StatusCode::NOT_FOUND,
-            DecideError::NotEligible(_) | DecideError::Grant(GrantError::NotGrantor(_)) => {
-                StatusCode::FORBIDDEN
-            }
+            DecideError::NotEligible(_)
+            | DecideError::NotKnown(_)
+            | DecideError::Grant(GrantError::NotGrantor(_)) => StatusCode::FORBIDDEN,
             DecideError::Closed(_) | DecideError::Grant(_) => StatusCode::CONFLICT,
             DecideError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

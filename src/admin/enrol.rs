@@ -21,7 +21,8 @@ use tokio::net::TcpListener;
 
 use super::api::{Failed, bad, broken, state_failed};
 use super::sources::Sources;
-use super::{Operator, machine};
+use super::{Operator, listen, machine};
+use crate::bad_input;
 use crate::client::enrol::Request;
 use crate::client::store::Assigned;
 use crate::identity::cluster::Cluster;
@@ -47,6 +48,9 @@ pub(super) async fn serve(listener: TcpListener, operator: Operator, leaves: Arc
         .route("/v1/enrol", post(enrol))
         .merge(machine::routes())
         .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
+        .layer(axum::middleware::map_response(
+            async |answer: axum::response::Response| listen::counted(bad_input::Reader::Enrolment, answer),
+        ))
         .with_state(operator);
     loop {
         let (stream, source, own) = match listener.accept().await.and_then(|(stream, source)| {

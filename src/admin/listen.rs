@@ -24,6 +24,7 @@ use super::Person;
 use super::admit::{Caller, Site};
 use super::api::Failed;
 use super::tailnet::Tailnet;
+use crate::bad_input;
 
 /// What one caller may take of a listener.
 #[derive(Clone, Copy, Debug)]
@@ -153,13 +154,42 @@ pub(super) async fn serve<L: Listen>(listener: L, router: Router, bounds: Bounds
                 .header_read_timeout(bounds.head)
                 .max_buf_size(HEAD_BYTES_MAX);
             let served = builder.serve_connection(TokioIo::new(io), service);
-            let served = tokio::time::timeout(bounds.connection, served);
+            let served = tokio::time::timeout(bounds.connection, heard(served));
             match over {
                 Some(over) => tokio::select! { _ = served => {}, () = over => {} },
                 None => drop(served.await),
             }
         });
     }
+}
+
+/// For everything that changes something: once begun it goes on to its end, whether its caller stays or
+/// leaves. What is half done, such as a kill that ended no connection, would be found by nobody.
+pub(super) async fn whole(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    match tokio::spawn(next.run(request)).await {
+        Ok(answer) => answer,
+        Err(error) => super::api::broken(error).into_response(),
+    }
+}
+
+/// Waits for the end of a connection; a head that cannot be read is counted.
+async fn heard(served: impl Future<Output = hyper::Result<()>>) {
+    if served.await.is_err_and(|error| error.is_parse()) {
+        bad_input::count(bad_input::Reader::Admin, &"head");
+    }
+}
+
+/// Counts a request that was refused as malformed, by the status that says so.
+pub(super) fn counted(reader: bad_input::Reader, answer: Response) -> Response {
+    let status = answer.status();
+    let is_bad = matches!(status.as_u16(), 400 | 411 | 413 | 415 | 422 | 431);
+    if is_bad && let Some(reason) = status.canonical_reason() {
+        bad_input::count(reader, &reason.replace(' ', ""));
+    }
+    answer
 }
 
 /// For everything but streams: a request that takes too long is given up.
@@ -207,6 +237,43 @@ mod tests {
         let read = tokio::time::timeout(SOON, stream.read_to_string(&mut text)).await;
         read.expect("it is not closed").unwrap();
         text
+    }
+
+    #[tokio::test]
+    async fn what_has_begun_goes_on_when_its_caller_leaves() {
+        use tokio::sync::Notify;
+        for method in ["POST", "DELETE"] {
+            let (begun, go_on, done) = (
+                Arc::new(Notify::new()),
+                Arc::new(Notify::new()),
+                Arc::new(Notify::new()),
+            );
+            let work = {
+                let (begun, go_on, done) = (begun.clone(), go_on.clone(), done.clone());
+                async move || {
+                    begun.notify_one();
+                    go_on.notified().await;
+                    done.notify_one();
+                }
+            };
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("s");
+            let listener = UnixListener::bind(&path).unwrap();
+            let router = Router::new()
+                .route("/", axum::routing::any(work))
+                .layer(axum::middleware::from_fn(whole))
+                .layer(axum::middleware::from_fn_with_state(BOUNDS, in_time));
+            let served = tokio::spawn(serve(listener, router, BOUNDS));
+            let caller = say(&path, &WHOLE.replace("GET", method)).await;
+            begun.notified().await;
+            // The work has begun and cannot end: its caller is gone before.
+            let left = hear(caller);
+            assert!(tokio::time::timeout(SHORT, left).await.is_err());
+            go_on.notify_one();
+            let ended = tokio::time::timeout(SOON, done.notified()).await;
+            assert!(ended.is_ok(), "{method} was cut off");
+            served.abort();
+        }
     }
 
     const WHOLE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";

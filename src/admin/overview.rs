@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use axum::Json;
 use axum::extract::State as Shared;
+use axum::http::{HeaderName, header::CONTENT_TYPE};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -11,6 +12,7 @@ use super::Operator;
 use super::api::{Failed, broken};
 use crate::audit::activity::ACTIVITY_RECORDS_MAX;
 use crate::audit::read::Reader;
+use crate::bad_input;
 use crate::policy::{ApproverKind, HostPattern};
 use crate::verdict::approval::QuestionState;
 
@@ -32,7 +34,25 @@ pub(super) async fn health(Shared(operator): Shared<Operator>) -> Result<Json<Va
         "wireguard": gateway.wireguard.as_ref().map(|wireguard| wireguard.listen),
         "enrolment": gateway.enrol_listen,
         "tailnet": tailnet(&operator),
+        "bad_input": bad_input(),
     })))
+}
+
+/// What was refused as malformed, by what read it and why.
+fn bad_input() -> Value {
+    let mut shown = json!({});
+    for ((reader, reason), count) in bad_input::counts() {
+        shown[reader.name()][reason] = json!(count);
+    }
+    shown
+}
+
+/// The same as Prometheus reads it.
+pub(super) async fn metrics() -> ([(HeaderName, &'static str); 1], String) {
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+        bad_input::metrics(),
+    )
 }
 
 /// The node, as tailscaled says; `null` without a `tailscale` block.

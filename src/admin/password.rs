@@ -197,5 +197,31 @@ mod tests {
             panic!("no wait");
         };
         assert!(wait <= WAIT_MAX && wait > WAIT_MAX / 2, "{wait:?}");
+        // Forgotten after a while, and not before.
+        let ages = |age: Duration| {
+            let mut failures = passwords.failures.lock().unwrap();
+            failures.get_mut("ann").unwrap().last -= age;
+        };
+        ages(FORGET_AFTER / 2);
+        assert!(passwords.enter("ann").is_err());
+        ages(FORGET_AFTER / 2);
+        passwords.enter("ann").unwrap();
+    }
+
+    #[tokio::test]
+    async fn so_many_are_looked_at_at_once() {
+        let passwords = Passwords::new().unwrap();
+        let hash = || Box::pin(passwords.hash("correct horse battery".to_owned()));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut begun: Vec<_> = (0..HASHINGS_MAX).map(|_| hash()).collect();
+        for one in &mut begun {
+            // It has its place until it is asked again.
+            assert!(one.as_mut().poll(&mut context).is_pending());
+        }
+        assert_eq!(passwords.places.available_permits(), 0);
+        let mut next = hash();
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        drop(begun);
+        assert!(next.await.is_ok());
     }
 }

@@ -30,6 +30,9 @@ enum Command {
         /// For the record.
         #[arg(long)]
         reason: Option<String>,
+        /// Also by the key of one that nobody here knows, before it comes.
+        #[arg(long)]
+        ahead: bool,
     },
     /// Let a stopped agent go again. Its grants stay taken back.
     Unkill { name: String },
@@ -49,10 +52,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 false => print!("{}", lines(&listed)),
             }
         }
-        Command::Kill { name, reason } => {
+        Command::Kill { name, reason, ahead } => {
             let done = post(
                 "/v1/agents/kill",
-                serde_json::json!({ "agent": name, "reason": reason }),
+                serde_json::json!({ "agent": name, "reason": reason, "ahead": ahead }),
             )?;
             let text = || {
                 format!(

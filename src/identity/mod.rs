@@ -40,15 +40,13 @@ pub struct Identity {
     pub transport: Transport,
     /// What the tunnel proved it by, whatever it is called and wherever it comes from: `key:` and the
     /// WireGuard key of the machine (its runs have the machine's), or `node:` and the tailnet's
-    /// StableID. Empty where no tunnel proved anything; nothing is ever bound to that.
+    /// StableID. A name and an address may be given to another once their owner is removed; this is
+    /// not. Empty where no tunnel proved anything; nothing is ever bound to that.
     pub proof: Arc<str>,
     /// The peer's address inside the tunnel.
     pub address: IpAddr,
     /// The tailnet node's name, or the WireGuard peer's.
     pub node: String,
-    /// What the transport itself knows it by: a WireGuard peer's public key, a node's stable id. A name and
-    /// an address may be given to another once their owner is removed; this is not.
-    pub key: String,
     /// The login of the node's user; `None` for tagged nodes and WireGuard peers.
     pub login: Option<String>,
     /// A node of another tailnet that was shared in: it is meant by its whole name, by its own login
@@ -75,7 +73,6 @@ impl Identity {
             proof: Arc::from(""),
             address,
             node: node.into(),
-            key: String::new(),
             login: None,
             is_guest: false,
             tags: Vec::new(),
@@ -93,16 +90,14 @@ impl Identity {
         self
     }
 
-    /// Who shares in what an agent may have: a node or peer, with all its addresses and keys.
-    pub fn holder(&self) -> Holder {
-        (self.transport, self.node.clone())
-    }
-
-    /// What an agent is stopped by: `peer:` and the name of a WireGuard peer, which the operator gave
-    /// to all its keys, those that it makes later too; of a tailnet's node its [`Identity::proof`].
+    /// Who an agent is in everything that is counted, bounded, held or stopped, with all its addresses
+    /// and keys: `peer:` and the name of a WireGuard peer, which the operator gave to all its keys,
+    /// those that it makes later too; of a tailnet's node its [`Identity::proof`], for its owner may
+    /// rename it at any time.
     pub fn agent_key(&self) -> String {
         match self.transport {
             Transport::Wireguard => format!("peer:{}", self.node),
+            Transport::Tailnet if self.proof.is_empty() => format!("unproved:{}", self.node),
             Transport::Tailnet => self.proof.to_string(),
         }
     }
@@ -121,9 +116,6 @@ pub fn key_proof(machine: &[u8; 32]) -> String {
 pub fn node_proof(stable_id: &str) -> String {
     format!("node:{stable_id}")
 }
-
-/// A node or peer, with all its addresses and keys: a machine has a key for each of its runs.
-pub type Holder = (Transport, String);
 
 /// Bounds that hold for one agent, beside the gateway's own. `None` bounds nothing, 0 lets nothing
 /// through.

@@ -13,6 +13,7 @@ mod hcl;
 mod index;
 mod load;
 pub mod model;
+mod named;
 mod recorded;
 mod rule;
 mod shown;
@@ -26,7 +27,7 @@ use chrono::{DateTime, Utc};
 
 use crate::facts::{FactSet, FactSource, Mask};
 use crate::identity::{Agent, Identity, Transport};
-use crate::verdict::{Digest, Verdict};
+use crate::verdict::Verdict;
 
 use rule::Rules;
 
@@ -36,6 +37,7 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 pub use explain::Step;
 pub use load::login_matches;
 pub use model::*;
+pub use named::Named;
 pub use recorded::RecordedFacts;
 
 /// What a configuration and its conditions may hold, for editors.
@@ -64,6 +66,7 @@ pub struct Policy {
     mask: Mask,
     notes: Diagnostics,
     version: u64,
+    files: Vec<PathBuf>,
 }
 
 /// The verdict on one action, with what shadow rules would have said.
@@ -93,13 +96,15 @@ impl Policy {
     /// # Errors
     /// Everything that is wrong, at once, each with its place.
     pub fn load(sources: Vec<Source>, read: ReadFile<'_>) -> Result<Policy, Diagnostics> {
-        let loaded = load::load(&sources, read)?;
+        let named = Named::default();
+        let loaded = load::load(&sources, &|path| named.read(path, read))?;
         Ok(Policy {
             rules: Rules::new(&loaded.model, loaded.rules),
             mask: mask(&loaded.model),
             model: loaded.model,
             notes: loaded.notes,
-            version: version_of(&sources),
+            version: version_of(&sources, &named),
+            files: named.paths(),
         })
     }
 
@@ -121,6 +126,11 @@ impl Policy {
     /// A hash of the sources: the same text has the same version.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// The files that it names, beside those that it is written in.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// How many rules are walked (disabled ones are not).
@@ -199,10 +209,9 @@ impl Policy {
     }
 }
 
-/// A number that changes whenever the texts do; what [`Policy::version`] will be.
-pub fn version_of(sources: &[Source]) -> u64 {
-    let parts = sources.iter().map(|source| source.text.as_bytes());
-    let digest = Digest::of_parts(parts);
+/// A number that changes whenever the texts do, those of the named files included; what [`Policy::version`] will be.
+pub fn version_of(sources: &[Source], named: &Named) -> u64 {
+    let digest = named.digest(sources);
     let mut head = [0u8; 8];
     for (to, from) in head.iter_mut().zip(digest.as_bytes()) {
         *to = *from;

@@ -38,6 +38,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::timeout;
 
 use super::route;
+use crate::bad_input;
 use crate::credential::Secret;
 use crate::identity::Agent;
 use crate::policy::{Credential, Endpoint, Limits};
@@ -265,7 +266,7 @@ where
         idle: Duration::from_secs(limits.idle_s),
     };
     tokio::select! {
-        ended = builder.serve_connection_with_upgrades(io, service) => ended.map_err(ServeError::Http)?,
+        ended = builder.serve_connection_with_upgrades(io, service) => ended.map_err(broken)?,
         slow = activity.watch(patience) => match slow {
             // An idle connection that is closed is no fault of anyone's.
             Slow::Idle => return Ok(()),
@@ -281,6 +282,15 @@ where
         splice.await;
     }
     Ok(())
+}
+
+/// Why a connection broke; a head that cannot be read is counted.
+fn broken(error: Box<dyn std::error::Error + Send + Sync>) -> ServeError {
+    let is_head = |error: &hyper::Error| error.is_parse();
+    if error.downcast_ref::<hyper::Error>().is_some_and(is_head) {
+        bad_input::count(bad_input::Reader::Http, &"head");
+    }
+    ServeError::Http(error)
 }
 
 fn builder(talk: Talk) -> auto::Builder<TokioExecutor> {

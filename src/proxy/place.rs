@@ -3,23 +3,23 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::identity::{Holder, Identity};
+use crate::identity::Identity;
 
 /// Who has how many. An agent's addresses and keys share in one number.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<HashMap<Holder, usize>>);
+pub(super) struct Places(Mutex<HashMap<String, usize>>);
 
 /// One connection's place, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
     among: &'a Places,
-    holder: Holder,
+    holder: String,
 }
 
 impl Places {
     /// Takes one of `most` places, or `None` where the agent has as many already.
     pub(super) fn enter(&self, identity: &Identity, most: usize) -> Option<Place<'_>> {
-        let holder = identity.holder();
+        let holder = identity.agent_key();
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.get(&holder).copied().unwrap_or(0);
         if count >= most {
@@ -60,8 +60,17 @@ mod tests {
         for again in [&v4, &v6, &run] {
             assert!(places.enter(again, 2).is_none());
         }
-        let node = Identity::new(Transport::Tailnet, v4.address, "one");
-        assert!(places.enter(&node, 2).is_some(), "another's name of the tailnet");
+        let node = |name: &str, id: &str| {
+            Identity::new(Transport::Tailnet, v4.address, name).proved_by(format!("node:{id}"))
+        };
+        let own = places.enter(&node("one", "n1"), 1);
+        assert!(own.is_some(), "another's name of the tailnet");
+        assert!(
+            places.enter(&node("renamed", "n1"), 1).is_none(),
+            "a name makes no other agent"
+        );
+        assert!(places.enter(&node("one", "n2"), 1).is_some());
+        drop(own);
         assert!(places.enter(&agent("two", "10.77.0.4"), 2).is_some());
         drop(first);
         assert!(places.enter(&run, 2).is_some());

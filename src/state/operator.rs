@@ -436,6 +436,18 @@ mod tests {
             assert_eq!(found(&session), None, "{column}");
             assert!(state.sessions().unwrap().is_empty());
         }
+        // To the minute.
+        for (column, lasts_s) in [("seen_us", SESSION_IDLE_S), ("expires_us", SESSION_S_MAX)] {
+            for (age_s, is_good) in [(lasts_s - 60, true), (lasts_s + 60, false)] {
+                let session = open("ann");
+                let set = format!("UPDATE session SET {column} = {column} - {age_s} * 1000000");
+                state
+                    .with(|connection| Ok(connection.execute(&set, [])?))
+                    .unwrap();
+                assert_eq!(found(&session).is_some(), is_good, "{column} {age_s}");
+                state.end_session(session.id).unwrap();
+            }
+        }
         // Another password, and no account.
         let session = open("ann");
         let invitation = state

@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::leaf::{Leaf, LeafError, LeafName, Leaves};
+use crate::bad_input;
 
 /// Bytes on the wire until the ClientHello is whole. Real ones stay under 4 KiB, post-quantum
 /// key shares and tickets included; in records of a byte each, which is the worst there is, that is
@@ -29,9 +29,6 @@ const DECODE_ERROR: u8 = 50;
 const UNRECOGNIZED_NAME: u8 = 112;
 /// `internal_error` (RFC 8446 §6.2).
 const INTERNAL_ERROR: u8 = 80;
-
-/// Handshakes that failed, since the process began.
-pub static HANDSHAKES_FAILED: AtomicU64 = AtomicU64::new(0);
 
 /// The agent's handshake failed. An alert was sent where one could be.
 #[derive(Debug, thiserror::Error)]
@@ -240,7 +237,7 @@ async fn alert<IO: AsyncWrite + Unpin>(mut io: IO, description: u8, deadline: In
 }
 
 fn counted(error: AcceptError) -> AcceptError {
-    HANDSHAKES_FAILED.fetch_add(1, Ordering::Relaxed);
+    bad_input::count(bad_input::Reader::Tls, &error);
     error
 }
 

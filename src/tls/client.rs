@@ -138,7 +138,12 @@ impl Connectors {
         Ok(connector.connect(name, io).await?)
     }
 
-    fn config(&self, wanted: Wanted<'_>) -> Result<Arc<ClientConfig>, ConnectError> {
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    pub(super) fn config(&self, wanted: Wanted<'_>) -> Result<Arc<ClientConfig>, ConnectError> {
         let key = wanted.cache_key();
         if let Some(config) = self.kept.get(&key) {
             return Ok(config);

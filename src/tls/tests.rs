@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -8,10 +7,11 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
-use super::accept::{AcceptError, AgentTls, HANDSHAKES_FAILED, HELLO_BYTES_MAX, accept, greet};
+use super::accept::{AcceptError, AgentTls, HELLO_BYTES_MAX, accept, greet};
 use super::authority::{AuthorityError, CERTIFICATE_FILE, KEY_FILE, fingerprint};
 use super::client::ConnectError;
 use super::*;
+use crate::bad_input::{Reader, counted};
 use crate::facts::Family;
 use crate::policy::{Claim, Endpoint, HostPattern, Protocol, SslMode};
 
@@ -140,6 +140,10 @@ fn the_authority_is_made_once_and_loaded_afterwards() {
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf.der()).unwrap();
     let (_, ca) = x509_parser::parse_x509_certificate(made.der()).unwrap();
     assert_eq!(parsed.issuer(), ca.subject());
+    let validity = ca.validity();
+    let life = validity.not_after.timestamp() - validity.not_before.timestamp();
+    assert_eq!(life, 10 * 365 * 86_400 + 3600);
+    assert!(validity.not_before.timestamp() <= chrono::Utc::now().timestamp() - 3600);
     assert_eq!(
         ca.basic_constraints().unwrap().unwrap().value.path_len_constraint,
         Some(0)
@@ -227,6 +231,32 @@ fn leaves_are_kept_up_to_a_limit_and_minted_anew_before_they_run_out() {
 }
 
 #[test]
+fn the_caches_of_leaves_and_of_configurations_have_an_end() {
+    let (authority, leaves) = leaves();
+    for number in 0..super::leaf::LEAVES_MAX + 100 {
+        leaves.get(&name(&format!("host-{number}.test"))).unwrap();
+    }
+    assert!(leaves.cached() <= super::leaf::LEAVES_MAX, "{}", leaves.cached());
+    let connectors = Connectors::default();
+    for number in 0..super::client::CONFIGS_MAX + 50 {
+        let protocol = number.to_string();
+        let wanted = Wanted {
+            host: "api.test",
+            ca_cert: Some(authority.ca_pem()),
+            verify: Verify::Full,
+            alpn: &[protocol.as_bytes()],
+            identity: None,
+        };
+        connectors.config(wanted).unwrap();
+    }
+    assert!(
+        connectors.kept() <= super::client::CONFIGS_MAX,
+        "{}",
+        connectors.kept()
+    );
+}
+
+#[test]
 fn callers_at_once_share_one_minting() {
     let (_, leaves) = leaves();
     let seen: Vec<Vec<u8>> = std::thread::scope(|scope| {
@@ -310,11 +340,12 @@ async fn alpn_is_what_the_offer_says() {
 
 #[tokio::test]
 async fn a_wrong_name_gets_an_alert_and_is_counted() {
-    let before = HANDSHAKES_FAILED.load(Ordering::Relaxed);
+    let named = || counted(Reader::Tls, "name");
+    let before = named();
     let (server, client) = handshake(Offer::Http1, "evil.test", &[]).await;
     assert!(matches!(server, Err(AcceptError::Name)));
     assert!(client.unwrap_err().to_string().contains("UnrecognisedName"));
-    assert!(HANDSHAKES_FAILED.load(Ordering::Relaxed) > before);
+    assert!(named() > before);
 }
 
 #[tokio::test]
@@ -346,6 +377,7 @@ async fn a_hello_is_read_whole_however_it_comes() {
 
 #[tokio::test]
 async fn a_hello_that_never_ends_is_cut_off() {
+    let before = counted(Reader::Tls, "long");
     // A handshake message that claims 64 KiB less one, in records of a byte.
     let mut endless = in_records(&[0x16, 3, 1, 0, 0, 1, 0, 0xff, 0xf0], 1);
     while endless.len() < HELLO_BYTES_MAX + 6 {
@@ -355,6 +387,7 @@ async fn a_hello_that_never_ends_is_cut_off() {
     theirs.write_all(&endless).await.unwrap();
     let error = greet(ours, SOON).await.err().unwrap();
     assert!(matches!(error, AcceptError::Long), "{error:?}");
+    assert!(counted(Reader::Tls, "long") > before);
 }
 
 #[tokio::test]

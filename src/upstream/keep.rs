@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 use super::pool::{To, Version};
-use crate::identity::{Holder, Identity};
+use crate::identity::Identity;
 use crate::policy::Endpoint;
 use crate::proxy::http::UpBody;
 
@@ -42,16 +42,16 @@ pub(super) struct Key {
 /// the first one's connections.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Owner {
-    holder: Holder,
-    key: String,
+    agent: String,
+    proof: Arc<str>,
     address: IpAddr,
 }
 
 impl Owner {
     fn of(agent: &Identity) -> Owner {
         Owner {
-            holder: agent.holder(),
-            key: agent.key.clone(),
+            agent: agent.agent_key(),
+            proof: agent.proof.clone(),
             address: agent.address,
         }
     }
@@ -219,10 +219,7 @@ mod tests {
         let policy = Policy::load(vec![source], &|path| std::fs::read_to_string(path)).unwrap();
         let endpoint = &policy.model().endpoints[0];
         let key = |node: &str, key: &str, address: [u8; 4]| {
-            let agent = Identity {
-                key: key.to_owned(),
-                ..Identity::new(Transport::Wireguard, address.into(), node)
-            };
+            let agent = Identity::new(Transport::Wireguard, address.into(), node).proved_by(key);
             Key::of(&To {
                 agent: &agent,
                 endpoint,
@@ -240,5 +237,90 @@ mod tests {
         assert!(first != key("laptop", "BBB=", own), "enrolled anew by that name");
         assert!(first != key("desktop", "AAA=", own));
         assert!(first != key("laptop", "AAA=", [10, 77, 0, 3]));
+    }
+
+    fn keys() -> impl Fn(&str) -> Key {
+        let source = Source {
+            path: "policy.hcl".into(),
+            text: "endpoint \"https\" \"a\" { hosts = [\"a.test\"] }\n".to_owned(),
+        };
+        let policy = Policy::load(vec![source], &|path| std::fs::read_to_string(path)).unwrap();
+        let agent = Identity::new(Transport::Wireguard, [10, 77, 0, 2].into(), "laptop");
+        move |host| {
+            Key::of(&To {
+                agent: &agent,
+                endpoint: &policy.model().endpoints[0],
+                dial: host,
+                host,
+                port: 443,
+                identity: None,
+                version: Version::Http1,
+                answer: IDLE_MAX,
+            })
+        }
+    }
+
+    /// A connection to a server that says nothing; it is open as long as the other end.
+    async fn connection() -> (Kept<Http1>, tokio::io::DuplexStream) {
+        let (near, far) = tokio::io::duplex(64);
+        let io = hyper_util::rt::TokioIo::new(near);
+        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        let task = tokio::spawn(async move { drop(connection.await) });
+        (Kept::new(sender, task.abort_handle()), far)
+    }
+
+    #[tokio::test]
+    async fn so_many_connections_of_a_key_are_kept() {
+        let (keep, key) = (Keep::default(), keys());
+        let mut open = Vec::new();
+        for _ in 0..=IDLE_PER_KEY_MAX {
+            let (kept, far) = connection().await;
+            open.push(far);
+            keep.keep_http1(key("a.test"), kept);
+        }
+        assert_eq!(keep.count(), IDLE_PER_KEY_MAX);
+        assert!(keep.take_http1(&key("a.test")).is_some());
+        let (kept, far) = connection().await;
+        open.push(far);
+        keep.keep_http1(key("a.test"), kept);
+        assert_eq!(keep.count(), IDLE_PER_KEY_MAX);
+    }
+
+    #[tokio::test]
+    async fn connections_are_kept_under_so_many_keys() {
+        let (keep, key) = (Keep::default(), keys());
+        let mut open = Vec::new();
+        for number in 0..=KEYS_MAX {
+            let (kept, far) = connection().await;
+            open.push(far);
+            keep.keep_http1(key(&number.to_string()), kept);
+        }
+        assert_eq!(keep.count(), KEYS_MAX);
+        // A key that is known has room, and another where one is gone.
+        let (kept, far) = connection().await;
+        open.push(far);
+        keep.keep_http1(key("0"), kept);
+        assert_eq!(keep.count(), KEYS_MAX + 1);
+        keep.lock().remove(&key("1"));
+        let (kept, _far) = connection().await;
+        keep.keep_http1(key("another"), kept);
+        assert!(keep.take_http1(&key("another")).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_for_a_while() {
+        let (keep, key) = (Keep::default(), keys());
+        let mut open = Vec::new();
+        for (host, age) in [("young", IDLE_MAX / 2), ("old", IDLE_MAX), ("swept", IDLE_MAX)] {
+            let (kept, far) = connection().await;
+            open.push(far);
+            keep.keep_http1(key(host), kept);
+            let mut slots = keep.lock();
+            slots.get_mut(&key(host)).unwrap().http1[0].since -= age;
+        }
+        assert!(keep.take_http1(&key("old")).is_none() && keep.take_http1(&key("young")).is_some());
+        assert_eq!(keep.count(), 1);
+        keep.sweep();
+        assert_eq!(keep.count(), 0);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::identity::{Identity, Transport};
+use crate::identity::Identity;
 
 /// Agents whose pace is kept; one that has not asked for a minute needs none.
 pub const PACES_MAX: usize = 4096;
@@ -14,7 +14,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A bucket an agent: as many requests at once as it may make in a minute, and each comes back in its
 /// part of the minute.
 #[derive(Debug, Default)]
-pub struct Pace(Mutex<HashMap<(Transport, String), Instant>>);
+pub struct Pace(Mutex<HashMap<String, Instant>>);
 
 impl Pace {
     /// Takes one request. `Err` says how long until the next may come; a limit of 0 never ends.
@@ -29,7 +29,7 @@ impl Pace {
             return Err(MINUTE);
         };
         let mut full = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (identity.transport, identity.node.clone());
+        let key = identity.agent_key();
         if full.len() >= PACES_MAX && !full.contains_key(&key) {
             full.retain(|_, at| *at > now);
             if full.len() >= PACES_MAX {
@@ -54,7 +54,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::identity::Limits;
+    use crate::identity::{Limits, Transport};
 
     fn agent(node: &str, requests_per_minute: Option<u32>) -> Identity {
         Identity {
@@ -77,6 +77,10 @@ mod tests {
         assert_eq!(pace.take(&few, now + MINUTE / 6), Err(MINUTE / 6));
         assert_eq!(pace.take(&few, now + MINUTE / 3), Ok(()));
         assert!(pace.take(&few, now + MINUTE / 3).is_err());
+        // Another name makes no other agent of a node.
+        let named = |name: &str| agent(name, Some(1)).proved_by("node:n1");
+        assert_eq!(pace.take(&named("a"), now), Ok(()));
+        assert!(pace.take(&named("b"), now).is_err());
         // A limit that fell counts at once, and another agent is another.
         assert!(pace.take(&agent("few", Some(1)), now + MINUTE / 3).is_err());
         assert_eq!(pace.take(&agent("other", Some(1)), now), Ok(()));
@@ -84,7 +88,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(pace.take(&agent("any", None), now), Ok(()));
         }
-        assert_eq!(pace.0.lock().unwrap().len(), 2, "who has no limit is not kept");
+        assert_eq!(pace.0.lock().unwrap().len(), 3, "who has no limit is not kept");
     }
 
     #[test]

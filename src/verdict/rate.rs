@@ -167,13 +167,7 @@ impl Counter {
         let (Some(limits), Some(rule)) = (&judgement.limits, judgement.verdict.rule()) else {
             return Ok(());
         };
-        let identity = &agent.identity;
-        let own = format!(
-            "{}/{}/{:?}",
-            identity.transport.name(),
-            identity.node,
-            identity.login
-        );
+        let own = agent.identity.agent_key();
         let names = Names {
             rule,
             agent: &own,

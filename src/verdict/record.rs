@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::approval::{People, Question, Scope};
+use super::approval::{People, Question, Scope, person_of};
 use super::{Action, Digest, Refusal, Step};
 use crate::audit::Record;
 use crate::credential::KnownSecrets;
@@ -70,7 +70,7 @@ pub(super) fn chain_of(
 /// Who may not decide on what the agent does.
 fn owner(agent: &Agent, separation: bool) -> Option<String> {
     let login = agent.identity.login.as_ref().filter(|_| separation);
-    login.map(|login| login.to_ascii_lowercase())
+    login.map(|login| person_of(login))
 }
 
 /// What an approver is asked, not cleaned yet.

@@ -99,17 +99,6 @@ async fn a_reload_that_would_change_verdicts_waits_until_it_is_accepted() {
         String::from_utf8(output.stdout).unwrap()
     };
     let path = policies.to_str().unwrap();
-    let wanted = |why: &str, wanted: &dyn Fn(&str) -> bool| {
-        let began = Instant::now();
-        loop {
-            let health = in_force(&state);
-            if wanted(&health) {
-                return;
-            }
-            assert!(began.elapsed() < SOON, "{why}: {health}");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-    };
     let version = || {
         let valid: serde_json::Value =
             serde_json::from_str(&tailkeep(&["validate", path, "--format", "json"])).unwrap();
@@ -118,7 +107,7 @@ async fn a_reload_that_would_change_verdicts_waits_until_it_is_accepted() {
     // One that changes nothing of what was seen comes into force by itself.
     std::fs::write(policies.join("rules.hcl"), format!("{RULES}# a remark\n")).unwrap();
     let harmless = version();
-    wanted("the harmless one", &|own| own == harmless);
+    until("the harmless one", &state, &|own| own == harmless);
     // One that would deny what was allowed waits, and a harmless one after it does not.
     std::fs::write(policies.join("rules.hcl"), RULES.replace("\"allow\"", "\"deny\"")).unwrap();
     let strict = version();
@@ -130,11 +119,55 @@ async fn a_reload_that_would_change_verdicts_waits_until_it_is_accepted() {
     gateway.says(WAITS);
     assert_eq!(in_force(&state), harmless);
     tailkeep(&["replay", path, "--since", "24h", "--accept"]);
-    wanted("the accepted one", &|own| own == stricter);
+    until("the accepted one", &state, &|own| own == stricter);
+    // One that does not load changes nothing, and is counted once.
+    assert_eq!(health(&state)["bad_input"]["policy"], json!(null));
+    std::fs::write(policies.join("more.hcl"), "rule {\n").unwrap();
+    gateway.says("the new policy does not load");
+    assert_eq!(in_force(&state), stricter);
+    assert_eq!(health(&state)["bad_input"]["policy"], json!({ "invalid": 1 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_a_policy_names_is_a_part_of_it() {
+    let folder = folder("  dashboard_listen = \"127.0.0.1:0\"");
+    let (state, policies) = (folder.path().join("state"), folder.path().join("policies"));
+    let judge = "policy \"careful\" { text = file(\"careful.md\") }\n";
+    std::fs::write(policies.join("judge.hcl"), judge).unwrap();
+    std::fs::write(policies.join("careful.md"), "Only reads.").unwrap();
+    let gateway = Gateway::start(folder.path());
+    let first = in_force(&state);
+    std::fs::write(policies.join("careful.md"), "Only reads, and tea.").unwrap();
+    until("the new prompt", &state, &|own| own != first);
+    let second = in_force(&state);
+    // Without it there is no policy; the old one stays until it is back, as it was or otherwise.
+    std::fs::remove_file(policies.join("careful.md")).unwrap();
+    gateway.says("does not load");
+    assert_eq!(in_force(&state), second);
+    std::fs::write(policies.join("careful.md"), "Only reads.").unwrap();
+    until("the first again", &state, &|own| own == first);
+}
+
+/// Waits for the policy that is wanted in force.
+#[track_caller]
+fn until(why: &str, state: &std::path::Path, wanted: &dyn Fn(&str) -> bool) {
+    let began = Instant::now();
+    loop {
+        let own = in_force(state);
+        if wanted(&own) {
+            return;
+        }
+        assert!(began.elapsed() < SOON, "{why}: {own}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 /// The version of the policy in force, as the API says it.
 fn in_force(state: &std::path::Path) -> String {
+    health(state)["policy"].as_str().unwrap().to_owned()
+}
+
+fn health(state: &std::path::Path) -> serde_json::Value {
     use std::io::{Read as _, Write as _};
     let mut stream = std::os::unix::net::UnixStream::connect(state.join("admin.sock")).unwrap();
     stream
@@ -143,6 +176,5 @@ fn in_force(state: &std::path::Path) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let body = answer.split_once("\r\n\r\n").unwrap().1;
-    let health: serde_json::Value = serde_json::from_str(body).unwrap();
-    health["policy"].as_str().unwrap().to_owned()
+    serde_json::from_str(body).unwrap()
 }

@@ -75,6 +75,7 @@ async fn a_token_is_rotated_at_once() {
 async fn what_is_wrong_is_said_in_json() {
     let world = World::new().await;
     let long_reason = format!("POST /v1/approvals/1/deny?reason={}", "x".repeat(2000));
+    let long_name = format!(r#"{{"agent":"peer:{}"}}"#, "x".repeat(124));
     let large = "x".repeat((1 << 20) + (5 << 10));
     for (line, body, status, error) in [
         ("GET /none", "", 404, "no such path"),
@@ -112,6 +113,7 @@ async fn what_is_wrong_is_said_in_json() {
             400,
             "expires_s",
         ),
+        ("POST /v1/agents/kill", &long_name, 400, "an agent is"),
         ("PUT /v1/credentials/none", "x", 404, "no credential none"),
         ("PUT /v1/credentials/pat", "", 400, "1 byte"),
         ("PUT /v1/credentials/pat?slot=key", "x", 400, "no slot"),
@@ -144,6 +146,21 @@ async fn what_is_wrong_is_said_in_json() {
         let text = answer["error"].as_str().unwrap_or_default();
         assert!(text.contains(error), "{line}: {answer}");
     }
+    let (_, health) = world.unix("GET /v1/health", "").await;
+    let of = |reason: &str| health["bad_input"]["admin"][reason].as_u64().unwrap_or(0);
+    assert!(
+        of("bad_request") >= 10 && of("unprocessable_entity") >= 2 && of("payload_too_large") >= 1,
+        "{health}"
+    );
+    let curl = Command::new("curl")
+        .args(["-sS", "--max-time", "5", "--unix-socket"])
+        .arg(world.socket())
+        .arg("http://gateway/v1/metrics")
+        .output()
+        .unwrap();
+    let metrics = String::from_utf8(curl.stdout).unwrap();
+    let line = "tailkeep_bad_input_total{reader=\"admin\",reason=\"payload_too_large\"} 1";
+    assert!(metrics.lines().any(|own| own == line), "{metrics}");
     let (_, verified) = world.unix("GET /v1/audit/verify?noted=x", "").await;
     assert!(
         verified["fault"].as_str().unwrap().contains("NUMBER:HASH"),
@@ -235,5 +252,9 @@ async fn bytes_that_are_no_request_harm_nobody() {
         let text = String::from_utf8_lossy(&answer);
         assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{text}");
     }
-    assert_eq!(world.unix("GET /v1/health", "").await.0, 200);
+    let (_, health) = world.unix("GET /v1/health", "").await;
+    assert!(
+        health["bad_input"]["admin"]["head"].as_u64() >= Some(2),
+        "{health}"
+    );
 }

@@ -78,6 +78,17 @@ async fn a_grant_and_an_agent_are_stopped_at_once_with_what_they_have_open() {
         !recorded(&world, "killed").is_empty()
     });
     assert!(world.operator(&["agents", "list"]).contains("peer:agent"));
+    // A slip of the pen stops nobody, and says so.
+    for name in ["peer:agnet", "agnet", "node:agnet"] {
+        let slip = world
+            .command("agent", &["agents", "kill", name])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&slip.stderr);
+        assert!(!slip.status.success() && said.contains("nobody called"), "{said}");
+    }
+    let said = world.operator(&["agents", "kill", "peer:later", "--ahead"]);
+    assert!(said.starts_with("stopped peer:later: "), "{said}");
     world.operator(&["agents", "unkill", "agent"]);
     let told = world.python(
         "import urllib.request\nprint(urllib.request.urlopen('http://tailkeep.internal/text', timeout=20).status)",

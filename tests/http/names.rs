@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::Empty;
+use tailkeep::bad_input::{Reader, counted};
 
 use crate::agent::{ask, curl, http2};
 use crate::server::{BOTH, Service};
@@ -57,6 +58,15 @@ async fn ambiguous_and_misdirected_requests_are_refused() {
         assert_eq!(answer.status, status, "{request:?}: {}", answer.text());
     }
     assert_eq!(service.lines(), [""; 0]);
+    for (reason, least) in [
+        ("misdirected", 3),
+        ("encoded_separator", 1),
+        ("many_hosts", 1),
+        ("head", 3),
+    ] {
+        let count = counted(Reader::Http, reason);
+        assert!(count >= least, "{reason}: {count}");
+    }
 }
 
 #[tokio::test]

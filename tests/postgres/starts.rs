@@ -161,6 +161,10 @@ async fn packets_out_of_bounds_and_late_ones_are_refused() {
             .iter()
             .all(|one| one["step"] == "connect" || one["verdict"] == "deny")
     );
+    for (reason, least) in [("malformed", 4), ("long", 1)] {
+        let count = tailkeep::bad_input::counted(tailkeep::bad_input::Reader::Postgres, reason);
+        assert!(count >= least, "{reason}: {count}");
+    }
 }
 
 #[tokio::test]

@@ -489,6 +489,17 @@ fn runs_hang_on_their_enrolment_and_are_forgotten() {
     }
     let over = state.add_run(&[1; 32], &[99; 32], &subnets).unwrap_err();
     assert!(over.to_string().contains("too many runs"), "{over}");
+    // One that made no handshake for long gives its place to the next.
+    let idle = |age_s: u64| {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        let seen = i64::try_from((now - Duration::from_secs(age_s)).as_micros()).unwrap();
+        state.note_seen(&[101; 32], seen).unwrap();
+        state.add_run(&[1; 32], &[99; 32], &subnets)
+    };
+    assert!(idle(tailkeep::state::run::RUN_IDLE_S - 60).is_err());
+    assert!(idle(tailkeep::state::run::RUN_IDLE_S + 60).is_ok());
 
     assert!(state.leave(&[1; 32]).unwrap());
     assert_eq!(keys(), [2], "its runs go with it");

@@ -22,6 +22,7 @@ use crate::pending;
 
 struct World {
     folder: Folder,
+    state: State,
     queue: Queue,
     gate: Arc<Gate>,
 }
@@ -45,11 +46,17 @@ const BOTH: &str = "human_approver.first, human_approver.second";
 impl World {
     fn new(first: &str, second: &str, chain: &str) -> World {
         let folder = Folder::new();
-        let queue = Queue::new(State::open(&folder.path().join("state")).unwrap());
+        let state = State::open(&folder.path().join("state")).unwrap();
+        let queue = Queue::new(state.clone());
         let log = Log::open(&folder.path().join("audit.db")).unwrap();
         let policy = load(first, second, chain).unwrap_or_else(|errors| panic!("{errors}"));
         let gate = Arc::new(Gate::new(Arc::new(policy), queue.clone(), log));
-        World { folder, queue, gate }
+        World {
+            folder,
+            state,
+            queue,
+            gate,
+        }
     }
 
     fn ask(&self, what: &str) -> tokio::task::JoinHandle<Result<(), Refusal>> {
@@ -109,7 +116,18 @@ async fn the_owner_of_an_agent_does_not_decide_for_it() {
         let refused = world.decide(id, own, None).await;
         assert!(matches!(refused, Err(DecideError::NotEligible(_))));
     }
-    world.decide(id, &login("bob@example.com"), None).await.unwrap();
+    // Whose account it is cannot be known: it may be hers.
+    let refused = world.decide(id, &Voter::from("root"), None).await;
+    assert!(matches!(refused, Err(DecideError::NotKnown(_))), "{refused:?}");
+    assert!(refused.unwrap_err().to_string().contains("--login LOGIN"));
+    for (login, may) in [("Ann@example.com", false), ("bob@example.com", true)] {
+        let invitation = world
+            .state
+            .invite_operator("root", Some(login), Duration::from_secs(60))
+            .unwrap();
+        world.state.accept_invitation(&invitation, "hash").unwrap();
+        assert_eq!(world.decide(id, &Voter::from("root"), None).await.is_ok(), may);
+    }
     asked.await.unwrap().unwrap();
     // Where it is not asked for, they may; but not beforehand for a step where it is.
     let world = World::new("", "separation = true", BOTH);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tailkeep::verdict::approval::{
     Answer, CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, DecideError, Decision, LIST_MAX,
-    LISTED_BYTES_MAX, PENDING_MAX, QuestionState, Queue,
+    LISTED_BYTES_MAX, PENDING_MAX, PENDING_PER_AGENT_MAX, Question, QuestionState, Queue,
 };
 
 use crate::{LONG, ask, open, pending, question, say};
@@ -220,6 +220,26 @@ async fn the_queue_and_its_listing_are_bounded() {
     insert(&connection, i64::from(LIST_MAX) + 5, "denied", 1);
     let listed = queue.list(true).await.unwrap().len();
     assert_eq!(listed, usize::try_from(LIST_MAX).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_renamed_has_no_second_share() {
+    let (_dir, _state, queue) = open();
+    let named = |number: i64, agent: &str| Question {
+        node: format!("name-{number}"),
+        agent: agent.to_owned(),
+        ..question(&number.to_string(), LONG)
+    };
+    let held: Vec<_> = (0..PENDING_PER_AGENT_MAX)
+        .map(|number| ask(&queue, named(number, "node:n1")))
+        .collect();
+    let most = usize::try_from(PENDING_PER_AGENT_MAX).unwrap();
+    pending(&queue, most).await;
+    let over = queue.ask(named(-1, "node:n1")).await.unwrap_err().to_string();
+    assert!(over.contains("this agent has"), "{over}");
+    let other = ask(&queue, named(0, "node:n2"));
+    pending(&queue, most + 1).await;
+    held.iter().chain([&other]).for_each(|task| task.abort());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,7 +31,7 @@ export function Agents() {
   // Of a tailnet's node the StableID: its name may be another's tomorrow.
   const keysOf = one => (one.transport === 'wireguard' ? [`peer:${one.node}`] : nodes.filter(node => node.node === one.node).map(node => `node:${node.stable_id}`))
   const isKilled = key => killed.some(kill => kill.agent === key)
-  const kill = agent => doing(() => ask('POST', '/v1/agents/kill', { agent }))
+  const kill = agent => doing(() => ask('POST', '/v1/agents/kill', { agent, ahead: true }))
   // One click: an agent that runs wild is stopped first and thought about after.
   const stop = (agent, name) => isKilled(agent) ? html`<span key=${agent} class="badge deny">stopped</span>`
     : html`<button key=${agent} class="no" aria-label=${`Stop ${name} at once`} title="Ends its connections, takes its grants back, refuses everything" onClick=${kill(agent)}>Stop</button>`

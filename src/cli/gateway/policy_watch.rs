@@ -1,4 +1,4 @@
-//! Reloads: by SIGHUP, and when the contents of the configuration change.
+//! Reloads: by SIGHUP, and when the contents of the configuration change, or of a file that it names.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::audit::replay::replay;
-use crate::policy::{Policy, Source, source};
+use crate::bad_input;
+use crate::policy::{Named, Policy, Source, source, version_of};
 
 /// How often the files are read for changed contents. Times and notifications are not enough: an
 /// editor may keep the time, and a network file system notifies nobody.
@@ -45,7 +46,7 @@ pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), String> {
 /// changes nothing.
 pub(super) async fn watch(
     path: PathBuf,
-    first: u64,
+    (first, mut files): (u64, Vec<PathBuf>),
     guard: Guard,
     apply: impl Fn(Arc<Policy>),
 ) -> std::io::Result<()> {
@@ -62,13 +63,16 @@ pub(super) async fn watch(
             _ = hangup.recv() => asked = true,
             _ = ticks.tick() => {}
         }
-        let read_path = path.clone();
-        let read = tokio::task::spawn_blocking(move || look(&read_path)).await;
-        let (sources, changed) = match read {
+        let (read_path, named) = (path.clone(), files.clone());
+        let read = tokio::task::spawn_blocking(move || look(&read_path, &named)).await;
+        let (sources, this_look) = match read {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 if asked || broken != Some(0) {
                     tracing::error!(%error, "the configuration cannot be read; the old one stays in force");
+                }
+                if broken != Some(0) {
+                    bad_input::count(bad_input::Reader::Policy, &"unread");
                 }
                 broken = Some(0);
                 continue;
@@ -76,8 +80,7 @@ pub(super) async fn watch(
             Err(_) => return Ok(()),
         };
         // Compiled only if the text changed: the version is a hash of it.
-        let version = crate::policy::version_of(&sources);
-        let this_look = (version, changed);
+        let version = this_look.0;
         let settled = last_look == this_look;
         last_look = this_look;
         if !settled {
@@ -94,8 +97,13 @@ pub(super) async fn watch(
             }
             continue;
         }
-        match Policy::load(sources, &source::read_file) {
+        let named = Named::default();
+        let loaded = Policy::load(sources.clone(), &|path| named.read(path, &source::read_file));
+        // One that does not load may do so once a file that it names is there.
+        files = named.paths();
+        match loaded {
             Ok(policy) => {
+                let version = policy.version();
                 let policy = Arc::new(policy);
                 let (judge, judged) = (guard.clone(), policy.clone());
                 match tokio::task::spawn_blocking(move || judge(&judged)).await {
@@ -117,7 +125,9 @@ pub(super) async fn watch(
                 tracing::info!(version = format!("{version:016x}"), "a new policy is in force");
             }
             Err(errors) => {
-                broken = Some(version);
+                bad_input::count(bad_input::Reader::Policy, &"invalid");
+                // By the files that it was found to name: they are what is looked at from now on.
+                broken = Some(version_of(&sources, &named));
                 tracing::error!(
                     "the new policy does not load; the old one stays in force\n{}",
                     errors.render()
@@ -127,14 +137,14 @@ pub(super) async fn watch(
     }
 }
 
-/// The files, and when each was changed.
-fn look(path: &Path) -> Result<(Vec<Source>, Vec<Option<SystemTime>>), source::ReadError> {
+/// A policy's version, and when each of its files was changed.
+type Look = (u64, Vec<Option<SystemTime>>);
+
+fn look(path: &Path, named: &[PathBuf]) -> Result<(Vec<Source>, Look), source::ReadError> {
     let sources = source::read(path)?;
-    let changed = |source: &Source| {
-        std::fs::metadata(&source.path)
-            .and_then(|file| file.modified())
-            .ok()
-    };
-    let changed = sources.iter().map(changed).collect();
-    Ok((sources, changed))
+    let changed = |path: &PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    let paths = sources.iter().map(|source| &source.path).chain(named);
+    let changed = paths.map(changed).collect();
+    let version = version_of(&sources, &Named::of(named, &source::read_file));
+    Ok((sources, (version, changed)))
 }

@@ -48,7 +48,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         .map(|own| tailnet::prepare(own, &gateway, secrets.known()))
         .transpose()?;
     let node = tailnet.as_ref().map(|own| own.node.clone());
-    let first_version = policy.version();
+    let first = (policy.version(), policy.files().to_vec());
     let state = State::open(&gateway.state_dir)?;
     let _lock = admin::Lock::take(&gateway.state_dir)?;
     tailnet.as_mut().map_or(Ok(()), tailnet::Tailnet::start)?;
@@ -127,7 +127,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let (reload_gate, reload_log) = (gate.clone(), log.clone());
     let guard_gate = gate.clone();
     let guard = Arc::new(move |new: &Policy| policy_watch::guard(&guard_gate.policy(), new));
-    tokio::spawn(policy_watch::watch(path, first_version, guard, move |policy| {
+    tokio::spawn(policy_watch::watch(path, first, guard, move |policy| {
         reload_secrets.learn(policy.model());
         reload_log.retain(policy.model().gateway.audit);
         reload_gate.swap(policy);
@@ -245,7 +245,7 @@ fn flows_that_fit() -> usize {
         Err(_) => limit.current,
     };
     let descriptors = current.map_or(usize::MAX, |own| usize::try_from(own).unwrap_or(usize::MAX));
-    let fit = descriptors.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_FLOW;
+    let fit = fit(descriptors);
     if fit < FLOWS_MAX {
         tracing::warn!(
             descriptors,
@@ -254,6 +254,11 @@ fn flows_that_fit() -> usize {
         );
     }
     fit.min(FLOWS_MAX)
+}
+
+/// Connections that so many descriptors are enough for.
+fn fit(descriptors: usize) -> usize {
+    descriptors.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_FLOW
 }
 
 /// The peers of the state database, as the ingress wants them, after every change.
@@ -349,5 +354,17 @@ fn first_host_v6(net: IpNet) -> Option<std::net::Ipv6Addr> {
     match net {
         IpNet::V6(net) => net.hosts().next(),
         IpNet::V4(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_the_gateway_itself() {
+        for (descriptors, connections) in [(0, 0), (131, 0), (132, 1), (1024, 224), (65_664, FLOWS_MAX)] {
+            assert_eq!(fit(descriptors), connections, "{descriptors}");
+        }
     }
 }

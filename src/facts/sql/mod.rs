@@ -215,6 +215,7 @@ impl Statement {
 
     /// The statement that a refused text is: nothing is known of it.
     pub fn unparseable(text: &str) -> Statement {
+        crate::bad_input::count(crate::bad_input::Reader::Sql, &"unparseable");
         Statement {
             unparseable: true,
             has_where: false,

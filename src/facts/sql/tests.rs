@@ -210,8 +210,10 @@ fn a_text_is_cut_where_the_server_cuts_it() {
 #[test]
 fn what_the_grammar_refuses_is_unparseable_and_nothing_breaks() {
     for text in ["selec 1", "select 'open", "select 1; selec", "\0", "select \0"] {
+        let before = crate::bad_input::counted(crate::bad_input::Reader::Sql, "unparseable");
         let statements = read(text, BYTES_MAX);
         assert!(statements.len() == 1 && statements[0].unparseable, "{text:?}");
+        assert!(crate::bad_input::counted(crate::bad_input::Reader::Sql, "unparseable") > before);
     }
     let deep = [
         format!("select 1{}", " + 1".repeat(20_000)),

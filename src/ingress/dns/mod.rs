@@ -28,6 +28,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use names::{Names, NamesError};
 
+use crate::bad_input;
 use crate::identity::Identity;
 use crate::identity::manifest::HOST;
 use crate::policy::model::{HostPattern, Model, UnknownHost};
@@ -133,7 +134,7 @@ impl Answerer {
     pub async fn answer(&self, identity: &Identity, message: Vec<u8>, tcp: bool) -> Option<Vec<u8>> {
         let query = match wire::parse(&message) {
             Ok(query) => query,
-            Err(reply) => return reply,
+            Err(reply) => return malformed(reply),
         };
         match self.judge(identity, &query) {
             Answer::Reply(bytes) => Some(bytes),
@@ -197,8 +198,14 @@ impl Answerer {
 pub fn refused(message: &[u8]) -> Option<Vec<u8>> {
     match wire::parse(message) {
         Ok(query) => Some(query.reply(Code::Refused, None)),
-        Err(reply) => reply,
+        Err(reply) => malformed(reply),
     }
+}
+
+/// Counts a message that is no query that can be answered, and passes on what is due to it.
+fn malformed(reply: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    bad_input::count(bad_input::Reader::Dns, &"malformed");
+    reply
 }
 
 enum Answer {

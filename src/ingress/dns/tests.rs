@@ -181,6 +181,16 @@ async fn each_question_has_its_answer() {
     }
 }
 
+#[test]
+fn names_have_a_number_however_large_the_ranges() {
+    let wide = Names::open("10.0.0.0/8".parse().unwrap(), "fd00::/64".parse().unwrap(), None).unwrap();
+    for number in 0..super::names::NAMES_MAX {
+        wide.assign(&format!("{number}.test")).unwrap();
+    }
+    assert!(matches!(wide.assign("more.test"), Err(NamesError::Full)));
+    assert!(wide.assign("0.test").is_ok(), "it has its address");
+}
+
 #[tokio::test]
 async fn malformed_messages_get_the_refusal_that_is_due() {
     let answerer = answerer("deny");
@@ -208,6 +218,8 @@ async fn malformed_messages_get_the_refusal_that_is_due() {
         let answer = answerer.answer(&identity("laptop"), message, false).await;
         assert_eq!(answer.map(|bytes| read(&bytes).code), code, "{what}");
     }
+    let counted = || crate::bad_input::counted(crate::bad_input::Reader::Dns, "malformed");
+    let before = counted();
     for end in 0..good.len() {
         if let Some(bytes) = answerer
             .answer(&identity("laptop"), good[..end].to_vec(), false)
@@ -216,6 +228,7 @@ async fn malformed_messages_get_the_refusal_that_is_due() {
             assert!(bytes.len() <= UDP_BYTES_MIN);
         }
     }
+    assert!(counted() > before + 12);
 }
 
 #[tokio::test]

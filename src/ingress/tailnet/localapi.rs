@@ -290,7 +290,7 @@ impl LocalApi {
 
     async fn ask<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, LocalApiError> {
         let told = self.exchange(request, ANSWER_WAIT).await?;
-        serde_json::from_slice(&told).map_err(|error| LocalApiError::Answer(error.to_string()))
+        serde_json::from_slice(&told).map_err(|error| counted(LocalApiError::Answer(error.to_string())))
     }
 
     async fn tell(&self, request: reqwest::RequestBuilder) -> Result<(), LocalApiError> {
@@ -345,13 +345,13 @@ impl Bus {
                     continue;
                 }
                 return serde_json::from_slice(line)
-                    .map_err(|error| LocalApiError::Answer(error.to_string()));
+                    .map_err(|error| counted(LocalApiError::Answer(error.to_string())));
             }
             self.seen = self.line.len();
             match self.answer.chunk().await.map_err(down)? {
                 None => return Err(LocalApiError::Down("the bus has ended".to_owned())),
                 Some(piece) if self.line.len() + piece.len() > LINE_BYTES_MAX => {
-                    return Err(LocalApiError::Long(LINE_BYTES_MAX));
+                    return Err(counted(LocalApiError::Long(LINE_BYTES_MAX)));
                 }
                 Some(piece) => self.line.extend_from_slice(&piece),
             }
@@ -364,12 +364,17 @@ fn url(path: &str) -> String {
     format!("http://local-tailscaled.sock/localapi/v0/{path}")
 }
 
+fn counted(error: LocalApiError) -> LocalApiError {
+    crate::bad_input::count(crate::bad_input::Reader::Tailscaled, &error);
+    error
+}
+
 /// An answer's body, up to [`ANSWER_BYTES_MAX`].
 async fn whole(mut answer: reqwest::Response) -> Result<Vec<u8>, LocalApiError> {
     let mut told = Vec::new();
     while let Some(piece) = answer.chunk().await.map_err(down)? {
         if told.len() + piece.len() > ANSWER_BYTES_MAX {
-            return Err(LocalApiError::Long(ANSWER_BYTES_MAX));
+            return Err(counted(LocalApiError::Long(ANSWER_BYTES_MAX)));
         }
         told.extend_from_slice(&piece);
     }
@@ -393,4 +398,32 @@ fn down(error: reqwest::Error) -> LocalApiError {
 fn first_line(told: &[u8]) -> String {
     let text = String::from_utf8_lossy(told.get(..200).unwrap_or(told)).into_owned();
     text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bad_input::{Reader, counted};
+
+    fn says(body: Vec<u8>) -> reqwest::Response {
+        http::Response::new(body).into()
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_a_size_and_what_cannot_be_read_is_counted() {
+        let most = whole(says(vec![b' '; ANSWER_BYTES_MAX])).await.unwrap();
+        assert_eq!(most.len(), ANSWER_BYTES_MAX);
+        let before = counted(Reader::Tailscaled, "long");
+        let long = whole(says(vec![b' '; ANSWER_BYTES_MAX + 1])).await;
+        assert!(matches!(long, Err(LocalApiError::Long(ANSWER_BYTES_MAX))));
+        assert!(counted(Reader::Tailscaled, "long") > before);
+        let mut bus = Bus {
+            answer: says(b"\n{]\n".to_vec()),
+            line: Vec::new(),
+            seen: 0,
+        };
+        let before = counted(Reader::Tailscaled, "answer");
+        assert!(matches!(bus.next().await, Err(LocalApiError::Answer(_))));
+        assert!(counted(Reader::Tailscaled, "answer") > before);
+    }
 }

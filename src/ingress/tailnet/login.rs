@@ -80,12 +80,10 @@ impl Login {
     }
 }
 
-/// Tells the person at the terminal, where there is one, how to log the node in.
+/// Tells the person at the terminal, where there is one, how to log the node in. Whoever has the address
+/// can make the node their own: it goes into no log.
 pub fn show(url: &str) {
-    tracing::warn!(
-        url,
-        "a person has to log the node in; `tailkeep tailnet` shows this again"
-    );
+    tracing::warn!("a person has to log the node in; `tailkeep tailnet` shows how");
     if std::io::stderr().is_terminal()
         && let Some(code) = qr(url)
     {

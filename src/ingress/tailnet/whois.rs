@@ -143,7 +143,6 @@ pub fn read(found: &WhoIs, suffix: &str, now: DateTime<Utc>) -> Result<Known, No
     let login = Some(&found.user_profile.login_name)
         .filter(|login| found.node.tags.iter().flatten().next().is_none() && !login.is_empty());
     let identity = Identity {
-        key: found.node.stable_id.clone(),
         login: login.map(|login| login.to_ascii_lowercase()),
         is_guest,
         tags,
@@ -274,7 +273,6 @@ mod tests {
             Identity {
                 tags: vec!["tag:ci".to_owned()],
                 caps: vec!["other/cap".to_owned(), CAPABILITY.to_owned()],
-                key: "n1".to_owned(),
                 ..Identity::new(Transport::Tailnet, IpAddr::from([100, 64, 0, 2]), "build-7")
                     .proved_by("node:n1")
             }
@@ -301,7 +299,7 @@ mod tests {
             let known = read(&found, suffix, Utc::now()).unwrap();
             assert!(known.identity.is_guest);
             assert_eq!(known.identity.node, name.trim_end_matches('.'));
-            assert_eq!(known.identity.key, known.stable_id);
+            assert_eq!(*known.identity.proof, node_proof(&known.stable_id));
             assert!(known.identity.tags.is_empty());
             assert_eq!(
                 known.identity.login, None,
@@ -338,6 +336,7 @@ mod tests {
                 {"profiles": ["sure"], "only_on": "monday"},
                 {"profiles": ["a/b"]},
                 {"profiles": [""]},
+                {"profiles": ["x".repeat(NAME_BYTES_MAX + 1)]},
                 {"profiles": "ops"},
                 {"expires": "2026-06-02T00:00:00Z"},
                 {"profiles": ["late"], "expires": "tomorrow"},
@@ -349,7 +348,13 @@ mod tests {
         assert_eq!(known.identity.caps, ["other/cap", CAPABILITY, "ci", "dev"]);
         assert_eq!(known.identity.limits, Limits::default());
         assert_eq!(known.expires, Some(at("2026-06-01T12:00:00Z")));
-        assert_eq!(known.strange.len(), 7, "{:?}", known.strange);
+        assert_eq!(known.strange.len(), 8, "{:?}", known.strange);
+        let longest = "x".repeat(NAME_BYTES_MAX);
+        let found = answer(node("a.lab.ts.net.", &[]), "", json!([{ "profiles": [longest] }]));
+        assert_eq!(
+            read(&found, "", Utc::now()).unwrap().identity.grants,
+            [longest.as_str()]
+        );
         let many: Vec<String> = (0..=GRANTS_MAX).map(|number| number.to_string()).collect();
         let found = answer(node("a.lab.ts.net.", &[]), "", json!([{ "profiles": many }]));
         let known = read(&found, "", Utc::now()).unwrap();

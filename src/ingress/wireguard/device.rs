@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 
 use super::{Drop, Peer, PeerSet, PeerStatus};
+use crate::bad_input;
 use crate::identity::{Identity, Transport, key_proof};
 
 /// Handshake messages a second before senders must prove their address with a cookie. Each is
@@ -75,6 +74,7 @@ impl Device {
     }
 
     pub(super) fn count(&mut self, cause: Drop) {
+        bad_input::count(bad_input::Reader::Wireguard, &cause);
         *self.drops.entry(cause).or_default() += 1;
     }
 
@@ -128,10 +128,7 @@ impl Device {
         let proof: Arc<str> = key_proof(peer.machine.as_ref().unwrap_or(&peer.public_key)).into();
         let identity = |address: IpAddr| {
             let identity = Identity::new(Transport::Wireguard, address, peer.name.clone());
-            Arc::new(Identity {
-                key: STANDARD.encode(peer.public_key),
-                ..identity.proved_by(proof.clone())
-            })
+            Arc::new(identity.proved_by(proof.clone()))
         };
         let key = PublicKey::from(peer.public_key);
         let limiter = Some(Arc::clone(&self.limiter));

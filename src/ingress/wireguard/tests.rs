@@ -410,8 +410,8 @@ async fn any_destination_is_accepted_and_known(stack: Stack) {
             (flow.identity.now().node.as_str(), flow.identity.now().address),
             ("peer-1", from.ip())
         );
-        assert!(!flow.identity.now().key.is_empty());
-        seen.insert(flow.identity.now().key.clone());
+        assert!(!flow.identity.now().proof.is_empty());
+        seen.insert(flow.identity.now().proof.clone());
         let mut said = [0; 5];
         timeout(SOON, flow.stream.read_exact(&mut said))
             .await
@@ -443,6 +443,8 @@ async fn a_peer_speaks_from_its_own_address_alone(stack: Stack) {
 }
 
 async fn an_unknown_key_gets_nothing_and_is_counted(stack: Stack) {
+    let counted = || crate::bad_input::counted(crate::bad_input::Reader::Wireguard, "unknown_peer");
+    let before = counted();
     let (listener, _change) = listener(stack, &[peer(1, 1)]).await;
     let mut stranger = Client::new(9, 1, listener.local_addr()).await;
     stranger
@@ -455,6 +457,7 @@ async fn an_unknown_key_gets_nothing_and_is_counted(stack: Stack) {
             .is_err()
     );
     assert_eq!(dropped(&listener, Drop::UnknownPeer).await, 1);
+    assert!(counted() > before);
     for junk in [&[][..], &[1], &[4; 40], &[1, 0, 0, 0, 9], &[0xff; 1500]] {
         stranger
             .socket

@@ -57,6 +57,33 @@ fn condition(condition: &str) -> String {
 }
 
 #[test]
+fn a_rule_is_compared_with_so_many_before_it() {
+    for (before, is_found) in [(super::COMPARED_MAX - 1, true), (super::COMPARED_MAX, false)] {
+        let path = |number| {
+            let fields = format!("verdict = \"allow\"; condition = \"http.path == '/{number}'\"");
+            rule(&format!("r{number}"), &fields)
+        };
+        let mut text: String = (0..before).map(path).collect();
+        text += &rule("all", "verdict = \"deny\"");
+        text += &path(before);
+        let found = notes(&text);
+        let late = format!("rule `r{before}` is never reached");
+        assert_eq!(
+            found.iter().any(|note| note.contains(&late)),
+            is_found,
+            "{before}"
+        );
+    }
+}
+
+#[test]
+fn a_message_lists_so_many_names() {
+    let names = ["a"; super::LISTED_MAX + 2];
+    assert!(!super::listed(&names[..super::LISTED_MAX]).contains("more"));
+    assert!(super::listed(&names).ends_with("`a` and 2 more"));
+}
+
+#[test]
 fn a_policy_that_says_all_has_no_note() {
     assert_eq!(notes(""), [""; 0]);
     assert_eq!(

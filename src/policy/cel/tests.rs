@@ -288,6 +288,18 @@ fn now_is_the_time_that_was_given() {
 }
 
 #[test]
+fn what_is_compiled_walked_and_shown_has_a_size() {
+    assert_eq!(judge("[1].flatten(64) == [1]"), Ok(true));
+    assert!(judge("[1].flatten(65) == [1]").is_err());
+    assert!(judge("http.path.matches('(v[0-9]{1,9}){1,9}')").is_ok());
+    let large = judge("http.path.matches('(a{900}){900}')").unwrap_err();
+    assert!(large.contains("size"), "{large}");
+    let shown = |length| Value::text("x".repeat(length)).show();
+    assert_eq!(shown(118), format!("'{}'", "x".repeat(118)));
+    assert_eq!(shown(200), format!("'{}…", "x".repeat(119)));
+}
+
+#[test]
 fn extensions() {
     let table = [
         (
@@ -301,6 +313,15 @@ fn extensions() {
         (
             "'%s has %d of %.2f'.format([http.method, 3, 0.5]) == 'delete has 3 of 0.50'",
             Ok(true),
+        ),
+        ("'%.64f'.format([0.5]).size() == 66", Ok(true)),
+        (
+            "'%.65f'.format([0.5]) == ''",
+            Err("the precision is no small number"),
+        ),
+        (
+            "lists.range(9000000) == []",
+            Err("the evaluation took too many steps"),
         ),
         ("strings.quote('a\"b') == '\"a\\\\\"b\"'", Ok(true)),
         ("[3, 1, 2, 1].distinct().sort() == [1, 2, 3]", Ok(true)),

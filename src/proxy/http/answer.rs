@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::download::Download;
+use crate::bad_input::Reader;
 use crate::facts::k8s::K8sFacts;
 use crate::facts::mcp::Messages;
 use crate::policy::{Endpoint, Protocol};
@@ -48,6 +49,15 @@ pub fn denial(endpoint: &Endpoint, refusal: &Refusal, asked: Asked<'_>) -> Own {
 }
 
 /// A request that was refused before any rule: 400, or 421 for another host.
+/// By which name what is malformed is counted.
+pub fn reader(endpoint: &Endpoint) -> Reader {
+    match endpoint.protocol {
+        Protocol::Kubernetes => Reader::Kubernetes,
+        Protocol::Mcp => Reader::Mcp,
+        _ => Reader::Http,
+    }
+}
+
 pub fn malformed(endpoint: &Endpoint, error: plain::Malformed) -> Own {
     let response = match endpoint.protocol {
         Protocol::Kubernetes => kubernetes::malformed(error),

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::identity::{Holder, Identity};
+use crate::identity::Identity;
 
 /// Bytes of all bodies of one agent that are held for a verdict at once. A body that finds no
 /// room is not held; its facts are unknown, and a rule that hangs on them denies.
@@ -22,14 +22,14 @@ pub const HTTP2_PER_AGENT_MAX: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Budget {
     most: usize,
-    taken: Arc<Mutex<HashMap<Holder, usize>>>,
+    taken: Arc<Mutex<HashMap<String, usize>>>,
 }
 
 /// What one agent took, given back when dropped.
 #[derive(Debug)]
 pub struct Room {
     budget: Budget,
-    agent: Holder,
+    agent: String,
     amount: usize,
 }
 
@@ -44,7 +44,7 @@ impl Budget {
 
     /// Takes room, or `None` where the agent has no more.
     pub fn take(&self, agent: &Identity, amount: usize) -> Option<Room> {
-        let agent = agent.holder();
+        let agent = agent.agent_key();
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.get(&agent).copied().unwrap_or(0);
         let sum = own.checked_add(amount).filter(|sum| *sum <= self.most)?;

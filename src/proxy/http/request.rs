@@ -17,6 +17,7 @@ use super::body::{Begun, Held, Read, hold};
 use super::budget::Room;
 use super::download::Download;
 use super::judge::Judge;
+use crate::bad_input;
 use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
 use crate::facts::mcp::Messages;
@@ -246,6 +247,7 @@ impl<J: Judge> Exchange<'_, J> {
         let judge = &self.connection.shared.judge;
         match stop {
             Stop::Malformed(error) => {
+                bad_input::count(answer::reader(&self.endpoint), &error);
                 let refusal = Refusal::new(Cause::Malformed, error.to_string());
                 judge
                     .refuse(&claimed.agent, &claimed.endpoint, line, refusal)

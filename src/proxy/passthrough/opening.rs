@@ -22,9 +22,12 @@ use crate::tls::accept::HELLO_BYTES_MAX;
 
 /// Bytes that are read at once.
 const PIECE_BYTES: usize = 16 << 10;
-/// Letters of an HTTP method, and bytes of a first line that may be one of HTTP.
+/// Bytes of an HTTP method, of empty lines before it, and of a first line that may be one of HTTP.
 const METHOD_BYTES_MAX: usize = 32;
+const EMPTY_BYTES_MAX: usize = 1 << 10;
 const LINE_BYTES_MAX: usize = 16 << 10;
+/// The first words of HTTP/2 without TLS.
+const HTTP2: &str = "PRI * HTTP/2.0";
 
 /// Whom the first words name.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,12 +76,18 @@ impl Reading {
 }
 
 /// The hosts of an HTTP/1 head: of its target and of every Host. What could be no request line is passed on
-/// at once.
+/// at once. Servers pass over empty lines before a request, take methods that nobody has heard of and
+/// blanks in a target, and so all of that is HTTP here.
 fn http(all: &[u8]) -> Option<Named> {
     let nothing = Some(Named::Hosts(Vec::new()));
-    let word = all.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    let empty = all.iter().take_while(|byte| b"\r\n".contains(byte)).count();
+    if empty > EMPTY_BYTES_MAX {
+        return Some(Named::Unread);
+    }
+    let all = all.get(empty..).filter(|rest| !rest.is_empty())?;
+    let word = all.iter().take_while(|byte| is_of_method(**byte)).count();
     let after = all.get(word);
-    if word > METHOD_BYTES_MAX || after.is_some_and(|byte| word == 0 || *byte != b' ') {
+    if word > METHOD_BYTES_MAX || after.is_some_and(|byte| word == 0 || !b" \t".contains(byte)) {
         return nothing;
     }
     let Some(end) = memchr::memchr(b'\n', all) else {
@@ -86,21 +95,30 @@ fn http(all: &[u8]) -> Option<Named> {
     };
     let line = String::from_utf8_lossy(all.get(..end).unwrap_or_default()).into_owned();
     let mut words = line.split_ascii_whitespace();
-    let (target, version) = (words.nth(1), words.next());
-    if !version.is_some_and(|version| version.starts_with("HTTP/1.")) {
+    let _method = words.next();
+    let version = words.next_back().unwrap_or_default();
+    let is_http = version
+        .get(..5)
+        .is_some_and(|head| head.eq_ignore_ascii_case("HTTP/"));
+    if !is_http || line.starts_with(HTTP2) {
         return nothing;
     }
     let head = [memmem::find(all, b"\n\r\n"), memmem::find(all, b"\n\n")];
     let head = all.get(..head.into_iter().flatten().min()?)?;
-    let target = target.map(|target| target.split_once("://").map_or(target, |(_, rest)| rest));
-    let target = target.and_then(|target| target.split('/').next());
+    let targets = words.map(|target| target.split_once("://").map_or(target, |(_, rest)| rest));
+    let targets = targets.filter_map(|target| target.split('/').next());
     let fields = head.split(|byte| *byte == b'\n').skip(1).filter_map(|line| {
         let line = std::str::from_utf8(line).ok()?;
         let (name, value) = line.split_once(':')?;
         name.trim().eq_ignore_ascii_case("host").then(|| value.trim())
     });
-    let hosts = fields.chain(target).map(|host| plain(without_port(host)));
+    let hosts = fields.chain(targets).map(|host| plain(without_port(host)));
     Some(Named::Hosts(hosts.filter(|host| !host.is_empty()).collect()))
+}
+
+/// RFC 9110's `tchar`.
+fn is_of_method(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn without_port(host: &str) -> &str {

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 
 use super::http::budget::Room;
 use crate::audit::{Outcome, RecordId};
+use crate::bad_input;
 use crate::credential::Secret;
 use crate::identity::Agent;
 use crate::policy::{Endpoint, Limits};
@@ -135,6 +136,16 @@ pub enum ServeError {
 /// # Errors
 /// Why it ended, for the log; the agent was told what it may know.
 pub async fn serve(io: Box<dyn Wire>, context: &Context<'_>) -> Result<(), ServeError> {
+    let served = serve_until(io, context).await;
+    match &served {
+        Err(ServeError::Startup(why)) => bad_input::count(bad_input::Reader::Postgres, why),
+        Err(ServeError::Wire(why)) => bad_input::count(bad_input::Reader::Postgres, why),
+        _ => {}
+    }
+    served
+}
+
+async fn serve_until(io: Box<dyn Wire>, context: &Context<'_>) -> Result<(), ServeError> {
     let time = Duration::from_millis(context.limits.handshake_ms);
     let opened = tokio::time::timeout(time, start::open(io, context)).await;
     let (mut agent, startup) = match opened.unwrap_or(Err(ServeError::Late)) {

@@ -15,6 +15,7 @@ use super::queue::Queue;
 use super::start::{Connected, dial};
 use super::{Context, PREPARED_BYTES_MAX, ROOM_STEP_BYTES, STATEMENTS_MAX, ServeError, Wait, Wire};
 use crate::audit::Outcome;
+use crate::bad_input;
 use crate::protocol::postgres::PgSession;
 use crate::protocol::postgres::session::Config;
 use crate::protocol::postgres::wire::{self, WireError};
@@ -335,7 +336,10 @@ impl Relay<'_> {
                     self.lasting.end(record);
                     gateway.finish(record, outcome);
                 }
-                Output::Refused(summary, refusal) => gateway.refused(&summary, refusal).await,
+                Output::Refused(summary, refusal) => {
+                    bad_input::count(bad_input::Reader::Postgres, &"forbidden");
+                    gateway.refused(&summary, refusal).await;
+                }
                 Output::Splice => {}
                 Output::Close => self.closing = true,
             }

@@ -2,10 +2,10 @@
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::Voter;
 use super::grant::{self, GrantError, Offer, People, Person, Terms};
 use super::row::{Held, State, one};
 use super::store::expire;
+use super::{Voter, voter};
 use crate::state::{StateError, now_us, operator};
 
 /// What a person says.
@@ -34,6 +34,11 @@ pub enum DecideError {
     Unknown(i64),
     #[error("{0} may not decide this one")]
     NotEligible(String),
+    #[error(
+        "{0} may be the agent's own owner, who may not decide this one: say whose account it is by \
+         `tailkeep operators invite {0} --login LOGIN`, or decide from a node of the tailnet"
+    )]
+    NotKnown(String),
     #[error("it is closed already: {}", .0.name())]
     Closed(State),
     #[error(transparent)]
@@ -57,12 +62,13 @@ pub(super) fn decide(
     let transaction = connection.transaction()?;
     expire(&transaction, now)?;
     let held = one(&transaction, decide.id)?.ok_or(DecideError::Unknown(decide.id))?;
-    let (required, people) = asked(&transaction, decide.id, now)?;
+    let asked = asked(&transaction, decide.id, now)?;
     let person = decide.person.name();
     let counts_as = decide.person.counts_as(operator::login(&transaction, &person)?);
-    if !people.is_some_and(|people| people.let_decide(&decide.person, &counts_as)) {
+    let Some(eligible) = &asked.eligible else {
         return Err(DecideError::NotEligible(person));
-    }
+    };
+    check(&decide.person, &counts_as, (eligible, asked.excluded.as_deref()))?;
     if held.state != State::Pending {
         let said_before = held.by.contains(&person)
             && match decide.decision {
@@ -103,7 +109,7 @@ pub(super) fn decide(
                 "UPDATE approval SET state = 'allowed', closed_us = ?2, reason = ?3, grant_id = ?5
                  WHERE id = ?1 AND state = 'pending' AND (?5 IS NOT NULL
                  OR (SELECT count(*) FROM approval_vote WHERE approval = ?1) >= ?4)",
-                params![decide.id, now, decide.reason, required, granted],
+                params![decide.id, now, decide.reason, asked.required, granted],
             )?;
         }
     }
@@ -112,32 +118,50 @@ pub(super) fn decide(
     Ok((held, granted))
 }
 
-/// How many must allow, and who may by now; `None` where the list cannot be read, so that nobody may.
-fn asked(connection: &Connection, id: i64, now: i64) -> Result<(i64, Option<People>), DecideError> {
-    let query = "SELECT required, eligible, excluded, escalates_us, escalate_to FROM approval WHERE id = ?";
-    let (required, eligible, excluded, escalates_us, to) = connection.query_row(query, [id], |row| {
-        let escalation: (Option<i64>, Option<String>) = (row.get(3)?, row.get(4)?);
-        Ok((
-            row.get(0)?,
-            row.get::<_, String>(1)?,
-            row.get(2)?,
-            escalation.0,
-            escalation.1,
-        ))
-    })?;
-    let Ok(mut eligible) = serde_json::from_str::<Vec<String>>(&eligible) else {
-        return Ok((required, None));
-    };
-    if escalates_us.is_some_and(|at| at <= now) {
-        let to: Option<Vec<String>> = to.and_then(|to| serde_json::from_str(&to).ok());
-        eligible.extend(to.unwrap_or_default());
+/// Whether this person, who counts as `counts_as`, may decide where these are eligible and that one is
+/// excluded. Who may be the excluded one, for all that is known, may not.
+pub(super) fn check(
+    person: &Voter,
+    counts_as: &str,
+    (eligible, excluded): (&[String], Option<&str>),
+) -> Result<(), DecideError> {
+    if !person.may_decide(eligible) || excluded == Some(counts_as) {
+        return Err(DecideError::NotEligible(person.name()));
     }
-    let people = People {
-        required: 1,
-        eligible,
-        excluded,
+    match excluded {
+        Some(_) if !voter::is_person(counts_as) => Err(DecideError::NotKnown(person.name())),
+        _ => Ok(()),
+    }
+}
+
+/// What a question asks of people.
+struct Asked {
+    /// How many must allow.
+    required: i64,
+    /// Who may by now; `None` where the list cannot be read, so that nobody may.
+    eligible: Option<Vec<String>>,
+    excluded: Option<String>,
+}
+
+fn asked(connection: &Connection, id: i64, now: i64) -> Result<Asked, DecideError> {
+    let query = "SELECT required, eligible, excluded, escalates_us, escalate_to FROM approval WHERE id = ?";
+    let read = |row: &rusqlite::Row<'_>| {
+        let listed: String = row.get(1)?;
+        let (escalates_us, to): (Option<i64>, Option<String>) = (row.get(3)?, row.get(4)?);
+        let mut eligible: Option<Vec<String>> = serde_json::from_str(&listed).ok();
+        if let Some(eligible) = &mut eligible
+            && escalates_us.is_some_and(|at| at <= now)
+        {
+            let to: Option<Vec<String>> = to.and_then(|to| serde_json::from_str(&to).ok());
+            eligible.extend(to.unwrap_or_default());
+        }
+        Ok(Asked {
+            required: row.get(0)?,
+            eligible,
+            excluded: row.get(2)?,
+        })
     };
-    Ok((required, Some(people)))
+    Ok(connection.query_row(query, [id], read)?)
 }
 
 /// Notes that one person would give a grant; its number if it is in force by that.

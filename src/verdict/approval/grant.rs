@@ -19,8 +19,8 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::Voter;
 use super::store::micros;
+use super::{Voter, decision};
 use crate::state::StateError;
 use crate::verdict::Digest;
 
@@ -73,13 +73,6 @@ pub struct People {
     pub eligible: Vec<String>,
     /// As [`super::Question::excluded`].
     pub excluded: Option<String>,
-}
-
-impl People {
-    /// Whether this person may decide, who counts as `counts_as`.
-    pub(super) fn let_decide(&self, person: &Voter, counts_as: &str) -> bool {
-        person.may_decide(&self.eligible) && self.excluded.as_deref() != Some(counts_as)
-    }
 }
 
 /// How long, and how often.
@@ -179,7 +172,11 @@ pub(super) fn offer(
             "nothing proves its agent, or nobody is asked",
         )));
     }
-    if !offer.chain.iter().all(|step| step.let_decide(person, counts_as)) {
+    let may = |step: &People| {
+        let who = (step.eligible.as_slice(), step.excluded.as_deref());
+        decision::check(person, counts_as, who).is_ok()
+    };
+    if !offer.chain.iter().all(may) {
         return Ok(Err(GrantError::NotGrantor(person.name())));
     }
     let required = offer

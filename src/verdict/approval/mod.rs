@@ -28,7 +28,7 @@ pub use row::{Held, LISTED_BYTES_MAX, State as QuestionState};
 pub use store::{
     CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, PENDING_MAX, PENDING_PER_AGENT_MAX,
 };
-pub use voter::Voter;
+pub use voter::{Voter, person_of};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,7 +12,7 @@ use crate::verdict::Digest;
 
 /// Pending questions of all agents together.
 pub const PENDING_MAX: i64 = 1024;
-/// Pending questions of one agent (its node and login).
+/// Pending questions of one agent, whatever it calls itself.
 pub const PENDING_PER_AGENT_MAX: i64 = 32;
 /// Bytes of a question as JSON, detail and facts included: what cannot be shown is not asked.
 pub const QUESTION_BYTES_MAX: usize = 4 << 20;
@@ -137,14 +137,14 @@ fn insert(
     (identity, body): (&[u8; 32], &str),
     (now, expires_us): (i64, i64),
 ) -> Result<(), StateError> {
-    let (agent, later) = (agent(question), question.escalation.as_ref());
+    let later = question.escalation.as_ref();
     transaction.execute(
         "INSERT INTO approval (identity, node, question, required, eligible, state, asked_us, expires_us,
            agent, scope, chain, excluded, escalates_us, escalate_to)
          VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             identity.as_slice(),
-            agent,
+            question.node,
             body,
             question.required.max(1),
             serde_json::json!(question.eligible).to_string(),
@@ -184,8 +184,8 @@ pub(super) fn by_grant(
 
 fn check_room(transaction: &Transaction<'_>, question: &Question) -> Result<(), StateError> {
     let (all, own): (i64, i64) = transaction.query_row(
-        "SELECT count(*), count(CASE WHEN node = ? THEN 1 END) FROM approval WHERE state = 'pending'",
-        [agent(question)],
+        "SELECT count(*), count(CASE WHEN agent = ? THEN 1 END) FROM approval WHERE state = 'pending'",
+        [&question.agent],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
     if all >= PENDING_MAX {
@@ -198,10 +198,6 @@ fn check_room(transaction: &Transaction<'_>, question: &Question) -> Result<(), 
         return Err(StateError::Refused(text));
     }
     Ok(())
-}
-
-fn agent(question: &Question) -> String {
-    serde_json::json!([question.node, question.login]).to_string()
 }
 
 /// The answer of a closed row. An allowed one becomes used and a denied one is marked read, so

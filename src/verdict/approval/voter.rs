@@ -2,6 +2,9 @@
 
 use crate::policy::{APPROVER_GRANT, login_matches};
 
+/// Stands before a login that could be an account's name.
+const LOGIN: &str = "login:";
+
 /// A person who decides. What a body says of them is never in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Voter {
@@ -23,23 +26,18 @@ impl Voter {
     pub fn name(&self) -> String {
         match self {
             Voter::Account(name) => name.clone(),
-            Voter::Login { login, .. } if login.contains('@') => login.to_ascii_lowercase(),
-            Voter::Login { login, .. } => format!("login:{}", login.to_ascii_lowercase()),
+            Voter::Login { login, .. } => person_of(login),
         }
     }
 
     /// By what a person counts once in a quorum; `login` is the one that an account names as its own.
     /// It adds to nobody's rights.
     pub fn counts_as(&self, login: Option<String>) -> String {
-        let own = match self {
-            Voter::Account(_) => login.unwrap_or_else(|| self.name()),
-            Voter::Login { .. } => self.name(),
-        };
-        // An account that is called like a login is the same person's.
-        if own.contains('@') {
-            own.to_ascii_lowercase()
-        } else {
-            own
+        match (self, login) {
+            (Voter::Account(_), Some(login)) => person_of(&login),
+            // An account that is called like a login is the same person's.
+            (Voter::Account(name), None) if name.contains('@') => name.to_ascii_lowercase(),
+            _ => self.name(),
         }
     }
 
@@ -60,6 +58,21 @@ impl Voter {
             }
         }
     }
+}
+
+/// By what the person with this login counts: [`Voter::counts_as`].
+pub fn person_of(login: &str) -> String {
+    let login = login.to_ascii_lowercase();
+    match login.contains('@') {
+        true => login,
+        false => format!("{LOGIN}{login}"),
+    }
+}
+
+/// Whether what a person counts as says who they are on the tailnet. An account that names no login may
+/// be anybody's.
+pub(super) fn is_person(counts_as: &str) -> bool {
+    counts_as.contains('@') || counts_as.starts_with(LOGIN)
 }
 
 impl From<&str> for Voter {
@@ -165,5 +178,7 @@ mod tests {
         assert_eq!(counts(&"Ann@Example.com".into(), None), "ann@example.com");
         assert_eq!(counts(&"ann".into(), None), "ann");
         assert_eq!(counts(&login("ann", &[]), None), "login:ann");
+        assert_eq!(counts(&"root".into(), Some("Ann")), "login:ann");
+        assert!(is_person("login:ann") && is_person("ann@example.com") && !is_person("ann"));
     }
 }

@@ -311,6 +311,13 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_has_a_length() {
+        let yes = YES.replace("it reads", &"é".repeat(REASON_BYTES_MAX));
+        let read = read(Provider::Openai, &openai(&yes, "stop")).unwrap();
+        assert_eq!(read.opinion.reason, "é".repeat(REASON_BYTES_MAX / 2));
+    }
+
+    #[test]
     fn whatever_is_not_the_whole_object_is_no_answer() {
         let words = [
             "",

@@ -96,6 +96,21 @@ async fn who_names_an_endpoint_does_not_pass() {
             Some("it names 192.0.2.9"),
         ),
         (http("GET / HTTP/1.1\nHost: elsewhere.test\n\n"), None),
+        // What servers put up with.
+        (
+            http("\n\n\nGET / HTTP/1.1\nHost: www.example.com\n\n"),
+            Some(claimed),
+        ),
+        (
+            http("M-Search / HTTP/1.1\nHost: www.example.com\n\n"),
+            Some(claimed),
+        ),
+        (
+            http("get\t/a b http/1.1\nHost: www.example.com\n\n"),
+            Some(claimed),
+        ),
+        (http("GET / HTTP/3\nHost: www.example.com\n\n"), Some(claimed)),
+        (http("\n\n"), Some("its first words do not end")),
         (http("GET / HTTP/1.0\n\n"), None),
         // Other protocols: nothing waits for an end that never comes.
         (b"SSH-2.0-x\r\n".to_vec(), None),
@@ -125,6 +140,12 @@ async fn who_names_an_endpoint_does_not_pass() {
 
 #[tokio::test]
 async fn first_words_have_a_limit() {
+    let empty = [&[b'\n'; EMPTY_BYTES_MAX + 1][..], b"GET / HTTP/1.1\n\n"].concat();
+    let (passed, why) = passes(&empty, usize::MAX).await;
+    assert_eq!(
+        (passed.len(), why.as_deref()),
+        (0, Some("its first words cannot be read"))
+    );
     let words = [&b"GET / HTTP/1.1\r\nX: "[..], &[b'x'; HELLO_BYTES_MAX]].concat();
     let (passed, why) = passes(&words, usize::MAX).await;
     assert_eq!(
