@@ -242,3 +242,21 @@ pub(super) fn uri_of(path: &Path) -> Option<Uri> {
     let text = percent_encoding::utf8_percent_encode(path.to_str()?, SEGMENT).to_string();
     format!("file://{text}").parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_much_of_a_folder_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let count = FOLDER_BYTES_MAX / SOURCE_BYTES_MAX;
+        let text = vec![b'#'; SOURCE_BYTES_MAX as usize];
+        for number in 0..=count {
+            std::fs::write(folder.path().join(format!("{number:02}.hcl")), &text).unwrap();
+        }
+        let path = folder.path().canonicalize().unwrap();
+        let read = Folder::new(vec![path.clone()]).sources(&path);
+        assert_eq!(read.len() as u64, count);
+    }
+}

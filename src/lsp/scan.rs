@@ -378,6 +378,17 @@ mod tests {
     }
 
     #[test]
+    fn blocks_are_looked_into_so_deep() {
+        let deep = "a {\n".repeat(100_000);
+        let tree = Tree::of(&deep);
+        let mut depths: Vec<usize> = Vec::new();
+        for block in &tree.blocks {
+            depths.push(block.parent.map_or(0, |parent| depths[parent] + 1));
+        }
+        assert_eq!(depths.iter().max(), Some(&DEPTH_MAX));
+    }
+
+    #[test]
     fn whole_files_are_read() {
         assert_eq!(
             shape(

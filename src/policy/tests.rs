@@ -458,6 +458,19 @@ profile "p" {
 }
 
 #[test]
+fn what_a_judge_is_sent_has_a_size() {
+    let text = |bytes: u64| {
+        format!(
+            "{BASE}policy \"words\" {{ text = \"x\" }}\ncredential \"anthropic_manual_key\" \"k\" {{ endpoint = https.api }}\n\
+             approver \"llm_approver\" \"judge\" {{\n  model = \"m\"\n  credential = anthropic_manual_key.k\n  \
+             policy = policy.words\n  request_bytes_max = {bytes}\n}}\n"
+        )
+    };
+    assert!(load(&text(64 << 10)).is_ok());
+    assert!(load(&text((64 << 10) + 1)).is_err());
+}
+
+#[test]
 fn a_port_is_that_of_the_claim_else_of_the_block_else_of_the_url() {
     let load = |lines: &str| {
         let policy = loaded(&format!("endpoint \"kubernetes\" \"k8s\" {{\n{lines}\n}}\n"));

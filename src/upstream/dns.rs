@@ -85,6 +85,16 @@ pub async fn resolve_all(server: SocketAddr, name: &str) -> Result<Vec<IpAddr>, 
 }
 
 async fn ask(server: SocketAddr, name: &str, kind: u16, most: usize) -> Result<Vec<IpAddr>, DnsError> {
+    ask_within(server, (name, kind), most, ATTEMPT).await
+}
+
+/// As [`ask`], with another time for each attempt.
+async fn ask_within(
+    server: SocketAddr,
+    (name, kind): (&str, u16),
+    most: usize,
+    attempt: Duration,
+) -> Result<Vec<IpAddr>, DnsError> {
     for _ in 0..ATTEMPTS_MAX {
         let id = random_id()?;
         let question = question(id, name, kind)?;
@@ -95,12 +105,12 @@ async fn ask(server: SocketAddr, name: &str, kind: u16, most: usize) -> Result<V
         let socket = UdpSocket::bind(local).await?;
         socket.connect(server).await?;
         socket.send(&question).await?;
-        let Ok(answer) = timeout(ATTEMPT, receive(&socket, &question)).await else {
+        let Ok(answer) = timeout(attempt, receive(&socket, &question)).await else {
             continue;
         };
         let answer = answer?;
         if answer.get(2).is_some_and(|flags| flags & 0x02 != 0) {
-            let long = timeout(ATTEMPT, over_tcp(server, &question)).await;
+            let long = timeout(attempt, over_tcp(server, &question)).await;
             return addresses(&long.map_err(|_| DnsError::Silent)??, kind, most);
         }
         return addresses(&answer, kind, most);
@@ -322,6 +332,19 @@ mod tests {
             let found = resolve(server(short).await, "db.example.com").await.unwrap();
             assert_eq!(found, ["192.0.2.1".parse::<IpAddr>().unwrap()], "short: {short}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_silent_is_asked_so_often() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = silent.local_addr().unwrap();
+        let asked = ask_within(server, ("a.test", TYPE_A), 1, Duration::from_millis(20)).await;
+        assert!(matches!(asked, Err(DnsError::Silent)));
+        let mut count = 0;
+        while silent.try_recv_from(&mut [0; 512]).is_ok() {
+            count += 1;
+        }
+        assert_eq!(count, ATTEMPTS_MAX);
     }
 
     #[test]

@@ -390,3 +390,39 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that holds these locks can panic half way through a change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Transport;
+    use crate::policy::{Policy, Source};
+    use crate::upstream::Closed;
+
+    #[test]
+    fn what_an_upstream_speaks_is_remembered_for_a_while() {
+        let source = Source {
+            path: "policy.hcl".into(),
+            text: "endpoint \"https\" \"a\" { hosts = [\"a.test\"] }\n".to_owned(),
+        };
+        let policy = Policy::load(vec![source], &|path| std::fs::read_to_string(path)).unwrap();
+        let agent = Identity::new(Transport::Wireguard, [10, 77, 0, 2].into(), "laptop");
+        let to = To {
+            agent: &agent,
+            endpoint: &policy.model().endpoints[0],
+            dial: "a.test",
+            host: "a.test",
+            port: 443,
+            identity: None,
+            version: Version::Http1,
+            answer: READY_MAX,
+        };
+        let dialer = Dialer::new(None, Closed::default(), 1000);
+        let pool = Pool::new(Arc::new(dialer), Arc::new(Connectors::default()));
+        pool.learn(&to, Version::Http2);
+        let ages = |age| lock(&pool.spoken).get_mut(&spoken_key(&to)).unwrap().1 -= age;
+        ages(ALPN_MAX_AGE / 2);
+        assert_eq!(pool.spoken(&to), Some(Version::Http2));
+        ages(ALPN_MAX_AGE / 2);
+        assert_eq!(pool.spoken(&to), None);
+    }
+}

@@ -301,6 +301,30 @@ fn invitation(world: &World, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_browser_calls_itself_is_kept_up_to_a_length_and_an_invitation_for_a_day() {
+    let world = World::new().await;
+    invited(&world, "ann").await;
+    let named = format!("{}User-Agent: {}\r\n", own(&world), "x".repeat(1000));
+    let body = json!({ "name": "ann", "password": PASSWORD }).to_string();
+    assert_eq!(hear(&world, "POST /v1/sign-in", &named, &body).await.status, 200);
+    let (_, sessions) = world.unix("GET /v1/sessions", "").await;
+    let longest = sessions.as_array().unwrap().iter();
+    let longest = longest
+        .filter_map(|one| one["browser"].as_str())
+        .map(str::len)
+        .max();
+    assert_eq!(longest, Some(200), "{sessions}");
+    let database = rusqlite::Connection::open(world.dir().join("state.db")).unwrap();
+    for (age_s, status) in [(86_400 - 60, 200), (86_400 + 60, 404)] {
+        let look = json!({ "invitation": invitation(&world, "bob") }).to_string();
+        let age = "UPDATE operator_invite SET expires_us = expires_us - ?1 * 1000000";
+        database.execute(age, [age_s]).unwrap();
+        let said = hear(&world, "POST /v1/sign-in/invitation", &own(&world), &look).await;
+        assert_eq!(said.status, status, "{age_s}: {}", said.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_is_in_the_binary_and_may_load_nothing_else() {
     let world = World::new().await;
     let page = hear(&world, "GET /", &own(&world), "").await;

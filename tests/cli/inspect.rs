@@ -15,6 +15,21 @@ fn check(family: &str, code: i32, lines: &[(&str, &str)]) {
 }
 
 #[test]
+fn a_statement_and_a_body_have_a_size() {
+    let sql = |bytes: usize| {
+        serde_json::json!({ "sql": format!("select '{}'", "x".repeat(bytes - 9)) }).to_string()
+    };
+    check(
+        "sql",
+        0,
+        &[
+            (&sql(128 << 10), r#""unparseable":false"#),
+            (&sql((128 << 10) + 1), r#""unparseable":true"#),
+        ],
+    );
+}
+
+#[test]
 fn statements_of_three_dialects() {
     check(
         "sql",

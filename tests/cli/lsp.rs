@@ -503,3 +503,52 @@ fn split_and_bad_messages_and_the_order_of_a_session() {
         assert_eq!(editor.child.wait().unwrap().code(), Some(1), "{bytes}");
     }
 }
+
+#[test]
+fn what_is_read_offered_and_shown_has_a_size() {
+    let folder = folder();
+    let mut editor = Editor::open(folder.path());
+    let wrong: String = (0..300)
+        .map(|number| format!("rule \"r{number}\" {{\n  endpoint = https.none\n  verdict = \"deny\"\n}}\n"))
+        .collect();
+    editor.put("wrong.hcl", &wrong);
+    assert_eq!(editor.said["wrong.hcl"].as_array().unwrap().len(), 200);
+    editor.put("wrong.hcl", "");
+    let named =
+        |number: usize| format!("endpoint \"https\" \"e{number}\" {{\n  hosts = [\"e{number}.test\"]\n}}\n");
+    let many: String = (0..1100).map(named).collect();
+    editor.put("many.hcl", &many);
+    assert_eq!(editor.labels("rule \"r\" {\n  endpoint = │").len(), 1000);
+    // An outline: so many blocks, and so deep.
+    let blocks = "x {\n}\n".repeat(10_010);
+    let outline = editor.there("textDocument/documentSymbol", &format!("{blocks}│"));
+    assert_eq!(outline.as_array().unwrap().len(), 10_000);
+    let deep = format!("{}{}│", "x {\n".repeat(12), "}\n".repeat(12));
+    let outline = editor.there("textDocument/documentSymbol", &deep);
+    let mut levels = 0;
+    let mut inner = &outline;
+    while let Some(symbol) = inner.get(0) {
+        levels += 1;
+        inner = &symbol["children"];
+    }
+    // Eight below the outermost.
+    assert_eq!(levels, 9);
+    // A value that is shown is cut.
+    let text = format!(
+        "endpoint \"https\" \"long\" {{\n  hosts = [\"l.test\"]\n  description = \"{}\"\n}}\nrule \"r\" {{\n  endpoint = https.lo│ng\n}}\n",
+        "y".repeat(1000)
+    );
+    let shown = editor.there("textDocument/hover", &text)["contents"].to_string();
+    let count = shown.matches('y').count();
+    assert!((390..=400).contains(&count) && shown.contains(" …"), "{count}");
+    assert!(editor.end().success());
+    // So many documents at once.
+    let mut editor = Editor::open(folder.path());
+    for number in 0..256 {
+        editor.put(&format!("{number}.hcl"), "# a remark\n");
+    }
+    assert!(!editor.messages("255.hcl").contains("not looked at"));
+    editor.put("one-more.hcl", "# a remark\n");
+    assert!(editor.messages("one-more.hcl").contains("not looked at"));
+    assert!(editor.end().success());
+}

@@ -192,3 +192,42 @@ async fn nothing_is_dropped_under_load() {
     let verified = verify(&path);
     assert_eq!((verified.records, verified.fault), ((TASKS * EACH) as u64, None));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_of_agents_and_rules_is_of_the_newest() {
+    use tailkeep::audit::activity::{ACTIVE_AGENTS_MAX, ACTIVITY_RECORDS_MAX};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.db");
+    let log = Log::open(&path).unwrap();
+    let mut first = record("first");
+    first.rule = Some("all".into());
+    log.append(first).await.unwrap();
+    log.flush().await.unwrap();
+    drop(log);
+    // The same record again and again, of another agent each.
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let columns: Vec<String> = connection
+        .prepare("SELECT name FROM pragma_table_info('record')")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let value = |column: &String| match column.as_str() {
+        "id" => "i".to_owned(),
+        "node" => "'n' || i".to_owned(),
+        column => column.to_owned(),
+    };
+    let values: Vec<String> = columns.iter().map(value).collect();
+    let fill = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+         INSERT INTO record ({}) SELECT {} FROM record, n WHERE id = 1",
+        columns.join(", "),
+        values.join(", ")
+    );
+    connection.execute(&fill, [ACTIVITY_RECORDS_MAX + 100]).unwrap();
+    let reader = Reader::open(&path).unwrap();
+    assert_eq!(reader.active_agents().unwrap().len() as i64, ACTIVE_AGENTS_MAX);
+    let rules = reader.active_rules().unwrap();
+    assert_eq!((rules.len(), rules[0].hits as i64), (1, ACTIVITY_RECORDS_MAX));
+}

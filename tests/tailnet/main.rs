@@ -15,6 +15,7 @@ mod database;
 mod deciding;
 mod failover;
 mod failover_real;
+mod flushed;
 mod granted;
 mod kept;
 mod killed;

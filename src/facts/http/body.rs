@@ -216,6 +216,17 @@ mod tests {
     }
 
     #[test]
+    fn a_zstd_frame_may_ask_for_a_window_of_so_much() {
+        // RFC 8878: magic, no flags, a window of 2^(10 + n) bytes, and one raw block, the last.
+        let frame = |n: u8| [b"\x28\xb5\x2f\xfd\x00", &[n << 3][..], b"\x19\x00\x00abc"].concat();
+        assert_eq!(
+            decode(&headers("zstd"), &frame(13), 100).as_deref(),
+            Ok(&b"abc"[..])
+        );
+        assert_eq!(decode(&headers("zstd"), &frame(14), 100), Err(Blind::Unparseable));
+    }
+
+    #[test]
     fn bytes_behind_the_end_are_ambiguous_in_every_coding() {
         let body = br#"{"a":1}"#;
         for (coding, bytes) in [

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{Mask, PEM, USERINFO, fixed, replace, shown};
 
 /// Literals of code within literals of code that are looked at; deeper ones are shown as they are.
-const DEPTH_MAX: usize = 4;
+pub(super) const DEPTH_MAX: usize = 4;
 
 /// A literal that is a connection string and nothing else (libpq's `key=value`).
 static PAIRS: LazyLock<Regex> =

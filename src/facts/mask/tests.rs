@@ -251,3 +251,17 @@ proptest::proptest! {
         proptest::prop_assert!(!mask.sql(&role).contains(&marked));
     }
 }
+
+#[test]
+fn code_within_code_is_looked_at_so_deep() {
+    let mask = Mask::new(&[], &[]);
+    let nested = |levels: usize| {
+        (0..levels).fold("alter role r password 'geheim'".to_owned(), |code, _| {
+            format!("do '{}'", code.replace('\'', "''"))
+        })
+    };
+    for levels in 0..sql::DEPTH_MAX {
+        assert!(!mask.sql(&nested(levels)).contains("geheim"), "{levels}");
+    }
+    assert!(mask.sql(&nested(sql::DEPTH_MAX + 1)).contains("geheim"));
+}

@@ -23,7 +23,7 @@ use crate::ingress::Flow;
 /// Datagrams taken in one go before the flows have their turn.
 const BATCH_MAX: usize = 64;
 /// DNS queries in flight, all peers together.
-const DNS_IN_FLIGHT_MAX: usize = 256;
+pub(super) const DNS_IN_FLIGHT_MAX: usize = 256;
 /// Shares of `connections_max` that all keys of one peer have together, and of `flows_max` the part
 /// that they may fill: a machine has a key for each of its runs.
 pub(super) const KEYS_SHARE: usize = 4;

@@ -19,7 +19,7 @@ pub const SUMMARY_CHARS_MAX: usize = 200;
 pub const DETAIL_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes of a body that is no text that [`detail`] shows: as many characters as of a text.
-const BINARY_BYTES_MAX: usize = DETAIL_BYTES_MAX / 4 * 3;
+pub const BINARY_BYTES_MAX: usize = DETAIL_BYTES_MAX / 4 * 3;
 
 /// SHA-256 over the request line, the authority, every end-to-end header in order, the held body and
 /// its trailers. A body that is not held is not covered; that it is not is covered.

@@ -4,6 +4,9 @@ use super::*;
 use crate::ingress::FlowStream;
 use crate::sys::buffers_are_fixed;
 
+/// Behind it come keys that are nobody else's.
+const FIRST_KEY: u8 = 100;
+
 async fn bounded(stack: Stack, connections_max: usize, flows_max: usize) -> Listener {
     let (change, peers) = watch::channel(Arc::new(PeerSet {
         peers: vec![peer(1, 1), peer(2, 2)],
@@ -97,4 +100,95 @@ async fn few_connections_of_a_peer_may_hold_much() {
         }
     };
     timeout(SOON, free).await.unwrap();
+}
+
+#[tokio::test]
+async fn queries_in_flight_have_a_number_for_each_peer_and_for_all() {
+    use crate::ingress::wireguard::driver::{DNS_IN_FLIGHT_MAX, DNS_IN_FLIGHT_PER_PEER_MAX};
+    let many = u8::try_from(DNS_IN_FLIGHT_MAX / DNS_IN_FLIGHT_PER_PEER_MAX).unwrap() + 1;
+    let (began, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let bounds = Config {
+        // A resolver that never answers.
+        dns: Some(Arc::new(move |identity, _, _| {
+            let _ = began.send(identity.node.clone());
+            Box::pin(std::future::pending())
+        })),
+        ..config()
+    };
+    let set = PeerSet {
+        peers: (1..=many)
+            .map(|number| peer(FIRST_KEY + number, number))
+            .collect(),
+    };
+    let (_change, peers) = watch::channel(Arc::new(set));
+    let listener = Listener::bind(bounds, peers).await.unwrap();
+    let dns = SocketAddr::from((GATEWAY_V4, 53));
+    let mut clients = Vec::new();
+    for number in 1..=many {
+        let mut client = Client::new(FIRST_KEY + number, number, listener.local_addr()).await;
+        assert_eq!(client.syn(1, at("203.0.113.9:1")).await, Some(SYN | ACK));
+        // One more than it may have, but for the last, who finds all places taken.
+        for port in 0..=DNS_IN_FLIGHT_PER_PEER_MAX {
+            let port = 5000 + u16::try_from(port).unwrap();
+            client.send(&packet::datagram(client.here(port), dns, b"q")).await;
+        }
+        if number < many {
+            for _ in 0..DNS_IN_FLIGHT_PER_PEER_MAX {
+                timeout(SOON, begun.recv()).await.unwrap().unwrap();
+            }
+        }
+        clients.push(client);
+    }
+    let refused = usize::from(many - 1) + DNS_IN_FLIGHT_PER_PEER_MAX + 1;
+    let all = async {
+        while listener.status().drops.get(&Drop::DnsBusy).copied() != Some(refused as u64) {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    timeout(SOON, all).await.unwrap();
+    assert!(begun.try_recv().is_err(), "one more was asked");
+}
+
+#[tokio::test]
+async fn few_connections_of_all_peers_may_hold_much() {
+    use crate::ingress::wireguard::kernel::{WIDE_MAX, WIDE_PER_PEER_MAX};
+    if !able() {
+        return;
+    }
+    let many = u8::try_from(WIDE_MAX / WIDE_PER_PEER_MAX).unwrap() + 1;
+    let bounds = Config {
+        stack: Stack::Kernel,
+        connections_max: 1000,
+        ..config()
+    };
+    let set = PeerSet {
+        peers: (1..=many)
+            .map(|number| peer(FIRST_KEY + number, number))
+            .collect(),
+    };
+    let (_change, peers) = watch::channel(Arc::new(set));
+    let mut listener = Listener::bind(bounds, peers).await.unwrap();
+    let to = at("203.0.113.9:1");
+    let (mut flows, mut clients) = (Vec::new(), Vec::new());
+    for number in 1..=many {
+        let mut client = Client::new(FIRST_KEY + number, number, listener.local_addr()).await;
+        let count = if number < many { WIDE_PER_PEER_MAX } else { 1 };
+        for port in 1..=count {
+            client
+                .dial(client.here(u16::try_from(port).unwrap()), to, b"")
+                .await;
+            flows.push(timeout(SOON, listener.accept()).await.unwrap().unwrap());
+        }
+        clients.push(client);
+    }
+    let is_fixed = |flow: &Flow| {
+        let FlowStream::Private(stream) = &flow.stream else {
+            panic!("not the kernel's")
+        };
+        buffers_are_fixed(stream.socket()).unwrap()
+    };
+    let narrow: Vec<usize> = (0..flows.len())
+        .filter(|index| is_fixed(&flows[*index]))
+        .collect();
+    assert_eq!(narrow, [WIDE_MAX]);
 }
