@@ -16,6 +16,7 @@
 mod decision;
 pub mod grant;
 mod queue;
+mod revoked;
 mod row;
 mod store;
 mod voter;
@@ -23,7 +24,8 @@ mod voter;
 pub use decision::{Decide, DecideError, Decision};
 pub use grant::{Grant, People, Scope, Terms, Use};
 pub use queue::Queue;
-pub use queue::{LIST_MAX, REVOKED_REMEMBERED_MAX, Stopped};
+pub use queue::{LIST_MAX, Stopped};
+pub use revoked::REVOKED_REMEMBERED_MAX;
 pub use row::{Held, LISTED_BYTES_MAX, State as QuestionState};
 pub use store::{
     CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, PENDING_MAX, PENDING_PER_AGENT_MAX,

@@ -1,6 +1,6 @@
 //! Waiting for decisions: who waits for which row, and waking them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,17 +9,14 @@ use tokio::sync::{Notify, watch};
 
 use super::decision::{self, Decide, DecideError};
 use super::grant::{self, Grant, Which};
+use super::revoked::Revoked;
 use super::row;
 use super::store::{self, Taken};
-use super::{Answer, ApprovalDown, Held, Question};
+use super::{Answer, ApprovalDown, Held, Question, Use};
 use crate::state::{Killed, State, StateError, now_us};
 
 /// Rows that one listing returns at most.
 pub const LIST_MAX: u32 = 2048;
-
-/// Grants that were taken back and are remembered as such for what they let through; beyond them,
-/// every older one counts as taken back.
-pub const REVOKED_REMEMBERED_MAX: usize = 4096;
 
 /// What became of an agent that was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -28,27 +25,6 @@ pub struct Stopped {
     pub grants: usize,
     /// Held actions that were refused.
     pub held: usize,
-}
-
-/// The numbers of grants that were taken back since the start: what they let through ends.
-#[derive(Default)]
-struct Revoked {
-    ids: BTreeSet<i64>,
-    /// Up to this all count as taken back.
-    floor: i64,
-}
-
-impl Revoked {
-    fn add(&mut self, id: i64) {
-        self.ids.insert(id);
-        while self.ids.len() > REVOKED_REMEMBERED_MAX {
-            self.floor = self.ids.pop_first().unwrap_or(self.floor).max(self.floor);
-        }
-    }
-
-    fn has(&self, id: i64) -> bool {
-        id <= self.floor || self.ids.contains(&id)
-    }
 }
 
 /// The queue of held actions; cheap to clone.
@@ -128,6 +104,20 @@ impl Queue {
                 () = tokio::time::sleep(left) => {}
             }
         }
+    }
+
+    /// Before anything is done to find out what a question would show: a grant's answer to it, of which
+    /// a use is taken, or whether it could be held at all.
+    ///
+    /// # Errors
+    /// As of [`Queue::ask`].
+    pub async fn before(&self, question: &Question) -> Result<Option<Use>, ApprovalDown> {
+        let (shared, question) = (self.shared.clone(), question.clone());
+        blocking(move || {
+            let waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            store::before(&shared.state, &question, &|id| waiting.contains_key(&id))
+        })
+        .await
     }
 
     /// Takes a person's decision. Saying the same thing again changes nothing and succeeds.
