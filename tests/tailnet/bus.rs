@@ -23,15 +23,7 @@ fn change_is_heard(world: &World, what: &str, lie: impl FnOnce()) {
 fn a_status_that_lies_hides_no_change() {
     alone(|| {
         let world = World::start();
-        let moods = [
-            Mood::Malformed,
-            Mood::CutOff,
-            Mood::Huge,
-            Mood::Failing,
-            Mood::Strange,
-            Mood::Slow,
-        ];
-        for mood in moods {
+        for mood in Mood::LIES {
             change_is_heard(&world, &format!("{mood:?}"), || {
                 let before = world.daemon.looks();
                 world.daemon.own_mood(mood);

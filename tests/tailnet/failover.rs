@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::database::{Psql, Reached, database, policy, put_password};
+use crate::database::{Psql, Reached, Session, database, policy, put_password};
 use crate::lab::{Device, Gateway, POLICY, Tailscaled, VIRTUAL, World, until};
 use crate::postgres::Server;
+use crate::stories::ORDERS;
 
 const PROFILES: &str = r#"
 profile "ci" {
@@ -70,7 +71,8 @@ impl Site {
 struct Scene {
     first: Site,
     second: Site,
-    agent: Psql,
+    /// By IPv4 and by IPv6.
+    agents: [Psql; 2],
     ci: Tailscaled,
     _server: Server,
     world: World,
@@ -84,11 +86,11 @@ fn scene(device: Device) -> Option<Scene> {
     let second = Site::new(&mut world, &server, "gw-2", device);
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
     ci.until_routes();
-    let agent = Psql::on(&world, &ci, "10.78.0.1");
+    let agents = ORDERS.map(|address| Psql::on(&world, &ci, address));
     let scene = Scene {
         first,
         second,
-        agent,
+        agents,
         ci,
         _server: server,
         world,
@@ -107,28 +109,45 @@ impl Scene {
         });
     }
 
+    /// A session that works, of each family.
+    fn open(&self) -> [Session; 2] {
+        [0, 1].map(|family| {
+            let mut session = self.agents[family].open();
+            assert_eq!(session.ask("select id from orders"), "7\n");
+            session
+        })
+    }
+
     /// New connections are judged by a gateway that is there, by the same rules.
     #[track_caller]
     fn until_served(&self, what: &str) {
         let began = Instant::now();
-        until(what, || self.agent.says("select id from orders") == "7\n");
-        eprintln!("{what} after {:?}", began.elapsed());
-        let denied = self.agent.says("delete from orders");
-        assert!(denied.contains("ERROR"), "{denied}");
+        for agent in &self.agents {
+            until(what, || agent.says("select id from orders") == "7\n");
+            eprintln!("{what} after {:?}", began.elapsed());
+            let denied = agent.says("delete from orders");
+            assert!(denied.contains("ERROR"), "{denied}");
+        }
+    }
+}
+
+#[track_caller]
+fn until_lost(open: [Session; 2]) {
+    for session in open {
+        session.until_lost("select id from orders");
     }
 }
 
 fn the_other_takes_over_from_the_dead(device: Device) {
     let Some(mut scene) = scene(device) else { return };
-    let mut open = scene.agent.open();
-    assert_eq!(open.ask("select id from orders"), "7\n");
+    let open = scene.open();
     assert!(!scene.second.has_let_in("ci-1"));
     scene.first.gateway.kill();
     scene.first.node.kill();
     scene.until_leads_to("gw-2");
     scene.until_served("the second gateway serves");
     assert!(scene.second.has_let_in("ci-1"), "as the same agent");
-    open.until_lost("select id from orders");
+    until_lost(open);
     // It is back, as the same node, and the older one.
     scene.first.restart();
     scene.until_leads_to("gw-1");
@@ -138,8 +157,10 @@ fn the_other_takes_over_from_the_dead(device: Device) {
         site.gateway.kill();
         site.node.kill();
     }
-    let nothing = scene.agent.tries("select id from orders");
-    assert!(nothing != "7\n", "{nothing}");
+    for agent in &scene.agents {
+        let nothing = agent.tries("select id from orders");
+        assert!(nothing != "7\n", "{nothing}");
+    }
     scene.second.restart();
     scene.until_served("the second gateway alone serves");
 }
@@ -156,8 +177,7 @@ fn the_other_takes_over_from_the_dead_without_a_device() {
 
 fn an_orderly_end_hands_the_routes_over(device: Device) {
     let Some(mut scene) = scene(device) else { return };
-    let mut open = scene.agent.open();
-    assert_eq!(open.ask("select id from orders"), "7\n");
+    let open = scene.open();
     assert!(scene.first.gateway.stop());
     let node = scene.world.control.node("gw-1");
     assert!(node["Advertised"].as_array().is_none_or(Vec::is_empty), "{node}");
@@ -165,7 +185,7 @@ fn an_orderly_end_hands_the_routes_over(device: Device) {
     scene.until_leads_to("gw-2");
     scene.until_served("the second gateway serves");
     assert!(scene.ci.has_route(VIRTUAL[0]));
-    open.until_lost("select id from orders");
+    until_lost(open);
     scene.first.restart();
     scene.until_leads_to("gw-1");
     scene.until_served("the first gateway serves again");
@@ -186,7 +206,7 @@ fn a_crash_beside_a_living_tailscaled_keeps_no_agent_from_the_other() {
     let Some(mut scene) = scene(Device::Tun) else {
         return;
     };
-    assert_eq!(scene.agent.says("select id from orders"), "7\n");
+    scene.until_served("the first gateway serves");
     let withdraw = |site: &Site| {
         let mut command = site.node.machine.command(env!("CARGO_BIN_EXE_tailkeep"));
         command.args(["tailnet", "--withdraw", "-c"]);
@@ -201,11 +221,9 @@ fn a_crash_beside_a_living_tailscaled_keeps_no_agent_from_the_other() {
         json!(VIRTUAL),
         "its tailscaled knows nothing of it"
     );
-    assert_ne!(
-        scene.agent.tries("select id from orders"),
-        "7\n",
-        "nobody is there"
-    );
+    for agent in &scene.agents {
+        assert_ne!(agent.tries("select id from orders"), "7\n", "nobody is there");
+    }
     // What its unit does after it.
     let done = withdraw(&scene.first);
     assert!(done.status.success(), "{done:?}");

@@ -14,6 +14,7 @@ mod certificate;
 mod database;
 mod deciding;
 mod failover;
+mod failover_real;
 mod flushed;
 mod granted;
 mod kept;
@@ -21,7 +22,9 @@ mod killed;
 #[path = "../support/tailnet/mod.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod lab;
+mod lies;
 mod limits;
+mod mood;
 mod name_limits;
 mod names;
 mod outage;
@@ -150,15 +153,7 @@ fn a_tailscaled_that_lies_or_is_gone_lets_nobody_in() {
         world
             .daemon
             .node("100.64.0.2", "ci-1", &["tag:agent-ci"], json!([]));
-        let moods = [
-            Mood::Malformed,
-            Mood::CutOff,
-            Mood::Huge,
-            Mood::Failing,
-            Mood::Strange,
-            Mood::Slow,
-        ];
-        for mood in moods {
+        for mood in Mood::LIES {
             world.daemon.mood(mood);
             world.change();
             assert_eq!(world.ask("100.64.0.2", "GET"), "", "{mood:?}");

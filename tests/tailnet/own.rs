@@ -265,7 +265,11 @@ fn a_person_logs_the_node_in_and_in_again_when_its_key_has_expired() {
     for _ in 0..2 {
         until("a person is asked for", || url().contains("/login/"));
         let url = url();
-        assert!(own.gateway.log().contains(&url), "{}", own.gateway.log());
+        let log = own.gateway.log();
+        assert!(
+            log.contains("`tailkeep tailnet` shows how") && !log.contains(&url),
+            "{log}"
+        );
         let output = own.gateway.operator(&["tailnet"]).output().unwrap();
         assert!(String::from_utf8_lossy(&output.stdout).contains(&url));
         let said = own

@@ -14,7 +14,7 @@ use crate::lab::{Gateway, Machine, Tailscaled, World, until};
 use crate::postgres::{PASSWORD, Server};
 
 /// Agents may reach the real addresses; site 7 is the range 10.1.0.0/16.
-const TAILNET: &str = r#"{
+pub const TAILNET: &str = r#"{
   "tagOwners": {"tag:gateway": [], "tag:agent-ci": [], "tag:agent-dev": []},
   "autoApprovers": {"routes": {
     "10.78.0.0/16": ["tag:gateway"], "fd7a:7461:696c:78::/64": ["tag:gateway"],
@@ -30,13 +30,13 @@ const TAILNET: &str = r#"{
 }"#;
 
 /// PostgreSQL at port 5432 of a machine: its own thread is on that machine's network for as long as it runs.
-struct Database {
+pub struct Database {
     end: mpsc::Sender<()>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Database {
-    fn on(machine: &Machine, hba: &std::path::Path) -> Database {
+    pub fn on(machine: &Machine, hba: &std::path::Path) -> Database {
         std::fs::write(
             hba,
             "host all all all scram-sha-256\nlocal all all scram-sha-256\n",
@@ -78,8 +78,8 @@ impl Drop for Database {
 }
 
 /// Production at 10.20.0.5, fd20::5 and 10.1.0.5, behind the gateway's machine, which has 10.20.0.1 and 10.1.0.1.
-fn production(world: &World, gateway: &Machine) -> Machine {
-    let machine = world.outer.inner(&world.folder().join("etc-prod"));
+pub fn production(world: &World, gateway: &Machine, name: &str) -> Machine {
+    let machine = world.outer.inner(&world.folder().join(name));
     gateway.ip(&format!(
         "link add prod0 type veth peer name eth0 netns {}",
         machine.pid()
@@ -93,7 +93,7 @@ fn production(world: &World, gateway: &Machine) -> Machine {
     machine
 }
 
-fn policy(node: &Tailscaled, rest: &str) -> String {
+pub fn policy(node: &Tailscaled, rest: &str) -> String {
     format!(
         r#"
 gateway {{
@@ -147,7 +147,7 @@ pub fn scene(rest: &str, as_nobody: bool) -> Option<Scene> {
     let node = world.gateway_node("gw");
     // What setup leaves there is this machine's own, as its /etc is.
     assert_eq!(node.machine.says("mount", &["-t", "tmpfs", "tmpfs", "/run"]), "");
-    let production = production(&world, &node.machine);
+    let production = production(&world, &node.machine, "prod");
     let database = Database::on(&production, &world.folder().join("pg_hba.conf"));
     let folder = world.folder().join("gateway");
     std::fs::create_dir_all(&folder).unwrap();
@@ -184,7 +184,7 @@ pub fn scene(rest: &str, as_nobody: bool) -> Option<Scene> {
 }
 
 /// `tailkeep setup`, on a machine whose `/etc` and `/run` are its own.
-fn setup(machine: &Machine, config: &std::path::Path, user: &str, rest: &[&str]) -> Output {
+pub fn setup(machine: &Machine, config: &std::path::Path, user: &str, rest: &[&str]) -> Output {
     let output = machine
         .command(env!("CARGO_BIN_EXE_tailkeep"))
         .args(["setup", "--user", user, "-c"])

@@ -16,19 +16,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast;
 
-/// How it answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mood {
-    Honest,
-    /// Longer than anyone waits.
-    Slow,
-    Malformed,
-    CutOff,
-    Huge,
-    Failing,
-    /// JSON of another shape.
-    Strange,
-}
+pub use crate::mood::Mood;
+use crate::mood::{is_named, say};
 
 struct Shared {
     nodes: BTreeMap<IpAddr, Value>,
@@ -37,6 +26,8 @@ struct Shared {
     mood: Mood,
     /// Of the answers about itself.
     own_mood: Mood,
+    /// Of the answers about its prefs.
+    prefs_mood: Mood,
     has_device: bool,
     statuses: usize,
     watchers: usize,
@@ -72,6 +63,7 @@ impl Tailscaled {
             ports: BTreeMap::new(),
             mood: Mood::Honest,
             own_mood: Mood::Honest,
+            prefs_mood: Mood::Honest,
             has_device: true,
             statuses: 0,
             watchers: 0,
@@ -165,6 +157,10 @@ impl Tailscaled {
         self.shared.lock().unwrap().own_mood = mood;
     }
 
+    pub fn prefs_mood(&self, mood: Mood) {
+        self.shared.lock().unwrap().prefs_mood = mood;
+    }
+
     /// As with `--tun=userspace-networking`, from the next change on.
     pub fn without_device(&self) {
         self.shared.lock().unwrap().has_device = false;
@@ -240,38 +236,6 @@ impl Tailscaled {
     /// The addresses that were asked for, oldest first.
     pub fn asked(&self) -> Vec<String> {
         self.shared.lock().unwrap().asked.clone()
-    }
-}
-
-/// The real one refuses other names, lest a browser speaks to it.
-fn is_named(headers: &HeaderMap) -> bool {
-    headers
-        .get("host")
-        .is_some_and(|host| host == "local-tailscaled.sock")
-        && !headers.contains_key("origin")
-}
-
-async fn say(mood: Mood, headers: &HeaderMap, honest: Option<Value>) -> Response {
-    if !is_named(headers) {
-        return StatusCode::FORBIDDEN.into_response();
-    }
-    let Some(honest) = honest else {
-        return (StatusCode::NOT_FOUND, "no match for IP:port\n").into_response();
-    };
-    let text = honest.to_string();
-    match mood {
-        Mood::Honest => text.into_response(),
-        Mood::Slow => {
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            text.into_response()
-        }
-        Mood::Malformed => text.replace(':', "=").into_response(),
-        Mood::CutOff => text[..text.len() - 5].to_owned().into_response(),
-        Mood::Huge => format!("{}{text}", " ".repeat(2 << 20)).into_response(),
-        Mood::Failing => (StatusCode::INTERNAL_SERVER_ERROR, text).into_response(),
-        Mood::Strange => json!({ "Node": { "Tags": ["tag:agent-ci"] } })
-            .to_string()
-            .into_response(),
     }
 }
 
@@ -356,11 +320,11 @@ async fn log_in(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Respon
 }
 
 async fn prefs(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Response {
-    let prefs = shared.lock().unwrap().prefs.clone();
-    match is_named(&headers) {
-        true => prefs.to_string().into_response(),
-        false => StatusCode::FORBIDDEN.into_response(),
-    }
+    let (prefs, mood) = {
+        let shared = shared.lock().unwrap();
+        (shared.prefs.clone(), shared.prefs_mood)
+    };
+    say(mood, &headers, Some(prefs)).await
 }
 
 async fn patch_prefs(State((shared, bus)): State<Daemon>, headers: HeaderMap, body: Bytes) -> Response {

@@ -128,7 +128,8 @@ pub struct OwnNode {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "PascalCase")]
 pub struct Prefs {
-    #[serde(default)]
+    /// Null where there are none; what lacks it is something else, and not "none".
+    #[serde(deserialize_with = "Option::deserialize")]
     pub advertise_routes: Option<Vec<IpNet>>,
 }
 
@@ -228,8 +229,7 @@ impl LocalApi {
         self.ask(self.client.patch(url("prefs")).json(&wanted)).await
     }
 
-    /// The node's own certificate with its key, as PEM. A new one is had from a public authority
-    /// meanwhile, which takes its time.
+    /// The node's own certificate with its key, as PEM. To have a new one issued takes its time.
     ///
     /// # Errors
     /// See [`LocalApiError`]; refused where the tailnet has no HTTPS certificates.

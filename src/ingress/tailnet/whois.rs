@@ -116,8 +116,10 @@ pub fn read(found: &WhoIs, suffix: &str, now: DateTime<Utc>) -> Result<Known, No
         return Err(Nobody::NoNode);
     }
     let is_guest = suffix.is_empty() || !rest.eq_ignore_ascii_case(suffix);
+    // A range is no address: who has one is not everybody in it.
     let addresses = found.node.addresses.iter().flatten();
-    let mut addresses: Vec<IpAddr> = addresses.map(|net| net.addr().to_canonical()).collect();
+    let whole = addresses.filter(|net| net.prefix_len() == net.max_prefix_len());
+    let mut addresses: Vec<IpAddr> = whole.map(|net| net.addr().to_canonical()).collect();
     // The IPv4 address, where there is one, whichever of its two a node connects from.
     addresses.sort_by_key(IpAddr::is_ipv6);
     let address = *addresses.first().ok_or(Nobody::NoAddress)?;
