@@ -5,15 +5,18 @@
 
 use std::sync::Arc;
 
-use super::{Allowed, Gate, UNAVAILABLE_REASON, or_default, record};
+use super::{Allowed, Gate, How, UNAVAILABLE_REASON, or_default, record};
 use crate::identity::Agent;
 use crate::policy::{ApproverKind, FailMode, Judge, Policy};
-use crate::verdict::approval::{Answer, Question, Use};
+use crate::verdict::approval::{Answer, Lodged, Question, Use};
 use crate::verdict::judge::wire::prompt_version;
-use crate::verdict::{Action, Cause, Preview, Refusal};
+use crate::verdict::{Action, Cause, Later, Refusal, Ticket};
 
 /// What an agent is told where neither the rule nor a person says why.
 const REFUSED_REASON: &str = "an approver refused it";
+const HELD_REASON: &str = "people have to look at it";
+const SPENT_REASON: &str =
+    "this retry token is of another request or another policy, or it was used; send the request without it";
 
 /// The rule that asks, and what it tells the agent.
 struct Asking {
@@ -26,7 +29,7 @@ impl Gate {
         &self,
         policy: &Policy,
         agent: &Agent,
-        (action, preview): (&Action, Option<&dyn Preview>),
+        (action, how): (&Action, How<'_>),
         (rule, reason): (Arc<str>, String),
         chain: &[Arc<str>],
     ) -> Result<Allowed, Refusal> {
@@ -53,7 +56,7 @@ impl Gate {
                         continue;
                     }
                     if shown.is_none()
-                        && let Some(preview) = preview
+                        && let Some(preview) = how.preview
                     {
                         let found = self.show(policy, agent, action, &asking.rule, preview).await;
                         shown = Some(found.map_err(|detail| asking.down(detail))?);
@@ -63,7 +66,9 @@ impl Gate {
                     (question.scope, question.heeds_grants) = (scope, !undecided);
                     let behind = chain.get(at + 1..).unwrap_or_default();
                     let skip = leaves_to_next(policy, key) && has_people(policy, behind);
-                    match self.ask_people(question, &asking, skip).await? {
+                    // With more steps, the answer of the first would be used up before the last is there.
+                    let later = how.later.filter(|_| people.len() == 1);
+                    match self.ask_people(question, &asking, (skip, later)).await? {
                         Yes::Left => {
                             undecided = true;
                             approvers.push(format!("{key}:nobody in time"));
@@ -86,9 +91,23 @@ impl Gate {
     }
 
     /// With `skip`, that nobody decided in time leaves it to the people behind.
-    async fn ask_people(&self, question: Question, asking: &Asking, skip: bool) -> Result<Yes, Refusal> {
+    async fn ask_people(
+        &self,
+        question: Question,
+        asking: &Asking,
+        (skip, later): (bool, Option<&Later>),
+    ) -> Result<Yes, Refusal> {
         let key = question.approver.clone();
-        match self.queue.ask(question).await {
+        let answer = match later {
+            None => self.queue.ask(question).await,
+            Some(later) => match self.queue.lodge(question, later.clone()).await {
+                Ok(Lodged::Answered(answer)) => Ok(answer),
+                Ok(Lodged::Held(ticket)) => return Err(asking.held(ticket)),
+                Ok(Lodged::Spent) => return Err(asking.spent()),
+                Err(down) => Err(down),
+            },
+        };
+        match answer {
             Ok(Answer::Allowed { by }) => Ok(Yes::Of(
                 by.into_iter().map(|person| format!("{key}:{person}")).collect(),
             )),
@@ -170,6 +189,18 @@ impl Asking {
             approver: approver.clone(),
         };
         Refusal::new(cause, or_default(&self.reason, REFUSED_REASON)).with_detail(detail)
+    }
+
+    fn held(&self, ticket: Ticket) -> Refusal {
+        let rule = self.rule.clone();
+        Refusal::new(
+            Cause::Held { rule, ticket },
+            or_default(&self.reason, HELD_REASON),
+        )
+    }
+
+    fn spent(&self) -> Refusal {
+        Refusal::new(Cause::ApprovalDown(self.rule.clone()), SPENT_REASON)
     }
 
     fn down(&self, detail: String) -> Refusal {
