@@ -9,6 +9,8 @@ mod chain;
 mod shown;
 mod stop;
 
+pub use shown::{PREVIEWS_PER_AGENT_MAX, PREVIEWS_PER_ENDPOINT_MAX};
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +44,7 @@ pub struct Gate {
     pace: Pace,
     judges: Option<Judges>,
     rates: Counter,
+    previews: shown::Places,
     /// The agents that are stopped.
     killed: watch::Receiver<Arc<Killed>>,
     /// How often a policy came into force, or a peer became known as something else.
@@ -77,6 +80,7 @@ impl Gate {
             pace: Pace::default(),
             judges: None,
             rates: Counter::default(),
+            previews: shown::Places::default(),
             reloads: watch::Sender::new(0),
         }
     }

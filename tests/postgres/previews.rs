@@ -75,7 +75,15 @@ async fn a_change_is_shown_and_committed_on_yes() {
     let mut agent = Raw::enter(world.address).await;
     agent.send(&query("delete from users where id <= 2")).await;
     let (id, shown) = preview(&world).await;
-    assert_eq!(shown["does"], json!({ "tag": "DELETE 2", "rows": 2 }));
+    assert_eq!(
+        (&shown["does"]["tag"], &shown["does"]["rows"]),
+        (&json!("DELETE 2"), &json!(2))
+    );
+    assert_eq!(
+        shown["does"]["digest"].as_str().map(str::len),
+        Some(64),
+        "{shown}"
+    );
     assert_eq!(shown["columns"], json!(["id", "email", "name"]));
     let sample = shown["sample"].as_array().unwrap();
     assert_eq!(sample.len(), 2);
@@ -149,7 +157,7 @@ async fn whoever_waits_for_its_locks_ends_it() {
     let (id, _) = preview(&world).await;
     assert_eq!(open_transactions(&server), "1");
     // It waits until the trial is given up: without that, for ever.
-    assert!(server.sql("update users set name = 'mine' where id = 1"));
+    assert!(server.sql("update users set name = name where id = 1"));
     until("rolled back", || open_transactions(&server) == "0").await;
     assert_eq!(server.says(COUNT), "4");
     // The question stays. On yes it runs once more and does the same.
@@ -158,6 +166,23 @@ async fn whoever_waits_for_its_locks_ends_it() {
     let came = agent.until_ready(1).await;
     assert!(came.text().contains("DELETE 2"), "{came:?}");
     assert_eq!(server.says(COUNT), "2");
+
+    // Where as many rows are others, nothing is done.
+    assert!(server.sql("insert into users values (1, 'a', 'n1'), (2, 'b', 'x2')"));
+    agent
+        .send(&query("delete from users where name like 'n%' and id < 3"))
+        .await;
+    let (id, shown) = preview(&world).await;
+    assert_eq!(shown["sample"][0][0], "1", "{shown}");
+    let swap = "update users set name = case id when 1 then 'x1' else 'n2' end where id < 3";
+    assert!(server.sql(swap));
+    until("rolled back", || open_transactions(&server) == "0").await;
+    decide(&world, id, Decision::Allow).await;
+    let came = agent.until_ready(1).await;
+    assert_eq!(came.tags, "EZ");
+    assert!(came.text().contains("no longer what was approved"), "{came:?}");
+    assert_eq!(server.says(COUNT), "4");
+    assert!(server.sql("delete from users where id < 3"));
 
     // Where it no longer does the same, nothing is done.
     agent.send(&query("delete from users where name like 'n%'")).await;
@@ -200,6 +225,19 @@ async fn what_a_rollback_does_not_undo_is_never_tried() {
          create function note() returns trigger language plpgsql as $$ begin insert into log values (1); return new; end $$;
          create function one() returns int language sql as 'select 1';
          create table users_own (a int default one(), b int);
+         create function noted(text) returns bool language plpgsql as $$ begin insert into log values (1); return true; end $$;
+         create domain checked as text check (noted(value));
+         create domain drawn as int check (nextval('s') > value);
+         create domain set_up as text check (set_config('a.b', value, false) = value);
+         create table users_checked (a checked); create table users_drawn (a drawn[]); create table users_set (a set_up);
+         create table users_kept (a int, check (nextval('s') > a));
+         create type mood as enum ('good', 'bad');
+         create function moody(text) returns mood language plpgsql as $$ begin insert into log values (1); return 'bad'; end $$;
+         create cast (text as mood) with function moody(text) as implicit;
+         create table users_moods (m mood);
+         create function lower(int) returns text language plpgsql as $$ begin insert into log values (1); return 'x'; end $$;
+         create function plus(text, int) returns bool language plpgsql as $$ begin insert into log values (1); return true; end $$;
+         create operator <-> (leftarg = text, rightarg = int, function = plus);
          create trigger t after insert on users_log for each row execute function note();
          create trigger t after delete on users_seen_by for each row execute function note();
          grant all on all tables in schema public to app; grant all on all sequences in schema public to app"
@@ -211,6 +249,32 @@ async fn what_a_rollback_does_not_undo_is_never_tried() {
         ("delete from users_view", "a view or a foreign table"),
         ("insert into users_own (b) values (1)", "not the server's own"),
         ("insert into serials (users) values (1)", "no rollback gives back"),
+        ("update users set name = 'x'::checked", "the type checked"),
+        (
+            "update users set name = cast('x' as public.checked)",
+            "the type public.checked",
+        ),
+        ("insert into users_checked values ('x')", "not the server's own"),
+        ("insert into users_drawn values ('{0}')", "effects of its own"),
+        ("insert into users_set values ('x')", "effects of its own"),
+        ("insert into users_kept values (0)", "effects of its own"),
+        (
+            "insert into users_moods select name from users",
+            "whose functions are not the server's own",
+        ),
+        (
+            "update users set name = lower(5)",
+            "has the name of one that it calls",
+        ),
+        (
+            "delete from users where name <-> 5",
+            "has the name of one that it uses",
+        ),
+        ("delete from users where xmax = 0", "which a trial changes"),
+        (
+            "delete from users where clock_timestamp() > now()",
+            "clock_timestamp",
+        ),
         ("update users set id = nextval('s')", "nextval"),
         ("update users set name = one()", "cannot be read"),
         ("delete from users; delete from users", "several statements"),
@@ -261,6 +325,15 @@ async fn inside_a_transaction_it_is_the_agents_to_commit() {
     agent.send(&query("delete from users where id = 1")).await;
     let (id, shown) = preview(&world).await;
     assert_eq!(shown["does"]["rows"], 1);
+    // What others commit between the sample and the change would not be seen in it.
+    assert_eq!(
+        (&shown["sample"], &shown["does"]["digest"]),
+        (&json!([]), &json!(null))
+    );
+    assert!(
+        shown["note"].as_str().unwrap().contains("READ COMMITTED"),
+        "{shown}"
+    );
     decide(&world, id, Decision::Allow).await;
     let came = agent.until_ready(1).await;
     assert_eq!(came.tags, "CZ");
@@ -275,9 +348,10 @@ async fn inside_a_transaction_it_is_the_agents_to_commit() {
     assert!(came.text().contains("ROLLBACK"), "{came:?}");
     assert_eq!(server.says(COUNT), "4");
 
-    agent.query("begin").await;
+    agent.query("begin isolation level repeatable read").await;
     agent.send(&query("delete from users where id = 1")).await;
-    let (id, _) = preview(&world).await;
+    let (id, shown) = preview(&world).await;
+    assert_eq!(shown["sample"][0][0], "1", "{shown}");
     decide(&world, id, Decision::Allow).await;
     agent.until_ready(1).await;
     agent.query("commit").await;
@@ -324,6 +398,99 @@ async fn errors_are_the_servers_own() {
         .filter(|one| one["cause"] == "approved")
         .map(|one| one["outcome"]["status"].as_str().unwrap().to_owned());
     assert_eq!(done.collect::<Vec<_>>(), ["ERROR 23503", "NOT SENT"]);
+}
+
+#[tokio::test]
+async fn an_error_shows_no_value_that_is_masked() {
+    let (server, world) = world(ENDPOINT).await;
+    let mut agent = Raw::enter(world.address).await;
+    for (text, want) in [
+        ("update users set id = email::int", "22P02"),
+        (
+            "insert into users values (1, 'a', 'b')",
+            "23505 table users constraint users_pkey",
+        ),
+    ] {
+        agent.send(&query(text)).await;
+        let (id, shown) = preview(&world).await;
+        assert_eq!(shown["does"], json!({ "error": want }));
+        decide(&world, id, Decision::Deny).await;
+        agent.until_ready(1).await;
+    }
+    drop((agent, server));
+}
+
+#[tokio::test]
+async fn nothing_is_tried_that_nobody_will_look_at() {
+    use tailkeep::verdict::approval::Terms;
+    use tailkeep::verdict::gate::PREVIEWS_PER_AGENT_MAX;
+    let (server, world) = world(ENDPOINT).await;
+    // So many of an agent at once; the next is asked for without.
+    let mut agents = Vec::new();
+    for number in 0..=PREVIEWS_PER_AGENT_MAX {
+        let mut agent = Raw::enter(world.address).await;
+        agent
+            .send(&query(&format!("delete from users where id = {number}")))
+            .await;
+        agents.push(agent);
+        while world.queue.list(false).await.unwrap().len() <= number {
+            tokio::task::yield_now().await;
+        }
+    }
+    let held = world.queue.list(false).await.unwrap();
+    let last = &held.last().unwrap().question["preview"];
+    assert!(
+        last["none"].as_str().unwrap().contains("too many others"),
+        "{last}"
+    );
+    assert_eq!(open_transactions(&server), PREVIEWS_PER_AGENT_MAX.to_string());
+    // With a grant nobody is shown anything, and so nothing is tried before.
+    let grant = Decide {
+        id: held[0].id,
+        person: "ann".into(),
+        decision: Decision::Allow,
+        reason: None,
+        grant: Some(Terms::new(Some(60), None).unwrap()),
+    };
+    world.queue.decide(grant).await.unwrap();
+    for agent in &mut agents {
+        assert_eq!(agent.until_ready(1).await.tags, "CZ");
+    }
+    let came = agents[0]
+        .query("update users set name = 'granted' where id = 4")
+        .await;
+    assert_eq!(came.tags, "CZ", "{came:?}");
+    drop(agents);
+    let records = world.records().await;
+    let tried = records.iter().filter(|one| one["step"] == "preview").count();
+    assert_eq!(tried, PREVIEWS_PER_AGENT_MAX);
+}
+
+#[tokio::test]
+async fn an_ask_that_was_taken_back_is_none_of_the_next_statement() {
+    let (server, world) = world(ENDPOINT).await;
+    let mut agent = Raw::enter(world.address).await;
+    for _ in 0..20 {
+        // Cancelled wherever it is by then: asked for, on its way, tried or held.
+        agent.send(&query("delete from users where id = 1")).await;
+        cancel(world.address, &agent.key).await;
+        let came = agent.until_ready(1).await;
+        assert!(came.text().contains("57014"), "{came:?}");
+    }
+    agent.send(&query("delete from users where id = 1")).await;
+    let (id, shown) = preview(&world).await;
+    assert_eq!(shown["does"]["rows"], 1, "{shown}");
+    decide(&world, id, Decision::Allow).await;
+    assert_eq!(agent.until_ready(1).await.tags, "CZ");
+    assert_eq!(server.says(COUNT), "3");
+    drop(agent);
+    let records = world.records().await;
+    let tried = records
+        .iter()
+        .filter(|one| one["step"] == "preview" && one["verdict"] == "allow");
+    for one in tried {
+        assert!(!one["outcome"]["status"].is_null(), "{one}");
+    }
 }
 
 #[tokio::test]

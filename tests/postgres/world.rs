@@ -258,11 +258,8 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn identity(node: &str, address: &str) -> Arc<Identity> {
-    Arc::new(Identity::new(
-        Transport::Wireguard,
-        address.parse().unwrap(),
-        node,
-    ))
+    let identity = Identity::new(Transport::Wireguard, address.parse().unwrap(), node);
+    Arc::new(identity.proved_by(format!("key:{node}")))
 }
 
 fn policy(port: u16, setup: Setup<'_>) -> Arc<Policy> {

@@ -145,12 +145,13 @@ const TERMS = [['', 'once'], ['for_s=1800', 'for 30 minutes'], ['for_s=7200', 'f
 
 // What was found out before anybody said yes, or why nothing was.
 function Preview({ of }) {
-  const { does, none, plan, columns, sample, held_s: held } = of
+  const { does, none, plan, columns, sample, note, held_s: held } = of
   return html`<h2 class="sub">What it does</h2>
     ${none && html`<p class="note">Not tried: ${printable(none)}.${plan ? ` The server expects ${plan.rows} rows, at a cost of ${plan.cost}.` : ''}</p>`}
     ${does?.error && html`<p class="note">It fails: ${printable(does.error)}</p>`}
     ${does?.tag && html`<p>It has run and is held back: <code>${printable(does.tag)}</code>. A yes commits it. After ${held} s, or when others wait
-      for it, it is rolled back; a yes then runs it once more, and commits only the same count.</p>`}
+      for it, it is rolled back; a yes then ${does.digest ? 'runs it once more, and commits only the same rows' : 'does nothing: the agent has to send it again'}.</p>`}
+    ${note && html`<p class="note">${printable(note)}.</p>`}
     ${sample?.length > 0 && html`<div class="scroll" tabindex="0"><table><caption>Some of its rows</caption>
       <thead><tr>${columns.map(name => html`<th scope="col">${printable(name)}</th>`)}</tr></thead>
       <tbody>${sample.map(row => html`<tr>${row.map(value => html`<td class="mono">${value === null ? 'NULL' : printable(value)}</td>`)}</tr>`)}</tbody></table></div>`}`

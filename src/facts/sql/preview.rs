@@ -2,16 +2,25 @@
 //!
 //! A trial is an execution in a transaction that is rolled back unless it is approved. So nothing is
 //! tried that a rollback does not undo, or whose effects the text does not show: one INSERT, UPDATE,
-//! DELETE or MERGE, of tables alone, calling nothing but the functions of [`HARMLESS`]. What the text
-//! cannot show (triggers, rules, defaults, cascades) the server is asked by [`Trial::look`].
+//! DELETE or MERGE, of tables alone, calling nothing but the functions of [`HARMLESS`] and naming no
+//! type but those of [`TYPES`]. What the text cannot show (triggers, rules, defaults, cascades, types of
+//! columns, what else has the names that it uses) the server is asked by [`Trial::look`].
+//!
+//! It runs twice, once for a sample of its rows: so it must do the same both times. What is another
+//! value each time (`clock_timestamp`, a row's `xmax`) would let it show some rows and change others.
 
-use std::fmt::Write as _;
+mod look;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use super::Statement;
+use super::look::strings;
 use super::tree::Tree;
 
-/// Built-in functions without any effect that lasts. Not here: sequences, `set_config`, notifications,
-/// locks, large objects, whatever reaches files or other servers.
+/// Built-in functions without any effect that lasts, which give the same twice in one transaction. Not
+/// here: sequences, `set_config`, notifications, locks, large objects, whatever reaches files or other
+/// servers; clocks and random numbers.
 const HARMLESS: &[&str] = &[
     "abs",
     "age",
@@ -24,7 +33,6 @@ const HARMLESS: &[&str] = &[
     "cardinality",
     "ceil",
     "char_length",
-    "clock_timestamp",
     "coalesce",
     "concat",
     "concat_ws",
@@ -33,7 +41,6 @@ const HARMLESS: &[&str] = &[
     "date_trunc",
     "extract",
     "floor",
-    "gen_random_uuid",
     "greatest",
     "jsonb_build_object",
     "jsonb_set",
@@ -63,7 +70,6 @@ const HARMLESS: &[&str] = &[
     "rpad",
     "rtrim",
     "split_part",
-    "statement_timestamp",
     "string_agg",
     "strpos",
     "substr",
@@ -79,9 +85,55 @@ const HARMLESS: &[&str] = &[
     "upper",
 ];
 
-/// Defaults that draw on nothing: those, `CURRENT_…` and constants.
-const PLAIN_DEFAULTS: &str =
-    "now|gen_random_uuid|clock_timestamp|statement_timestamp|timezone|md5|lower|upper";
+/// Built-in types: a cast to another may run a CHECK or a cast function of anybody's making.
+const TYPES: &[&str] = &[
+    "bit",
+    "bool",
+    "box",
+    "bpchar",
+    "bytea",
+    "char",
+    "cidr",
+    "circle",
+    "date",
+    "float4",
+    "float8",
+    "inet",
+    "int2",
+    "int4",
+    "int8",
+    "interval",
+    "json",
+    "jsonb",
+    "jsonpath",
+    "line",
+    "lseg",
+    "macaddr",
+    "macaddr8",
+    "money",
+    "name",
+    "numeric",
+    "path",
+    "point",
+    "polygon",
+    "text",
+    "time",
+    "timestamp",
+    "timestamptz",
+    "timetz",
+    "tsquery",
+    "tsvector",
+    "uuid",
+    "varbit",
+    "varchar",
+    "xml",
+];
+
+/// Columns that every table has, and that are others once a change was rolled back.
+const SYSTEM_COLUMNS: &[&str] = &["cmax", "cmin", "ctid", "xmax", "xmin"];
+
+/// Operators that are used without being written.
+const OPERATORS: &[&str] = &["<", "<=", "<>", "=", ">", ">="];
 
 /// How a statement is tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +142,9 @@ pub struct Trial {
     pub sample: Option<String>,
     /// The tables that it names, as the lists of facts name them.
     tables: Vec<String>,
+    functions: Vec<String>,
+    operators: Vec<String>,
+    types: Vec<String>,
     /// Whether defaults of columns are evaluated.
     defaults: bool,
 }
@@ -133,11 +188,65 @@ pub fn trial(statement: &Statement) -> Result<Trial, String> {
     if tree.any(&|node| node.name() == "CurrentOfExpr") {
         return Err("it moves with a cursor".to_owned());
     }
+    let (operators, types) = names(&tree)?;
     Ok(Trial {
         sample: sample(&tree, statement),
         tables: statement.tables.clone(),
+        functions: statement
+            .functions
+            .iter()
+            .map(|name| name.rsplit('.').next().unwrap_or(name).to_owned())
+            .collect(),
+        operators,
+        types,
         defaults: matches!(own, "insert" | "merge") || tree.any(&|node| node.name() == "SetToDefault"),
     })
+}
+
+/// The operators and the types that it uses.
+///
+/// # Errors
+/// It uses a type that is not built in, or reads a column that is another one each time.
+fn names(tree: &Tree) -> Result<(Vec<String>, Vec<String>), String> {
+    let mut operators: BTreeSet<String> = OPERATORS.iter().map(|&name| name.to_owned()).collect();
+    let (named, types, why) = (
+        RefCell::new(Vec::new()),
+        RefCell::new(BTreeSet::new()),
+        RefCell::new(None),
+    );
+    tree.any(&|node| {
+        match node.name() {
+            "AExpr" => named.borrow_mut().extend(strings(node.get("name")).pop()),
+            "SubLink" => named.borrow_mut().extend(strings(node.get("oper_name")).pop()),
+            "SortBy" => named.borrow_mut().extend(strings(node.get("use_op")).pop()),
+            "TypeName" => match strings(node.get("names")).as_slice() {
+                [name] if TYPES.contains(&name.as_str()) => {
+                    types.borrow_mut().insert(name.clone());
+                }
+                [schema, name] if schema == "pg_catalog" && TYPES.contains(&name.as_str()) => {}
+                parts => {
+                    let name = parts.join(".");
+                    why.replace(Some(format!("it names the type {name}, which may run anything")));
+                }
+            },
+            "ColumnRef" => {
+                let last = strings(node.get("fields")).pop().unwrap_or_default();
+                if SYSTEM_COLUMNS.contains(&last.as_str()) {
+                    why.replace(Some(format!("it reads {last}, which a trial changes")));
+                }
+            }
+            _ => {}
+        }
+        false
+    });
+    operators.extend(named.into_inner());
+    match why.into_inner() {
+        Some(why) => Err(why),
+        None => Ok((
+            operators.into_iter().collect(),
+            types.into_inner().into_iter().collect(),
+        )),
+    }
 }
 
 /// Whether EXPLAIN of it runs nothing but the planner.
@@ -193,69 +302,6 @@ fn sample(tree: &Tree, statement: &Statement) -> Option<String> {
     same.then_some(text)
 }
 
-impl Trial {
-    /// A query of the catalogs, to be run with `search_path = pg_catalog`: one row of one text, empty
-    /// where the tables do nothing of their own, else why the statement is not tried. `process` is the
-    /// server process that is expected to answer.
-    pub fn look(&self, process: i32) -> String {
-        let mut names = String::new();
-        for (at, name) in self.tables.iter().enumerate() {
-            let comma = if at > 0 { "," } else { "" };
-            let _ = write!(names, "{comma}'{}'", name.replace('\'', "''"));
-        }
-        let defaults = match self.defaults {
-            true => DRAWING.replace("{plain}", PLAIN_DEFAULTS),
-            false => String::new(),
-        };
-        LOOK.replace("{names}", &names)
-            .replace("{process}", &process.to_string())
-            .replace("{defaults}", &defaults)
-    }
-}
-
-/// All tables of these names, whatever their schema, with what inherits from them and what follows
-/// them by a foreign key.
-const LOOK: &str = "WITH RECURSIVE near(id) AS (
-  SELECT c.oid FROM pg_catalog.pg_class c
-   WHERE c.relname::text = ANY (ARRAY[{names}]::text[]) AND c.relkind NOT IN ('i','I','S','t','c')
-  UNION
-  SELECT x.id FROM near n CROSS JOIN LATERAL (
-    SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = n.id
-    UNION ALL
-    SELECT k.conrelid FROM pg_catalog.pg_constraint k WHERE k.confrelid = n.id AND k.contype = 'f'
-      AND (k.confdeltype IN ('c','n','d') OR k.confupdtype IN ('c','n','d'))) x(id)
-), own(class, id) AS (
-  SELECT 'pg_catalog.pg_attrdef'::regclass, d.oid FROM pg_catalog.pg_attrdef d JOIN near n ON d.adrelid = n.id
-  UNION ALL
-  SELECT 'pg_catalog.pg_constraint'::regclass, k.oid FROM pg_catalog.pg_constraint k JOIN near n ON k.conrelid = n.id
-  UNION ALL
-  SELECT 'pg_catalog.pg_constraint'::regclass, k.oid FROM pg_catalog.pg_constraint k
-    JOIN pg_catalog.pg_attribute a ON a.atttypid = k.contypid JOIN near n ON a.attrelid = n.id WHERE k.contypid <> 0
-  UNION ALL
-  SELECT 'pg_catalog.pg_policy'::regclass, p.oid FROM pg_catalog.pg_policy p JOIN near n ON p.polrelid = n.id
-  UNION ALL
-  SELECT 'pg_catalog.pg_class'::regclass, i.indexrelid FROM pg_catalog.pg_index i JOIN near n ON i.indrelid = n.id
-)
-SELECT CASE
-  WHEN pg_catalog.pg_backend_pid() <> {process} THEN 'the session is not the server''s own'
-  WHEN NOT EXISTS (SELECT FROM near) THEN 'its table is not there'
-  WHEN EXISTS (SELECT FROM near n JOIN pg_catalog.pg_class c ON c.oid = n.id WHERE c.relkind NOT IN ('r','p'))
-    THEN 'it names a view or a foreign table'
-  WHEN EXISTS (SELECT FROM near n JOIN pg_catalog.pg_trigger t ON t.tgrelid = n.id WHERE NOT t.tgisinternal)
-    THEN 'a trigger would run, whose effects are not known'
-  WHEN EXISTS (SELECT FROM near n JOIN pg_catalog.pg_rewrite r ON r.ev_class = n.id)
-    THEN 'a rule would rewrite it'
-  WHEN EXISTS (SELECT FROM own o JOIN pg_catalog.pg_depend d ON d.classid = o.class AND d.objid = o.id
-      WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass)
-    THEN 'a default, a constraint, a policy or an index calls a function that is not the server''s own'
-  {defaults}
-  ELSE '' END";
-
-const DRAWING: &str = "WHEN EXISTS (SELECT FROM near n JOIN pg_catalog.pg_attribute a ON a.attrelid = n.id WHERE a.attidentity <> '')
-    OR EXISTS (SELECT FROM near n JOIN pg_catalog.pg_attrdef d ON d.adrelid = n.id
-      WHERE pg_catalog.regexp_replace(pg_catalog.pg_get_expr(d.adbin, d.adrelid), '\\m({plain})\\(', '', 'g') ~ '[[:alnum:]_\"]\\(')
-    THEN 'a default draws on what no rollback gives back, such as a sequence'";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +316,7 @@ mod tests {
         for text in [
             "delete from orders where id = 1",
             "update orders set paid = true, at = now() where id in (select id from late)",
+            "update orders set a = '1'::int4, b = '1'::text, c = cast(d as numeric(10, 2)), e = f::pg_catalog.int8[]",
             "insert into orders (id) values (1) on conflict do nothing",
             "with gone as (select id from late) delete from orders using gone where orders.id = gone.id",
         ] {
@@ -301,6 +348,13 @@ mod tests {
             "update orders set a = public.now()",
             "update orders set a = pg_notify('a', 'b')::text",
             "delete from orders where current of c",
+            "insert into orders values ('x'::mood)",
+            "insert into orders values (cast('x' as own.text))",
+            "update orders set a = 'x'::own.text[]",
+            "delete from orders where clock_timestamp() < now()",
+            "delete from orders where id = 1 and gen_random_uuid()::text < '8'",
+            "delete from orders where (xmax = 0) = (id = 1)",
+            "delete from orders o where o.ctid = '(0,1)'",
             "with gone as (delete from late returning id) update orders set a = 1",
             "with gone as (delete from late returning id) merge into orders o using gone g on o.id = g.id \
              when matched then delete",
@@ -333,6 +387,7 @@ mod tests {
     fn names_stay_texts_in_the_look() {
         let look = of("delete from \"a'); drop table b; --\"").unwrap().look(7);
         assert!(look.contains("'a''); drop table b; --'"), "{look}");
+        assert!(!look.contains('\\'), "{look}");
         assert!(look.contains("<> 7"));
         assert!(!look.contains('{'), "{look}");
         assert!(!look.contains("attidentity"));

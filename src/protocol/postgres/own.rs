@@ -13,6 +13,8 @@ const NAME: &str = "tailkeep preview";
 pub const SAVEPOINT: &str = "SAVEPOINT \"tailkeep preview\"";
 pub const UNDO: &str = "ROLLBACK TO SAVEPOINT \"tailkeep preview\"";
 pub const RELEASE: &str = "RELEASE SAVEPOINT \"tailkeep preview\"";
+/// A transaction whose statements all see the same rows.
+pub const BEGIN_FIXED: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
 /// Undone with the savepoint: the agent's own path may hold operators that only look like the server's.
 pub const CATALOG_ONLY: &str = "SET LOCAL search_path = pg_catalog";
 
@@ -162,8 +164,24 @@ pub fn columns(payload: &Bytes, columns_max: usize) -> Vec<String> {
     names
 }
 
-/// What an ErrorResponse says: its code and its message.
-pub fn said(payload: &[u8]) -> String {
+/// What a CommandComplete says.
+pub fn tag(payload: &[u8]) -> String {
+    let text = payload.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
+/// What an ErrorResponse says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerError {
+    pub code: String,
+    /// The code and the message, which may have values of rows in it.
+    pub whole: String,
+    /// The code and the names of what the error is about.
+    pub plain: String,
+}
+
+/// What an ErrorResponse says.
+pub fn said(payload: &[u8]) -> ServerError {
     let field = |wanted: u8| {
         payload.split(|byte| *byte == 0).find_map(|field| {
             let (&kind, value) = field.split_first()?;
@@ -171,5 +189,15 @@ pub fn said(payload: &[u8]) -> String {
         })
     };
     let code = wire::sqlstate(payload).unwrap_or("XX000");
-    format!("{code} {}", field(b'M').unwrap_or_default())
+    let mut plain = code.to_owned();
+    for (kind, called) in [(b't', "table"), (b'c', "column"), (b'n', "constraint")] {
+        if let Some(name) = field(kind) {
+            plain.push_str(&format!(" {called} {name}"));
+        }
+    }
+    ServerError {
+        code: code.to_owned(),
+        whole: format!("{code} {}", field(b'M').unwrap_or_default()),
+        plain,
+    }
 }

@@ -35,7 +35,7 @@ use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 use awaited::{Awaited, Kind, Open};
 pub use extended::DESCRIBES_MAX;
 use names::{Kept, Portal, Prepared};
-pub use trial::{ANSWER_BYTES_MAX, SAMPLE_COLUMNS_MAX, Shown, VALUE_BYTES_MAX, Wanted};
+pub use trial::{ANSWER_BYTES_MAX, ROWS_COMPARED_MAX, SAMPLE_COLUMNS_MAX, Shown, VALUE_BYTES_MAX, Wanted};
 
 /// What a session is handed at its start.
 #[derive(Clone)]
@@ -121,7 +121,7 @@ pub struct PgSession {
     trial: Option<Box<trial::Trial>>,
     previewed: Option<Shown>,
     /// A trial of what is being judged that was rolled back before its ruling, and its tag.
-    tried: Option<(Wanted, Option<String>)>,
+    tried: Option<(Wanted, trial::Agreed)>,
     /// What is said to go up was sent by the trial already.
     went_up: bool,
     /// Bytes of a long row of a trial that are still to come.

@@ -2,6 +2,7 @@
 
 mod limits;
 mod model;
+mod trials;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;

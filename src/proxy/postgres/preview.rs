@@ -52,7 +52,8 @@ pub(super) struct Previews<'a> {
     asks: (mpsc::Sender<Asked>, mpsc::Receiver<Asked>),
     plan: Option<Plan>,
     reply: Option<oneshot::Sender<Shown>>,
-    opening: Option<Wait<'a, (Permit, Option<Side>)>>,
+    /// Of the trial that is about to begin, and the session beside it.
+    opening: Option<(Permit, Wait<'a, Option<Side>>)>,
     side: Option<Side>,
     watch: Option<Wait<'static, &'static str>>,
     /// When the trial, or what it holds open, has taken its time.
@@ -90,6 +91,11 @@ impl Offer {
     /// What people read.
     fn told(&self, shown: Shown) -> Value {
         if let Some(error) = shown.error {
+            // A message may hold the very values that are not to be shown.
+            let error = match self.masked.masked.is_empty() {
+                true => error.whole,
+                false => error.plain,
+            };
             return json!({ "does": { "error": error } });
         }
         let none = shown.none.or_else(|| self.plan.none.clone());
@@ -114,7 +120,9 @@ impl Offer {
             "does": {
                 "tag": shown.tag,
                 "rows": count.and_then(|count| count.parse::<u64>().ok()),
+                "digest": shown.digest.map(|digest| digest.to_string()),
             },
+            "note": shown.note,
             "columns": shown.columns,
             "sample": rows,
             "held_s": self.masked.hold_max.as_secs(),
@@ -189,11 +197,11 @@ impl<'a> Previews<'a> {
         loop {
             tokio::select! {
                 biased;
-                opened = answer(&mut self.opening) => {
-                    self.opening = None;
-                    let (permit, side) = opened;
-                    self.side = side;
-                    return Event::Begin(permit);
+                opened = opened(&mut self.opening) => {
+                    self.side = opened;
+                    if let Some((permit, _)) = self.opening.take() {
+                        return Event::Begin(permit);
+                    }
                 }
                 why = answer(&mut self.watch) => {
                     self.watch = None;
@@ -209,16 +217,28 @@ impl<'a> Previews<'a> {
                         return Event::Begin(permit);
                     }
                     let (context, ends, names) = (self.context, self.ends, self.names.clone());
-                    self.opening = Some(Box::pin(async move {
+                    let open = async move {
                         let side = Side::open(context, &ends.permit, &names).await;
                         if let Err(error) = &side {
                             tracing::debug!(%error, "no session beside the agent's for a preview");
                         }
-                        (permit, side.ok())
-                    }));
+                        side.ok()
+                    };
+                    self.opening = Some((permit, Box::pin(open)));
                 }
             }
         }
+    }
+
+    /// Nobody waits for what the gate has asked for: it is not begun. An ask that was left behind would
+    /// be taken for one of the next statement's.
+    pub(super) fn withdraw(&mut self, session: &mut PgSession) {
+        let opening = self.opening.take().map(|(permit, _)| permit);
+        let asked = std::iter::from_fn(|| self.asks.1.try_recv().ok()).map(|(permit, _)| permit);
+        for permit in opening.into_iter().chain(asked) {
+            session.take_back(&permit);
+        }
+        (self.reply, self.side) = (None, None);
     }
 
     /// Begins the trial of what is being judged.
@@ -272,6 +292,13 @@ impl<'a> Previews<'a> {
 async fn answer<T>(wait: &mut Option<Wait<'_, T>>) -> T {
     match wait {
         Some(wait) => wait.await,
+        None => pending().await,
+    }
+}
+
+async fn opened(opening: &mut Option<(Permit, Wait<'_, Option<Side>>)>) -> Option<Side> {
+    match opening {
+        Some((_, wait)) => wait.await,
         None => pending().await,
     }
 }

@@ -107,6 +107,7 @@ pub(super) async fn relay(
         .await;
     // Withdrawn, if something was being asked.
     drop(relay.ruling.take());
+    relay.previews.withdraw(&mut relay.session);
     relay.session.end(Instant::now());
     while let Some(output) = relay.session.poll_output() {
         if let Output::Finish(record, outcome) = output {
@@ -227,6 +228,7 @@ impl Relay<'_> {
     fn cancel(&mut self) {
         if self.session.is_judging() {
             self.ruling = None;
+            self.previews.withdraw(&mut self.session);
             let trying = self.session.is_trying();
             self.session.cancel_judging(Instant::now());
             if !trying {

@@ -12,7 +12,7 @@ use super::grant::{self, Grant, Which};
 use super::revoked::Revoked;
 use super::row;
 use super::store::{self, Taken};
-use super::{Answer, ApprovalDown, Held, Question};
+use super::{Answer, ApprovalDown, Held, Question, Use};
 use crate::state::{Killed, State, StateError, now_us};
 
 /// Rows that one listing returns at most.
@@ -104,6 +104,20 @@ impl Queue {
                 () = tokio::time::sleep(left) => {}
             }
         }
+    }
+
+    /// Before anything is done to find out what a question would show: a grant's answer to it, of which
+    /// a use is taken, or whether it could be held at all.
+    ///
+    /// # Errors
+    /// As of [`Queue::ask`].
+    pub async fn before(&self, question: &Question) -> Result<Option<Use>, ApprovalDown> {
+        let (shared, question) = (self.shared.clone(), question.clone());
+        blocking(move || {
+            let waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            store::before(&shared.state, &question, &|id| waiting.contains_key(&id))
+        })
+        .await
     }
 
     /// Takes a person's decision. Saying the same thing again changes nothing and succeeds.

@@ -1,4 +1,4 @@
-//! Which grants were taken back: what they let through ends. *Pure.*
+//! The grants that were taken back, for what they let through. *Pure.*
 
 use std::collections::BTreeSet;
 

@@ -129,7 +129,7 @@ pub(super) fn insert_new(
             "the action is too large to be shown".to_owned(),
         ));
     }
-    check_room(transaction, question)?;
+    check_room(transaction, question, &|_| true)?;
     let now = now_us();
     let expires_us = now.saturating_add(micros(question.timeout));
     insert(
@@ -143,6 +143,26 @@ pub(super) fn insert_new(
         prune(transaction, now)?;
     }
     Ok((id, expires_us))
+}
+
+/// What can be said of a question before it is whole: a grant's answer, or that there is no room for it.
+/// Rows that nobody waits for may be its own, and do not count yet.
+pub(super) fn before(
+    database: &Database,
+    question: &Question,
+    waited_for: &dyn Fn(i64) -> bool,
+) -> Result<Option<Use>, StateError> {
+    database.with(|connection| {
+        let now = now_us();
+        let transaction = connection.transaction()?;
+        expire(&transaction, now)?;
+        let used = by_grant(&transaction, question, None, now)?;
+        if used.is_none() {
+            check_room(&transaction, question, waited_for)?;
+        }
+        transaction.commit()?;
+        Ok(used)
+    })
 }
 
 /// A new row, pending.
@@ -197,12 +217,22 @@ pub(super) fn by_grant(
     Ok(used)
 }
 
-fn check_room(transaction: &Transaction<'_>, question: &Question) -> Result<(), StateError> {
-    let (all, own): (i64, i64) = transaction.query_row(
-        "SELECT count(*), count(CASE WHEN agent = ? THEN 1 END) FROM approval WHERE state = 'pending'",
-        [&question.agent],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
+/// Whether one more may be held beside those pending rows that count.
+fn check_room(
+    transaction: &Transaction<'_>,
+    question: &Question,
+    counts: &dyn Fn(i64) -> bool,
+) -> Result<(), StateError> {
+    let query = "SELECT id, agent = ? FROM approval WHERE state = 'pending'";
+    let mut pending = transaction.prepare_cached(query)?;
+    let mut rows = pending.query([&question.agent])?;
+    let (mut all, mut own) = (0, 0);
+    while let Some(row) = rows.next()? {
+        if counts(row.get(0)?) {
+            all += 1;
+            own += i64::from(row.get::<_, bool>(1)?);
+        }
+    }
     if all >= PENDING_MAX {
         return Err(StateError::Refused(format!(
             "{PENDING_MAX} actions are held already"

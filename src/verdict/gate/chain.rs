@@ -36,7 +36,7 @@ impl Gate {
         let asking = Asking { rule, reason };
         let (people, scope) = record::chain_of(policy, agent, action, &asking.rule, chain);
         let mut approvers = Vec::with_capacity(chain.len());
-        let mut shown = None;
+        let (mut shown, mut place) = (None, None);
         let (mut granted, mut undecided): (Option<Use>, bool) = (None, false);
         for (at, key) in chain.iter().enumerate() {
             let question = record::question(policy, agent, action, &asking.rule, &asking.reason, key);
@@ -55,15 +55,24 @@ impl Gate {
                         approvers.push(by_grant(key, used));
                         continue;
                     }
-                    if shown.is_none()
-                        && let Some(preview) = how.preview
-                    {
-                        let found = self.show(policy, agent, action, &asking.rule, preview).await;
-                        shown = Some(found.map_err(|detail| asking.down(detail))?);
-                    }
-                    question.preview = shown.clone().unwrap_or_default();
                     question.chain.clone_from(&people);
                     (question.scope, question.heeds_grants) = (scope, !undecided);
+                    // Nothing is tried where nobody will look: a grant answers, it is a quiet hour, or
+                    // no more may be held.
+                    if shown.is_none()
+                        && !question.timeout.is_zero()
+                        && let Some(preview) = how.preview
+                    {
+                        let granted_now = self.queue.before(&question).await;
+                        if let Some(used) = granted_now.map_err(|down| asking.down(down.to_string()))? {
+                            approvers.push(by_grant(key, &used));
+                            granted = Some(used);
+                            continue;
+                        }
+                        let found = self.show((policy, agent, action), &asking.rule, (preview, &mut place));
+                        shown = Some(found.await.map_err(|detail| asking.down(detail))?);
+                    }
+                    question.preview = shown.clone().unwrap_or_default();
                     let behind = chain.get(at + 1..).unwrap_or_default();
                     let skip = leaves_to_next(policy, key) && has_people(policy, behind);
                     // With more steps, the answer of the first would be used up before the last is there.

@@ -6,23 +6,30 @@
 //! rolled back, and then the agent's exact message runs. Its answer is kept here. It is released only
 //! after the COMMIT (or the RELEASE) that follows the permit; without, the transaction is rolled back.
 //!
+//! The sample and the agent's message must see the same rows: a transaction of the gateway's is at
+//! REPEATABLE READ at least, and in one of the agent's at READ COMMITTED no sample is taken. All rows of
+//! a sample are in one digest, which is shown, and so agreed to.
+//!
 //! Invariants: nothing of a trial is committed without a permit for the same bytes; the agent sees no
 //! byte of it before; an early rollback leaves the question as it is, and its yes tries once more and
-//! commits only what has the same tag.
+//! commits only what has the same tag and the same rows.
 
 mod end;
+mod sampled;
 mod steps;
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+pub use self::sampled::ROWS_COMPARED_MAX;
+use self::sampled::Sampled;
 use super::{Judging, Kind, PgSession, What};
 use crate::audit::{Outcome, RecordId};
 use crate::protocol::Output;
-use crate::protocol::postgres::own::{self, Own};
+use crate::protocol::postgres::own::{self, Own, ServerError};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES};
-use crate::verdict::Permit;
+use crate::verdict::{Digest, Permit};
 
 /// Bytes of an answer that are kept for the agent while its statement is held; a longer one is not tried.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -30,6 +37,9 @@ pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 pub const VALUE_BYTES_MAX: usize = 200;
 /// Columns in a sample.
 pub const SAMPLE_COLUMNS_MAX: usize = 100;
+/// Shown in the place of rows that could not be read as the change sees them.
+const APART: &str =
+    "in a transaction at READ COMMITTED the rows may be others by the time of the change; none are shown";
 
 /// What is wanted of a trial.
 #[derive(Clone, Debug)]
@@ -50,8 +60,12 @@ pub struct Shown {
     pub none: Option<String>,
     /// The server's word for what was done: `DELETE 3`.
     pub tag: Option<String>,
+    /// Of all rows that are changed, in any order; none where that is not known.
+    pub digest: Option<Digest>,
     /// The server's error, if the statement fails.
-    pub error: Option<String>,
+    pub error: Option<ServerError>,
+    /// What people should know beside it.
+    pub note: Option<&'static str>,
     pub columns: Vec<String>,
     pub rows: Vec<Vec<Option<String>>>,
     /// The plan, as EXPLAIN (FORMAT JSON) says it.
@@ -61,6 +75,8 @@ pub struct Shown {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Open,
+    /// Begun anew, so that what follows sees the same rows.
+    Anew,
     Explain,
     Sample,
     Undo,
@@ -96,14 +112,20 @@ pub(super) struct Trial {
     /// Why it is to end as soon as the step does.
     stop: Option<String>,
     shown: Shown,
+    /// What the look says of the transaction.
+    isolation: String,
+    sampled: Sampled,
     kept: BytesMut,
     /// The error of a COMMIT.
     ended_by: Option<Bytes>,
     after: VecDeque<After>,
-    /// The tag that was approved, for a second run.
-    approved: Option<(Judging, Option<String>)>,
+    /// What was approved, for a second run.
+    approved: Option<(Judging, Agreed)>,
     told: bool,
 }
+
+/// What people agree to: the tag, and the digest of the rows.
+pub(super) type Agreed = (Option<String>, Option<Digest>);
 
 impl PgSession {
     /// Why what is being judged is never tried, as far as the session knows.
@@ -225,27 +247,28 @@ impl PgSession {
 
     /// A trial ended early and was approved: once more, and for good if it does the same.
     pub(super) fn try_again(&mut self, judging: Judging) {
-        let Some((wanted, tag)) = self.tried.take() else {
+        let Some((wanted, agreed)) = self.tried.take() else {
             self.permitted(judging);
             return;
         };
-        let mut trial = Trial::new(
-            Wanted {
-                sample: None,
-                ..wanted
-            },
-            None,
-            self.status == b'T',
-        );
+        if let (Some(_), None) = &agreed {
+            // It was done, and whether the same would be done again cannot be told.
+            let reason =
+                "it was not held open until it was approved, and its rows cannot be compared; send it again";
+            self.refused(judging, "42501", reason);
+            return;
+        }
+        let mut trial = Trial::new(wanted, None, self.status == b'T');
         trial.told = true;
-        trial.approved = Some((judging, tag));
+        trial.approved = Some((judging, agreed));
         self.trial = Some(Box::new(trial));
         self.go_on();
     }
 
     /// Bytes that a trial keeps.
     pub(super) fn trial_bytes(&self) -> usize {
-        self.trial.as_ref().map_or(0, |trial| trial.kept.len())
+        let bytes = |trial: &Trial| trial.kept.len() + trial.sampled.bytes();
+        self.trial.as_deref().map_or(0, bytes)
     }
 
     /// Whether what the server says now belongs to a trial.
@@ -338,6 +361,8 @@ impl Trial {
             inside,
             stop: None,
             shown: Shown::default(),
+            isolation: String::new(),
+            sampled: Sampled::default(),
             kept: BytesMut::new(),
             ended_by: None,
             after: VecDeque::new(),

@@ -32,8 +32,8 @@ impl PgSession {
             return;
         };
         trial.step = Step::Held;
-        if let Some((judging, tag)) = trial.approved.take() {
-            let same = trial.shown.tag == tag;
+        if let Some((judging, agreed)) = trial.approved.take() {
+            let same = (&trial.shown.tag, trial.shown.digest) == (&agreed.0, agreed.1);
             trial.after.push_back(match same {
                 true => After::Release(judging),
                 false => After::Refuse(
@@ -88,11 +88,16 @@ impl PgSession {
         // An error that was shown is what was approved, too: what then does something is not.
         let came_out = trial.shown.tag.is_some() || trial.shown.error.is_some();
         if trial.approved.is_none() && came_out && trial.shown.none.is_none() && trial.wanted.look.is_some() {
-            self.tried = Some((trial.wanted.clone(), trial.shown.tag.clone()));
+            let agreed = (trial.shown.tag.clone(), trial.shown.digest);
+            self.tried = Some((trial.wanted.clone(), agreed));
         }
         if let Some((judging, _)) = trial.approved.take() {
             let why = "42501";
-            let reason = trial.shown.none.or(trial.shown.error).unwrap_or_default();
+            let reason = trial
+                .shown
+                .none
+                .or(trial.shown.error.map(|error| error.whole))
+                .unwrap_or_default();
             let reason = format!("what was approved can no longer be done as it was tried ({reason})");
             self.refused(judging, why, &reason);
             return;

@@ -3,10 +3,15 @@
 use bytes::{Bytes, BytesMut};
 
 use super::super::{PgSession, What};
-use super::{ANSWER_BYTES_MAX, After, SAMPLE_COLUMNS_MAX, Step, Trial, VALUE_BYTES_MAX};
+use super::sampled::Sampled;
+use super::{ANSWER_BYTES_MAX, APART, After, SAMPLE_COLUMNS_MAX, Step, Trial, VALUE_BYTES_MAX};
 use crate::protocol::postgres::own::{self, Own};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError};
 use crate::protocol::{Output, Side};
+use crate::verdict::Digest;
+
+/// `serialization_failure`.
+const SERIALIZATION_FAILURE: &str = "40001";
 
 impl PgSession {
     /// Reads what the server says to a trial.
@@ -76,8 +81,8 @@ impl PgSession {
             self.status = status;
             return self.trial_ended(status);
         }
-        if trial.step == Step::Run && trial.failed.is_none() && trial.kept.len() > ANSWER_BYTES_MAX {
-            trial.failed = Some("its answer is too long to be held back".to_owned());
+        if trial.step == Step::Run && trial.failed.is_none() {
+            trial.has_run();
         }
         let stopped = trial.stop.clone().or_else(|| trial.failed.clone());
         let next = match trial.step {
@@ -85,8 +90,13 @@ impl PgSession {
             Step::Sample => Some(Step::Undo),
             _ if stopped.is_some() || status != b'T' => None,
             Step::Open if trial.wanted.look.is_none() => Some(Step::Explain),
-            Step::Open if trial.wanted.sample.is_some() => Some(Step::Sample),
-            Step::Open | Step::Undo => Some(Step::Run),
+            Step::Open if trial.sees_others() && !trial.inside => Some(Step::Anew),
+            Step::Open if trial.sees_others() && trial.wanted.sample.is_some() => {
+                trial.shown.note = Some(APART);
+                Some(Step::Run)
+            }
+            Step::Open | Step::Anew if trial.wanted.sample.is_some() => Some(Step::Sample),
+            Step::Open | Step::Anew | Step::Undo => Some(Step::Run),
             Step::Run => Some(Step::Held),
             _ => None,
         };
@@ -98,6 +108,7 @@ impl PgSession {
                     // Half a sample is none.
                     trial.shown.rows.clear();
                     trial.shown.columns.clear();
+                    trial.sampled = Sampled::default();
                 }
                 let bytes = self.step_bytes(step);
                 self.send_up(bytes);
@@ -129,6 +140,7 @@ impl PgSession {
         match step {
             Step::Sample => variant(trial.wanted.sample.as_deref().unwrap_or_default()),
             Step::Explain => variant(trial.wanted.explain.as_deref().unwrap_or_default()),
+            Step::Anew => self.own().texts(&["ROLLBACK", own::BEGIN_FIXED, own::SAVEPOINT]),
             Step::Undo => self.own().texts(&[own::UNDO]),
             _ => self.exact(),
         }
@@ -157,39 +169,66 @@ impl PgSession {
 }
 
 impl Trial {
+    /// Whether each statement of the transaction sees what others have committed by then.
+    fn sees_others(&self) -> bool {
+        !matches!(self.isolation.as_str(), "repeatable read" | "serializable")
+    }
+
+    /// The statement itself has run.
+    fn has_run(&mut self) {
+        if self.kept.len() > ANSWER_BYTES_MAX {
+            self.failed = Some("its answer is too long to be held back".to_owned());
+        } else if self.sampled.tag.is_some() && self.sampled.tag != self.shown.tag {
+            self.failed = Some("it does not do the same twice".to_owned());
+        } else {
+            self.shown.digest = self.sampled.digest();
+        }
+    }
+
     /// One message of a step, but for its end.
     fn take(&mut self, tag: u8, message: Bytes, payload: &Bytes) {
         if tag == b'E' {
             let said = own::said(payload);
             match self.step {
                 Step::End(_) => self.ended_by = Some(message),
+                // By the isolation that is the gateway's, not the agent's.
+                Step::Run if said.code == SERIALIZATION_FAILURE && self.sees_others() && !self.inside => {
+                    self.failed = Some("others change the same rows at this time".to_owned());
+                }
                 Step::Run => {
-                    self.failed = Some(said.clone());
+                    self.failed = Some(said.whole.clone());
                     self.shown.error = Some(said);
                 }
-                _ => self.failed = Some(said),
+                _ => self.failed = Some(said.whole),
             }
             return;
         }
         match (self.step, tag) {
             (Step::Open, b'D') => {
                 // The look's one row; the other statements have none.
-                let why = own::row(payload, 1, VALUE_BYTES_MAX).pop().flatten();
-                self.failed = why.filter(|why| !why.is_empty());
+                let mut said = own::row(payload, 2, VALUE_BYTES_MAX).into_iter().flatten();
+                self.failed = said.next().filter(|why| !why.is_empty());
+                self.isolation = said.next().unwrap_or_default();
             }
             (Step::Explain, b'D') => {
                 let plan = own::row(payload, 1, ANSWER_BYTES_MAX).pop().flatten();
                 self.shown.plan = plan;
             }
-            (Step::Sample, b'T') => self.shown.columns = own::columns(payload, SAMPLE_COLUMNS_MAX),
-            (Step::Sample, b'D') if self.shown.rows.len() < self.wanted.sample_rows_max => {
-                let row = own::row(payload, SAMPLE_COLUMNS_MAX, VALUE_BYTES_MAX);
-                self.shown.rows.push(row);
+            (Step::Sample, b'T') => {
+                self.shown.columns = own::columns(payload, SAMPLE_COLUMNS_MAX);
+                self.sampled.columns = Some(Digest::of(payload));
             }
+            (Step::Sample, b'D') => {
+                self.sampled.row(payload);
+                if self.shown.rows.len() < self.wanted.sample_rows_max {
+                    let row = own::row(payload, SAMPLE_COLUMNS_MAX, VALUE_BYTES_MAX);
+                    self.shown.rows.push(row);
+                }
+            }
+            (Step::Sample, b'C') => self.sampled.tag = Some(own::tag(payload)),
             (Step::Run, tag) => {
                 if tag == b'C' {
-                    let text = payload.split(|byte| *byte == 0).next().unwrap_or_default();
-                    self.shown.tag = Some(String::from_utf8_lossy(text).into_owned());
+                    self.shown.tag = Some(own::tag(payload));
                 }
                 if self.kept.len() <= ANSWER_BYTES_MAX {
                     self.kept.extend_from_slice(&message);
