@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::approval::{Held, Queue};
+use super::approval::Queue;
 use super::judge::Judges;
 use super::pace::Pace;
 use super::rate::Counter;
@@ -29,7 +29,7 @@ use crate::credential::KnownSecrets;
 use crate::facts::FactSet;
 use crate::identity::{Agent, Identity, Live};
 use crate::policy::{Judgement, Policy, UnknownHost};
-use crate::state::{Killed, StateError};
+use crate::state::Killed;
 
 const UNAVAILABLE_REASON: &str = "this cannot be judged right now";
 const NOT_WHOLE_REASON: &str = "this needs an approval, and is too large for anyone to see all of it";
@@ -201,14 +201,6 @@ impl Gate {
             ..How::default()
         };
         self.judge_as(agent, action, how).await
-    }
-
-    /// How a lodged action of the agent's own stands; `None` of another's.
-    ///
-    /// # Errors
-    /// The state cannot be read.
-    pub async fn lodged(&self, identity: &Identity, id: i64) -> Result<Option<Held>, StateError> {
-        self.queue.own(id, &identity.agent_key()).await
     }
 
     async fn judge_as(&self, agent: &Agent, action: &Action, how: How<'_>) -> Result<Permit, Refusal> {

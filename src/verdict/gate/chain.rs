@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use super::{Allowed, Gate, How, UNAVAILABLE_REASON, or_default, record};
-use crate::identity::Agent;
+use crate::identity::{Agent, Identity};
 use crate::policy::{ApproverKind, FailMode, Judge, Policy};
-use crate::verdict::approval::{Answer, Lodged, Question, Use};
+use crate::state::StateError;
+use crate::verdict::approval::{Answer, Held, Lodged, Question, Use};
 use crate::verdict::judge::wire::prompt_version;
 use crate::verdict::{Action, Cause, Later, Refusal, Ticket};
 
@@ -25,6 +26,14 @@ struct Asking {
 }
 
 impl Gate {
+    /// How a lodged action of the agent's own stands; `None` of another's.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub async fn lodged(&self, identity: &Identity, id: i64) -> Result<Option<Held>, StateError> {
+        self.queue.own(id, &identity.agent_key()).await
+    }
+
     pub(super) async fn ask_chain(
         &self,
         policy: &Policy,
