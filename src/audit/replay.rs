@@ -149,7 +149,7 @@ fn text<'a>(record: &'a Value, name: &str) -> Option<&'a str> {
 fn was(record: &Value) -> Option<Said> {
     let verdict = match (text(record, "step")?, text(record, "cause")?) {
         ("request" | "connect", "rule" | "unmatched" | "connect") => text(record, "verdict")?,
-        ("request", "approved" | "refused" | "timed_out" | "approval_down" | "granted") => "approve",
+        ("request", "approved" | "refused" | "timed_out" | "held" | "approval_down" | "granted") => "approve",
         ("request" | "connect", "no_rule" | "unevaluable" | "no_profile" | "no_endpoint") => "deny",
         ("request", "limit") => "allow",
         _ => return None,

@@ -164,7 +164,10 @@ A denial is an answer, not a fault of the connection: HTTP 403 with {\"error\": 
 PostgreSQL error 42501, Kubernetes Status Forbidden. Read its reason, and do not send the same again or look for a way \
 round it. HTTP 429 says that you ask too often.
 A request may be held until a person has decided: it stays open and silent, for minutes. Give it time, do not cancel \
-it, and do not send it twice; nothing has happened until it is answered. Everything you send is recorded.
+it, and do not send it twice; nothing has happened until it is answered. If your HTTP client cannot wait, send the \
+header Tailkeep-Approval: async: you get 202 with a status_url and a retry_token instead; ask the status_url as often as \
+Retry-After says, and once its state is approved, send the very same request once more with the header Tailkeep-Retry: \
+and that token, within 10 minutes. It counts once. Everything you send is recorded.
 TLS to these services is signed by the gateway's own authority: http://tailkeep.internal/ca.pem.
 ";
 

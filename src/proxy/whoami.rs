@@ -23,12 +23,15 @@ use crate::ingress::dns::Names;
 use crate::ingress::tailnet::Called;
 use crate::protocol::http::denial;
 use crate::verdict::Refusal;
+use crate::verdict::approval::QuestionState;
 use crate::verdict::gate::Gate;
 
 /// How long a client may take for a request's head, and may be idle.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long one connection may last.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
+/// Before the number of a question of the agent's own.
+const APPROVALS: &str = "/approvals/";
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
@@ -104,6 +107,24 @@ impl Teller {
         let _ = tokio::time::timeout(CONNECTION_TIME, served).await;
     }
 
+    /// How a question of the agent's own stands; who decides is not the agent's business.
+    async fn approval(&self, live: &Live, id: &str) -> Response<Full<Bytes>> {
+        let found = match id.parse() {
+            Ok(id) => self.gate.lodged(&live.now(), id).await,
+            Err(_) => Ok(None),
+        };
+        match found {
+            Ok(Some(held)) => {
+                let body = json!({ "approval": {
+                    "id": held.id, "state": stands(held.state), "reason": held.reason,
+                } });
+                denial::answer(StatusCode::OK, &body).map(Full::new)
+            }
+            Ok(None) => failed(StatusCode::NOT_FOUND, "not_found", "you asked no such thing"),
+            Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, "broken", &error.to_string()),
+        }
+    }
+
     async fn answer<B>(&self, request: &Request<B>, live: &Live, own: IpAddr) -> Response<Full<Bytes>> {
         let host = request
             .headers()
@@ -132,6 +153,9 @@ impl Teller {
                 .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
         }
+        if let Some(id) = request.uri().path().strip_prefix(APPROVALS) {
+            return self.approval(live, id).await;
+        }
         let manifest = match self.tell(live).await {
             Ok(manifest) => manifest,
             Err(refusal) => return denial::deny(&refusal).map(Full::new),
@@ -146,9 +170,21 @@ impl Teller {
             _ => failed(
                 StatusCode::NOT_FOUND,
                 "not_found",
-                "there are /, /text and /ca.pem",
+                "there are /, /text, /ca.pem and /approvals/NUMBER",
             ),
         }
+    }
+}
+
+/// The state's name as an agent that asked reads it.
+fn stands(state: QuestionState) -> &'static str {
+    match state {
+        QuestionState::Pending => "pending",
+        QuestionState::Allowed => "approved",
+        QuestionState::Denied => "denied",
+        QuestionState::TimedOut => "timed_out",
+        QuestionState::Withdrawn => "withdrawn",
+        QuestionState::Used => "used",
     }
 }
 

@@ -104,6 +104,9 @@ CREATE TABLE approval_told (
   over INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (approval, channel)) STRICT;
 CREATE INDEX approval_told_open ON approval_told (over);
 ",
+    "
+ALTER TABLE approval ADD COLUMN retry BLOB;
+",
 ];
 
 /// The state cannot be read or written.

@@ -22,7 +22,7 @@ use super::approval::Queue;
 use super::judge::Judges;
 use super::pace::Pace;
 use super::rate::Counter;
-use super::{Action, Approved, Cause, Permit, Preview, Refusal, Step, Verdict, record};
+use super::{Action, Approved, Cause, Later, Permit, Preview, Refusal, Step, Verdict, record};
 use crate::audit::log::Log;
 use crate::audit::{Outcome, Record, RecordId};
 use crate::credential::KnownSecrets;
@@ -49,6 +49,15 @@ pub struct Gate {
     killed: watch::Receiver<Arc<Killed>>,
     /// How often a policy came into force, or a peer became known as something else.
     reloads: watch::Sender<u64>,
+}
+
+/// How people are asked.
+#[derive(Clone, Copy, Default)]
+struct How<'a> {
+    /// What they are shown besides.
+    preview: Option<&'a dyn Preview>,
+    /// That the agent does not wait for them.
+    later: Option<&'a Later>,
 }
 
 /// How an action came to be allowed, for its record.
@@ -168,6 +177,33 @@ impl Gate {
         action: &Action,
         preview: Option<&dyn Preview>,
     ) -> Result<Permit, Refusal> {
+        let how = How {
+            preview,
+            ..How::default()
+        };
+        self.judge_as(agent, action, how).await
+    }
+
+    /// As [`Gate::judge`], for an agent that may not wait for people: with `later`, what people have to decide
+    /// is refused with a ticket ([`Cause::Held`]), by which the same action takes the answer. Where several of
+    /// the chain's steps are people's, it waits all the same.
+    ///
+    /// # Errors
+    /// As [`Gate::judge`].
+    pub async fn judge_later(
+        &self,
+        agent: &Agent,
+        action: &Action,
+        later: Option<&Later>,
+    ) -> Result<Permit, Refusal> {
+        let how = How {
+            later,
+            ..How::default()
+        };
+        self.judge_as(agent, action, how).await
+    }
+
+    async fn judge_as(&self, agent: &Agent, action: &Action, how: How<'_>) -> Result<Permit, Refusal> {
         let started = Instant::now();
         let policy = self.policy();
         let then = agent;
@@ -204,7 +240,7 @@ impl Gate {
                 Err(Refusal::new(Cause::Unevaluable(rule), NOT_WHOLE_REASON))
             }
             Verdict::Ask { rule, reason, chain } => {
-                self.ask_chain(&policy, agent, (action, preview), (rule, reason), &chain)
+                self.ask_chain(&policy, agent, (action, how), (rule, reason), &chain)
                     .await
             }
         };

@@ -13,6 +13,7 @@ pub mod approval;
 pub mod gate;
 #[cfg(feature = "daemon")]
 pub mod judge;
+pub mod later;
 pub mod pace;
 pub mod permit;
 pub mod preview;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 use crate::facts::Facts;
 
+pub use later::{Later, Ticket};
 pub use permit::{Approved, Digest, Permit};
 pub use preview::Preview;
 
@@ -113,13 +115,22 @@ impl Refusal {
         self
     }
 
+    /// What an agent that does not wait is given, where people are to decide.
+    pub fn ticket(&self) -> Option<&Ticket> {
+        match &self.cause {
+            Cause::Held { ticket, .. } => Some(ticket),
+            _ => None,
+        }
+    }
+
     /// The rule that decided, where one did.
     pub fn rule(&self) -> Option<&Arc<str>> {
         match &self.cause {
             Cause::Rule(rule) | Cause::Unevaluable(rule) => Some(rule),
-            Cause::Refused { rule, .. } | Cause::TimedOut { rule, .. } | Cause::Limit { rule, .. } => {
-                Some(rule)
-            }
+            Cause::Refused { rule, .. }
+            | Cause::TimedOut { rule, .. }
+            | Cause::Limit { rule, .. }
+            | Cause::Held { rule, .. } => Some(rule),
             _ => None,
         }
     }
@@ -138,6 +149,8 @@ pub enum Cause {
     Refused { rule: Arc<str>, approver: Arc<str> },
     /// Nobody decided in time, or the agent left.
     TimedOut { rule: Arc<str>, approver: Arc<str> },
+    /// Its agent does not wait, and people have not decided yet.
+    Held { rule: Arc<str>, ticket: Ticket },
     /// The approval could not be asked for.
     ApprovalDown(Arc<str>),
     /// The audit record could not be made durable.
@@ -167,6 +180,7 @@ impl Cause {
             Cause::Unevaluable(_) => "unevaluable",
             Cause::Refused { .. } => "refused",
             Cause::TimedOut { .. } => "timed_out",
+            Cause::Held { .. } => "held",
             Cause::ApprovalDown(_) => "approval_down",
             Cause::AuditDown => "audit_down",
             Cause::Killed => "killed",

@@ -109,3 +109,61 @@ fn an_agent_is_told_its_own_and_a_peer_without_a_profile_nothing() {
     let (code, text) = whoami("nobody", &["--gateway", "127.0.0.1:9"]);
     assert!(code == Some(2) && text.contains("does not answer"), "{text}");
 }
+
+/// A client that cannot wait asks how its action stands, and comes back.
+#[test]
+fn an_agent_asks_how_what_it_asked_for_stands() {
+    if !can_run() {
+        return;
+    }
+    let asked = POLICY.replace("verdict  = \"allow\"", "approve  = [human_approver.ops]");
+    let world = World::start(&format!("{asked}\napprover \"human_approver\" \"ops\" {{}}\n"));
+    let ask = |header: &str| {
+        let asked = world.run(&[
+            "curl",
+            "-sS",
+            "-m",
+            "20",
+            "-H",
+            header,
+            "-w",
+            "\n%{http_code}",
+            "https://api.test/x",
+        ]);
+        let (body, status) = asked.rsplit_once('\n').unwrap_or_else(|| panic!("{asked}"));
+        let body: Value = serde_json::from_str(body.trim()).unwrap_or_else(|_| panic!("{asked}"));
+        (status.to_owned(), body)
+    };
+    let (status, body) = ask("Tailkeep-Approval: async");
+    assert_eq!(status, "202", "{body}");
+    let own = &body["approval"];
+    let (url, token) = (
+        own["status_url"].as_str().unwrap(),
+        own["retry_token"].as_str().unwrap(),
+    );
+    let stands = |url: &str| world.run(&["curl", "-sS", url]);
+    assert!(stands(url).contains("\"pending\""), "{}", stands(url));
+    let others = stands("http://tailkeep.internal/approvals/77");
+    assert!(others.contains("not_found"), "{others}");
+    world.operator(&[
+        "approvals",
+        "deny",
+        &own["id"].to_string(),
+        "--reason",
+        "not today",
+    ]);
+    let told = stands(url);
+    assert!(
+        told.contains("\"denied\"") && told.contains("not today"),
+        "{told}"
+    );
+    assert!(
+        !told.contains("human_approver") && !told.contains("operator"),
+        "{told}"
+    );
+    let (status, body) = ask(&format!("Tailkeep-Retry: {token}"));
+    assert_eq!(
+        (status.as_str(), &body["error"]["reason"]),
+        ("403", &Value::from("not today"))
+    );
+}

@@ -16,6 +16,7 @@ mod credentials;
 #[path = "../support/folder.rs"]
 mod folder;
 mod graphql;
+mod later;
 mod limits;
 mod mcp;
 mod names;

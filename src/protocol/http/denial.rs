@@ -6,11 +6,15 @@ use http::{Response, StatusCode};
 use serde_json::json;
 
 use super::Malformed;
+use super::later::held;
 use crate::verdict::{Cause, Refusal};
 
-/// The answer to a refused request: 403, 400 where it was malformed, 429 where it was one too many. The rule's reason stands
+/// The answer to a refused request: 202 with a ticket where people are to decide and its client does not wait, 403, 400 where it was malformed, 429 where it was one too many. The rule's reason stands
 /// in it; an evaluator's detail does not.
 pub fn deny(refusal: &Refusal) -> Response<Bytes> {
+    if let Some(ticket) = refusal.ticket() {
+        return held(ticket, &refusal.reason);
+    }
     let status = status_of(&refusal.cause);
     let body = json!({ "error": {
         "code": if status == StatusCode::BAD_REQUEST { "malformed" } else { "denied" },

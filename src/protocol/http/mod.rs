@@ -11,6 +11,7 @@ pub mod denial;
 pub mod describe;
 pub mod head;
 pub mod hop;
+pub mod later;
 
 use http::StatusCode;
 

@@ -37,6 +37,8 @@ pub enum Asked<'a> {
 /// A denial, in the words of the endpoint's protocol.
 pub fn denial(endpoint: &Endpoint, refusal: &Refusal, asked: Asked<'_>) -> Own {
     let response = match (endpoint.protocol, asked) {
+        // Whoever asks for this form reads it, whatever protocol it speaks otherwise.
+        _ if refusal.ticket().is_some() => plain::deny(refusal),
         (Protocol::Kubernetes, Asked::Kubernetes(facts)) => kubernetes::deny(refusal, Some(facts)),
         (Protocol::Kubernetes, _) => kubernetes::deny(refusal, None),
         (Protocol::Mcp, Asked::Mcp(messages, refused)) => mcp::deny(refusal, messages, refused),

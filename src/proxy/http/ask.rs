@@ -101,10 +101,12 @@ impl<J: Judge> Exchange<'_, J> {
         let judge = connection.shared.judge.clone();
         let waiting = connection.activity.hold();
         let mut permits: Vec<Permit> = Vec::with_capacity(actions.len());
+        // Of a batch, one answer cannot speak for all: it waits.
+        let later = self.later.as_ref().filter(|_| actions.len() == 1);
         for (at, action) in actions.iter().enumerate() {
             let ruling = tokio::select! {
                 biased;
-                ruling = judge.judge(&connection.claimed.agent, action) => ruling,
+                ruling = judge.judge(&connection.claimed.agent, action, later) => ruling,
                 () = taken.broken(self.awaits_continue) => {
                     permits.iter().for_each(|permit| self.finish(permit, "NOT SENT"));
                     return Err(Stop::Gone);

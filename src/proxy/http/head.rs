@@ -10,7 +10,9 @@ use super::Claimed;
 use super::judge::Judge;
 use super::request::Exchange;
 use crate::policy::{Credential, CredentialKind, HostPort, Protocol};
-use crate::protocol::http::{Malformed, Upgrade, check_head, is_underscored, strip_hop_by_hop, upgrade};
+use crate::protocol::http::{
+    Malformed, Upgrade, check_head, is_underscored, later, strip_hop_by_hop, upgrade,
+};
 use crate::protocol::kubernetes::check_kubernetes_head;
 
 impl<J: Judge> Exchange<'_, J> {
@@ -47,6 +49,7 @@ impl<J: Judge> Exchange<'_, J> {
             Upgrade::Spdy => self.endpoint.protocol == Protocol::Kubernetes,
         });
         strip_hop_by_hop(&mut parts.headers, self.upgrade);
+        self.later = later::take(&mut parts.headers)?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::facts::FactSet;
 use crate::identity::Agent;
 use crate::policy::Model;
 use crate::verdict::gate::Gate;
-use crate::verdict::{Action, Approved, Permit, Refusal};
+use crate::verdict::{Action, Approved, Later, Permit, Refusal};
 
 /// The gate, and what of the policy in force a request needs. Every call is answered by the
 /// newest policy.
@@ -21,8 +21,13 @@ pub trait Judge: Send + Sync + 'static {
     /// Whether approvers would have to see all of it; see [`Gate::asks`].
     fn asks(&self, agent: &Agent, action: &Action) -> bool;
 
-    /// Judges one action; see [`Gate::judge`].
-    fn judge(&self, agent: &Agent, action: &Action) -> impl Future<Output = Result<Permit, Refusal>> + Send;
+    /// Judges one action; see [`Gate::judge_later`].
+    fn judge(
+        &self,
+        agent: &Agent,
+        action: &Action,
+        later: Option<&Later>,
+    ) -> impl Future<Output = Result<Permit, Refusal>> + Send;
 
     /// Records a refusal that was found before an action could be read.
     fn refuse(
@@ -62,8 +67,8 @@ impl Judge for Gate {
         Gate::asks(self, agent, action)
     }
 
-    async fn judge(&self, agent: &Agent, action: &Action) -> Result<Permit, Refusal> {
-        Gate::judge(self, agent, action).await
+    async fn judge(&self, agent: &Agent, action: &Action, later: Option<&Later>) -> Result<Permit, Refusal> {
+        Gate::judge_later(self, agent, action, later).await
     }
 
     async fn refuse(&self, agent: &Agent, endpoint: &str, summary: &str, refusal: Refusal) -> Refusal {

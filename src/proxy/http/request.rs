@@ -25,7 +25,7 @@ use crate::identity::budget::Room;
 use crate::policy::{Credential, Endpoint, Limits};
 use crate::protocol::http::{Malformed, Upgrade, summary};
 use crate::upstream::SendError;
-use crate::verdict::{Action, Approved, Cause, Refusal};
+use crate::verdict::{Action, Approved, Cause, Later, Refusal};
 
 /// The fixed answer to a request for an endpoint that a reload took away.
 pub(super) const GONE: &str = "this endpoint is not one of yours";
@@ -53,6 +53,8 @@ pub(super) struct Exchange<'a, J> {
     pub(super) host: String,
     pub(super) upgrade: Option<Upgrade>,
     pub(super) on_upgrade: Option<OnUpgrade>,
+    /// That the agent does not wait for people.
+    pub(super) later: Option<Later>,
     /// For a Kubernetes denial.
     pub(super) facts: Facts,
     /// For a denial of MCP's: the messages, and which of them was refused.
@@ -100,6 +102,7 @@ pub(crate) async fn serve<J: Judge>(
                 host: String::new(),
                 upgrade: None,
                 on_upgrade,
+                later: None,
                 facts: Facts::None,
                 messages: None,
                 refused: 0,

@@ -57,7 +57,7 @@ pub(super) async fn probe<J: Judge>(shared: &Shared<J>, claimed: &Claimed, to: &
         summary: format!("connect {}:{}", to.host, to.port),
         detail: String::new(),
     };
-    let permit = shared.judge.judge(&claimed.agent, &action).await.ok()?;
+    let permit = shared.judge.judge(&claimed.agent, &action, None).await.ok()?;
     let mut ending = ending(shared, &permit, began, Arc::default());
     match shared.pool.probe(&permit, to).await {
         Ok(version) => {

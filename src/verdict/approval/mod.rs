@@ -15,6 +15,7 @@
 
 mod decision;
 pub mod grant;
+mod lodge;
 mod queue;
 mod revoked;
 mod row;
@@ -24,6 +25,7 @@ mod voter;
 
 pub use decision::{Decide, DecideError, Decision};
 pub use grant::{Grant, People, Scope, Terms, Use};
+pub use lodge::Lodged;
 pub use queue::Queue;
 pub use queue::{LIST_MAX, Stopped};
 pub use revoked::REVOKED_REMEMBERED_MAX;

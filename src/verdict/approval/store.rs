@@ -78,12 +78,6 @@ pub(super) fn take(
     waited_for: &dyn Fn(i64) -> bool,
 ) -> Result<Taken, StateError> {
     let identity = identity(question);
-    let body = question.to_json().to_string();
-    if body.len() > QUESTION_BYTES_MAX {
-        return Err(StateError::Refused(
-            "the action is too large to be shown".to_owned(),
-        ));
-    }
     database.with(|connection| {
         let now = now_us();
         let transaction = connection.transaction()?;
@@ -91,7 +85,7 @@ pub(super) fn take(
         let fresh = now.saturating_sub(micros(Duration::from_secs(DECISION_S)));
         let candidates: Vec<(i64, String, i64)> = transaction
             .prepare_cached(
-                "SELECT id, state, expires_us FROM approval WHERE identity = ?1
+                "SELECT id, state, expires_us FROM approval WHERE identity = ?1 AND retry IS NULL
                  AND (state = 'pending' OR (state IN ('allowed', 'denied') AND closed_us > ?2)) ORDER BY id",
             )?
             .query_map(params![identity.as_slice(), fresh], |row| {
@@ -118,16 +112,37 @@ pub(super) fn take(
             transaction.commit()?;
             return Ok(Taken::Pending { id, expires_us });
         }
-        check_room(&transaction, question, &|_| true)?;
-        let expires_us = now.saturating_add(micros(question.timeout));
-        insert(&transaction, question, (&identity, &body), (now, expires_us))?;
-        let id = transaction.last_insert_rowid();
-        if id % PRUNE_EVERY == 0 {
-            prune(&transaction, now)?;
-        }
+        let (id, expires_us) = insert_new(&transaction, question)?;
         transaction.commit()?;
         Ok(Taken::Pending { id, expires_us })
     })
+}
+
+/// A new row, if there is room for it: its number, and when its time is over.
+pub(super) fn insert_new(
+    transaction: &Transaction<'_>,
+    question: &Question,
+) -> Result<(i64, i64), StateError> {
+    let body = question.to_json().to_string();
+    if body.len() > QUESTION_BYTES_MAX {
+        return Err(StateError::Refused(
+            "the action is too large to be shown".to_owned(),
+        ));
+    }
+    check_room(transaction, question, &|_| true)?;
+    let now = now_us();
+    let expires_us = now.saturating_add(micros(question.timeout));
+    insert(
+        transaction,
+        question,
+        (&identity(question), &body),
+        (now, expires_us),
+    )?;
+    let id = transaction.last_insert_rowid();
+    if id % PRUNE_EVERY == 0 {
+        prune(transaction, now)?;
+    }
+    Ok((id, expires_us))
 }
 
 /// What can be said of a question before it is whole: a grant's answer, or that there is no room for it.

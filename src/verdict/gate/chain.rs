@@ -5,15 +5,19 @@
 
 use std::sync::Arc;
 
-use super::{Allowed, Gate, UNAVAILABLE_REASON, or_default, record};
-use crate::identity::Agent;
+use super::{Allowed, Gate, How, UNAVAILABLE_REASON, or_default, record};
+use crate::identity::{Agent, Identity};
 use crate::policy::{ApproverKind, FailMode, Judge, Policy};
-use crate::verdict::approval::{Answer, Question, Use};
+use crate::state::StateError;
+use crate::verdict::approval::{Answer, Held, Lodged, Question, Use};
 use crate::verdict::judge::wire::prompt_version;
-use crate::verdict::{Action, Cause, Preview, Refusal};
+use crate::verdict::{Action, Cause, Later, Refusal, Ticket};
 
 /// What an agent is told where neither the rule nor a person says why.
 const REFUSED_REASON: &str = "an approver refused it";
+const HELD_REASON: &str = "people have to look at it";
+const SPENT_REASON: &str =
+    "this retry token is of another request or another policy, or it was used; send the request without it";
 
 /// The rule that asks, and what it tells the agent.
 struct Asking {
@@ -22,11 +26,19 @@ struct Asking {
 }
 
 impl Gate {
+    /// How a lodged action of the agent's own stands; `None` of another's.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub async fn lodged(&self, identity: &Identity, id: i64) -> Result<Option<Held>, StateError> {
+        self.queue.own(id, &identity.agent_key()).await
+    }
+
     pub(super) async fn ask_chain(
         &self,
         policy: &Policy,
         agent: &Agent,
-        (action, preview): (&Action, Option<&dyn Preview>),
+        (action, how): (&Action, How<'_>),
         (rule, reason): (Arc<str>, String),
         chain: &[Arc<str>],
     ) -> Result<Allowed, Refusal> {
@@ -58,7 +70,7 @@ impl Gate {
                     // no more may be held.
                     if shown.is_none()
                         && !question.timeout.is_zero()
-                        && let Some(preview) = preview
+                        && let Some(preview) = how.preview
                     {
                         let granted_now = self.queue.before(&question).await;
                         if let Some(used) = granted_now.map_err(|down| asking.down(down.to_string()))? {
@@ -72,7 +84,9 @@ impl Gate {
                     question.preview = shown.clone().unwrap_or_default();
                     let behind = chain.get(at + 1..).unwrap_or_default();
                     let skip = leaves_to_next(policy, key) && has_people(policy, behind);
-                    match self.ask_people(question, &asking, skip).await? {
+                    // With more steps, the answer of the first would be used up before the last is there.
+                    let later = how.later.filter(|_| people.len() == 1);
+                    match self.ask_people(question, &asking, (skip, later)).await? {
                         Yes::Left => {
                             undecided = true;
                             approvers.push(format!("{key}:nobody in time"));
@@ -95,9 +109,23 @@ impl Gate {
     }
 
     /// With `skip`, that nobody decided in time leaves it to the people behind.
-    async fn ask_people(&self, question: Question, asking: &Asking, skip: bool) -> Result<Yes, Refusal> {
+    async fn ask_people(
+        &self,
+        question: Question,
+        asking: &Asking,
+        (skip, later): (bool, Option<&Later>),
+    ) -> Result<Yes, Refusal> {
         let key = question.approver.clone();
-        match self.queue.ask(question).await {
+        let answer = match later {
+            None => self.queue.ask(question).await,
+            Some(later) => match self.queue.lodge(question, later.clone()).await {
+                Ok(Lodged::Answered(answer)) => Ok(answer),
+                Ok(Lodged::Held(ticket)) => return Err(asking.held(ticket)),
+                Ok(Lodged::Spent) => return Err(asking.spent()),
+                Err(down) => Err(down),
+            },
+        };
+        match answer {
             Ok(Answer::Allowed { by }) => Ok(Yes::Of(
                 by.into_iter().map(|person| format!("{key}:{person}")).collect(),
             )),
@@ -179,6 +207,18 @@ impl Asking {
             approver: approver.clone(),
         };
         Refusal::new(cause, or_default(&self.reason, REFUSED_REASON)).with_detail(detail)
+    }
+
+    fn held(&self, ticket: Ticket) -> Refusal {
+        let rule = self.rule.clone();
+        Refusal::new(
+            Cause::Held { rule, ticket },
+            or_default(&self.reason, HELD_REASON),
+        )
+    }
+
+    fn spent(&self) -> Refusal {
+        Refusal::new(Cause::ApprovalDown(self.rule.clone()), SPENT_REASON)
     }
 
     fn down(&self, detail: String) -> Refusal {

@@ -224,6 +224,8 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("policy/model/limit.rs", &["LIMIT_COUNT_MAX"], Test("src/policy/tests.rs", "a_limit_is_read_and_goes_with_the_verdict")),
     ("policy/source.rs", &["SOURCE_FILES_MAX"], Test("tests/policy/sources.rs", "a_folder_has_so_many_files")),
     ("policy/source.rs", &["SOURCE_BYTES_MAX"], Test("tests/policy/sources.rs", "a_file_has_a_size")),
+    ("protocol/http/later.rs", &["TOKEN_CHARS"], Number),
+    ("protocol/http/later.rs", &["LOOK_EVERY_S"], Pace),
     ("protocol/http/describe.rs", &["SUMMARY_CHARS_MAX", "DETAIL_BYTES_MAX"], Test("src/protocol/http/tests.rs", "people_see_placeholders_and_no_secrets")),
     ("protocol/http/describe.rs", &["BINARY_BYTES_MAX"], Test("src/protocol/http/tests.rs", "people_see_placeholders_and_no_secrets")),
     ("protocol/mcp/mod.rs", &["DENIED_CODE", "INVALID_CODE", "FAILED_CODE"], Number),
