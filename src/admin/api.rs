@@ -159,7 +159,10 @@ async fn add_peer(
             "the gateway has no enrol_listen; set it in the gateway block",
         ));
     };
-    let base = gateway.public_url.unwrap_or_else(|| format!("https://{listen}"));
+    let called = operator.teller.as_ref().map(|teller| teller.called());
+    let base = gateway
+        .public_url
+        .unwrap_or_else(|| enrol::base(listen, &called.unwrap_or_default()));
     let lasts = asked.expires_s.map_or(ENROLMENT_LASTS, Duration::from_secs);
     if lasts.is_zero() || lasts.as_secs() > ENROLMENT_S_MAX {
         return Err(bad(format!("expires_s is between 1 and {ENROLMENT_S_MAX}")));

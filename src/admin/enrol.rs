@@ -2,7 +2,7 @@
 //! ask afterwards, by the key that they enrolled: [`super::machine`].
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use crate::client::enrol::Request;
 use crate::client::store::Assigned;
 use crate::identity::cluster::Cluster;
 use crate::identity::{Identity, Transport, manifest};
+use crate::ingress::tailnet::Called;
 use crate::ingress::wireguard::public_key;
 use crate::policy::{Model, Wireguard};
 use crate::state::peer::{PeerKey, Subnets};
@@ -94,6 +95,16 @@ pub(super) fn refused(status: StatusCode, text: &str) -> (StatusCode, Json<Value
 }
 
 pub(super) type Answer = Result<Json<Assigned>, (StatusCode, Json<Value>)>;
+
+/// Where machines enrol, if the configuration does not say. A listener on every address has none that could
+/// be dialled, and the node's changes with its node; its MagicDNS name leads there.
+pub(super) fn base(listen: SocketAddr, called: &Called) -> String {
+    let is_nodes = listen.ip().is_unspecified() || called.addresses.contains(&listen.ip());
+    match called.name.as_deref().filter(|_| is_nodes) {
+        Some(name) => format!("https://{name}:{}", listen.port()),
+        None => format!("https://{listen}"),
+    }
+}
 
 async fn enrol(
     Shared(operator): Shared<Operator>,
@@ -210,5 +221,31 @@ pub(super) fn subnets(config: &Wireguard) -> Option<Subnets> {
     match (config.subnet_v4, config.subnet_v6) {
         (IpNet::V4(v4), IpNet::V6(v6)) => Some(Subnets { v4, v6 }),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_leads_to_the_node_by_its_name() {
+        let called = Called {
+            name: Some("gw.lab.ts.net".to_owned()),
+            addresses: vec!["100.64.0.1".parse().unwrap()],
+            silent: None,
+        };
+        for (listen, named) in [
+            ("0.0.0.0:8443", "https://gw.lab.ts.net:8443"),
+            ("[::]:8443", "https://gw.lab.ts.net:8443"),
+            ("100.64.0.1:443", "https://gw.lab.ts.net:443"),
+            ("192.0.2.1:8443", "https://192.0.2.1:8443"),
+            ("127.0.0.1:8443", "https://127.0.0.1:8443"),
+        ] {
+            assert_eq!(base(listen.parse().unwrap(), &called), named);
+        }
+        // Without a tailnet, or before it was heard.
+        let listen = "192.0.2.1:8443".parse().unwrap();
+        assert_eq!(base(listen, &Called::default()), "https://192.0.2.1:8443");
     }
 }

@@ -9,7 +9,6 @@
 //! login or by grant; a tagged node is nobody's, and a node that a profile claims is an agent's, so
 //! neither gets as far as TLS. When any of that changes, the connection ends.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -18,7 +17,6 @@ use std::time::Duration;
 use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -30,6 +28,7 @@ use crate::identity::{Identity, Live};
 use crate::ingress::tailnet::directory::By;
 use crate::ingress::tailnet::localapi::{Protocol, Status};
 use crate::ingress::tailnet::own::magic_name;
+use crate::ingress::tailnet::sockets::{RETRY, Sockets, bind};
 use crate::ingress::tailnet::{LocalApi, Node};
 use crate::policy::Policy;
 use crate::sys::{TcpState, tcp_state};
@@ -41,8 +40,6 @@ pub const PORT: u16 = 443;
 /// How long until the next look after one in vain: tailscaled takes 200 ms for each, and the ingress
 /// wants it, too.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long until a listener that could not be made is tried again.
-const AGAIN: Duration = Duration::from_secs(5);
 
 /// The node of this gateway, as the page needs it.
 pub struct Tailnet {
@@ -236,7 +233,8 @@ pub(super) fn serve(operator: &Operator, router: Router, leaves: Arc<Leaves>) {
     let gate = operator.gate.clone();
     tokio::spawn(async move {
         let (mut status, mut reloads) = (tailnet.node.status(), gate.reloads());
-        let mut open: HashMap<SocketAddr, JoinHandle<()>> = HashMap::new();
+        // By the hosts as well: what stands for others is opened anew, with a certificate for these.
+        let mut sockets: Sockets<(SocketAddr, Vec<String>)> = Sockets::default();
         let mut served: Vec<String> = Vec::new();
         let mut certificate: Option<Arc<Certificate>> = None;
         loop {
@@ -246,55 +244,39 @@ pub(super) fn serve(operator: &Operator, router: Router, leaves: Arc<Leaves>) {
             if tailscale.is_none_or(|tailscale| tailscale.operators.is_empty()) {
                 wanted.clear();
             }
-            let is_other = hosts != served;
-            open.retain(|address, task| {
-                let stays = wanted.contains(address) && !is_other && !task.is_finished();
-                if !stays {
-                    task.abort();
-                }
-                stays
-            });
-            if is_other {
+            if hosts != served {
                 certificate = None;
                 served.clone_from(&hosts);
             }
-            let mut failed = false;
-            for address in wanted {
-                if open.contains_key(&address) {
-                    continue;
+            let wanted = wanted.into_iter().map(|address| (address, hosts.clone()));
+            let open = |(address, hosts): &(SocketAddr, Vec<String>)| {
+                let listener = bind(*address, None)?;
+                let own = certificate
+                    .get_or_insert_with(|| Certificate::start(&tailnet, name.clone(), hosts, leaves.clone()));
+                let door = Door {
+                    listener,
+                    site: Arc::new(Site {
+                        scheme: "https",
+                        hosts: hosts.clone(),
+                    }),
+                    tailnet: tailnet.clone(),
+                    gate: gate.clone(),
+                    certificate: own.clone(),
+                };
+                let page = format!("https://{}/", hosts.first().map_or("", String::as_str));
+                tracing::info!(%address, page, "the admin page is served on the tailnet, for operators");
+                let served = listen::serve(door, router.clone(), listen::BOUNDS);
+                Ok(vec![tokio::spawn(served).abort_handle()])
+            };
+            sockets.keep(wanted.collect(), open, |(address, _), error, is_new| {
+                if is_new {
+                    tracing::warn!(%address, %error, "the admin page cannot be served on the tailnet");
                 }
-                match TcpListener::bind(address).await {
-                    Ok(listener) => {
-                        let own = certificate.get_or_insert_with(|| {
-                            Certificate::start(&tailnet, name.clone(), &hosts, leaves.clone())
-                        });
-                        let door = Door {
-                            listener,
-                            site: Arc::new(Site {
-                                scheme: "https",
-                                hosts: hosts.clone(),
-                            }),
-                            tailnet: tailnet.clone(),
-                            gate: gate.clone(),
-                            certificate: own.clone(),
-                        };
-                        let page = format!("https://{}/", hosts.first().map_or("", String::as_str));
-                        tracing::info!(%address, page, "the admin page is served on the tailnet, for operators");
-                        open.insert(
-                            address,
-                            tokio::spawn(listen::serve(door, router.clone(), listen::BOUNDS)),
-                        );
-                    }
-                    Err(error) => {
-                        failed = true;
-                        tracing::warn!(%address, %error, "the admin page cannot be served on the tailnet");
-                    }
-                }
-            }
+            });
             tokio::select! {
                 changed = status.changed() => if changed.is_err() { return },
                 changed = reloads.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(AGAIN), if failed => {}
+                () = tokio::time::sleep(RETRY), if !sockets.is_whole() => {}
             }
         }
     });

@@ -2,11 +2,12 @@
 //! connections to it, the local routes of the virtual ranges, the systemd units.
 //!
 //! Everything is shown before it is done, what is there already is left alone, and `--remove` takes
-//! all of it away again.
+//! all of it away again. `--watch` keeps the table as it was written.
 
 mod change;
 mod table;
 mod unit;
+mod watch;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -32,6 +33,9 @@ pub struct Args {
     /// Take away what an earlier run has written.
     #[arg(long)]
     remove: bool,
+    /// Load the table anew whenever it was changed or taken away; tailkeep-intercept.service runs this.
+    #[arg(long, conflicts_with = "remove")]
+    watch: bool,
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
@@ -50,6 +54,9 @@ struct Wanted {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.watch {
+        return watch::run();
+    }
     let is_name = |text: &str| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         !text.is_empty() && text.len() < 32 && text.bytes().all(plain)

@@ -2,16 +2,28 @@
 //! policy file lacks; and how a person logs it in.
 
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::Value;
 
 use super::Format;
+use crate::admin::Lock;
 use crate::admin::client::Reach;
-use crate::ingress::tailnet::login;
+use crate::ingress::tailnet::guard::Guarded;
+use crate::ingress::tailnet::routes::Routes;
+use crate::ingress::tailnet::{LocalApi, LocalApiError, Plan, login};
+use crate::policy::{Policy, source};
 
 #[derive(clap::Args)]
 pub struct Args {
+    /// Take the routes back that a gateway left declared which ended by a crash; its service runs this, so that
+    /// the tailnet leads agents to another gateway.
+    #[arg(long, requires = "config")]
+    withdraw: bool,
+    /// The ended gateway's configuration, for --withdraw.
+    #[arg(short, long, value_name = "PATH", requires = "withdraw")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     reach: Reach,
     /// How to print.
@@ -21,6 +33,9 @@ pub struct Args {
 
 /// 0 if every route is advertised and approved, else 1.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(config) = &args.config {
+        return withdraw(config);
+    }
     let report = args.reach.get("/v1/tailnet")?;
     let lacks = |field: &str| report[field].as_array().is_none_or(|all| !all.is_empty());
     let is_well = report["state"] == "Running" && !lacks("waiting") && !lacks("not_advertised");
@@ -29,6 +44,45 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Format::Text => print(&report, is_well),
     }
     Ok(ExitCode::from(u8::from(!is_well)))
+}
+
+fn withdraw(config: &Path) -> anyhow::Result<ExitCode> {
+    let policy = match Policy::load(source::read(config)?, &source::read_file) {
+        Ok(policy) => policy,
+        Err(errors) => {
+            super::validate::print_errors(&errors, Format::Text);
+            return Ok(ExitCode::from(1));
+        }
+    };
+    let gateway = &policy.model().gateway;
+    // A tailscaled of the gateway's own has ended with it.
+    let Some(socket) = gateway.tailscale.as_ref().and_then(|own| own.socket.as_ref()) else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    // A gateway that runs declares what it serves.
+    let _ended = Lock::take(&gateway.state_dir)?;
+    let everything = Guarded {
+        real: true,
+        via: true,
+        ..Guarded::default()
+    };
+    let mut routes = Routes::default();
+    routes.replace(Plan::of(policy.model()).advertised(&everything));
+    routes.end();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let api = LocalApi::new(socket)?;
+        let there = api.prefs().await?.advertise_routes.unwrap_or_default();
+        if let Some(rest) = routes.over(&there) {
+            api.advertise(&rest).await?;
+            println!("the routes that the gateway had declared are withdrawn");
+        }
+        Ok::<_, LocalApiError>(())
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(report: &Value, is_well: bool) {

@@ -8,6 +8,7 @@
 //! [`Live`] identity is told so, and whatever is judged later reads the facts of then. A connection
 //! whose profile is another one by them ends.
 
+pub mod budget;
 pub mod cluster;
 pub mod manifest;
 

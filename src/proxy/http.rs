@@ -18,7 +18,6 @@ pub mod activity;
 pub mod answer;
 mod ask;
 pub mod body;
-pub mod budget;
 pub mod download;
 pub mod form;
 mod head;
@@ -41,6 +40,7 @@ use super::route;
 use crate::bad_input;
 use crate::credential::Secret;
 use crate::identity::Agent;
+use crate::identity::budget::Budget;
 use crate::policy::{Credential, Endpoint, Limits};
 use crate::tls::accept::{AcceptError, greet};
 use crate::tls::{Expected, HANDSHAKE_RECORD, LeafName, Leaves, Offer};
@@ -74,6 +74,19 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// Bytes of HTTP/2 responses that are buffered for each stream.
 pub const SEND_BUFFER_BYTES_MAX: usize = 32 << 10;
 
+// A body waits in memory while it is judged, and a person may take minutes; an HTTP/2 connection
+// holds a window of what comes and a buffer for each of its streams. Without a bound an agent could
+// fill the gateway's memory with them.
+
+/// Bytes of all bodies of one agent that are held for a verdict at once. A body that finds no
+/// room is not held; its facts are unknown, and a rule that hangs on them denies.
+pub const HELD_BYTES_MAX: usize = 64 << 20;
+
+/// HTTP/2 connections of one agent at once; more are offered HTTP/1.1. With what a connection may
+/// hold ([`CONNECTION_WINDOW_BYTES`], and [`SEND_BUFFER_BYTES_MAX`] for each of
+/// [`STREAMS_MAX`] streams) that is 160 MiB at the worst.
+pub const HTTP2_PER_AGENT_MAX: usize = 32;
+
 /// What every HTTP connection shares.
 pub struct Shared<J> {
     pub judge: Arc<J>,
@@ -82,9 +95,9 @@ pub struct Shared<J> {
     /// The secret of a credential's slot, or `None` where it is missing.
     pub secrets: Arc<Secrets>,
     /// How much of each agent's bodies is held.
-    pub held: budget::Budget,
+    pub held: Budget,
     /// How many HTTP/2 connections each agent has.
-    pub http2: budget::Budget,
+    pub http2: Budget,
 }
 
 /// Where secrets come from: a credential and the name of its slot (`""` for the only one).

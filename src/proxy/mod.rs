@@ -33,7 +33,8 @@ use crate::upstream::{Dialer, Pool};
 use crate::verdict::gate::Gate;
 use crate::verdict::{Cause, Refusal};
 
-use http::budget::{Budget, HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
+use crate::identity::budget::Budget;
+use http::{HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
 use place::{Place, Places};
 use route::{Destination, Route};
 use whoami::Teller;

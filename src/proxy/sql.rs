@@ -4,12 +4,12 @@ use std::io;
 use std::sync::Arc;
 
 use super::Proxy;
-use super::http::budget::Room;
 use super::postgres::{self, Context, Wait, Wire};
 use super::route::leads_to;
 use crate::audit::{Outcome, RecordId};
 use crate::credential::Secret;
 use crate::identity::Agent;
+use crate::identity::budget::Room;
 use crate::ingress::Flow;
 use crate::policy::{CredentialKind, Endpoint, Model};
 use crate::protocol::postgres::Grammar;

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use tailkeep::proxy::http::answer::DRAIN_BYTES_MAX;
-use tailkeep::proxy::http::budget::{HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
 use tailkeep::proxy::http::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use tailkeep::proxy::http::{HEAD_BYTES_MAX, HEADERS_MAX, STREAMS_MAX};
+use tailkeep::proxy::http::{HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::agent::{Raw, ask, http2};

@@ -180,3 +180,38 @@ fn an_orderly_end_hands_the_routes_over_with_a_device() {
 fn an_orderly_end_hands_the_routes_over_without_a_device() {
     an_orderly_end_hands_the_routes_over(Device::None);
 }
+
+#[test]
+fn a_crash_beside_a_living_tailscaled_keeps_no_agent_from_the_other() {
+    let Some(mut scene) = scene(Device::Tun) else {
+        return;
+    };
+    assert_eq!(scene.agent.says("select id from orders"), "7\n");
+    let withdraw = |site: &Site| {
+        let mut command = site.node.machine.command(env!("CARGO_BIN_EXE_tailkeep"));
+        command.args(["tailnet", "--withdraw", "-c"]);
+        command.arg(site.folder.join("policy.hcl")).output().unwrap()
+    };
+    let refused = withdraw(&scene.first);
+    assert!(!refused.status.success(), "a gateway that runs keeps its routes");
+    scene.first.gateway.kill();
+    let node = scene.world.control.node("gw-1");
+    assert_eq!(
+        node["Primary"],
+        json!(VIRTUAL),
+        "its tailscaled knows nothing of it"
+    );
+    assert_ne!(
+        scene.agent.tries("select id from orders"),
+        "7\n",
+        "nobody is there"
+    );
+    // What its unit does after it.
+    let done = withdraw(&scene.first);
+    assert!(done.status.success(), "{done:?}");
+    scene.until_leads_to("gw-2");
+    scene.until_served("the second gateway serves");
+    scene.first.restart();
+    scene.until_leads_to("gw-1");
+    scene.until_served("the first gateway serves again");
+}

@@ -14,6 +14,7 @@ mod certificate;
 mod database;
 mod deciding;
 mod failover;
+mod flushed;
 mod granted;
 mod kept;
 mod killed;

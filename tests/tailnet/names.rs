@@ -5,18 +5,7 @@ use std::io::{Read as _, Write as _};
 use serde_json::json;
 
 use crate::lab::{POLICY, Tailscaled, World, until};
-use crate::real::{attached, service};
-
-const PROFILES: &str = r#"
-profile "ci" {
-  tags      = ["tag:agent-ci"]
-  endpoints = [http.api]
-}
-rule "all" {
-  endpoint = http.api
-  verdict  = "allow"
-}
-"#;
+use crate::real::{CI_ALL, attached, service};
 
 /// The code of an answer over TCP, and how many records it has.
 fn ask(agent: &Tailscaled, server: &str, name: &str, kind: u16) -> (u8, u8) {
@@ -50,7 +39,7 @@ fn exchange(agent: &Tailscaled, server: &str, query: &[u8]) -> Option<Vec<u8>> {
 
 fn names_are_answered(mut world: World) {
     let node = world.gateway_node("gw");
-    let gateway = attached(&world, &node, PROFILES);
+    let gateway = attached(&world, &node, CI_ALL);
     gateway.until_says("names are answered");
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
     let dev = world.agent("dev-1", &["tag:agent-dev"]);
@@ -87,7 +76,7 @@ fn the_machines_own_resolver_finds_the_endpoints_by_split_dns() {
     };
     let node = world.gateway_node("gw");
     let _service = service(&node);
-    let gateway = attached(&world, &node, PROFILES);
+    let gateway = attached(&world, &node, CI_ALL);
     gateway.until_says("names are answered");
     world
         .control
@@ -127,7 +116,7 @@ fn a_port_that_another_resolver_has_takes_nothing_else_away() {
     // Kept open: a program whose output nobody takes ends.
     let mut says = squatter.stdout.take().unwrap();
     says.read_exact(&mut [0; 6]).unwrap();
-    let gateway = attached(&world, &node, PROFILES);
+    let gateway = attached(&world, &node, CI_ALL);
     gateway.until_says("another resolver has the port");
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
     ci.until_routes();

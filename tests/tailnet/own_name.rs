@@ -8,18 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::lab::{Machine, POLICY, SOON, World, until};
-use crate::real::{attached, service};
-
-const PROFILES: &str = r#"
-profile "ci" {
-  tags      = ["tag:agent-ci"]
-  endpoints = [http.api]
-}
-rule "all" {
-  endpoint = http.api
-  verdict  = "allow"
-}
-"#;
+use crate::real::{CI_ALL, attached, service};
 
 /// What a program on a machine is answered by a port of it; empty where that closes or refuses.
 fn local(machine: &Arc<Machine>, to: &str) -> String {
@@ -42,7 +31,7 @@ fn local(machine: &Arc<Machine>, to: &str) -> String {
 fn the_gateways_name_says_who_asks(mut world: World) {
     let node = world.gateway_node("gw");
     let _service = service(&node);
-    let gateway = attached(&world, &node, PROFILES);
+    let gateway = attached(&world, &node, CI_ALL);
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
     let dev = world.agent("dev-1", &["tag:agent-dev"]);
     ci.until_routes();
@@ -102,7 +91,7 @@ fn magic_dns_leads_programs_to_it() {
         return;
     };
     let node = world.gateway_node("gw");
-    let _gateway = attached(&world, &node, PROFILES);
+    let _gateway = attached(&world, &node, CI_ALL);
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
     ci.set(json!({ "CorpDNS": true }));
     ci.until_routes();
@@ -142,7 +131,7 @@ fn a_port_that_others_have_is_said_and_takes_nothing_else_away() {
     until("the port is taken", || {
         !local(&node.machine, "127.0.0.1:80").is_empty()
     });
-    let gateway = attached(&world, &node, PROFILES);
+    let gateway = attached(&world, &node, CI_ALL);
     let report = || {
         let output = gateway.operator(&["tailnet"]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()

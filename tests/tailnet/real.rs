@@ -56,6 +56,18 @@ endpoint "http" "api" {{
     gateway
 }
 
+/// Who has tag:agent-ci may do all with the API.
+pub const CI_ALL: &str = r#"
+profile "ci" {
+  tags      = ["tag:agent-ci"]
+  endpoints = [http.api]
+}
+rule "all" {
+  endpoint = http.api
+  verdict  = "allow"
+}
+"#;
+
 /// Who has tag:agent-ci may read the API.
 pub const CI_READS: &str = r#"
 profile "ci" {

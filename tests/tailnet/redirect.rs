@@ -132,17 +132,17 @@ profile "ci" {{
     )
 }
 
-struct Scene {
+pub struct Scene {
     _database: Database,
-    gateway: Gateway,
+    pub gateway: Gateway,
     config: std::path::PathBuf,
-    node: Tailscaled,
+    pub node: Tailscaled,
     _production: Machine,
-    world: World,
+    pub world: World,
 }
 
 /// `as_nobody`: the gateway runs as an account that tailscaled does not.
-fn scene(rest: &str, as_nobody: bool) -> Option<Scene> {
+pub fn scene(rest: &str, as_nobody: bool) -> Option<Scene> {
     let mut world = World::root(TAILNET)?;
     let node = world.gateway_node("gw");
     // What setup leaves there is this machine's own, as its /etc is.
@@ -196,7 +196,7 @@ fn setup(machine: &Machine, config: &std::path::Path, user: &str, rest: &[&str])
     output
 }
 
-fn psql(agent: &Machine, host: &str, sql: &str) -> String {
+pub fn psql(agent: &Machine, host: &str, sql: &str) -> String {
     let output = agent
         .command("psql")
         .env("PGCONNECT_TIMEOUT", "10")

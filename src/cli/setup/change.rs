@@ -91,7 +91,9 @@ pub(super) fn removal() -> Vec<Change> {
         changes.push(may_fail(words.map(str::to_owned).to_vec()));
     } else {
         // What the unit would do when it is stopped; its own lines know the ranges of that time.
-        let stop = unit.lines().filter_map(|line| line.strip_prefix("ExecStop=-"));
+        let stop = unit
+            .lines()
+            .filter_map(|line| line.strip_prefix("ExecStopPost=-"));
         let words = |line: &str| line.split(' ').map(str::to_owned).collect();
         changes.extend(stop.map(words).map(may_fail));
     }

@@ -19,6 +19,8 @@ User={user}
 Group={user}
 ExecStart={program} gateway -c {config}
 ExecReload=/bin/kill -HUP $MAINPID
+# After a crash: the tailnet leads agents to another gateway, if there is one.
+ExecStopPost=-{program} tailnet --withdraw -c {config}
 Restart=on-failure
 RestartSec=2
 # Routes are withdrawn and the audit log is flushed before it ends.
@@ -80,13 +82,18 @@ After=nftables.service
 # A firewall that starts anew flushes every table.
 PartOf=nftables.service
 ReloadPropagatedFrom=nftables.service
+StartLimitIntervalSec=0
 
 [Service]
-Type=oneshot
-RemainAfterExit=yes
+Type=exec
+Restart=always
+RestartSec=200ms
 RuntimeDirectory=tailkeep
 RuntimeDirectoryMode=0755
-{start}{reload}{stop}\
+{start}\
+# Loads the table anew whenever somebody has flushed it.
+ExecStart={program} setup --watch
+{reload}{stop}\
 CapabilityBoundingSet=CAP_NET_ADMIN
 NoNewPrivileges=yes
 ProtectSystem=strict
@@ -99,9 +106,10 @@ SystemCallArchitectures=native
 [Install]
 WantedBy=multi-user.target
 ",
-        start = lines("ExecStart=", &doing),
+        program = quoted(&wanted.program.to_string_lossy()),
+        start = lines("ExecStartPre=", &doing),
         reload = lines("ExecReload=", &doing),
-        stop = lines("ExecStop=-", &undoing(&wanted.names)),
+        stop = lines("ExecStopPost=-", &undoing(&wanted.names)),
     )
 }
 

@@ -7,24 +7,24 @@
 //! Invariants: who is nobody, or has no profile, learns nothing (REFUSED, or a closed connection);
 //! no peer takes the places of others; a port that cannot be had takes nothing else away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use super::directory::Directory;
-use super::listener::RETRY;
 use super::localapi::{Protocol, Status};
 use super::redirect::Device;
+use super::sockets::{RETRY, Sockets, bind};
 use crate::identity::Identity;
+use crate::identity::budget::Budget;
 use crate::ingress::dns::{Answerer, refused};
-use crate::proxy::http::budget::Budget;
 
 /// Queries that are being answered. Those beyond it are dropped; a resolver asks again.
 pub const QUERIES_MAX: usize = 256;
@@ -71,46 +71,29 @@ impl NameServer {
 
     /// Serves `port` of the node's addresses, as they are, for as long as `status` changes.
     pub async fn run(self, port: u16, mut status: watch::Receiver<Option<Status>>) {
-        let mut open: BTreeMap<Place, Vec<AbortHandle>> = BTreeMap::new();
-        let mut failed: BTreeSet<Place> = BTreeSet::new();
+        let mut sockets = Sockets::default();
         loop {
             let wanted = status
                 .borrow_and_update()
                 .as_ref()
                 .map(|status| places(status, port));
+            // While tailscaled is not heard, nobody can be asked for; the sockets stay as they are.
             if let Some(wanted) = wanted {
-                open.retain(|place, tasks| {
-                    let stays = wanted.contains(place);
-                    if !stays {
-                        tasks.iter().for_each(AbortHandle::abort);
-                    }
-                    stays
-                });
-                let before = std::mem::take(&mut failed);
-                for place in wanted
-                    .into_iter()
-                    .filter(|place| !open.contains_key(place))
-                    .collect::<Vec<_>>()
-                {
-                    match self.serve(&place) {
-                        Ok(tasks) => {
-                            open.insert(place, tasks);
+                sockets.keep(
+                    wanted,
+                    |place| self.serve(place),
+                    |(address, _), error, is_new| {
+                        if is_new {
+                            tracing::error!(%address, %error, hint = hint(error), "names are not answered here");
                         }
-                        Err(error) => {
-                            if !before.contains(&place) {
-                                tracing::error!(address = %place.0, %error, hint = hint(&error), "names are not answered here");
-                            }
-                            failed.insert(place);
-                        }
-                    }
-                }
+                    },
+                );
             }
             tokio::select! {
-                changed = status.changed() => if changed.is_err() { break },
-                () = tokio::time::sleep(RETRY), if !failed.is_empty() => {}
+                changed = status.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RETRY), if !sockets.is_whole() => {}
             }
         }
-        open.values().flatten().for_each(AbortHandle::abort);
     }
 
     fn serve(&self, (address, device): &Place) -> io::Result<Vec<AbortHandle>> {
@@ -119,20 +102,12 @@ impl NameServer {
             socket2::Type::DGRAM.nonblocking(),
             None,
         )?;
-        let tcp = match address.ip() {
-            IpAddr::V4(_) => TcpSocket::new_v4()?,
-            IpAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        tcp.set_reuseaddr(true)?;
         if let Some(device) = device {
-            let name = Some(device.name.as_bytes());
-            udp.bind_device(name)?;
-            socket2::SockRef::from(&tcp).bind_device(name)?;
+            udp.bind_device(Some(device.name.as_bytes()))?;
         }
         udp.bind(&(*address).into())?;
-        tcp.bind(*address)?;
+        let tcp = bind(*address, device.as_ref())?;
         let udp = Arc::new(UdpSocket::from_std(udp.into())?);
-        let tcp = tcp.listen(64)?;
         tracing::info!(%address, "names are answered");
         Ok(vec![
             tokio::spawn(self.clone().datagrams(udp)).abort_handle(),

@@ -38,9 +38,15 @@ pub enum Unguarded {
     )]
     NoTable(String),
     #[error(
-        "{0} is not local to this machine, so that its other routes would lead agents on: run `tailkeep setup`, or          ip route add local {0} dev lo"
+        "{0} is not local to this machine, so that its other routes would lead agents on: run `tailkeep setup`, or \
+         ip route add local {0} dev lo"
     )]
     NotLocal(IpNet),
+    #[error(
+        "the kernel does not say whether {0} is local to this machine ({1}): let the gateway open AF_NETLINK sockets \
+         (RestrictAddressFamilies= of its unit, or its container's seccomp profile)"
+    )]
+    Unknown(IpNet, String),
 }
 
 /// What may be advertised besides the virtual ranges.
@@ -57,10 +63,10 @@ pub struct Guarded {
 impl Guarded {
     /// With the ranges of which [`local::elsewhere`](super::local::elsewhere) said so.
     #[must_use]
-    pub fn but_for(mut self, elsewhere: Vec<IpNet>) -> Self {
-        self.missing
-            .extend(elsewhere.iter().copied().map(Unguarded::NotLocal));
-        self.elsewhere = elsewhere;
+    pub fn but_for(mut self, elsewhere: Vec<(IpNet, Unguarded)>) -> Self {
+        let why;
+        (self.elsewhere, why) = elsewhere.into_iter().unzip();
+        self.missing.extend::<Vec<_>>(why);
         self
     }
 }

@@ -5,17 +5,16 @@
 //! every other is refused by the kernel. A socket on the wildcard address would take the ports of
 //! the machine's other services.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::AbortHandle;
 
 use super::directory::By;
 use super::door::Door;
+use super::sockets::{BACKLOG, RETRY, Sockets};
 use crate::identity::manifest::{HOST, PORT};
 use crate::ingress::dns::Names;
 use crate::policy::Model;
@@ -23,18 +22,11 @@ use crate::policy::Model;
 /// Sockets at most; each is a file descriptor.
 pub const SOCKETS_MAX: usize = 4096;
 
-/// Connections that the kernel holds for one socket until they are taken.
-pub(super) const BACKLOG: u32 = 1024;
-
-/// How long until a socket that could not be made is tried again.
-pub(super) const RETRY: Duration = Duration::from_secs(5);
-
 /// The sockets, and who waits at them.
 pub struct Listener {
     names: Arc<Names>,
     door: Door,
-    open: BTreeMap<SocketAddr, AbortHandle>,
-    failed: BTreeSet<SocketAddr>,
+    sockets: Sockets<SocketAddr>,
 }
 
 impl Listener {
@@ -43,8 +35,7 @@ impl Listener {
         Listener {
             names,
             door,
-            open: BTreeMap::new(),
-            failed: BTreeSet::new(),
+            sockets: Sockets::default(),
         }
     }
 
@@ -65,7 +56,7 @@ impl Listener {
             tokio::select! {
                 () = policy_changed => {}
                 changed = names.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RETRY), if !self.failed.is_empty() => {}
+                () = tokio::time::sleep(RETRY), if !self.sockets.is_whole() => {}
                 () = self.door.closed() => return,
             }
         }
@@ -96,41 +87,19 @@ impl Listener {
     }
 
     fn keep(&mut self, wanted: BTreeSet<SocketAddr>) {
-        self.open.retain(|address, task| {
-            let stays = wanted.contains(address) && !task.is_finished();
-            if !stays {
-                task.abort();
+        let door = &self.door;
+        let open = |address: &SocketAddr| {
+            // Who dialled a virtual address wanted it.
+            let dialled = |stream: &TcpStream| Ok(stream.local_addr()?);
+            let served = door.clone().serve(bind(*address)?, By::Peer, dialled);
+            Ok(vec![tokio::spawn(served).abort_handle()])
+        };
+        self.sockets.keep(wanted, open, |address, error, is_new| {
+            // Said once for each address, since most are not there for one reason.
+            if is_new {
+                tracing::error!(%address, %error, hint = hint(error), "peers of the tailnet cannot be served here");
             }
-            stays
         });
-        let mut failed = BTreeSet::new();
-        for address in wanted {
-            if self.open.contains_key(&address) {
-                continue;
-            }
-            match bind(address) {
-                Ok(socket) => {
-                    // Who dialled a virtual address wanted it.
-                    let dialled = |stream: &TcpStream| Ok(stream.local_addr()?);
-                    let task = tokio::spawn(self.door.clone().serve(socket, By::Peer, dialled));
-                    self.open.insert(address, task.abort_handle());
-                }
-                Err(error) => {
-                    // Said once for each address, since most are not there for one reason.
-                    if !self.failed.contains(&address) {
-                        tracing::error!(%address, %error, hint = hint(&error), "peers of the tailnet cannot be served here");
-                    }
-                    failed.insert(address);
-                }
-            }
-        }
-        self.failed = failed;
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.open.values().for_each(AbortHandle::abort);
     }
 }
 

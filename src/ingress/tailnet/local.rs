@@ -9,27 +9,30 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
-use rtnetlink::packet_route::route::RouteType;
+use nix::errno::Errno;
+use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-/// Those of the ranges of which the kernel does not say that they are local; all of them where it
-/// does not answer.
-pub async fn elsewhere(nets: &[IpNet]) -> Vec<IpNet> {
+use super::guard::Unguarded;
+
+/// Those of the ranges of which the kernel does not say that they are local, and why; all of them
+/// where it does not answer.
+pub async fn elsewhere(nets: &[IpNet]) -> Vec<(IpNet, Unguarded)> {
     if nets.is_empty() {
         return Vec::new();
     }
     let (connection, handle, _) = match rtnetlink::new_connection() {
         Ok(opened) => opened,
         Err(error) => {
-            tracing::debug!(%error, "the kernel's routes cannot be asked for");
-            return nets.to_vec();
+            let unknown = |net: &IpNet| (*net, Unguarded::Unknown(*net, error.to_string()));
+            return nets.iter().map(unknown).collect();
         }
     };
     let task = tokio::spawn(connection);
     let mut found = Vec::new();
     for net in nets {
-        if !is_local(&handle, *net).await {
-            found.push(*net);
+        if let Err(why) = is_local(&handle, *net).await {
+            found.push((*net, why));
         }
     }
     task.abort();
@@ -37,7 +40,7 @@ pub async fn elsewhere(nets: &[IpNet]) -> Vec<IpNet> {
 }
 
 /// Its ends and its middle: a single address may be local as one of this machine's own.
-async fn is_local(handle: &Handle, net: IpNet) -> bool {
+async fn is_local(handle: &Handle, net: IpNet) -> Result<(), Unguarded> {
     let middle = match net {
         IpNet::V4(net) => {
             let (low, high) = (u32::from(net.network()), u32::from(net.broadcast()));
@@ -49,14 +52,12 @@ async fn is_local(handle: &Handle, net: IpNet) -> bool {
         }
     };
     for address in [net.network(), middle, net.broadcast()] {
-        if kind(handle, address).await != Some(RouteType::Local) {
-            return false;
-        }
+        judge(net, ask(handle, address).await)?;
     }
-    true
+    Ok(())
 }
 
-async fn kind(handle: &Handle, address: IpAddr) -> Option<RouteType> {
+async fn ask(handle: &Handle, address: IpAddr) -> Result<Option<RouteMessage>, rtnetlink::Error> {
     let question = match address {
         IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(v4, 32)
@@ -65,11 +66,22 @@ async fn kind(handle: &Handle, address: IpAddr) -> Option<RouteType> {
             .destination_prefix(v6, 128)
             .build(),
     };
-    let mut answers = std::pin::pin!(handle.route().get(question).execute());
-    match answers.try_next().await {
-        Ok(found) => found.map(|route| route.header.kind),
-        // No way there at all is none of ours.
-        Err(_) => None,
+    std::pin::pin!(handle.route().get(question).execute())
+        .try_next()
+        .await
+}
+
+/// What an answer says of a range. No way there at all is none of ours; that nobody may ask is
+/// mended elsewhere than in the routes.
+fn judge(net: IpNet, answer: Result<Option<RouteMessage>, rtnetlink::Error>) -> Result<(), Unguarded> {
+    match answer {
+        Ok(Some(route)) if route.header.kind == RouteType::Local => Ok(()),
+        Ok(_) => Err(Unguarded::NotLocal(net)),
+        Err(rtnetlink::Error::NetlinkError(told)) => match Errno::from_raw(-told.raw_code()) {
+            Errno::EPERM | Errno::EACCES => Err(Unguarded::Unknown(net, told.to_string())),
+            _ => Err(Unguarded::NotLocal(net)),
+        },
+        Err(error) => Err(Unguarded::Unknown(net, error.to_string())),
     }
 }
 
@@ -89,9 +101,28 @@ mod tests {
             "2001:db8::/64",
             "::/64",
         ]);
-        assert_eq!(
-            elsewhere(&all).await,
-            nets(&["198.51.100.0/24", "2001:db8::/64", "::/64"])
-        );
+        let wrong = nets(&["198.51.100.0/24", "2001:db8::/64", "::/64"]);
+        let found = wrong.into_iter().map(|net| (net, Unguarded::NotLocal(net)));
+        assert_eq!(elsewhere(&all).await, found.collect::<Vec<_>>());
+    }
+
+    /// Under seccomp or SELinux: the route may well be there, and to add it again helps nobody.
+    #[test]
+    fn who_may_not_ask_is_told_so() {
+        let net: IpNet = "10.78.0.0/16".parse().unwrap();
+        let answer = |code: Errno| {
+            let mut told = rtnetlink::packet_core::ErrorMessage::default();
+            told.code = std::num::NonZeroI32::new(-(code as i32));
+            judge(net, Err(rtnetlink::Error::NetlinkError(told)))
+        };
+        for refused in [Errno::EPERM, Errno::EACCES] {
+            let why = answer(refused).unwrap_err();
+            assert!(matches!(&why, Unguarded::Unknown(of, _) if *of == net));
+            assert!(why.to_string().contains("AF_NETLINK") && !why.to_string().contains("ip route add"));
+        }
+        assert_eq!(answer(Errno::ENETUNREACH), Err(Unguarded::NotLocal(net)));
+        let gone = judge(net, Err(rtnetlink::Error::RequestFailed));
+        assert!(matches!(gone, Err(Unguarded::Unknown(..))));
+        assert_eq!(judge(net, Ok(None)), Err(Unguarded::NotLocal(net)));
     }
 }

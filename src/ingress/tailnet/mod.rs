@@ -7,7 +7,7 @@
 //!   counts questions in vain.
 //! - [`door`] takes connections and has them asked for.
 //! - [`listener`] has a socket for every virtual address and port that the policy claims;
-//!   [`redirect`] those that connections to real addresses are turned to.
+//!   [`redirect`] those that connections to real addresses are turned to; [`sockets`] keeps them all.
 //! - [`dns`] answers the endpoints' names on the node's addresses; [`own`] takes what asks the gateway's
 //!   own name over HTTP.
 //! - [`guard`] says what may be advertised without a way round the gateway, [`local`] which ranges end
@@ -41,6 +41,7 @@ pub mod own;
 pub mod port;
 pub mod redirect;
 pub mod routes;
+pub mod sockets;
 pub mod whois;
 
 pub use daemon::{Daemon, DaemonError};

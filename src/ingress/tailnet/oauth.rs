@@ -100,11 +100,16 @@ struct Key {
 /// # Errors
 /// See [`OauthError`].
 pub async fn key(given: &Secret, tags: &[String]) -> Result<Secret, OauthError> {
+    key_within(given, tags, ANSWER_WAIT).await
+}
+
+/// As [`key`]; `wait` is for each of its two answers.
+async fn key_within(given: &Secret, tags: &[String], wait: Duration) -> Result<Secret, OauthError> {
     let client = read(given)?;
     let down = |error: reqwest::Error| OauthError::Down(client.api.clone(), error.without_url().to_string());
     let http = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(ANSWER_WAIT)
+        .timeout(wait)
         .build()
         .map_err(down)?;
     let secret = utf8_percent_encode(client.secret, NON_ALPHANUMERIC);
@@ -195,6 +200,57 @@ mod tests {
         ] {
             let clear = options(&format!("tskey-client-a?baseURL={api}"));
             assert!(matches!(clear, Err(OauthError::Clear(_))), "{api}");
+        }
+    }
+
+    /// An API that takes one connection, and answers its first request with this; it closes it at the second
+    /// or never.
+    fn api(answer: Vec<u8>, closes: bool) -> Secret {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = [0; 4096];
+            assert!(stream.read(&mut asked).unwrap() > 0);
+            let _ = stream.write_all(&answer);
+            while stream.read(&mut asked).is_ok_and(|read| read > 0) && !closes {}
+        });
+        Secret::new(format!("tskey-client-a?baseURL={url}").into_bytes())
+    }
+
+    #[tokio::test]
+    async fn an_api_that_does_not_answer_is_waited_for_no_longer_than_so() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"] {
+            let client = api(answer.as_bytes().to_vec(), false);
+            let asked = key_within(&client, &[], Duration::from_millis(50));
+            // Without a limit it would never end.
+            let failed = tokio::time::timeout(ANSWER_WAIT, asked).await;
+            assert!(matches!(failed, Ok(Err(OauthError::Down(..)))), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_a_size() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let token = br#"{"access_token":"t"}"#;
+        for (bytes, is_read) in [(ANSWER_BYTES_MAX, true), (ANSWER_BYTES_MAX + 1, false)] {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
+            let space = vec![b' '; bytes - token.len()];
+            let client = api([head.as_bytes(), token, &space].concat(), true);
+            // With the token it would ask for the key, and nobody is there any more.
+            let failed = key(&client, &[]).await.err().unwrap();
+            assert_eq!(
+                matches!(failed, OauthError::Down(..)),
+                is_read,
+                "{bytes}: {failed}"
+            );
+            assert_eq!(
+                matches!(failed, OauthError::Answer),
+                !is_read,
+                "{bytes}: {failed}"
+            );
         }
     }
 }

@@ -6,19 +6,18 @@
 //! Invariant: a port that cannot be had takes nothing else away. It is said once, [`Called`] has it,
 //! and it is tried again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
 use super::directory::By;
 use super::door::Door;
-use super::listener::RETRY;
 use super::localapi::Status;
-use super::redirect::{self, Device};
+use super::redirect::Device;
+use super::sockets::{RETRY, Sockets, bind};
 use crate::identity::manifest::PORT;
 
 /// How peers of the tailnet call the gateway.
@@ -71,7 +70,7 @@ type Place = (SocketAddr, Option<Device>, IpAddr);
 pub struct Own {
     door: Door,
     called: watch::Sender<Called>,
-    open: BTreeMap<Place, AbortHandle>,
+    sockets: Sockets<Place>,
 }
 
 impl Own {
@@ -80,7 +79,7 @@ impl Own {
         Own {
             door,
             called,
-            open: BTreeMap::new(),
+            sockets: Sockets::default(),
         }
     }
 
@@ -100,32 +99,17 @@ impl Own {
 
     /// Whether there are all sockets that there should be.
     fn keep(&mut self, status: &Status) -> bool {
-        let wanted = places(status);
-        self.open.retain(|place, task| {
-            let stays = wanted.contains(place) && !task.is_finished();
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
         let mut called = Called::of(status);
-        for place in wanted {
-            if self.open.contains_key(&place) {
-                continue;
-            }
-            match redirect::bind(place.0, place.1.as_ref()) {
-                Ok(socket) => {
-                    let own = SocketAddr::new(place.2, PORT);
-                    let task = self
-                        .door
-                        .clone()
-                        .serve(socket, By::Peer, move |_: &TcpStream| Ok(own));
-                    self.open.insert(place, tokio::spawn(task).abort_handle());
-                }
-                Err(error) => called.silent = Some(why(place.0, &error)),
-            }
-        }
-        let is_whole = called.silent.is_none();
+        let door = &self.door;
+        let open = |(address, device, ip): &Place| {
+            let socket = bind(*address, device.as_ref())?;
+            let own = SocketAddr::new(*ip, PORT);
+            let served = door.clone().serve(socket, By::Peer, move |_: &TcpStream| Ok(own));
+            Ok(vec![tokio::spawn(served).abort_handle()])
+        };
+        self.sockets.keep(places(status), open, |place, error, _| {
+            called.silent = Some(why(place.0, error));
+        });
         self.called.send_if_modified(|before| {
             if let Some(why) = called.silent.as_ref().filter(|_| before.silent != called.silent) {
                 tracing::info!("agents are not told who they are at the gateway's own name: {why}");
@@ -134,13 +118,7 @@ impl Own {
             *before = called;
             is_other
         });
-        is_whole
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        self.open.values().for_each(AbortHandle::abort);
+        self.sockets.is_whole()
     }
 }
 

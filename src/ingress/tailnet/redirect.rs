@@ -10,19 +10,17 @@
 //! Invariants: the sockets hear the tailnet's device, or the loopback, alone; a connection that was
 //! not redirected, or whose destination is of no route of ours, is closed.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
 use super::directory::By;
 use super::door::{Astray, Door};
-use super::listener::{BACKLOG, RETRY};
 use super::localapi::Status;
 use super::routes::Plan;
+use super::sockets::{RETRY, Sockets, bind};
 
 /// One socket: its address, and the device that it hears.
 type Place = (SocketAddr, Device);
@@ -59,8 +57,7 @@ pub struct Redirect {
     door: Door,
     port: u16,
     plan: watch::Receiver<Plan>,
-    open: BTreeMap<Place, AbortHandle>,
-    failed: BTreeSet<Place>,
+    sockets: Sockets<Place>,
 }
 
 impl Redirect {
@@ -70,8 +67,7 @@ impl Redirect {
             door,
             port,
             plan,
-            open: BTreeMap::new(),
-            failed: BTreeSet::new(),
+            sockets: Sockets::default(),
         }
     }
 
@@ -90,54 +86,32 @@ impl Redirect {
             tokio::select! {
                 changed = self.plan.changed() => if changed.is_err() { return },
                 changed = status.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RETRY), if !self.failed.is_empty() => {}
+                () = tokio::time::sleep(RETRY), if !self.sockets.is_whole() => {}
                 () = self.door.closed() => return,
             }
         }
     }
 
     fn keep(&mut self, wanted: BTreeSet<Place>) {
-        self.open.retain(|place, task| {
-            let stays = wanted.contains(place) && !task.is_finished();
-            if !stays {
-                task.abort();
+        let (door, plan) = (&self.door, &self.plan);
+        let open = |(address, device): &Place| {
+            let socket = bind(*address, Some(device))?;
+            tracing::info!(%address, device = device.name, "redirected connections are served");
+            let by = match address.ip().is_loopback() {
+                true => By::Daemon,
+                false => By::Peer,
+            };
+            let plan = plan.clone();
+            let wanted = move |stream: &TcpStream| original(stream, &plan.borrow(), by);
+            let served = door.clone().serve(socket, by, wanted);
+            Ok(vec![tokio::spawn(served).abort_handle()])
+        };
+        self.sockets.keep(wanted, open, |(address, device), error, is_new| {
+            if is_new {
+                let hint = "another service may have the port: gateway { tailscale { redirect_port = … } }";
+                tracing::error!(%address, device = device.name, %error, hint, "redirected connections cannot be served");
             }
-            stays
         });
-        let mut failed = BTreeSet::new();
-        for place in wanted {
-            if self.open.contains_key(&place) {
-                continue;
-            }
-            match bind(place.0, Some(&place.1)) {
-                Ok(socket) => {
-                    tracing::info!(address = %place.0, device = place.1.name, "redirected connections are served");
-                    let by = match place.0.ip().is_loopback() {
-                        true => By::Daemon,
-                        false => By::Peer,
-                    };
-                    let plan = self.plan.clone();
-                    let wanted = move |stream: &TcpStream| original(stream, &plan.borrow(), by);
-                    let task = tokio::spawn(self.door.clone().serve(socket, by, wanted));
-                    self.open.insert(place, task.abort_handle());
-                }
-                Err(error) => {
-                    if !self.failed.contains(&place) {
-                        let hint =
-                            "another service may have the port: gateway { tailscale { redirect_port = … } }";
-                        tracing::error!(address = %place.0, device = place.1.name, %error, hint, "redirected connections cannot be served");
-                    }
-                    failed.insert(place);
-                }
-            }
-        }
-        self.failed = failed;
-    }
-}
-
-impl Drop for Redirect {
-    fn drop(&mut self) {
-        self.open.values().for_each(AbortHandle::abort);
     }
 }
 
@@ -153,21 +127,6 @@ fn places(plan: &Plan, status: Option<&Status>, port: u16) -> Option<BTreeSet<Pl
     }
     let place = |ip: IpAddr| Some((SocketAddr::new(ip, port), Device::of(ip)?));
     Some(all.into_iter().filter_map(place).collect())
-}
-
-/// A socket that hears one device alone, if one is given.
-pub(super) fn bind(address: SocketAddr, device: Option<&Device>) -> io::Result<TcpListener> {
-    let socket = match address.ip() {
-        IpAddr::V4(_) => TcpSocket::new_v4()?,
-        IpAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    if let Some(device) = device {
-        // The machine's other networks must not reach it, whatever they route here.
-        socket2::SockRef::from(&socket).bind_device(Some(device.name.as_bytes()))?;
-    }
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }
 
 /// What a redirected connection was to reach.

@@ -175,6 +175,7 @@ fn may_be_route(net: IpNet) -> bool {
 mod tests {
     use super::*;
 
+    use crate::ingress::tailnet::guard::Unguarded;
     use crate::policy::{Policy, Source};
 
     fn all() -> Guarded {
@@ -207,7 +208,7 @@ mod tests {
             names: nets.clone(),
             ..Plan::default()
         };
-        let guarded = Guarded::default().but_for(vec![nets[0]]);
+        let guarded = Guarded::default().but_for(vec![(nets[0], Unguarded::NotLocal(nets[0]))]);
         assert_eq!(plan.advertised(&guarded), [nets[1]]);
         assert!(
             guarded.missing[0]

@@ -10,7 +10,6 @@ use super::super::hcl::{Fields, Spot};
 use super::super::model::TAILNET_RANGES;
 use super::super::{Endpoint, HostPattern, Tailscale, Via};
 use super::Loader;
-use super::gateway::INERT;
 
 /// Ranges of this machine or link alone, which no other node can be led to.
 const OWN_RANGES: [&str; 6] = [
@@ -70,7 +69,17 @@ impl<'a> Loader<'a> {
                 "the tailscaled behind `socket` has its own, and the gateway does not start with both",
             );
         }
-        fields.inert(&["oauth_client_id", "state_dir"], INERT);
+        fields.inert(
+            &["oauth_client_id"],
+            "the client's secret says which client it is",
+        );
+        fields.inert(
+            &["state_dir"],
+            match tailscale.socket {
+                Some(_) => "the tailscaled behind `socket` keeps its state where it was told to (--statedir)",
+                None => "the node's state lies in `tailscale` of the gateway's own state_dir; set that one",
+            },
+        );
         let at = fields.at;
         fields.finish();
         if tailscale.oauth_client_secret.is_some() && tailscale.tags.is_empty() {

@@ -25,11 +25,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::http::budget::Room;
 use crate::audit::{Outcome, RecordId};
 use crate::bad_input;
 use crate::credential::Secret;
 use crate::identity::Agent;
+use crate::identity::budget::Room;
 use crate::policy::{Endpoint, Limits};
 use crate::protocol::postgres::Grammar;
 use crate::protocol::postgres::choice::Candidate;

@@ -16,11 +16,11 @@ use super::start::{Connected, dial};
 use super::{Context, PREPARED_BYTES_MAX, ROOM_STEP_BYTES, STATEMENTS_MAX, ServeError, Wait, Wire};
 use crate::audit::Outcome;
 use crate::bad_input;
+use crate::identity::budget::Room;
 use crate::protocol::postgres::PgSession;
 use crate::protocol::postgres::session::Config;
 use crate::protocol::postgres::wire::{self, WireError};
 use crate::protocol::{Output, Side};
-use crate::proxy::http::budget::Room;
 use crate::verdict::{Action, Cause, Permit, Refusal};
 
 /// Bytes read at once from a side.

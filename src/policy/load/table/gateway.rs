@@ -223,9 +223,16 @@ static TAILSCALE: Table = Table {
             Shape::Texts,
             "Who reaches the admin page on the tailnet: logins, `*@domain`, `grant:NAME`.",
         ),
-        Field::inert("oauth_client_id", OTHERWISE),
-        Field::inert("oauth_client_secret", OTHERWISE),
-        Field::inert("state_dir", OTHERWISE),
+        Field::new(
+            "oauth_client_secret",
+            Shape::Text,
+            "The OAuth client's secret, by which the gateway makes itself a key; needs tags.",
+        ),
+        Field::inert("oauth_client_id", "The client's secret says which client it is."),
+        Field::inert(
+            "state_dir",
+            "The node's state lies in `tailscale` of the gateway's state_dir, or where the tailscaled behind `socket` has it.",
+        ),
     ]],
 };
 

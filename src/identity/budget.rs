@@ -1,22 +1,10 @@
-//! What one agent may have of the gateway's memory at once.
-//!
-//! A body waits in memory while it is judged, and a person may take minutes; an HTTP/2 connection
-//! holds a window of what comes and a buffer for each of its streams. Without a bound an agent could
-//! fill the gateway's memory with them.
+//! What one agent may have of something that all agents share: the gateway's memory, connections, questions
+//! that are being answered.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::identity::Identity;
-
-/// Bytes of all bodies of one agent that are held for a verdict at once. A body that finds no
-/// room is not held; its facts are unknown, and a rule that hangs on them denies.
-pub const HELD_BYTES_MAX: usize = 64 << 20;
-
-/// HTTP/2 connections of one agent at once; more are offered HTTP/1.1. With what a connection may
-/// hold ([`super::CONNECTION_WINDOW_BYTES`], and [`super::SEND_BUFFER_BYTES_MAX`] for each of
-/// [`super::STREAMS_MAX`] streams) that is 160 MiB at the worst.
-pub const HTTP2_PER_AGENT_MAX: usize = 32;
+use super::Identity;
 
 /// Who holds how much of what every agent may have an equal part of.
 #[derive(Clone, Debug)]
@@ -74,14 +62,16 @@ mod tests {
     use super::*;
     use crate::identity::Transport;
 
+    const MOST: usize = 64 << 20;
+
     #[test]
     fn an_agent_has_its_own_room_and_gets_it_back() {
-        let budget = Budget::new(HELD_BYTES_MAX);
+        let budget = Budget::new(MOST);
         let agent =
             |node: &str, address: &str| Identity::new(Transport::Wireguard, address.parse().unwrap(), node);
         let (one, two) = (&agent("one", "10.77.0.2"), &agent("two", "10.77.0.4"));
         let again = &agent("one", "fd00::7");
-        let most = budget.take(one, HELD_BYTES_MAX - 1).unwrap();
+        let most = budget.take(one, MOST - 1).unwrap();
         assert!(budget.take(one, 2).is_none());
         assert!(
             budget.take(again, 2).is_none(),
@@ -89,11 +79,11 @@ mod tests {
         );
         assert!(budget.take(one, usize::MAX).is_none());
         let last = budget.take(one, 1).unwrap();
-        assert!(budget.take(two, HELD_BYTES_MAX).is_some());
+        assert!(budget.take(two, MOST).is_some());
         drop(most);
-        assert!(budget.take(one, HELD_BYTES_MAX).is_none());
+        assert!(budget.take(one, MOST).is_none());
         drop(last);
-        assert!(budget.take(one, HELD_BYTES_MAX).is_some());
+        assert!(budget.take(one, MOST).is_some());
         assert!(budget.taken.lock().unwrap().is_empty());
     }
 }
