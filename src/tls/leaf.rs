@@ -38,7 +38,7 @@ pub enum LeafName {
 pub struct Leaf {
     certified: Arc<CertifiedKey>,
     /// When to mint anew, on the monotonic clock.
-    renew_at: Instant,
+    pub(super) renew_at: Instant,
     configs: [OnceLock<Arc<ServerConfig>>; Offer::COUNT],
     tickets: Arc<dyn ProducesTickets>,
 }

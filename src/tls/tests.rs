@@ -215,7 +215,7 @@ fn a_leaf_has_one_name_and_a_short_life() {
 #[test]
 fn leaves_are_kept_up_to_a_limit_and_minted_anew_before_they_run_out() {
     let authority = Arc::new(Authority::ephemeral().unwrap());
-    let kept = Leaves::with_bounds(authority.clone(), 8, Duration::from_secs(60)).unwrap();
+    let kept = Leaves::with_bounds(authority.clone(), 8, super::leaf::LEAF_LIFETIME).unwrap();
     for number in 0..100 {
         kept.get(&name(&format!("host-{number}.test"))).unwrap();
     }
@@ -223,6 +223,13 @@ fn leaves_are_kept_up_to_a_limit_and_minted_anew_before_they_run_out() {
     let one = kept.get(&name("again.test")).unwrap();
     let two = kept.get(&name("again.test")).unwrap();
     assert_eq!(one.der(), two.der());
+
+    // Some hours before its end.
+    let left = one.renew_at.duration_since(std::time::Instant::now());
+    assert!(
+        left <= Duration::from_secs(18 * 3600) && left > Duration::from_secs(17 * 3600),
+        "{left:?}"
+    );
 
     let stale = Leaves::with_bounds(authority, 8, Duration::ZERO).unwrap();
     let one = stale.get(&name("again.test")).unwrap();

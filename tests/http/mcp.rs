@@ -215,6 +215,7 @@ async fn what_is_no_message_or_goes_elsewhere_is_refused() {
         let (status, said) = post(&world, gateway, URL, body).await;
         assert_eq!((status, &said["error"]["code"]), (400, &json!(-32600)), "{body}");
     }
+    assert!(tailkeep::bad_input::counted(tailkeep::bad_input::Reader::Mcp, "rpc") >= 3);
     // What else the host serves is not this endpoint's.
     let (status, said) = post(&world, gateway, "http://mcp.test/admin", ping).await;
     assert_eq!(status, 404);

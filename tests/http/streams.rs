@@ -7,6 +7,7 @@ use http::{HeaderMap, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::agent::{Raw, ask, curl, curls, http2};
 use crate::server::{BIG_BYTES, BOTH, ONLY_HTTP1, Service};
@@ -275,6 +276,37 @@ async fn continue_is_said_only_when_the_body_is_wanted() {
     let mut raw = Raw::connect(gateway).await;
     raw.say(head("/echo")).await;
     assert_eq!(raw.hear().await.unwrap().status, 403);
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_say_continue_gets_the_body_all_the_same() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let policy = format!(
+        "endpoint \"http\" \"plain\" {{\n hosts = [\"plain.test\"]\n upstream = \"{}\"\n}}\n\
+         profile \"dev\" {{\n peers = [\"laptop\"]\n endpoints = [http.plain]\n}}\n\
+         rule \"all\" {{\n endpoint = http.plain\n verdict = \"allow\"\n}}\n",
+        listener.local_addr().unwrap()
+    );
+    let world = World::new(&policy);
+    let plain = crate::world::Dialled {
+        endpoint: "http.plain",
+        name: Some("plain.test"),
+        destination: "10.78.0.9:80",
+    };
+    let mut raw = Raw::connect(world.listen(plain).await).await;
+    raw.say("POST / HTTP/1.1\r\nHost: plain.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        .await;
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    // Not a word of the upstream, and yet its patience ends.
+    assert_eq!(raw.hear().await.unwrap().status, 100);
+    raw.say("hello").await;
+    let mut got = Vec::new();
+    while !got.ends_with(b"hello") {
+        assert_ne!(upstream.read_buf(&mut got).await.unwrap(), 0);
+    }
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    upstream.write_all(answer).await.unwrap();
+    assert_eq!(raw.hear().await.unwrap().status, 200);
 }
 
 #[tokio::test]

@@ -134,6 +134,11 @@ async fn kubernetes_streams_pass_by_spdy_and_websocket() {
             destination: "10.78.0.9:6443",
         })
         .await;
+    let head = "GET /api/v1/namespaces/dev/../pods HTTP/1.1\r\nHost: api.test:6443\r\n\r\n";
+    let mut bad = crate::agent::Raw::connect(gateway).await;
+    bad.say(head).await;
+    assert_eq!(bad.hear().await.unwrap().status, 400);
+    assert!(tailkeep::bad_input::counted(tailkeep::bad_input::Reader::Kubernetes, "dot_segment") >= 1);
     for (kind, method) in [("SPDY/3.1", "POST"), ("websocket", "GET")] {
         let request = |namespace: &str| {
             format!(

@@ -172,10 +172,16 @@ async fn what_cannot_be_read_is_wrong_usage() {
         json!({ "match": { "verdict": "approve", "endpoint": "postgres.orders" },
                 "action": { "sql": { "statement": "SELECT 1" } } }),
         json!({ "match": { "verdict": "allow", "endpoint": "postgres.orders" }, "action": {} }),
+        // One more than may be.
+        json!(vec![
+            json!({ "match": { "verdict": "allow", "endpoint": "postgres.orders" },
+                    "action": { "sql": { "statement": "SELECT 1" } } });
+            10_001
+        ]),
     ] {
         std::fs::write(&path, cases.to_string()).unwrap();
         let run = test(folder.path(), &[]).await;
-        assert_eq!(run.status.code(), Some(2), "{cases}: {run:?}");
+        assert_eq!(run.status.code(), Some(2), "{:.200}: {run:?}", cases.to_string());
     }
     // A file that is not there stops the load.
     std::fs::remove_file(folder.path().join("careful.md")).unwrap();

@@ -7,7 +7,7 @@ use super::walk::Walk;
 
 /// Letters and digits of the longest value that one of [`READING_SETTINGS`](super::look) takes, with room:
 /// `mule_internal` has 12. The server leaves everything else out of an encoding's name.
-const READING_VALUE_CHARS_MAX: usize = 15;
+pub(super) const READING_VALUE_CHARS_MAX: usize = 15;
 
 /// Settings that change who the session is.
 const ROLE_SETTINGS: &[&str] = &["role", "session_authorization"];

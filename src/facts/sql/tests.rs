@@ -253,6 +253,19 @@ proptest::proptest! {
 }
 
 #[test]
+fn a_value_that_is_longer_than_any_of_the_readings_changes_none() {
+    let rereads = |letters: usize| {
+        one(&format!(
+            "select set_config(name, '{}', false) from t",
+            "a".repeat(letters)
+        ))
+        .rereads
+    };
+    let most = setting::READING_VALUE_CHARS_MAX;
+    assert_eq!((rereads(most), rereads(most + 1)), (true, false));
+}
+
+#[test]
 fn what_execute_runs_and_what_changes_the_reading() {
     let facts = |text: &str| {
         let one = one(text);

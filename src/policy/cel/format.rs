@@ -222,3 +222,18 @@ pub(crate) fn quote<'a>(budget: &Budget, text: &str) -> Outcome<'a> {
     out.push('"');
     Ok(Value::text(out))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_printed_so_deep() {
+        let printed = |levels: usize| {
+            let nested = (0..levels).fold(Value::Int(1), |inner, _| Value::List(vec![inner].into()));
+            show(&mut String::new(), &nested, 0)
+        };
+        assert!(printed(DEPTH_MAX).is_ok());
+        assert!(printed(DEPTH_MAX + 1).is_err());
+    }
+}

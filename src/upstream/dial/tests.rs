@@ -241,4 +241,10 @@ async fn where_a_wildcards_name_was_found_is_remembered() {
     dialer.remember(&others[..1]);
     assert!(!dialer.has_dialled(address) && dialer.has_dialled(others[0]));
     assert_eq!(dialer.dialled().len(), DIALLED_MAX);
+    // And so does what was dialled long ago.
+    let ages = |age| *dialer.dialled().get_mut(&others[0]).unwrap() -= age;
+    ages(DIALLED_FOR / 2);
+    assert!(dialer.has_dialled(others[0]));
+    ages(DIALLED_FOR / 2);
+    assert!(!dialer.has_dialled(others[0]));
 }
