@@ -57,7 +57,7 @@ rule "postgres-locks" {
 rule "postgres-reads" {
   endpoint  = postgres.database
   condition = <<-CEL
-    !sql.opaque && !sql.role_change && !sql.locks && !sql.program && !sql.server_file && size(sql.writes) == 0
+    !sql.opaque && !sql.role_change && !sql.program && !sql.server_file && size(sql.writes) == 0
       && sql.verbs.exists(v, v in ['select', 'show', 'explain']) && sql.verbs.all(v, v in ['select', 'show', 'explain'])
   CEL
   verdict   = "allow"
