@@ -22,8 +22,12 @@ rule "postgres-secrets" {
       'customer_secrets', 'api_keys', 'sessions',
       'pg_authid', 'pg_shadow', 'pg_user_mapping', 'pg_user_mappings', 'pg_foreign_server',
       'pg_hba_file_rules', 'pg_ident_file_mappings', 'pg_file_settings', 'pg_subscription',
-      'pg_largeobject', 'pg_stat_ssl', 'pg_config'
+      'pg_largeobject', 'pg_stat_ssl', 'pg_config',
+      'pg_stats', 'pg_stats_ext', 'pg_stats_ext_exprs', 'pg_statistic', 'pg_statistic_ext_data',
+      'pg_stat_activity', 'pg_stat_statements', 'pg_stat_replication', 'pg_prepared_statements', 'pg_cursors',
+      'pg_db_role_setting'
     ])
+    || sql.tables.exists(t, t.startsWith('pg_toast'))
   CEL
   verdict   = "deny"
   reason    = "this table holds secrets"
@@ -45,7 +49,7 @@ rule "postgres-functions" {
 rule "postgres-locks" {
   endpoint  = postgres.database
   priority  = 100
-  condition = "'select' in sql.verbs && sql.statement.matches('(?is)\\\\bfor\\\\b.*\\\\b(update|share)\\\\b')"
+  condition = "sql.locks"
   verdict   = "deny"
   reason    = "reading is allowed, locking rows is not"
 }

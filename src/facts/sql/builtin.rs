@@ -14,6 +14,14 @@ const OPERATORS: &str = "!! !~ !~* !~~ !~~* # ## #- #> #>> % & && &< &<| &> * *<
     <-> << <<= <<| <= <> <@ <^ = > >= >> >>= >^ ? ?# ?& ?- ?-| ?| ?|| @ @-@ @> @? @@ @@@ ^ ^@ | |&> |/ |>> || ||/ ~ \
     ~* ~<=~ ~<~ ~= ~>=~ ~>~ ~~ ~~*";
 
+/// The types of `pg_catalog` that values can be cast to. Domains and rows are not among them.
+const TYPES: &str = "aclitem bit bool box bpchar bytea char cid cidr circle cstring date datemultirange daterange \
+    float4 float8 gtsvector inet int2 int2vector int4 int4multirange int4range int8 int8multirange int8range interval \
+    json jsonb jsonpath line lseg macaddr macaddr8 money name nummultirange numrange numeric oid oidvector path \
+    pg_lsn pg_node_tree pg_snapshot point polygon record refcursor regclass regcollation regconfig regdictionary \
+    regnamespace regoper regoperator regproc regprocedure regrole regtype text tid time timestamp timestamptz timetz \
+    tsmultirange tsquery tsrange tstzmultirange tstzrange tsvector txid_snapshot unknown uuid varbit varchar xid xid8 xml";
+
 /// Functions that run text which they are given as SQL, or read a table whose name they are given.
 const RUNS_TEXT: &[&str] = &[
     "cursor_to_xml",
@@ -43,6 +51,14 @@ pub(super) fn is_plain_function(parts: &[String]) -> bool {
 /// Whether it is the server's own operator that these parts name.
 pub(super) fn is_operator(parts: &[String]) -> bool {
     own(parts).is_some_and(|bare| OPERATORS.split_whitespace().any(|known| known == bare))
+}
+
+/// Whether it is the server's own type that these parts name, or an array of it (`_text`).
+pub(super) fn is_type(parts: &[String]) -> bool {
+    own(parts).is_some_and(|bare| {
+        let one = bare.strip_prefix('_').unwrap_or(bare);
+        TYPES.split_whitespace().any(|known| known == one)
+    })
 }
 
 /// The bare name, where it can be the server's.

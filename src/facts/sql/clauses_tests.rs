@@ -242,9 +242,9 @@ fn the_commands_own_verb() {
         ("start transaction", "start"),
         ("abort", "rollback"),
         ("end", "commit"),
-        ("prepare transaction 'x'", "prepare"),
-        ("commit prepared 'x'", "commit"),
-        ("rollback prepared 'x'", "rollback"),
+        ("prepare transaction 'x'", "prepare_transaction"),
+        ("commit prepared 'x'", "commit_prepared"),
+        ("rollback prepared 'x'", "rollback_prepared"),
         ("fetch 1 from c", "fetch"),
         ("move 1 from c", "move"),
         ("close c", "close"),
@@ -515,5 +515,108 @@ fn files_and_programs_of_the_server() {
         let facts = one(text);
         let got = (facts.server_file, facts.program, facts.takes_rows);
         assert_eq!(got, (file, program, rows), "{text}");
+    }
+}
+
+#[test]
+fn what_reaches_unnamed_tables_has_no_known_lists() {
+    let unknown = |text: &str| {
+        let facts = SqlFacts::new(one(text), "db", "ann");
+        [Slot::SqlTables, Slot::SqlReads, Slot::SqlWrites]
+            .map(|slot| matches!(facts.fact(slot), Fact::Unknown(Blind::Opaque)))
+    };
+    for text in [
+        "drop owned by ann",
+        "reassign owned by ann to bob",
+        "create publication p for all tables",
+        "create publication p for tables in schema s",
+        "alter publication p add tables in schema s",
+        "alter table all in tablespace a set tablespace b",
+        "alter index all in tablespace a set tablespace b",
+        "drop schema s cascade",
+        "drop table t cascade",
+        "drop type t cascade",
+        "truncate t cascade",
+        "alter table t drop column c cascade",
+        "alter domain d drop constraint c cascade",
+        "revoke select on t from ann cascade",
+        "grant select on all tables in schema s to ann",
+        "import foreign schema s from server f into public",
+        "alter schema s rename to z",
+    ] {
+        assert_eq!(unknown(text), [true; 3], "{text}");
+    }
+    for text in [
+        "drop table t",
+        "truncate t restrict",
+        "create publication p for table t",
+        "alter role a rename to b",
+        "select 1 from t",
+    ] {
+        assert_eq!(unknown(text), [false; 3], "{text}");
+    }
+}
+
+#[test]
+fn what_is_renamed_or_moved_has_both_its_names() {
+    for (text, writes) in [
+        ("alter table a rename to b", "a b"),
+        ("alter view s.a rename to b", "s.a a s.b b"),
+        ("alter table a set schema s", "a s.a"),
+        ("alter table r.a set schema s", "r.a a s.a"),
+    ] {
+        let mut got = one(text).writes.clone();
+        let mut want: Vec<String> = writes.split(' ').map(str::to_owned).collect();
+        got.sort();
+        want.sort();
+        assert_eq!(got, want, "{text}");
+    }
+    assert_eq!(one("alter role a rename to b").objects, ["a", "b"]);
+    assert_eq!(one("alter table a rename column c to d").writes, ["a"]);
+}
+
+#[test]
+fn casts_to_types_that_are_not_the_servers_own_are_opaque() {
+    for (text, opaque) in [
+        (
+            "select a::text, b::int[], cast(c as pg_catalog.numeric(3, 1))",
+            false,
+        ),
+        (
+            "select interval '1 day', date '2020-01-01', 'x'::varchar(3), '{}'::_text",
+            false,
+        ),
+        ("prepare p(int, text) as select $1, $2", false),
+        ("select a::checked", true),
+        ("select a::checked[]", true),
+        ("select checked '1'", true),
+        ("select cast(a as s.text)", true),
+        ("select \"Text\" '1'", true),
+        ("select xmlserialize(content x as checked)", true),
+        ("select json_value(x, '$' returning checked)", true),
+        ("select * from xmltable('/r' passing x columns a checked)", true),
+        (
+            "select * from json_table(x, '$' columns (a checked path '$'))",
+            true,
+        ),
+        ("prepare p(checked) as select $1", true),
+        ("update t set a = b::checked", true),
+    ] {
+        assert_eq!(one(text).opaque, opaque, "{text}");
+    }
+}
+
+#[test]
+fn locks_are_a_fact() {
+    for (text, locks) in [
+        ("select 1 from t for update", true),
+        ("select 1 from t for /* */ no key update skip locked", true),
+        ("select 1 from (select 1 from t for share) x", true),
+        ("with x as (select 1 from t for key share) select 1 from x", true),
+        ("lock table t", true),
+        ("select 'for update' from t", false),
+        ("select substring(a for 2) from share", false),
+    ] {
+        assert_eq!(one(text).locks, locks, "{text}");
     }
 }

@@ -1,5 +1,6 @@
 //! What single nodes say: names, constants, limits. *Pure.*
 
+use super::Effect;
 use super::tree::Tree;
 
 /// Settings that change how the server reads text, and the values that are read here.
@@ -191,8 +192,10 @@ pub(super) fn verb_of(tree: &Tree) -> String {
             5 => "savepoint",
             6 => "release",
             7 => "rollback",
-            8 => "prepare",
-            9 => "commit",
+            // Not this session's own: what takes effect there is not in any text here.
+            8 => "prepare_transaction",
+            9 => "commit_prepared",
+            10 => "rollback_prepared",
             _ => "rollback",
         },
         "VacuumStmt" => {
@@ -231,4 +234,18 @@ pub(super) fn verb_of(tree: &Tree) -> String {
         .position(|byte| byte.is_ascii_uppercase())
         .map_or(name.len(), |at| at + 1);
     name[..end].to_ascii_lowercase()
+}
+
+/// What a statement does to the session's own state.
+pub(super) fn effect_of(tree: &Tree) -> Effect {
+    let name = |field: &str| Some(tree.get(field).text().to_owned()).filter(|name| !name.is_empty());
+    match tree.name() {
+        "PrepareStmt" => Effect::Prepare(name("name").unwrap_or_default()),
+        "ExecuteStmt" => Effect::Execute(name("name").unwrap_or_default()),
+        "DeallocateStmt" => Effect::Deallocate(name("name")),
+        // DiscardMode: 1 is DISCARD_ALL; the others leave statements and portals alone.
+        "DiscardStmt" if tree.get("target").int() <= 1 => Effect::Discard,
+        "DeclareCursorStmt" | "ClosePortalStmt" => Effect::Cursor(name("portalname")),
+        _ => Effect::None,
+    }
 }

@@ -65,6 +65,10 @@ pub struct Statement {
     /// COPY from the agent: rows follow that are no part of the text.
     pub takes_rows: bool,
     pub role_change: bool,
+    /// Takes locks that others wait for: FOR UPDATE and its like, LOCK.
+    pub locks: bool,
+    /// Reaches relations that the text does not name: CASCADE, ALL IN SCHEMA, OWNED BY a role.
+    pub wide: bool,
     /// Runs code that cannot be read. EXECUTE is such code here; a session knows what it stands for.
     pub opaque: bool,
     /// As `opaque`, but for EXECUTE.
@@ -130,6 +134,8 @@ impl Statement {
             server_file: false,
             takes_rows: false,
             role_change: false,
+            locks: false,
+            wide: false,
             opaque: false,
             opaque_itself: false,
             executes: Vec::new(),
@@ -171,6 +177,8 @@ impl Statement {
         whole.program |= prepared.program;
         whole.server_file |= prepared.server_file;
         whole.role_change |= prepared.role_change;
+        whole.locks |= prepared.locks;
+        whole.wide |= prepared.wide;
         whole.opaque = self.opaque_itself || prepared.opaque;
         whole.opaque_itself = whole.opaque;
         whole.executes.clone_from(&prepared.executes);
@@ -273,26 +281,13 @@ fn parse(text: &str) -> Option<Vec<Arc<Statement>>> {
         };
         let own = text.get(start..end)?.trim();
         let mut statement = walk::facts_of(&tree, own);
-        statement.effect = effect_of(&tree);
+        statement.effect = look::effect_of(&tree);
         if tree.name() == "PrepareStmt" {
             statement.prepares = Some(Arc::new(walk::facts_of(tree.get("query"), own)));
         }
         statements.push(Arc::new(statement));
     }
     Some(statements)
-}
-
-fn effect_of(tree: &Tree) -> Effect {
-    let name = |field: &str| Some(tree.get(field).text().to_owned()).filter(|name| !name.is_empty());
-    match tree.name() {
-        "PrepareStmt" => Effect::Prepare(name("name").unwrap_or_default()),
-        "ExecuteStmt" => Effect::Execute(name("name").unwrap_or_default()),
-        "DeallocateStmt" => Effect::Deallocate(name("name")),
-        // DiscardMode: 1 is DISCARD_ALL; the others leave statements and portals alone.
-        "DiscardStmt" if tree.get("target").int() <= 1 => Effect::Discard,
-        "DeclareCursorStmt" | "ClosePortalStmt" => Effect::Cursor(name("portalname")),
-        _ => Effect::None,
-    }
 }
 
 /// The facts of one execution of a statement.
@@ -372,6 +367,10 @@ impl FactSource for SqlFacts {
             _ if statement.unparseable => return Fact::Unknown(Blind::Unparseable),
             // Opaque code with no verb of its own: a function call message, an unknown EXECUTE.
             _ if statement.verb.is_empty() => return Fact::Unknown(Blind::Opaque),
+            // Whose names only the server knows.
+            Slot::SqlTables | Slot::SqlReads | Slot::SqlWrites if statement.wide => {
+                return Fact::Unknown(Blind::Opaque);
+            }
             slot if self.is_unseen(slot) => return Fact::Unknown(Blind::Ambiguous),
             _ => {}
         }
@@ -388,6 +387,7 @@ impl FactSource for SqlFacts {
             Slot::SqlRowLimit => statement.row_limit.map_or(View::Null, View::Int),
             Slot::SqlServerFile => View::Bool(statement.server_file),
             Slot::SqlProgram => View::Bool(statement.program),
+            Slot::SqlLocks => View::Bool(statement.locks),
             Slot::SqlRoleChange => View::Bool(statement.role_change),
             _ => return Fact::Unknown(Blind::NotRead),
         })

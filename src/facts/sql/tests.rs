@@ -163,7 +163,7 @@ fn definitions_and_rights() {
     check("drop table a, s.b", "drop||a s.b b||");
     check("truncate a, b", "truncate||a b||");
     check("alter table t add column c int", "alter||t||");
-    check("alter table t rename to u", "alter||t||");
+    check("alter table t rename to u", "alter||u t||");
     check("create table t (a int references u)", "create||t u||");
     check("create index on t (lower(a))", "create||t|lower|");
     check("grant select on t to bob", "grant||t||");
@@ -292,7 +292,7 @@ fn what_execute_runs_and_what_changes_the_reading() {
         ),
         (
             "select set_config('work_mem'::own.text, '1', false)",
-            plain(false, true),
+            plain(true, true),
         ),
         ("select set_config(b'1', '1', false)", plain(false, true)),
         // pg_dump.

@@ -1,5 +1,6 @@
-//! Everything that is neither a query nor a change of rows: what it acts on. *Pure.*
+//! Everything that is neither a query nor a change of rows: what it acts on; casts and operators. *Pure.*
 
+use super::builtin::{is_operator, is_type};
 use super::look::{named_objects, push, strings};
 use super::tree::Tree;
 use super::walk::Walk;
@@ -7,6 +8,9 @@ use super::walk::Walk;
 /// `ObjectType` of what hangs on a table: its name stands behind that of its table.
 const COLUMN: i64 = 7;
 const ON_A_TABLE: &[i64] = &[COLUMN, 28 + 1, 36, 41, 45];
+
+/// `ObjectType` of a schema.
+const SCHEMA: i64 = pg_query::protobuf::ObjectType::ObjectSchema as i64;
 
 /// `GrantTargetType`: ALL … IN SCHEMA.
 const ALL_IN_SCHEMA: i64 = 2;
@@ -47,9 +51,37 @@ const FUNCTION_PARTS: &[&str] = &[
 /// Fields that hold the name of an object, besides those that end in `name`.
 const OBJECT_FIELDS: &[&str] = &["role", "label_provider", "accessmethod"];
 
+/// `DropBehavior` of CASCADE.
+const CASCADE: i64 = 2;
+
+/// Statements that reach whatever a role owns or a schema or tablespace holds.
+const WIDE: &[&str] = &[
+    "AlterTableMoveAllStmt",
+    "DropOwnedStmt",
+    "ImportForeignSchemaStmt",
+    "ReassignOwnedStmt",
+];
+
 impl Walk {
+    /// A domain's CHECK, a type's input and the function of a CREATE CAST run with a cast.
+    pub(super) fn cast(&mut self, to: &Tree) {
+        let parts = strings(to.get("names"));
+        self.out.opaque_itself |= !parts.is_empty() && !is_type(&parts);
+    }
+
+    pub(super) fn operator(&mut self, name: &Tree) {
+        let parts = strings(name);
+        self.out.opaque_itself |= !parts.is_empty() && !is_operator(&parts);
+    }
+
     /// A statement's relations are what it acts on; a query in it reads.
     pub(super) fn utility(&mut self, tree: &Tree) {
+        self.out.wide |= WIDE.contains(&tree.name())
+            || tree.get("for_all_tables").is(true)
+            || tree.any(&|node| {
+                node.get("behavior").int() == CASCADE
+                    || node.name() == "PublicationObjSpec" && node.get("pubtable").is_none()
+            });
         match tree.name() {
             // What is defined here, or stands in a script or a library, runs later or now.
             "DoStmt"
@@ -76,6 +108,7 @@ impl Walk {
             | "AlterExtensionContentsStmt"
             | "RenameStmt" => self.objects_written(tree),
             "GrantStmt" => self.granted(tree),
+            "LockStmt" => self.out.locks = true,
             "CreateTrigStmt" | "CreateEventTrigStmt" => self.function(&strings(tree.get("funcname"))),
             "CreateConversionStmt" => self.function(&strings(tree.get("func_name"))),
             "CreatePLangStmt" => {
@@ -176,6 +209,43 @@ impl Walk {
                 _ => self.name_written(&object),
             }
         }
+        if !on_a_table {
+            self.moved(tree);
+        }
+    }
+
+    /// RENAME TO and SET SCHEMA: a thing is called otherwise from then on, and may take another's place.
+    fn moved(&mut self, tree: &Tree) {
+        let (name, schema) = (tree.get("newname").text(), tree.get("newschema").text());
+        if name.is_empty() && schema.is_empty() {
+            return;
+        }
+        let relation = tree.get("relation");
+        let mut parts = match relation.name() {
+            "RangeVar" => ["schemaname", "relname"]
+                .map(|field| relation.get(field).text().to_owned())
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .collect(),
+            _ => named_objects(tree).into_iter().next().unwrap_or_default(),
+        };
+        push(&mut self.out.objects, schema);
+        match parts.last_mut() {
+            Some(last) if !name.is_empty() => {
+                name.clone_into(last);
+                self.name_written(&parts);
+            }
+            Some(last) => {
+                let moved = [schema.to_owned(), std::mem::take(last)];
+                self.name_written(&moved);
+            }
+            // A role, a database, or a schema, whose tables are called otherwise then.
+            None => {
+                push(&mut self.out.objects, tree.get("subname").text());
+                push(&mut self.out.objects, name);
+                self.out.wide |= tree.get("rename_type").int() == SCHEMA;
+            }
+        }
     }
 
     /// GRANT and REVOKE on what is no relation, or on every relation of a schema.
@@ -184,6 +254,7 @@ impl Walk {
         for object in named_objects(tree) {
             push(&mut self.out.objects, &object.join("."));
             if all {
+                self.out.wide = true;
                 self.name_written(&[object.join("."), "*".to_owned()]);
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::Statement;
-use super::builtin::{is_operator, is_plain_function};
+use super::builtin::is_plain_function;
 use super::look::{dedupe, has_where, is_constant, is_off, named, push, row_limit, strings, verb_of};
 use super::tree::Tree;
 
@@ -143,6 +143,7 @@ impl Walk {
                 self.children_but(tree, &["relation", "query"]);
             }
             "PrepareStmt" | "DeclareCursorStmt" => {
+                tree.get("argtypes").items().iter().for_each(|one| self.cast(one));
                 self.inner(tree.get("query"), true);
                 self.children_but(tree, &["query"]);
             }
@@ -189,6 +190,7 @@ impl Walk {
             }
             // Names of what stands in the FROM beside it.
             "LockingClause" => {
+                self.out.locks = true;
                 let named = tree.get("locked_rels").items().iter();
                 named
                     .filter(|one| one.name() != "RangeVar")
@@ -231,6 +233,10 @@ impl Walk {
                 }
             }
             "VariableSetStmt" => self.set(tree),
+            "TypeCast" | "XmlSerialize" | "JsonOutput" | "RangeTableFuncCol" | "JsonTableColumn" => {
+                self.cast(tree.get("type_name"));
+                self.named_columns(tree);
+            }
             // AEXPR_OP, _ANY and _ALL name their operator; the others are the server's own.
             "AExpr" if (1..=3).contains(&tree.get("kind").int()) => self.operator(tree.get("name")),
             "SubLink" => self.operator(tree.get("oper_name")),
@@ -243,11 +249,6 @@ impl Walk {
             }
             _ => self.named_columns(tree),
         }
-    }
-
-    fn operator(&mut self, name: &Tree) {
-        let parts = strings(name);
-        self.out.opaque_itself |= !parts.is_empty() && !is_operator(&parts);
     }
 
     /// Columns that a node names.
