@@ -1,4 +1,4 @@
-# Safe GitHub: read all but what is secret; write issues, comments and files on branches named agent/…;
+# Safe GitHub: read what is listed; write issues, comments and files on branches named agent/…;
 # a person looks at each merge. Everything else is refused.
 
 endpoint "https" "github_api" {
@@ -34,15 +34,25 @@ rule "github-secrets" {
   reason    = "secrets, keys, hooks and permissions are no agent's business"
 }
 
+# What may be read is listed; what GitHub adds tomorrow is not read by itself.
 rule "github-reads" {
   endpoint  = https.github_api
-  condition = "http.method in ['GET', 'HEAD'] && http.path != '/graphql'"
+  condition = <<-CEL
+    http.method in ['GET', 'HEAD'] && (
+      http.path.matches('^/(?:repos/[^/]+/[^/]+|repositories/[0-9]+)(?:/(?:assignees|branches(?:/[^/]+)?|check-runs/.+|check-suites/.+|comments(?:/[0-9]+)?|commits(?:/.+)?|compare/.+|contents(?:/.*)?|contributors|deployments(?:/[0-9]+(?:/statuses(?:/[0-9]+)?)?)?|events|forks|git/(?:blobs|commits|matching-refs|ref|refs|tags|trees)(?:/.+)?|issues(?:/.+)?|labels(?:/[^/]+)?|languages|license|milestones(?:/.+)?|pulls(?:/.+)?|readme(?:/.+)?|releases(?:/.+)?|stargazers|subscribers|tags|topics|actions/(?:runs|jobs|workflows)(?:/.+)?))?$')
+        || http.path.matches('^/(?:search/(?:code|commits|issues|labels|repositories|topics|users)|rate_limit|meta|versions|emojis|zen|licenses(?:/[^/]+)?|gitignore/templates(?:/[^/]+)?)$')
+        || http.path.matches('^/(?:user|users/[^/]+(?:/repos)?|orgs/[^/]+(?:/repos)?)$'))
+  CEL
   verdict   = "allow"
 }
 
+# Every field on every path is one of these, so that no audit log, key, rule or member is among them.
 rule "github-graphql-reads" {
   endpoint  = https.github_api
-  condition = "http.method == 'POST' && http.path == '/graphql' && http.graphql.kind == 'query'"
+  condition = <<-CEL
+    http.method == 'POST' && http.path == '/graphql' && http.graphql.kind == 'query'
+      && http.graphql.paths.all(path, path.matches('^(?:(?:__typename|additions|assignees|author|authoredDate|baseRefName|body|bodyHTML|bodyText|branchName|byteSize|changedFiles|closed|closedAt|color|comments|commit|commits|committedDate|conclusion|createdAt|cursor|defaultBranchRef|deletions|description|diffHunk|edges|endCursor|entries|files|hasNextPage|hasPreviousPage|headRefName|headRefOid|history|id|isArchived|isDraft|isFork|isPrivate|issue|issues|issueCount|labels|languages|login|merged|mergedAt|mergeable|message|messageHeadline|milestone|milestones|name|nameWithOwner|node|nodes|number|object|oid|owner|pageInfo|path|position|primaryLanguage|pullRequest|pullRequests|rateLimit|cost|limit|remaining|resetAt|ref|refs|releases|repository|repositoryCount|reviewDecision|reviewThreads|reviews|search|size|startCursor|state|statusCheckRollup|submittedAt|tagName|target|text|title|totalCount|type|updatedAt|url|viewer)(?:[.]|$))+$'))
+  CEL
   verdict   = "allow"
 }
 

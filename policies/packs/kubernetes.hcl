@@ -42,9 +42,14 @@ rule "kubernetes-discovery" {
   verdict   = "allow"
 }
 
+# Of subresources those alone that are known to show and to do no more: a server that extends the API
+# may open a console by a GET.
 rule "kubernetes-reads" {
   endpoint  = kubernetes.cluster
-  condition = "k8s.is_resource && k8s.verb in ['get', 'list', 'watch']"
+  condition = <<-CEL
+    k8s.is_resource && k8s.verb in ['get', 'list', 'watch']
+      && (!k8s.resource.contains('/') || k8s.resource.matches('^[^/]+/(?:status|scale)$') || (k8s.group == '' && k8s.resource == 'pods/log'))
+  CEL
   verdict   = "allow"
 }
 
@@ -52,7 +57,7 @@ rule "kubernetes-reads" {
 rule "kubernetes-dry-run" {
   endpoint  = kubernetes.cluster
   condition = <<-CEL
-    k8s.dry_run && k8s.verb in ['create', 'update', 'patch', 'delete']
+    k8s.dry_run && k8s.verb in ['create', 'update', 'patch', 'delete'] && k8s.resource.matches('^[^/]+(?:/(?:status|scale))?$')
       && k8s.group in ['', 'apps', 'batch', 'networking.k8s.io', 'autoscaling', 'policy']
   CEL
   verdict   = "allow"

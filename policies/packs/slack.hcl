@@ -52,16 +52,20 @@ rule "slack-reads" {
   verdict   = "allow"
 }
 
-# The channels are meant by their ids: a name can be given to another channel.
+# The channels are meant by their ids: a name can be given to another channel. The body is what its type
+# says: untyped, the server may read it otherwise; so may it `channel[]` or ` channel` in a form.
 rule "slack-posts" {
   endpoint  = https.slack
   condition = <<-CEL
     http.method == 'POST'
       && http.path in ['/api/chat.postMessage', '/api/chat.update', '/api/reactions.add', '/api/reactions.remove']
       && size(http.query) == 0 && size(http.multipart) == 0
-      && (size(http.form) > 0
-        ? has(http.form.channel) && http.form.channel in [['C0AGENTS001'], ['C0AGENTS002']]
-        : has(http.body_json.channel) && http.body_json.channel in ['C0AGENTS001', 'C0AGENTS002'])
+      && 'content-type' in http.headers
+      && (http.headers['content-type'][0].matches('(?i)^application/x-www-form-urlencoded *(?:;|$)')
+        ? http.form.all(name, name.matches('^[a-z_]+$'))
+          && has(http.form.channel) && http.form.channel in [['C0AGENTS001'], ['C0AGENTS002']]
+        : http.headers['content-type'][0].matches('(?i)^application/json *(?:;|$)')
+          && has(http.body_json.channel) && http.body_json.channel in ['C0AGENTS001', 'C0AGENTS002'])
   CEL
   verdict   = "allow"
 

@@ -1,8 +1,9 @@
 //! GraphQL over HTTP: which operation runs, and what it selects. *Pure.*
 //!
 //! An operation comes in a JSON body, in the query of the URL, in a form, or as the body itself; a
-//! JSON list of them is a batch, of which each is judged. Where two of these say something, or the
-//! document holds several operations and none is named, no reading is certain.
+//! JSON list of them is a batch, of which each is judged. Where two of these say something, be it the
+//! operation's name alone, or the document holds several operations and none is named, no reading is
+//! certain.
 //!
 //! The document is read by `apollo-parser`, which bounds its own recursion and the tokens it takes.
 
@@ -30,7 +31,10 @@ pub const FIELDS_MAX: usize = 2_000;
 pub const OPERATIONS_MAX: usize = 64;
 
 /// Members of a request that are read here.
-const KEYS: &[&str] = &["query", "operationName", "extensions"];
+const KEYS: &[&str] = &["query", NAME, "extensions"];
+
+/// The member that says which operation of a document runs.
+const NAME: &str = "operationName";
 
 /// One operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,11 +98,30 @@ pub fn read(places: &Places<'_>) -> Result<Vec<Operation>, Blind> {
             found.push(asked);
         }
     }
-    match found.as_slice() {
-        [] => Ok(Vec::new()),
-        [asked] => asked.iter().map(operation).collect(),
-        _ => Err(Blind::Ambiguous),
+    let [asked] = found.as_slice() else {
+        return match found.is_empty() {
+            true => Ok(Vec::new()),
+            false => Err(Blind::Ambiguous),
+        };
+    };
+    // Servers differ in which of several names they run, so one beside the document's own place is
+    // certain only where it names the same.
+    for pairs in [places.query, places.form] {
+        for (_, values) in pairs.iter().filter(|(name, _)| name.eq_ignore_ascii_case(NAME)) {
+            let same = |one: &Asked<'_>| values.iter().all(|value| one.name == Some(value.as_str()));
+            if !asked.iter().all(same) {
+                return Err(Blind::Ambiguous);
+            }
+        }
     }
+    if let Some(name) = places.json.get(NAME)
+        && !asked
+            .iter()
+            .all(|one| one.name == name.as_str().filter(|name| !name.is_empty()))
+    {
+        return Err(Blind::Ambiguous);
+    }
+    asked.iter().map(operation).collect()
 }
 
 fn in_pairs(pairs: &[(String, Vec<String>)]) -> Result<Option<Asked<'_>>, Blind> {
@@ -115,7 +138,7 @@ fn in_pairs(pairs: &[(String, Vec<String>)]) -> Result<Option<Asked<'_>>, Blind>
     };
     // Many requests have a `query` that is no GraphQL: one that has no selection is none.
     let document = one("query")?.filter(|text| text.contains('{'));
-    asked(document, one("operationName")?, stored.as_deref())
+    asked(document, one(NAME)?, stored.as_deref())
 }
 
 fn in_json(json: &Value) -> Result<Vec<Asked<'_>>, Blind> {
@@ -168,7 +191,7 @@ fn in_object(value: &Value) -> Result<Option<Asked<'_>>, Blind> {
     if document.is_none() && stored.is_none() {
         return Ok(None);
     }
-    asked(document, text("operationName")?, stored.as_deref())
+    asked(document, text(NAME)?, stored.as_deref())
 }
 
 /// The hash of a document that the server has stored.

@@ -81,6 +81,39 @@ fn what_an_operation_selects() {
     );
 }
 
+/// A document in one place and a name of an operation in another: servers differ in which they run.
+#[test]
+fn a_name_beside_the_document_is_ambiguous() {
+    let two = "query A { a } mutation B { b }";
+    let pair = |name: &str, value: &str| (name.to_owned(), vec![value.to_owned()]);
+    let run = |query: &[(String, Vec<String>)], json: &Value| {
+        let read = read(&Places {
+            headers: &HeaderMap::new(),
+            query,
+            form: &[],
+            parts: &[],
+            json,
+            text: "",
+        });
+        read.map(|all| all.into_iter().map(|one| one.kind).collect::<Vec<_>>().join(" "))
+    };
+    let body = json!({"query": two, "operationName": "A"});
+    assert_eq!(run(&[], &body), Ok("query".to_owned()));
+    for name in ["operationName", "operationname", "OperationName"] {
+        assert_eq!(run(&[pair(name, "B")], &body), Err(Blind::Ambiguous), "{name}");
+        assert_eq!(run(&[pair(name, "")], &body), Err(Blind::Ambiguous), "{name}");
+    }
+    assert_eq!(run(&[pair("operationName", "A")], &body), Ok("query".to_owned()));
+    let alone = json!({"query": "{ a }"});
+    assert_eq!(run(&[pair("operationName", "B")], &alone), Err(Blind::Ambiguous));
+    // The document in the URL, a name in the body.
+    let url = [pair("query", two), pair("operationName", "A")];
+    assert_eq!(run(&url, &Value::Null), Ok("query".to_owned()));
+    assert_eq!(run(&url, &json!({"operationName": "B"})), Err(Blind::Ambiguous));
+    assert_eq!(run(&url, &json!({"operationName": ["A"]})), Err(Blind::Ambiguous));
+    assert_eq!(run(&url, &json!({"query": two})), Err(Blind::Ambiguous));
+}
+
 #[test]
 fn limits_of_a_document() {
     let deep = |levels: usize| format!("{}a{}", "{ a ".repeat(levels), " }".repeat(levels));
