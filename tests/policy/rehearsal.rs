@@ -196,11 +196,95 @@ fn replay_groups_what_would_change_and_counts_what_cannot_be_told() {
     );
 }
 
+/// A statement's facts, as the log has them.
+fn statement(verbs: Value, reads: Value, writes: Value, opaque: bool) -> Value {
+    json!({
+        "verbs": verbs, "reads": reads, "writes": writes, "objects": [], "functions": [], "has_where": true,
+        "opaque": opaque, "program": false, "server_file": false, "role_change": false, "unparseable": false,
+    })
+}
+
+/// What is learned allows what was allowed by the policy itself, and nothing that differs from it.
+#[test]
+fn learn_allows_nothing_that_was_denied_approved_or_is_like_it() {
+    let with = |key: &str, value: Value| {
+        let mut facts = statement(json!(["update"]), json!(["a"]), json!(["a"]), false);
+        facts[key] = value;
+        record("postgres.db", facts, "allow", "rule")
+    };
+    let seen = with("has_where", json!(true));
+    let mut approved = with("writes", json!(["b"]));
+    approved.cause = "approved";
+    let mut granted = with("writes", json!(["c"]));
+    granted.cause = "granted";
+    let mut refused = get("/a/2");
+    (refused.verdict, refused.cause) = ("deny", "no_rule");
+    let folder = Folder::new(&[
+        seen,
+        approved,
+        granted,
+        get("/a/1"),
+        refused,
+        get("/kept"),
+        get("/asked"),
+    ]);
+    let denies = "rule \"no\" {\n  endpoint = https.api\n  condition = \"http.path == '/kept'\"\n  verdict = \"deny\"\n  \
+                  priority = -7\n}\n";
+    let policy = folder.policy("policy.hcl", denies);
+    let learn = [
+        "learn",
+        policy.to_str().unwrap(),
+        "--since",
+        "1h",
+        "--profile",
+        "ci",
+    ];
+    let (code, found) = json_of(&[&learn[..], &["--format", "json"]].concat());
+    assert_eq!(code, 0, "{found}");
+    assert_eq!((&found["actions"], &found["not_learned"]), (&json!(3), &json!(1)));
+    for rule in found["rules"].as_array().unwrap() {
+        assert_eq!(rule["priority"], -8, "{rule}");
+    }
+    let learned = String::from_utf8(run(&learn).stdout).unwrap();
+    // The number that was denied keeps the others from standing for it.
+    assert!(learned.contains("^(?:/a/1|/asked)$"), "{learned}");
+
+    // The same rules, over a log of what was seen and what is like it.
+    let others = Folder::new(&[
+        with("has_where", json!(true)),
+        with("has_where", json!(false)),
+        with("writes", json!(["b"])),
+        with("writes", json!([])),
+        with("reads", json!(["secret"])),
+        with("verbs", json!(["delete"])),
+        with("verbs", json!([])),
+        with("objects", json!(["role"])),
+        with("functions", json!(["pg_sleep"])),
+        with("program", json!(true)),
+        with("server_file", json!(true)),
+        with("role_change", json!(true)),
+        with("opaque", json!(true)),
+        get("/a/1"),
+        get("/a/3"),
+        get("/kept"),
+    ]);
+    let (_, found) = replayed(&others.policy("both.hcl", &format!("{denies}{learned}")));
+    assert_eq!(
+        (&found["judged"], &found["changed"]),
+        (&json!(16), &json!(14)),
+        "{found}"
+    );
+}
+
 #[test]
 fn learn_writes_rules_that_cover_what_was_seen() {
     let sql = |verbs: Value, tables: Value, opaque: bool| {
-        let facts = json!({"verbs": verbs, "tables": tables, "functions": [], "opaque": opaque});
-        record("postgres.db", facts, "allow", "unmatched")
+        record(
+            "postgres.db",
+            statement(verbs, tables, json!([]), opaque),
+            "allow",
+            "unmatched",
+        )
     };
     let folder = Folder::new(&[
         get("/repos/1"),
@@ -240,8 +324,10 @@ fn learn_writes_rules_that_cover_what_was_seen() {
         conditions,
         [
             r"agent.profile == 'ci' && http.method in ['get'] && http.path.matches('^(?:/repos/[0-9]+)$')",
-            "agent.profile == 'ci' && sql.verbs.all(v, v in ['select']) && sql.tables.all(t, t in ['lines', 'orders']) \
-             && sql.functions.all(f, f in []) && !sql.opaque",
+            "agent.profile == 'ci' && sql.verbs.all(x, x in ['select']) && 'select' in sql.verbs \
+             && sql.reads.all(x, x in ['lines', 'orders']) && sql.writes.all(x, x in []) && sql.objects.all(x, x in []) \
+             && sql.functions.all(x, x in []) && sql.has_where && !sql.opaque && !sql.program && !sql.server_file \
+             && !sql.role_change && !sql.unparseable",
         ]
     );
     assert_eq!((&found["actions"], &found["not_learned"]), (&json!(4), &json!(2)));

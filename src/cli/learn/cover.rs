@@ -8,22 +8,20 @@ use serde_json::Value;
 
 use crate::facts::Family;
 
-/// The priority of what is learned: before all that a policy says by default.
-const PRIORITY: i64 = 1000;
-
 /// One action that was seen.
 pub(super) struct Seen {
     pub(super) family: Family,
     pub(super) endpoint: Arc<str>,
+    pub(super) credential: Option<Arc<str>>,
     pub(super) record: Value,
     action: Action,
 }
 
 enum Action {
-    /// The method, and the path as a pattern.
+    /// The method, and the path.
     Http(String, String),
-    /// Verbs; tables; functions.
-    Sql(BTreeSet<String>, BTreeSet<String>, BTreeSet<String>),
+    /// What it does and to what, which is learned as a whole; and the tables that it reads.
+    Sql(Change, BTreeSet<String>),
     /// The verb; group, resource and namespace.
     K8s(String, [String; 3]),
     /// The path; query, mutation or subscription; the operation's own fields.
@@ -31,6 +29,19 @@ enum Action {
     /// The message's kind and method; which fact names what it is about, and that name.
     Mcp(String, String, Option<(&'static str, String)>),
 }
+
+/// What a statement does but read.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Change {
+    verbs: BTreeSet<String>,
+    writes: BTreeSet<String>,
+    objects: BTreeSet<String>,
+    functions: BTreeSet<String>,
+    has_where: bool,
+}
+
+/// What is never learned of a statement, so that a rule says that it is not so.
+const PLAIN: &[&str] = &["opaque", "program", "server_file", "role_change", "unparseable"];
 
 impl Seen {
     /// `None` if a fact that is learned from was not recorded.
@@ -57,15 +68,21 @@ impl Seen {
                 match text("graphql.kind").filter(|kind| !kind.is_empty()) {
                     Some(kind) => Action::Graphql(path, kind, texts("graphql.fields")?),
                     None if is_graphql => return None,
-                    None => Action::Http(method, pattern(&path)),
+                    None => Action::Http(method, path),
                 }
             }
             Family::Sql => {
-                let plain = ["opaque", "program", "role_change", "unparseable"];
-                if plain.iter().any(|name| facts[*name].as_bool() == Some(true)) {
+                if PLAIN.iter().any(|name| facts[*name].as_bool() != Some(false)) {
                     return None;
                 }
-                Action::Sql(texts("verbs")?, texts("tables")?, texts("functions")?)
+                let change = Change {
+                    verbs: texts("verbs")?,
+                    writes: texts("writes")?,
+                    objects: texts("objects")?,
+                    functions: texts("functions")?,
+                    has_where: facts["has_where"].as_bool()?,
+                };
+                Action::Sql(change, texts("reads")?)
             }
             Family::K8s => Action::K8s(
                 text("verb")?,
@@ -90,6 +107,7 @@ impl Seen {
         Some(Seen {
             family,
             endpoint: endpoint.clone(),
+            credential: record["credential"].as_str().map(Arc::from),
             record: record.clone(),
             action,
         })
@@ -100,7 +118,9 @@ impl Seen {
 pub(super) struct Learned {
     pub(super) name: String,
     pub(super) endpoint: Arc<str>,
+    pub(super) credential: Option<Arc<str>>,
     pub(super) condition: String,
+    pub(super) priority: i64,
     pub(super) count: u64,
 }
 
@@ -112,10 +132,14 @@ impl Learned {
             .replace('"', "\\\"")
             .replace("${", "$${")
             .replace("%{", "%%{");
+        let credential = match &self.credential {
+            Some(key) => format!("  credential = {key}\n"),
+            None => String::new(),
+        };
         format!(
-            "# {} actions\nrule \"{}\" {{\n  endpoint  = {}\n  condition = \"{escaped}\"\n  verdict   = \"allow\"\n  \
-             priority  = {PRIORITY}\n}}",
-            self.count, self.name, self.endpoint
+            "# {} actions\nrule \"{}\" {{\n  endpoint  = {}\n{credential}  condition = \"{escaped}\"\n  \
+             verdict   = \"allow\"\n  priority  = {}\n}}",
+            self.count, self.name, self.endpoint, self.priority
         )
     }
 }
@@ -175,15 +199,25 @@ fn merge<K: Ord + Clone>(seen: &[(K, String)]) -> Vec<(BTreeSet<String>, BTreeMa
     rules.into_iter().collect()
 }
 
+/// How paths are learned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Paths {
+    /// Numbers, hashes and UUIDs stand for any.
+    Patterns,
+    /// As they are.
+    Exact,
+}
+
 /// The rules that cover what was seen, and nothing of another kind.
-pub(super) fn cover(profile: &str, seen: &[Seen]) -> Vec<Learned> {
-    let mut endpoints: BTreeMap<Arc<str>, Vec<&Seen>> = BTreeMap::new();
+pub(super) fn cover(profile: &str, seen: &[Seen], priority: i64, paths: Paths) -> Vec<Learned> {
+    let mut places: BTreeMap<_, Vec<&Seen>> = BTreeMap::new();
     for one in seen {
-        endpoints.entry(one.endpoint.clone()).or_default().push(one);
+        let place = (one.endpoint.clone(), one.credential.clone());
+        places.entry(place).or_default().push(one);
     }
     let mut learned = Vec::new();
-    for (endpoint, own) in endpoints {
-        for (condition, count) in http(&own)
+    for ((endpoint, credential), own) in places {
+        for (condition, count) in http(&own, paths)
             .into_iter()
             .chain(graphql(&own))
             .chain(sql(&own))
@@ -193,6 +227,8 @@ pub(super) fn cover(profile: &str, seen: &[Seen]) -> Vec<Learned> {
             learned.push(Learned {
                 name: format!("learned-{profile}-{}", learned.len() + 1),
                 endpoint: endpoint.clone(),
+                credential: credential.clone(),
+                priority,
                 condition: format!("agent.profile == {} && {condition}", quote(profile)),
                 count,
             });
@@ -201,11 +237,15 @@ pub(super) fn cover(profile: &str, seen: &[Seen]) -> Vec<Learned> {
     learned
 }
 
-fn http(own: &[&Seen]) -> Vec<(String, u64)> {
+fn http(own: &[&Seen], paths: Paths) -> Vec<(String, u64)> {
+    let pattern = |path: &String| match paths {
+        Paths::Patterns => pattern(path),
+        Paths::Exact => regex::escape(path),
+    };
     let seen: Vec<(String, String)> = own
         .iter()
         .filter_map(|one| match &one.action {
-            Action::Http(method, path) => Some((path.clone(), method.clone())),
+            Action::Http(method, path) => Some((pattern(path), method.clone())),
             _ => None,
         })
         .collect();
@@ -276,27 +316,39 @@ fn mcp(own: &[&Seen]) -> Vec<(String, u64)> {
     plain.chain(named).collect()
 }
 
-/// What two lists hold, and how often it was seen.
-type Parts = (BTreeSet<String>, BTreeSet<String>, u64);
-
+/// Statements that change the same by the same means are one rule, whatever of the tables seen they
+/// read.
 fn sql(own: &[&Seen]) -> Vec<(String, u64)> {
-    let mut rules: BTreeMap<&BTreeSet<String>, Parts> = BTreeMap::new();
+    let mut rules: BTreeMap<&Change, (BTreeSet<String>, u64)> = BTreeMap::new();
     for one in own {
-        if let Action::Sql(verbs, tables, functions) = &one.action {
-            let entry = rules.entry(verbs).or_default();
-            entry.0.extend(tables.iter().cloned());
-            entry.1.extend(functions.iter().cloned());
-            entry.2 += 1;
+        if let Action::Sql(change, reads) = &one.action {
+            let entry = rules.entry(change).or_default();
+            entry.0.extend(reads.iter().cloned());
+            entry.1 += 1;
         }
     }
-    let rules = rules.into_iter().map(|(verbs, (tables, functions, count))| {
-        let condition = format!(
-            "sql.verbs.all(v, v in {}) && sql.tables.all(t, t in {}) && sql.functions.all(f, f in {}) && !sql.opaque",
-            list(verbs),
-            list(&tables),
-            list(&functions)
-        );
-        (condition, count)
+    let rules = rules.into_iter().map(|(change, (reads, count))| {
+        let whole = |fact: &str, items: &BTreeSet<String>| {
+            let each = items.iter().map(|item| format!("{} in sql.{fact}", quote(item)));
+            let within = format!("sql.{fact}.all(x, x in {})", list(items));
+            std::iter::once(within)
+                .chain(each)
+                .collect::<Vec<_>>()
+                .join(" && ")
+        };
+        let mut parts = vec![
+            whole("verbs", &change.verbs),
+            format!("sql.reads.all(x, x in {})", list(&reads)),
+            whole("writes", &change.writes),
+            whole("objects", &change.objects),
+            whole("functions", &change.functions),
+        ];
+        // A statement that has one does less than one that has none.
+        if change.has_where {
+            parts.push("sql.has_where".to_owned());
+        }
+        parts.extend(PLAIN.iter().map(|name| format!("!sql.{name}")));
+        (parts.join(" && "), count)
     });
     rules.collect()
 }
@@ -347,7 +399,7 @@ mod tests {
             Seen::read(Family::Http, &endpoint, &record)
         })
         .collect();
-        let learned = cover("ci", &seen);
+        let learned = cover("ci", &seen, -1, Paths::Patterns);
         let said: Vec<(&str, u64)> = learned
             .iter()
             .map(|rule| (rule.condition.as_str(), rule.count))

@@ -89,7 +89,6 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("cli/inspect.rs", &["STATEMENT_BYTES_MAX"], Test("tests/cli/inspect.rs", "a_statement_and_a_body_have_a_size")),
     ("cli/judge.rs", &["AT_ONCE"], Share),
     ("cli/judge.rs", &["CASES_MAX"], Test("tests/judge/cases.rs", "what_cannot_be_read_is_wrong_usage")),
-    ("cli/learn/cover.rs", &["PRIORITY"], Number),
     ("cli/run.rs", &["FAILED"], Number),
     ("cli/run.rs", &["REFRESH_SECONDS_MAX", "INSIDE_SECONDS_MAX"], Owed),
     ("cli/run/signals.rs", &["SENT_BY_KERNEL"], Number),
