@@ -1,7 +1,7 @@
 """Leads a port of the loopback elsewhere, for clients that cannot go there themselves.
 
-usage: relay.py PORT unix PATH                a Unix socket
-       relay.py PORT socks PROXY HOST PORT    through the SOCKS5 proxy at the loopback's port PROXY
+usage: relay.py PORT unix PATH                127.0.0.2 to a Unix socket
+       relay.py PORT socks PROXY HOST PORT    127.0.0.1 through the SOCKS5 proxy at the loopback's port PROXY
 """
 
 import ipaddress
@@ -63,6 +63,8 @@ def serve(near):
         threading.Thread(target=pass_on, args=pair, daemon=True).start()
 
 
-door = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+# What stands for production is not where a tailscaled without a network device takes what is sent to its node.
+here = "127.0.0.2" if sys.argv[2] == "unix" else "127.0.0.1"
+door = socket.create_server((here, int(sys.argv[1])))
 while True:
     threading.Thread(target=serve, args=(door.accept()[0],), daemon=True).start()

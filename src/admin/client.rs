@@ -102,7 +102,6 @@ impl Reach {
     fn run<T>(&self, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| ApiError::Refused(error.to_string()))?;
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         runtime.block_on(work)
     }
 

@@ -46,8 +46,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(1));
         }
     };
-    // rustls wants one provider for the process; it is the one that the whole build uses.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(start::serve(args.config, policy))?;
     Ok(ExitCode::SUCCESS)

@@ -86,7 +86,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let (key, judge) = chosen(&policy, args.judge.as_deref())?;
     let cases = cases(&policy, &args, &key)?;
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let judges = Judges::new(SecretStore::new(&policy.model().gateway.state_dir))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -113,6 +113,8 @@ enum Command {
 /// The command line's entry point.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // rustls wants one provider for the process, HTTP clients even where they speak without TLS.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match cli.command {
         Command::Gateway(args) => gateway::run(args),
         Command::Validate(args) => validate::run(args),

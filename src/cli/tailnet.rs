@@ -69,7 +69,6 @@ fn withdraw(config: &Path) -> anyhow::Result<ExitCode> {
     let mut routes = Routes::default();
     routes.replace(Plan::of(policy.model()).advertised(&everything));
     routes.end();
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

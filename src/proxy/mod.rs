@@ -213,6 +213,7 @@ impl Proxy {
         match endpoint.protocol {
             Protocol::Https | Protocol::Http | Protocol::Kubernetes | Protocol::Mcp => {
                 let claimed = http::Claimed {
+                    help: self.teller.help(agent.identity.transport),
                     agent: Arc::new(agent),
                     endpoint: endpoint.key.clone(),
                     name: name.map(|name| name.to_string()),

@@ -16,8 +16,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::identity::Live;
 use crate::identity::manifest::{HOST, Manifest, PORT};
+use crate::identity::{Live, Transport};
 use crate::ingress::Flow;
 use crate::ingress::dns::Names;
 use crate::ingress::tailnet::Called;
@@ -34,6 +34,9 @@ const CONNECTION_TIME: Duration = Duration::from_secs(60);
 const APPROVALS: &str = "/approvals/";
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// The help of a gateway whose name on the tailnet is no header's text.
+const HELP: &str = "<http://tailkeep.internal/>; rel=\"help\"";
 
 /// Tells agents who they are. Cheap to clone.
 #[derive(Clone)]
@@ -75,6 +78,15 @@ impl Teller {
     /// How peers of the tailnet call the gateway now.
     pub fn called(&self) -> Called {
         self.called.borrow().clone()
+    }
+
+    /// Where an agent is told what it may reach, as the value of a denial's `Link` (RFC 8288): a peer of the
+    /// tailnet knows the gateway by its MagicDNS name.
+    pub fn help(&self, transport: Transport) -> HeaderValue {
+        let called = self.called.borrow();
+        let name = called.answers().filter(|_| transport == Transport::Tailnet);
+        let text = format!("<http://{}/>; rel=\"help\"", name.unwrap_or(HOST));
+        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(HELP))
     }
 
     /// Whether a destination is where agents ask.

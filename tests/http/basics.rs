@@ -73,6 +73,8 @@ async fn a_denial_is_put_as_the_client_reads_it() {
         let both = curls(&world, gateway, &[&[flag, "-I", url], &[flag, "-I", url]]).await;
         let seen: Vec<_> = both.iter().map(|got| (got.status, got.connects)).collect();
         assert_eq!(seen, [(403, 1), (403, 0)], "{flag}: {}", both[0].errors);
+        let help = "<http://tailkeep.internal/>; rel=\"help\"";
+        assert!(both[0].text().contains(help), "{flag}: {}", both[0].text());
     }
     let grpc = [
         "--http2",

@@ -17,7 +17,7 @@ def pass_on(a, b):
     for one in (a, b):
         try: one.shutdown(socket.SHUT_RDWR)
         except OSError: pass
-door = socket.create_server(('127.0.0.1', 5432))
+door = socket.create_server(('127.0.0.2', 5432))
 print('ready', flush=True)
 while True:
     near, _ = door.accept()
@@ -35,7 +35,7 @@ pub fn database() -> Server {
     server
 }
 
-/// A database at 127.0.0.1:5432 of a machine.
+/// A database at 127.0.0.2:5432 of a machine.
 pub struct Reached(Child);
 
 impl Reached {
@@ -74,7 +74,7 @@ gateway {{
 }}
 endpoint "postgres" "orders" {{
   hosts    = ["orders.test:5432"]
-  upstream = "127.0.0.1:5432"
+  upstream = "127.0.0.2:5432"
   sslmode  = "disable"
 }}
 credential "postgres_credential" "app" {{

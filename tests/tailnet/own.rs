@@ -53,7 +53,7 @@ gateway {{
 }}
 endpoint "http" "api" {{
   hosts    = ["api.test:80"]
-  upstream = "127.0.0.1:9000"
+  upstream = "127.0.0.2:9000"
 }}
 {CI_READS}"#,
             url = world.control.url

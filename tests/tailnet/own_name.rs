@@ -10,6 +10,15 @@ use serde_json::{Value, json};
 use crate::lab::{Machine, POLICY, SOON, World, until};
 use crate::real::{CI_ALL, attached, service};
 
+const KEEPS: &str = r#"
+rule "keeps" {
+  endpoint  = http.api
+  priority  = 10
+  condition = "http.method == 'DELETE'"
+  verdict   = "deny"
+}
+"#;
+
 /// What a program on a machine is answered by a port of it; empty where that closes or refuses.
 fn local(machine: &Arc<Machine>, to: &str) -> String {
     let net = std::fs::File::open(format!("/proc/{}/ns/net", machine.pid())).unwrap();
@@ -31,7 +40,8 @@ fn local(machine: &Arc<Machine>, to: &str) -> String {
 fn the_gateways_name_says_who_asks(mut world: World) {
     let node = world.gateway_node("gw");
     let _service = service(&node);
-    let gateway = attached(&world, &node, CI_ALL);
+    let rules = format!("{CI_ALL}{KEEPS}");
+    let gateway = attached(&world, &node, &rules);
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
     let dev = world.agent("dev-1", &["tag:agent-dev"]);
     ci.until_routes();
@@ -57,6 +67,10 @@ fn the_gateways_name_says_who_asks(mut world: World) {
     // The same at the name that every tunnel has.
     let told = ci.http("10.78.0.2", 80, "tailkeep.internal", "GET");
     assert!(told.contains(r#""gateway":"gw.lab.ts.net""#), "{told}");
+    // A denial says where to ask, by a name that peers of the tailnet know.
+    let denied = ci.http("10.78.0.1", 80, "api.test", "DELETE");
+    let help = "link: <http://gw.lab.ts.net/>; rel=\"help\"";
+    assert!(denied.contains(" 403 ") && denied.contains(help), "{denied}");
     let report = gateway.operator(&["tailnet", "--format", "json"]).output();
     let report: Value = serde_json::from_slice(&report.unwrap().stdout).unwrap();
     assert_eq!(report["asked_at"], "http://gw.lab.ts.net/");

@@ -128,7 +128,7 @@ impl Played {
         let text = format!(
             "gateway {{\n  state_dir = \"{0}/state\"\n  tailscale {{\n    authkey = env(\"TAILNET_KEY\")\n    \
              hostname = \"keeper\"\n    control_url = \"http://127.0.0.1:1\"\n    tags = [\"tag:gateway\"]\n  }}\n}}\n\
-             endpoint \"http\" \"api\" {{\n  hosts = [\"api.test:80\"]\n  upstream = \"127.0.0.1:9000\"\n}}\n",
+             endpoint \"http\" \"api\" {{\n  hosts = [\"api.test:80\"]\n  upstream = \"127.0.0.2:9000\"\n}}\n",
             folder.path().display()
         );
         std::fs::write(&policy, text).unwrap();

@@ -20,10 +20,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.send_header('Content-Length', '4'); self.end_headers(); self.wfile.write(b'done')
     do_GET = do_POST = do
     def log_message(self, *a): pass
-http.server.ThreadingHTTPServer(('127.0.0.1', 9000), Handler).serve_forever()
+http.server.ThreadingHTTPServer(('127.0.0.2', 9000), Handler).serve_forever()
 ";
 
-/// Serves HTTP at 127.0.0.1:9000 of a machine.
+/// Serves HTTP at 127.0.0.2:9000 of a machine.
 pub fn service(on: &Tailscaled) -> Service {
     service_on(&on.machine)
 }
@@ -36,7 +36,15 @@ pub fn service_on(machine: &Machine) -> Service {
 
 /// A gateway that is attached to `node`; it listens on the endpoint's virtual address when this returns.
 pub fn attached(world: &World, node: &Tailscaled, rest: &str) -> Gateway {
-    let policy = format!(
+    let folder = world.folder().join(format!("gateway-{}", node.name));
+    let gateway = Gateway::start(&node.machine, &folder, &policy(node, rest), |_| {});
+    gateway.until_says("tailscaled is heard");
+    gateway
+}
+
+/// The policy of [`attached`].
+pub fn policy(node: &Tailscaled, rest: &str) -> String {
+    format!(
         r#"
 gateway {{
   state_dir        = "FOLDER/state"
@@ -45,15 +53,11 @@ gateway {{
 }}
 endpoint "http" "api" {{
   hosts    = ["api.test:80"]
-  upstream = "127.0.0.1:9000"
+  upstream = "127.0.0.2:9000"
 }}
 {rest}"#,
         socket = node.socket.display()
-    );
-    let folder = world.folder().join(format!("gateway-{}", node.name));
-    let gateway = Gateway::start(&node.machine, &folder, &policy, |_| {});
-    gateway.until_says("tailscaled is heard");
-    gateway
+    )
 }
 
 /// Who has tag:agent-ci may do all with the API.

@@ -111,7 +111,7 @@ endpoint "postgres" "orders" {{
 }}
 endpoint "http" "api" {{
   hosts    = ["api.test:80"]
-  upstream = "127.0.0.1:9000"
+  upstream = "127.0.0.2:9000"
 }}
 credential "postgres_credential" "app" {{
   endpoint = postgres.orders

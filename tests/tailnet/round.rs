@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::lab::{Gateway, POLICY, Tailscaled, World};
+use crate::lab::{Gateway, POLICY, Tailscaled, World, until};
+use crate::real::{CI_ALL, attached, policy, service};
 
 /// How a gateway ends that is attached to it, and what it says.
 fn ended(world: &World, node: &Tailscaled, fields: &str, upstream: &str) -> String {
@@ -24,7 +25,7 @@ endpoint "http" "api" {{
     );
     let mut gateway = Gateway::start(&node.machine, &world.folder().join("gateway"), &policy, |_| {});
     let mut status = None;
-    crate::lab::until("the gateway ends", || {
+    until("the gateway ends", || {
         status = gateway.ended();
         status.is_some()
     });
@@ -59,5 +60,53 @@ fn a_prefix_that_holds_an_upstream_is_refused_without_a_device() {
             said.contains("127.0.0.0/8, which holds") && said.contains("past every rule"),
             "{said}"
         );
+    }
+}
+
+/// The tests' policy file of the tailnet lets agents dial every port of the gateway's node.
+#[test]
+fn no_upstream_stands_where_the_nodes_own_address_leads() {
+    let Some(mut world) = World::rootless(POLICY) else {
+        return;
+    };
+    let node = world.gateway_node("gw");
+    for upstream in ["127.0.0.1:9000", "localhost:9000", "[::1]:9000"] {
+        let said = ended(&world, &node, "", upstream);
+        assert!(
+            said.contains("the node's own address") && said.contains("past every rule"),
+            "{said}"
+        );
+    }
+    let _service = service(&node);
+    let gateway = attached(&world, &node, CI_ALL);
+    let ci = world.agent("ci-1", &["tag:agent-ci"]);
+    ci.until_routes();
+    let by_the_gateway = || ci.http("10.78.0.1", 80, "api.test", "GET");
+    until("the service answers", || by_the_gateway().contains(" 200 "));
+    for v6 in [false, true] {
+        let answer = ci.http(&node.address(v6), 9000, "api.test", "GET");
+        assert!(!answer.contains(" 200 "), "{answer}");
+    }
+    // Nor does a reload bring it there, by whatever way.
+    let now = policy(&node, CI_ALL);
+    node.set(json!({ "AdvertiseRoutes": ["10.78.0.0/16", "fd7a:7461:696c:78::/64", "10.20.0.0/16"] }));
+    for (upstream, why) in [
+        (
+            "127.0.0.1:9000",
+            "agents reach the upstream 127.0.0.1/32 past every rule",
+        ),
+        (
+            "10.20.0.5:9000",
+            "tailscaled advertises 10.20.0.0/16, which holds 10.20.0.5/32",
+        ),
+    ] {
+        gateway.reload(&now.replace("127.0.0.2:9000", upstream));
+        gateway.until_says(why);
+        assert!(
+            gateway
+                .log()
+                .contains("does not come into force; the old one stays")
+        );
+        assert!(by_the_gateway().contains(" 200 "));
     }
 }

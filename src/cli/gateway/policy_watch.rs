@@ -19,12 +19,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The second look of one that SIGHUP asked for.
 const ASKED_LOOK_AFTER: Duration = Duration::from_millis(50);
 
-/// Says whether a policy may come into force now, and if not, why.
-pub(super) type Guard = Arc<dyn Fn(&Policy) -> Result<(), String> + Send + Sync>;
+/// Says whether a policy may come into force now.
+pub(super) type Guard = Arc<dyn Fn(&Policy) -> Result<(), NotNow> + Send + Sync>;
+
+/// Why a policy that loads does not come into force.
+pub(super) enum NotNow {
+    /// What was recorded would come out otherwise; it may be accepted.
+    Changes(String),
+    /// Agents would get round the gateway.
+    Round(String),
+}
 
 /// Whether `new` may take the place of `old`: where `old` has a `reload_guard`, the record of that
 /// time must not come out otherwise by `new`, or the change must have been accepted.
-pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), String> {
+pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), NotNow> {
     let gateway = &old.model().gateway;
     let Some(back) = gateway.reload_guard else {
         return Ok(());
@@ -35,10 +43,10 @@ pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), String> {
     let back_us = i64::try_from(back.as_micros()).unwrap_or(i64::MAX);
     let since = crate::state::now_us().saturating_sub(back_us);
     let log = gateway.state_dir.join("audit.db");
-    let found = replay(&log, since, new).map_err(|error| error.to_string())?;
+    let found = replay(&log, since, new).map_err(|error| NotNow::Changes(error.to_string()))?;
     match found.changed {
         0 => Ok(()),
-        _ => Err(crate::cli::replay::text(&found)),
+        _ => Err(NotNow::Changes(crate::cli::replay::text(&found))),
     }
 }
 
@@ -108,7 +116,12 @@ pub(super) async fn watch(
                 let (judge, judged) = (guard.clone(), policy.clone());
                 match tokio::task::spawn_blocking(move || judge(&judged)).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(changes)) => {
+                    Ok(Err(NotNow::Round(why))) => {
+                        broken = Some(version);
+                        tracing::error!("the new policy does not come into force; the old one stays: {why}");
+                        continue;
+                    }
+                    Ok(Err(NotNow::Changes(changes))) => {
                         broken = Some(version);
                         held = Some(policy.model().gateway.state_dir.clone());
                         tracing::error!(

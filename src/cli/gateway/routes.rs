@@ -1,6 +1,6 @@
 //! Keeps the tailnet's routes as the policy in force asks, as far as nothing can go round the gateway.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -40,26 +40,16 @@ pub(super) async fn keep(
         };
         let guarded = guarded.but_for(local::elsewhere(&plan.names).await);
         node.advertise(plan.advertised(&guarded)).await;
-        if let Some(status) = now {
-            let round = match status.has_device {
-                true => None,
-                false => round_about(node, dialer, policy.model()).await,
-            };
-            let asked = policy.model().gateway.tailscale.as_ref();
-            let asked =
-                asked.is_some_and(|own| own.routes.iter().flatten().next().is_some() || !own.via.is_empty());
-            let text = guarded
-                .missing
-                .iter()
-                .map(ToString::to_string)
-                .chain(round.clone());
-            let text = text.collect::<Vec<_>>().join("; ");
-            if !attached && !status.has_device && (asked || round.is_some()) {
-                return anyhow::anyhow!("gateway {{ tailscale {{ … }} }}: {text}");
+        if now.is_some() {
+            let refused = refusal(node, dialer, policy.model()).await;
+            if let (false, Some(why)) = (attached, &refused) {
+                return anyhow::anyhow!("gateway {{ tailscale {{ … }} }}: {why}");
             }
             attached = true;
+            let missing = guarded.missing.iter().map(ToString::to_string);
+            let text = missing.chain(refused).collect::<Vec<_>>().join("; ");
             if text != said && !text.is_empty() {
-                tracing::error!("not advertised: {text}");
+                tracing::error!("not advertised, or open past the gateway: {text}");
             }
             said = text;
         }
@@ -71,34 +61,65 @@ pub(super) async fn keep(
     }
 }
 
-/// The route of others that a tailscaled without a network device would lead round the gateway to an
-/// upstream.
-async fn round_about(node: &Node, dialer: &Dialer, model: &Model) -> Option<String> {
-    let others = node.others().await.ok()?;
-    if others.is_empty() {
-        return None;
+/// Why a policy may not be in force beside this tailscaled: one without a network device dials by itself what it is sent,
+/// past every rule. `None` as long as tailscaled is not heard; nobody is let in then.
+pub(super) async fn refusal(node: &Node, dialer: &Dialer, model: &Model) -> Option<String> {
+    let status = node
+        .status()
+        .borrow()
+        .clone()
+        .filter(|status| !status.has_device)?;
+    let own = model.gateway.tailscale.as_ref()?;
+    if own.routes.iter().flatten().next().is_some() || !own.via.is_empty() {
+        let guarded = Kernel::default().guards(&Plan::of(model), &status, own.redirect_port);
+        return guarded.missing.first().map(ToString::to_string);
     }
+    let others = node.others().await.unwrap_or_default();
     let (nets, hosts) = upstreams(model);
-    let holds = |nets: &[IpNet]| {
-        let overlap = |own: &&IpNet| nets.iter().any(|net| net.contains(*own) || own.contains(net));
-        others.iter().find(overlap).copied()
-    };
-    let mut found = holds(&nets).map(|route| (route, "an endpoint's address".to_owned()));
+    let mut found = nets
+        .iter()
+        .find_map(|net| led_round(&others, *net, &net.to_string()));
     for host in hosts {
         if found.is_some() {
             break;
         }
         // A name that nobody knows now is dialled by nobody now.
         let addresses: Vec<IpAddr> = dialer.addresses(&host).await.unwrap_or_default();
-        let nets: Vec<IpNet> = addresses.into_iter().map(IpNet::from).collect();
-        found = holds(&nets).map(|route| (route, host));
+        found = addresses
+            .into_iter()
+            .find_map(|address| led_round(&others, address.into(), &host));
     }
-    let (route, what) = found?;
-    Some(format!(
-        "tailscaled advertises {route}, which holds {what}, and has no network device: agents reach it past every rule. \
-         Withdraw that route (tailscale set --advertise-routes=), or let tailscaled run without --tun=userspace-networking"
-    ))
+    found
 }
+
+/// How agents reach an upstream past the gateway, if they do: by what others have tailscaled advertise, or where it takes
+/// what is sent to the node's own address.
+fn led_round(others: &[IpNet], upstream: IpNet, called: &str) -> Option<String> {
+    let way_out = "let tailscaled run without --tun=userspace-networking";
+    let overlaps = |net: &IpNet| net.contains(&upstream) || upstream.contains(net);
+    if let Some(route) = others.iter().find(|net| overlaps(net)) {
+        return Some(format!(
+            "tailscaled advertises {route}, which holds {called}, and has no network device: agents reach it past every \
+             rule. Withdraw that route (tailscale set --advertise-routes=), or {way_out}"
+        ));
+    }
+    let here = |address: &IpAddr| upstream.contains(address);
+    TAKEN.iter().any(here).then(|| {
+        format!(
+            "tailscaled has no network device, and dials at 127.0.0.1 and ::1 what is sent to the node's own address: \
+             agents reach the upstream {called} past every rule. Let it listen at another address alone (127.0.0.2 will \
+             do), or {way_out}"
+        )
+    })
+}
+
+/// Where a tailscaled without a network device dials what peers send to its node's addresses, and what means the same.
+const TAKEN: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+];
 
 /// What endpoints lead to: addresses, and names.
 fn upstreams(model: &Model) -> (Vec<IpNet>, Vec<String>) {

@@ -10,7 +10,8 @@ use anyhow::Context as _;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use super::{policy_watch, tailnet};
+use super::policy_watch::{self, NotNow};
+use super::{routes, tailnet};
 use crate::admin::{self, Operator};
 use crate::audit::log::Log;
 use crate::channel::Channels;
@@ -120,7 +121,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     }
     let tailnet_ends = {
         let (node, proxy) = (node.clone(), proxy.clone());
-        let (names, parts) = ((names, answerer.clone()), (gate.clone(), dialer));
+        let (names, parts) = ((names, answerer.clone()), (gate.clone(), dialer.clone()));
         async move {
             match node {
                 Some(node) => tailnet::serve(node, names, parts, (proxy, called)).await,
@@ -131,7 +132,16 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     tokio::spawn(sweep(proxy.clone()));
     let (reload_gate, reload_log) = (gate.clone(), log.clone());
     let guard_gate = gate.clone();
-    let guard = Arc::new(move |new: &Policy| policy_watch::guard(&guard_gate.policy(), new));
+    let runtime = tokio::runtime::Handle::current();
+    let guard = Arc::new(move |new: &Policy| {
+        // Called where it may block.
+        if let Some(node) = &node
+            && let Some(why) = runtime.block_on(routes::refusal(node, &dialer, new.model()))
+        {
+            return Err(NotNow::Round(why));
+        }
+        policy_watch::guard(&guard_gate.policy(), new)
+    });
     tokio::spawn(policy_watch::watch(path, first, guard, move |policy| {
         reload_secrets.learn(policy.model());
         reload_log.retain(policy.model().gateway.audit);

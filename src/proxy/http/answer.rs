@@ -1,7 +1,7 @@
 //! Answers that the gateway gives in the upstream's place.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LINK};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
@@ -34,9 +34,9 @@ pub enum Asked<'a> {
     Mcp(Option<&'a Messages>, usize),
 }
 
-/// A denial, in the words of the endpoint's protocol.
-pub fn denial(endpoint: &Endpoint, refusal: &Refusal, asked: Asked<'_>) -> Own {
-    let response = match (endpoint.protocol, asked) {
+/// A denial, in the words of the endpoint's protocol. `help` leads to what the agent may reach.
+pub fn denial(endpoint: &Endpoint, refusal: &Refusal, asked: Asked<'_>, help: &HeaderValue) -> Own {
+    let mut response = match (endpoint.protocol, asked) {
         // Whoever asks for this form reads it, whatever protocol it speaks otherwise.
         _ if refusal.ticket().is_some() => plain::deny(refusal),
         (Protocol::Kubernetes, Asked::Kubernetes(facts)) => kubernetes::deny(refusal, Some(facts)),
@@ -44,6 +44,7 @@ pub fn denial(endpoint: &Endpoint, refusal: &Refusal, asked: Asked<'_>) -> Own {
         (Protocol::Mcp, Asked::Mcp(messages, refused)) => mcp::deny(refusal, messages, refused),
         _ => plain::deny(refusal),
     };
+    response.headers_mut().insert(LINK, help.clone());
     Own {
         response,
         reason: refusal.reason.clone(),

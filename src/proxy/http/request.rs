@@ -276,7 +276,7 @@ impl<J: Judge> Exchange<'_, J> {
             Facts::K8s(facts) => Asked::Kubernetes(facts),
             _ => Asked::Mcp(self.messages.as_ref(), self.refused),
         };
-        answer::denial(&self.endpoint, refusal, asked)
+        answer::denial(&self.endpoint, refusal, asked, &self.connection.claimed.help)
     }
 
     /// An agent that waits for `100 Continue` keeps its body; hyper then closes the connection.
