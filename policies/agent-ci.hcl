@@ -28,7 +28,7 @@ profile "ci" {
     endpoint  = postgres.orders
     condition = <<-CEL
       sql.verbs.all(v, v in ['select', 'show', 'explain'])
-        && !sql.opaque && !sql.role_change && !sql.program
+        && !sql.opaque && !sql.role_change && !sql.program && !sql.server_file && !sql.locks && size(sql.writes) == 0
         && !('customer_secrets' in sql.tables)
     CEL
     verdict   = "allow"

@@ -25,7 +25,7 @@ profile "dev" {
     endpoint  = postgres.orders
     condition = <<-CEL
       sql.verbs.all(v, v in ['select', 'show', 'explain'])
-        && !sql.opaque && !sql.role_change && !sql.program
+        && !sql.opaque && !sql.role_change && !sql.program && !sql.server_file && !sql.locks && size(sql.writes) == 0
         && !('customer_secrets' in sql.tables)
     CEL
     verdict   = "allow"
@@ -36,7 +36,7 @@ profile "dev" {
     endpoint  = postgres.orders
     condition = <<-CEL
       sql.verbs.all(v, v in ['select', 'insert', 'update', 'delete'])
-        && sql.has_where && !sql.opaque && !sql.role_change && !sql.program
+        && sql.has_where && !sql.opaque && !sql.role_change && !sql.program && !sql.server_file
         && !('customer_secrets' in sql.tables)
     CEL
     approve   = [human_approver.oncall]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tailkeep::identity::Limits;
 use tailkeep::policy::{ApproverKind, Policy, source};
 
@@ -214,4 +214,99 @@ fn every_rule_of_every_pack_has_an_allowed_and_a_refused_fixture() {
         crate::tailkeep(&["gateway", "--init", path, "--pack", "other"], b"").code,
         2
     );
+}
+
+/// What the starting set says in words is what it does: each tag's agent, asking for what it may and what it may not.
+#[test]
+fn the_starting_set_allows_what_it_says_and_no_more() {
+    let agent = |name: &str| json!({ "tags": [format!("tag:agent-{name}")] });
+    let folder = tempfile::tempdir().unwrap();
+    let check = |name: &str, endpoint: &str, verdict: &str, family: &str, facts: Value| {
+        json!({
+            "name": format!("{name} {facts}"), "match": { "endpoint": endpoint, "verdict": verdict },
+            "action": { "agent": agent(name), family: facts },
+        })
+    };
+    let mut all = Vec::new();
+    for name in ["ci", "dev"] {
+        for (verdict, statement) in [
+            ("allow", "SELECT id FROM orders WHERE id = 7"),
+            ("allow", "EXPLAIN SELECT count(*) FROM orders"),
+            ("deny", "SELECT * FROM public.customer_secrets"),
+            ("deny", "SELECT rolpassword FROM pg_authid"),
+            ("deny", "SELECT most_common_vals FROM pg_stats"),
+            ("deny", "SELECT pg_read_file('/etc/passwd')"),
+            ("deny", "SELECT pg_terminate_backend(1)"),
+            ("deny", "SELECT pg_catalog.pg_reload_conf()"),
+            ("deny", "SELECT setval('orders_id_seq', 1)"),
+            ("deny", "SELECT lo_from_bytea(0, 'x')"),
+            ("deny", "SELECT purge_orders()"),
+            ("deny", "SELECT * FROM orders FOR UPDATE"),
+            ("deny", "SELECT * INTO copy FROM orders"),
+            ("deny", "COPY orders TO '/tmp/orders'"),
+            ("deny", "SET ROLE postgres"),
+        ] {
+            all.push(check(
+                name,
+                "postgres.orders",
+                verdict,
+                "sql",
+                json!({ "statement": statement }),
+            ));
+        }
+    }
+    for (name, verdict) in [("ci", "deny"), ("dev", "approve")] {
+        let change = json!({ "statement": "UPDATE orders SET item = 'tea' WHERE id = 7" });
+        all.push(check(name, "postgres.orders", verdict, "sql", change));
+    }
+    for (verdict, method, path) in [
+        ("allow", "GET", "/version"),
+        ("allow", "GET", "/api/v1/namespaces/shop/pods"),
+        (
+            "allow",
+            "GET",
+            "/api/v1/namespaces/shop/pods/web-1/log?follow=true",
+        ),
+        (
+            "allow",
+            "GET",
+            "/apis/apps/v1/namespaces/shop/deployments/web/scale",
+        ),
+        ("deny", "GET", "/api/v1/namespaces/shop/secrets/token"),
+        (
+            "deny",
+            "GET",
+            "/api/v1/namespaces/shop/pods/web-1/exec?command=sh",
+        ),
+        ("deny", "GET", "/api/v1/namespaces/shop/pods/web-1/attach?stdin=1"),
+        ("deny", "GET", "/api/v1/namespaces/shop/pods/web-1/portforward"),
+        ("deny", "GET", "/api/v1/namespaces/shop/pods/web-1/proxy/admin"),
+        ("deny", "GET", "/api/v1/namespaces/shop/services/web/proxy/admin"),
+        ("deny", "GET", "/api/v1/nodes/n1/proxy/exec/shop/web-1/web"),
+        ("deny", "GET", "/debug/pprof/heap"),
+        ("deny", "GET", "/logs/kube-apiserver.log"),
+        (
+            "deny",
+            "GET",
+            "/apis/subresources.kubevirt.io/v1/namespaces/shop/virtualmachineinstances/vm/console",
+        ),
+        ("approve", "DELETE", "/api/v1/namespaces/shop/pods/web-1"),
+        ("deny", "DELETE", "/api/v1/namespaces/shop/pods"),
+    ] {
+        all.push(check(
+            "ops",
+            "kubernetes.staging",
+            verdict,
+            "k8s",
+            json!({ "method": method, "path": path }),
+        ));
+    }
+    let fixtures = folder.path().join("starting.json");
+    std::fs::write(&fixtures, json!(all).to_string()).unwrap();
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    let run = crate::tailkeep(
+        &["test", policies.to_str().unwrap(), fixtures.to_str().unwrap()],
+        b"",
+    );
+    assert_eq!(run.code, 0, "{}{}", run.out, run.errors);
 }

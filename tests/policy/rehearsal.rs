@@ -200,7 +200,7 @@ fn replay_groups_what_would_change_and_counts_what_cannot_be_told() {
 fn statement(verbs: Value, reads: Value, writes: Value, opaque: bool) -> Value {
     json!({
         "verbs": verbs, "reads": reads, "writes": writes, "objects": [], "functions": [], "has_where": true,
-        "opaque": opaque, "program": false, "server_file": false, "role_change": false, "unparseable": false,
+        "opaque": opaque, "program": false, "server_file": false, "role_change": false, "locks": false, "unparseable": false,
     })
 }
 
@@ -327,7 +327,7 @@ fn learn_writes_rules_that_cover_what_was_seen() {
             "agent.profile == 'ci' && sql.verbs.all(x, x in ['select']) && 'select' in sql.verbs \
              && sql.reads.all(x, x in ['lines', 'orders']) && sql.writes.all(x, x in []) && sql.objects.all(x, x in []) \
              && sql.functions.all(x, x in []) && sql.has_where && !sql.opaque && !sql.program && !sql.server_file \
-             && !sql.role_change && !sql.unparseable",
+             && !sql.role_change && !sql.locks && !sql.unparseable",
         ]
     );
     assert_eq!((&found["actions"], &found["not_learned"]), (&json!(4), &json!(2)));

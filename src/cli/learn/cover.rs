@@ -41,7 +41,14 @@ struct Change {
 }
 
 /// What is never learned of a statement, so that a rule says that it is not so.
-const PLAIN: &[&str] = &["opaque", "program", "server_file", "role_change", "unparseable"];
+const PLAIN: &[&str] = &[
+    "opaque",
+    "program",
+    "server_file",
+    "role_change",
+    "locks",
+    "unparseable",
+];
 
 impl Seen {
     /// `None` if a fact that is learned from was not recorded.

@@ -35,6 +35,34 @@ pub struct K8sFacts {
     dry_run: Fact<bool>,
 }
 
+/// Parameters that an API server reads as yes or no: those of its options for exec, attach, logs, lists
+/// and deletions.
+const BOOLEANS: &[&str] = &[
+    "stdin",
+    "stdout",
+    "stderr",
+    "tty",
+    "follow",
+    "previous",
+    "timestamps",
+    "insecureSkipTLSVerifyBackend",
+    "watch",
+    "allowWatchBookmarks",
+    "sendInitialEvents",
+    "orphanDependents",
+    "ignoreStoreReadErrorWithClusterBreakingPotential",
+];
+
+/// A parameter in one spelling, so that a rule on `stdin == 'true'` means what the API server does: to it
+/// anything but `0` and `false` is yes, an empty value too (apimachinery, `Convert_Slice_string_To_bool`).
+fn canonical((name, value): (String, String)) -> (String, String) {
+    if !BOOLEANS.contains(&name.as_str()) {
+        return (name, value);
+    }
+    let is_no = value == "0" || value.eq_ignore_ascii_case("false");
+    (name, (!is_no).to_string())
+}
+
 /// The methods that an API server routes. Others, and these in lower case, are refused.
 const METHODS: &[Method] = &[
     Method::GET,
@@ -97,6 +125,7 @@ impl K8sFacts {
         let params = query
             .into_iter()
             .map(|(name, values)| (name, values.into_iter().next().unwrap_or_default()))
+            .map(canonical)
             .collect();
         Ok(K8sFacts {
             needs,
@@ -127,7 +156,7 @@ impl K8sFacts {
             label_selector: Fact::Known(of("labelSelector").unwrap_or_default()),
             field_selector: Fact::Known(of("fieldSelector").unwrap_or_default()),
             command: of("command").into_iter().collect(),
-            params,
+            params: params.into_iter().map(canonical).collect(),
             body_json: Fact::Known(body_json),
             dry_run: Fact::Known(dry_run),
         }

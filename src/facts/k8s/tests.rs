@@ -477,3 +477,32 @@ fn selectors_and_every_word_of_a_command() {
     assert_eq!(text(exec, Slot::K8sCommand), json!(["sh", "-c", "rm -rf /"]));
     assert_eq!(text("/api/v1/pods", Slot::K8sCommand), json!([]));
 }
+
+#[test]
+fn a_yes_is_one_however_it_is_spelt() {
+    let param = |query: &str, name: &str| {
+        let target = format!("/api/v1/namespaces/a/pods/p/exec?{query}");
+        let facts = facts("GET", &target, HeldBody::Empty).unwrap();
+        match facts.fact(Slot::K8sParams) {
+            Fact::Known(view) => view.to_json()[name].clone(),
+            Fact::Unknown(blind) => json!(format!("{blind:?}")),
+        }
+    };
+    for yes in [
+        "stdin=1",
+        "stdin=TRUE",
+        "stdin",
+        "stdin=",
+        "stdin=yes",
+        "stdin=t",
+        "stdin=true&stdin=0",
+    ] {
+        assert_eq!(param(yes, "stdin"), "true", "{yes}");
+    }
+    for no in ["stdin=0", "stdin=False", "stdin=false", "stdin=false&stdin=true"] {
+        assert_eq!(param(no, "stdin"), "false", "{no}");
+    }
+    // Others are texts, and names have their case.
+    assert_eq!(param("container=0", "container"), "0");
+    assert_eq!(param("STDIN=1", "STDIN"), "1");
+}
