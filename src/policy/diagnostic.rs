@@ -93,6 +93,7 @@ impl Diagnostics {
     }
 
     /// Those that point into the sources that are asked for.
+    #[cfg(feature = "daemon")]
     pub(crate) fn only(mut self, file: &dyn Fn(usize) -> bool) -> Self {
         self.items.retain(|item| item.at.is_none_or(|at| file(at.file)));
         self
