@@ -221,47 +221,58 @@ fn every_rule_of_every_pack_has_an_allowed_and_a_refused_fixture() {
 fn the_starting_set_allows_what_it_says_and_no_more() {
     let agent = |name: &str| json!({ "tags": [format!("tag:agent-{name}")] });
     let folder = tempfile::tempdir().unwrap();
-    let check = |name: &str, endpoint: &str, verdict: &str, family: &str, facts: Value| {
+    let check = |name: &str, endpoint: &str, (verdict, rule): (&str, &str), family: &str, facts: Value| {
         json!({
-            "name": format!("{name} {facts}"), "match": { "endpoint": endpoint, "verdict": verdict },
+            "name": format!("{name} {facts}"), "match": { "endpoint": endpoint, "verdict": verdict, "rule": rule },
             "action": { "agent": agent(name), family: facts },
         })
     };
     let mut all = Vec::new();
     for name in ["ci", "dev"] {
-        for (verdict, statement) in [
-            ("allow", "SELECT id FROM orders WHERE id = 7"),
-            ("allow", "EXPLAIN SELECT count(*) FROM orders"),
-            ("deny", "SELECT * FROM public.customer_secrets"),
-            ("deny", "SELECT rolpassword FROM pg_authid"),
-            ("deny", "SELECT most_common_vals FROM pg_stats"),
-            ("deny", "SELECT pg_read_file('/etc/passwd')"),
-            ("deny", "SELECT pg_terminate_backend(1)"),
-            ("deny", "SELECT pg_catalog.pg_reload_conf()"),
-            ("deny", "SELECT setval('orders_id_seq', 1)"),
-            ("deny", "SELECT lo_from_bytea(0, 'x')"),
-            ("deny", "SELECT purge_orders()"),
-            ("deny", "SELECT * FROM orders FOR UPDATE"),
-            ("deny", "SELECT * INTO copy FROM orders"),
-            ("deny", "COPY orders TO '/tmp/orders'"),
-            ("deny", "SET ROLE postgres"),
+        for (verdict, rule, statement) in [
+            ("allow", "reads", "SELECT id FROM orders WHERE id = 7"),
+            ("allow", "reads", "EXPLAIN SELECT count(*) FROM orders"),
+            ("deny", "secrets", "SELECT * FROM public.customer_secrets"),
+            ("deny", "secrets", "SELECT rolpassword FROM pg_authid"),
+            ("deny", "secrets", "SELECT most_common_vals FROM pg_stats"),
+            ("deny", "functions", "SELECT pg_read_file('/etc/passwd')"),
+            ("deny", "functions", "SELECT pg_terminate_backend(1)"),
+            ("deny", "functions", "SELECT pg_catalog.pg_reload_conf()"),
+            ("deny", "functions", "SELECT setval('orders_id_seq', 1)"),
+            ("deny", "functions", "SELECT lo_from_bytea(0, 'x')"),
+            ("deny", "rest", "SELECT purge_orders()"),
+            ("deny", "rest", "SELECT * FROM orders FOR UPDATE"),
+            ("deny", "rest", "SELECT * INTO copy FROM orders"),
+            ("deny", "rest", "COPY orders TO '/tmp/orders'"),
+            ("deny", "rest", "SET ROLE postgres"),
         ] {
+            let rule = match (rule, name) {
+                ("reads", "ci") => "ci/orders-reads",
+                ("reads", _) => "dev/dev-orders-reads",
+                ("rest", "ci") => "ci/orders-rest",
+                ("rest", _) => "",
+                ("secrets", _) => "orders-secrets",
+                _ => "orders-functions",
+            };
             all.push(check(
                 name,
                 "postgres.orders",
-                verdict,
+                (verdict, rule),
                 "sql",
                 json!({ "statement": statement }),
             ));
         }
     }
-    for (name, verdict) in [("ci", "deny"), ("dev", "approve")] {
+    for (name, verdict, rule) in [
+        ("ci", "deny", "ci/orders-rest"),
+        ("dev", "approve", "dev/dev-orders-changes"),
+    ] {
         let change = json!({ "statement": "UPDATE orders SET item = 'tea' WHERE id = 7" });
-        all.push(check(name, "postgres.orders", verdict, "sql", change));
+        all.push(check(name, "postgres.orders", (verdict, rule), "sql", change));
     }
-    for (verdict, method, path) in [
-        ("allow", "GET", "/version"),
-        ("allow", "GET", "/api/v1/namespaces/shop/pods"),
+    for (verdict, rule, method, path) in [
+        ("allow", "ops/discovery", "GET", "/version"),
+        ("allow", "ops/reads", "GET", "/api/v1/namespaces/shop/pods"),
         (
             "allow",
             "GET",
@@ -272,31 +283,61 @@ fn the_starting_set_allows_what_it_says_and_no_more() {
             "GET",
             "/apis/apps/v1/namespaces/shop/deployments/web/scale",
         ),
-        ("deny", "GET", "/api/v1/namespaces/shop/secrets/token"),
+        (
+            "deny",
+            "ops/secrets",
+            "GET",
+            "/api/v1/namespaces/shop/secrets/token",
+        ),
         (
             "deny",
             "GET",
             "/api/v1/namespaces/shop/pods/web-1/exec?command=sh",
         ),
-        ("deny", "GET", "/api/v1/namespaces/shop/pods/web-1/attach?stdin=1"),
-        ("deny", "GET", "/api/v1/namespaces/shop/pods/web-1/portforward"),
-        ("deny", "GET", "/api/v1/namespaces/shop/pods/web-1/proxy/admin"),
-        ("deny", "GET", "/api/v1/namespaces/shop/services/web/proxy/admin"),
-        ("deny", "GET", "/api/v1/nodes/n1/proxy/exec/shop/web-1/web"),
-        ("deny", "GET", "/debug/pprof/heap"),
-        ("deny", "GET", "/logs/kube-apiserver.log"),
+        (
+            "deny",
+            "",
+            "GET",
+            "/api/v1/namespaces/shop/pods/web-1/attach?stdin=1",
+        ),
+        (
+            "deny",
+            "",
+            "GET",
+            "/api/v1/namespaces/shop/pods/web-1/portforward",
+        ),
+        (
+            "deny",
+            "",
+            "GET",
+            "/api/v1/namespaces/shop/pods/web-1/proxy/admin",
+        ),
+        (
+            "deny",
+            "",
+            "GET",
+            "/api/v1/namespaces/shop/services/web/proxy/admin",
+        ),
+        ("deny", "", "GET", "/api/v1/nodes/n1/proxy/exec/shop/web-1/web"),
+        ("deny", "", "GET", "/debug/pprof/heap"),
+        ("deny", "", "GET", "/logs/kube-apiserver.log"),
         (
             "deny",
             "GET",
             "/apis/subresources.kubevirt.io/v1/namespaces/shop/virtualmachineinstances/vm/console",
         ),
-        ("approve", "DELETE", "/api/v1/namespaces/shop/pods/web-1"),
-        ("deny", "DELETE", "/api/v1/namespaces/shop/pods"),
+        (
+            "approve",
+            "ops/restarts",
+            "DELETE",
+            "/api/v1/namespaces/shop/pods/web-1",
+        ),
+        ("deny", "", "DELETE", "/api/v1/namespaces/shop/pods"),
     ] {
         all.push(check(
             "ops",
             "kubernetes.staging",
-            verdict,
+            (verdict, rule),
             "k8s",
             json!({ "method": method, "path": path }),
         ));
