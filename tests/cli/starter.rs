@@ -275,11 +275,13 @@ fn the_starting_set_allows_what_it_says_and_no_more() {
         ("allow", "ops/reads", "GET", "/api/v1/namespaces/shop/pods"),
         (
             "allow",
+            "ops/reads",
             "GET",
             "/api/v1/namespaces/shop/pods/web-1/log?follow=true",
         ),
         (
             "allow",
+            "ops/reads",
             "GET",
             "/apis/apps/v1/namespaces/shop/deployments/web/scale",
         ),
@@ -291,6 +293,7 @@ fn the_starting_set_allows_what_it_says_and_no_more() {
         ),
         (
             "deny",
+            "",
             "GET",
             "/api/v1/namespaces/shop/pods/web-1/exec?command=sh",
         ),
@@ -323,6 +326,7 @@ fn the_starting_set_allows_what_it_says_and_no_more() {
         ("deny", "", "GET", "/logs/kube-apiserver.log"),
         (
             "deny",
+            "",
             "GET",
             "/apis/subresources.kubevirt.io/v1/namespaces/shop/virtualmachineinstances/vm/console",
         ),
