@@ -86,6 +86,8 @@ fn a_peer_has_its_part_of_the_connections_and_they_last_their_time() {
             }
         }
         assert_eq!(open.len(), CONNECTIONS_MAX);
+        let asked = world.daemon.asked();
+        assert!(asked.contains(&format!("tcp {}", full[0])), "{asked:?}");
         assert!(
             !is_answered(&mut from(last, SERVER).unwrap()),
             "every place is taken"
@@ -143,6 +145,9 @@ fn a_peer_has_its_part_of_the_queries_that_are_being_answered() {
             probe.send(&query(1, "other.test")).unwrap();
             got.load(Ordering::SeqCst) > 0
         });
+        // A datagram's sender is asked for as one.
+        let asked = world.daemon.asked();
+        assert!(asked.contains(&format!("udp {}", all[0])), "{asked:?}");
         // What the probe asked is over.
         std::thread::sleep(Duration::from_secs(5));
         let before = got.load(Ordering::SeqCst);
