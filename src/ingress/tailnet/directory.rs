@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tokio::sync::{Mutex as Turn, Semaphore, watch};
 
+use super::hearing::{Hearing, UNHEARD_MAX};
 use super::localapi::{LocalApi, LocalApiError, Protocol, Status, WhoIs};
 use super::memory::{Memory, Recalled};
 use super::miss::{MISS_PAUSE, Misses};
@@ -71,8 +72,6 @@ struct Own {
     has_device: bool,
     stable_id: String,
     addresses: Vec<IpAddr>,
-    /// Whether changes are heard; nothing is kept while they are not.
-    heard: bool,
 }
 
 impl From<&Status> for Own {
@@ -85,7 +84,6 @@ impl From<&Status> for Own {
             has_device: status.has_device,
             stable_id: own.map(|own| own.stable_id.clone()).unwrap_or_default(),
             addresses: status.addresses.clone().unwrap_or_default(),
-            heard: true,
         }
     }
 }
@@ -94,6 +92,8 @@ impl From<&Status> for Own {
 #[derive(Debug)]
 pub struct Directory {
     api: LocalApi,
+    /// Nothing is kept while changes are not heard.
+    hearing: Hearing,
     own: RwLock<Own>,
     memory: Mutex<Memory>,
     /// How often the tailnet changed.
@@ -138,6 +138,7 @@ impl Directory {
     pub fn new(api: LocalApi) -> Arc<Self> {
         Arc::new(Directory {
             api,
+            hearing: Hearing::default(),
             own: RwLock::default(),
             memory: Mutex::default(),
             changes: watch::Sender::new(0),
@@ -153,6 +154,7 @@ impl Directory {
     pub fn changed(&self, status: &Status) {
         *self.own.write().unwrap_or_else(PoisonError::into_inner) = Own::from(status);
         self.memory().forget();
+        self.hearing.set(true);
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
@@ -164,7 +166,7 @@ impl Directory {
 
     /// Changes are not heard any more: nothing is kept until they are.
     pub fn lost(&self) {
-        self.own.write().unwrap_or_else(PoisonError::into_inner).heard = false;
+        self.hearing.set(false);
         self.memory().forget();
     }
 
@@ -218,13 +220,14 @@ impl Directory {
     }
 
     /// Ends when the node of an open connection has left the tailnet, or tailscaled has not said
-    /// for [`DOUBT`] after a change. What else changes, an expired grant included, is told to
+    /// for [`DOUBT`] after a change, or is not heard for [`UNHEARD_MAX`]. What else changes, an expired grant included, is told to
     /// [`Met::live`] and [`Directory::told`].
     pub async fn until_gone(&self, mut met: Met) {
         loop {
             tokio::select! {
                 changed = met.changes.changed() => if changed.is_err() { return },
                 () = expired(&met.known) => {}
+                () = self.hearing.lost_for(UNHEARD_MAX) => return,
             }
             let began = Instant::now();
             loop {
@@ -284,7 +287,7 @@ impl Directory {
     /// The node that has an address.
     async fn by_address(&self, ip: IpAddr, protocol: Protocol) -> Result<Known, Stranger> {
         let nobody = Stranger::NoPeer(SocketAddr::new(ip, 0));
-        let recall = || match self.own().heard {
+        let recall = || match self.hearing.is_heard() {
             true => self.memory().recall(ip, Instant::now()),
             false => Recalled::Nothing,
         };

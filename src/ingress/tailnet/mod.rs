@@ -3,7 +3,7 @@
 //!
 //! - [`localapi`] speaks with tailscaled; [`whois`] reads an [`Identity`] out of its answer.
 //! - [`directory`] asks who is behind each connection, and says when that changes; [`memory`] holds
-//!   what was answered a moment ago, [`port`] keeps connections from one port apart, [`miss`]
+//!   what was answered a moment ago, [`hearing`] whether changes are heard, [`port`] keeps connections from one port apart, [`miss`]
 //!   counts questions in vain.
 //! - [`door`] takes connections and has them asked for.
 //! - [`listener`] has a socket for every virtual address and port that the policy claims;
@@ -29,6 +29,7 @@ pub mod directory;
 pub mod dns;
 pub mod door;
 pub mod guard;
+pub mod hearing;
 pub mod listener;
 pub mod local;
 pub mod localapi;

@@ -147,6 +147,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("ingress/tailnet/dns.rs", &["CONNECTIONS_PER_PEER_MAX", "CONNECTION_LASTS"], Test("tests/tailnet/name_limits.rs", "a_peer_has_its_part_of_the_connections_and_they_last_their_time")),
     ("ingress/tailnet/dns.rs", &["QUERY_BYTES_MAX"], Owed),
     ("ingress/tailnet/door.rs", &["ASKING_MAX"], Owed),
+    ("ingress/tailnet/hearing.rs", &["UNHEARD_MAX"], Test("src/ingress/tailnet/hearing.rs", "what_is_not_heard_for_long_is_lost")),
     ("ingress/tailnet/listener.rs", &["SOCKETS_MAX"], Owed),
     ("ingress/tailnet/localapi.rs", &["ANSWER_WAIT"], Owed),
     ("ingress/tailnet/localapi.rs", &["ANSWER_BYTES_MAX"], Test("src/ingress/tailnet/localapi.rs", "an_answer_has_a_size_and_what_cannot_be_read_is_counted")),
