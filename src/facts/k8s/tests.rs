@@ -2,7 +2,7 @@ use http::{Method, Request};
 use serde_json::json;
 
 use super::*;
-use crate::facts::Facts;
+use crate::facts::{Facts, Family};
 
 fn facts(method: &str, target: &str, body: HeldBody<'_>) -> Result<K8sFacts, Malformed> {
     let request = Request::builder().method(method).uri(target).body(()).unwrap();
@@ -476,4 +476,38 @@ fn selectors_and_every_word_of_a_command() {
     let exec = "/api/v1/namespaces/a/pods/p/exec?command=sh&command=-c&container=c&command=rm%20-rf+/";
     assert_eq!(text(exec, Slot::K8sCommand), json!(["sh", "-c", "rm -rf /"]));
     assert_eq!(text("/api/v1/pods", Slot::K8sCommand), json!([]));
+}
+
+#[test]
+fn what_is_true_or_false_has_one_spelling_for_conditions() {
+    let condition =
+        crate::policy::cel::Condition::compile("k8s.params.stdin == 'true'", Family::K8s).unwrap();
+    for (query, wanted, is_true) in [
+        ("stdin=true", "true", true),
+        ("stdin=1", "true", true),
+        ("stdin=TRUE", "true", true),
+        ("stdin", "true", true),
+        ("stdin=", "true", true),
+        ("stdin=no", "true", true),
+        ("stdin=1&stdin=0", "true", true),
+        ("stdin=0&stdin=1", "false", false),
+        ("stdin=0", "false", false),
+        ("stdin=False", "false", false),
+    ] {
+        let target = format!("/api/v1/namespaces/a/pods/p/exec?command=1&{query}");
+        let facts = facts("GET", &target, HeldBody::Empty).unwrap();
+        let Fact::Known(params) = facts.fact(Slot::K8sParams) else {
+            panic!("{query}");
+        };
+        assert_eq!(
+            params.to_json(),
+            json!({ "command": "1", "stdin": wanted }),
+            "{query}"
+        );
+        let env = crate::policy::cel::Env::new(&facts, &facts);
+        assert_eq!(condition.holds(&env), Ok(is_true), "{query}");
+    }
+    let facts = facts("GET", "/api/v1/pods?watch=1&follow&limit=1", HeldBody::Empty).unwrap();
+    let written = View::Map(facts.written_params()).to_json();
+    assert_eq!(written, json!({ "watch": "1", "follow": "", "limit": "1" }));
 }
