@@ -136,6 +136,65 @@ fn the_starting_set_is_whole_and_both_sides_agree() {
     assert_eq!(decide, humans.map(|approver| approver.name.clone()).collect());
 }
 
+/// What the starting set's own words promise: what is called reading reads, and nothing reaches into what runs.
+#[test]
+fn what_the_starting_set_calls_reading_only_reads() {
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    let policies = policies.to_str().unwrap();
+    let check = |agent: &str, family: &str, action: &str, passes: bool| {
+        let args = [
+            "eval", policies, "--agent", agent, family, action, "--format", "json",
+        ];
+        let run = crate::tailkeep(&args, b"");
+        let document: Value = serde_json::from_str(&run.out).unwrap_or_else(|_| panic!("{}", run.errors));
+        let allowed = document["verdict"] == "allow";
+        assert_eq!(allowed, passes, "{agent} {action}: {document}");
+    };
+    let ops = |action: &str, passes| check("ops", "--k8s", action, passes);
+    for path in [
+        "/version",
+        "/apis/apps/v1",
+        "/api/v1/namespaces/a/pods",
+        "/api/v1/namespaces/a/pods/p/log",
+        "/apis/apps/v1/namespaces/a/deployments?watch=1",
+    ] {
+        ops(&format!("GET {path}"), true);
+    }
+    for path in [
+        "/api/v1/namespaces/a/pods/p/exec?command=sh",
+        "/api/v1/namespaces/a/pods/p/attach",
+        "/api/v1/namespaces/a/pods/p/portforward",
+        "/api/v1/namespaces/a/pods/p/proxy/admin",
+        "/api/v1/namespaces/a/services/s/proxy/admin",
+        "/api/v1/nodes/n/proxy/run/a/p/c",
+        "/api/v1/proxy/namespaces/a/services/s/x",
+        "/api/v1/namespaces/a/secrets",
+        "/apis/example.com/v1/namespaces/a/pods",
+        "/logs/kube-apiserver.log",
+        "/metrics",
+    ] {
+        ops(&format!("GET {path}"), false);
+    }
+    for agent in ["ci", "dev"] {
+        let sql = |action: &str, passes| check(agent, "--sql", action, passes);
+        sql("SELECT count(*) FROM orders WHERE id = 7", true);
+        sql("EXPLAIN ANALYZE SELECT * FROM orders", true);
+        for text in [
+            "SELECT pg_read_file('/etc/passwd')",
+            "SELECT pg_catalog.pg_terminate_backend(1)",
+            "SELECT set_config('role', 'owner', false)",
+            "SELECT lo_export(1, '/tmp/x')",
+            "SELECT nextval('orders_id_seq')",
+            "SELECT purge_orders()",
+            "SELECT * INTO copy FROM orders",
+            "SELECT * FROM customer_secrets",
+            "COPY orders TO '/tmp/orders'",
+        ] {
+            sql(text, false);
+        }
+    }
+}
+
 /// What `tailkeep test` says that the fixtures of a folder cover of its rules.
 #[track_caller]
 fn covered(policy: &str, fixtures: &str) -> Value {
