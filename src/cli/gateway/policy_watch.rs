@@ -23,7 +23,7 @@ const ASKED_LOOK_AFTER: Duration = Duration::from_millis(50);
 pub(super) type Guard = Arc<dyn Fn(&Policy) -> Result<(), String> + Send + Sync>;
 
 /// Whether `new` may take the place of `old`: where `old` has a `reload_guard`, the record of that
-/// time must not come out otherwise by `new`, or the change must have been accepted.
+/// time must not come out otherwise by `new`, nor ask others, or the change must have been accepted.
 pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), String> {
     let gateway = &old.model().gateway;
     let Some(back) = gateway.reload_guard else {
@@ -35,7 +35,7 @@ pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), String> {
     let back_us = i64::try_from(back.as_micros()).unwrap_or(i64::MAX);
     let since = crate::state::now_us().saturating_sub(back_us);
     let log = gateway.state_dir.join("audit.db");
-    let found = replay(&log, since, new).map_err(|error| error.to_string())?;
+    let found = replay(&log, since, Some(old), new).map_err(|error| error.to_string())?;
     match found.changed {
         0 => Ok(()),
         _ => Err(crate::cli::replay::text(&found)),
