@@ -24,8 +24,9 @@ profile "dev" {
   rule "dev-orders-reads" {
     endpoint  = postgres.orders
     condition = <<-CEL
-      sql.verbs.all(v, v in ['select', 'show', 'explain'])
-        && !sql.opaque && !sql.role_change && !sql.program && !sql.server_file && !sql.locks && size(sql.writes) == 0
+      sql.verb in ['select', 'show', 'explain'] && sql.verbs.all(v, v in ['select', 'show', 'explain'])
+        && size(sql.writes) == 0 && !sql.opaque && !sql.role_change && !sql.program && !sql.server_file && !sql.locks
+        && sql.functions.all(f, f in ['count', 'sum', 'avg', 'min', 'max', 'lower', 'upper', 'length', 'now', 'date_trunc'])
         && !('customer_secrets' in sql.tables)
     CEL
     verdict   = "allow"
@@ -36,7 +37,7 @@ profile "dev" {
     endpoint  = postgres.orders
     condition = <<-CEL
       sql.verbs.all(v, v in ['select', 'insert', 'update', 'delete'])
-        && sql.has_where && !sql.opaque && !sql.role_change && !sql.program && !sql.server_file
+        && sql.has_where && !sql.opaque && !sql.role_change && !sql.program
         && !('customer_secrets' in sql.tables)
     CEL
     approve   = [human_approver.oncall]

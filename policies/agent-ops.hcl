@@ -12,22 +12,22 @@ profile "ops" {
     reason    = "secret values stay in the cluster"
   }
 
-  # Objects, and of what hangs on them only what shows and does no more: a GET can open a shell in a pod, or a way through
-  # a service or a node.
-  rule "reads" {
-    endpoint  = kubernetes.staging
-    condition = <<-CEL
-      k8s.is_resource && k8s.verb in ['get', 'list', 'watch']
-        && (!k8s.resource.contains('/') || k8s.resource.matches('^[^/]+/(?:status|scale)$')
-          || (k8s.group == '' && k8s.resource == 'pods/log'))
-    CEL
-    verdict   = "allow"
-  }
-
   # What clients ask to know what they speak to.
   rule "discovery" {
     endpoint  = kubernetes.staging
-    condition = "!k8s.is_resource && k8s.verb == 'get' && k8s.path.matches('^/(?:version|healthz|livez|readyz|api(?:/[^/]+)?|apis(?:/[^/]+){0,2}|openapi/v[23](?:/.*)?)/?$')"
+    condition = "!k8s.is_resource && k8s.verb == 'get' && k8s.path.matches('^/(?:version|api(?:/[^/]+)?|apis(?:/[^/]+){0,2}|openapi/v[23](?:/.*)?)/?$')"
+    verdict   = "allow"
+  }
+
+  # What is listed here, and no more: a GET on `pods/exec`, `services/proxy` or `nodes/proxy` reaches into what runs.
+  rule "reads" {
+    endpoint  = kubernetes.staging
+    condition = <<-CEL
+      k8s.verb in ['get', 'list', 'watch']
+        && ((k8s.group == '' && k8s.resource in ['pods', 'pods/log', 'pods/status', 'services', 'endpoints', 'events', 'namespaces', 'nodes'])
+          || (k8s.group == 'apps' && k8s.resource in ['deployments', 'deployments/scale', 'replicasets', 'statefulsets', 'daemonsets'])
+          || (k8s.group == 'batch' && k8s.resource in ['jobs', 'cronjobs']))
+    CEL
     verdict   = "allow"
   }
 

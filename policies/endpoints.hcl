@@ -68,14 +68,3 @@ rule "orders-secrets" {
   verdict   = "deny"
   reason    = "this table holds secrets"
 }
-
-# Functions of the server itself that do more than compute. What is not the server's own is `sql.opaque`.
-rule "orders-functions" {
-  endpoint  = postgres.orders
-  priority  = 100
-  condition = <<-CEL
-    sql.functions.exists(f, f.matches('^(?:pg_catalog\\.)?(?:pg_read_|pg_ls_|pg_stat_file|pg_file_|pg_current_logfile|lo_|lowrite|loread|pg_sleep|pg_terminate_|pg_cancel_|pg_reload_|pg_rotate_|pg_switch_|pg_promote|pg_create_|pg_drop_|pg_replication_|pg_logical_|pg_wal_|pg_backup_|pg_start_|pg_stop_|pg_export_|pg_import_|pg_advisory_|pg_try_advisory_|pg_notify|pg_stat_reset|pg_log_|pg_show_all_file|pg_hba_|pg_ident_|set_config|setval|nextval|txid_current$|pg_current_xact_id$|currtid|binary_upgrade_|brin_|gin_clean_)'))
-  CEL
-  verdict   = "deny"
-  reason    = "this function does more than read the tables"
-}

@@ -24,6 +24,19 @@ pub struct Said {
     /// `allow`, `deny` or `approve`.
     pub verdict: String,
     pub rule: Option<String>,
+    /// Who is asked, in their order, where the verdict is `approve`; `None` where a record does not tell.
+    pub approvers: Option<Vec<String>>,
+}
+
+impl Said {
+    /// Whether it is another verdict, or others are asked.
+    fn differs(&self, other: &Said) -> bool {
+        let asks_others = match (&self.approvers, &other.approvers) {
+            (Some(own), Some(others)) => own != others,
+            _ => false,
+        };
+        self.verdict != other.verdict || asks_others
+    }
 }
 
 /// Records whose verdict would change in the same way.
@@ -57,7 +70,13 @@ pub struct Replayed {
 impl Replayed {
     /// One document: `judged`, `changed`, `assumed`, `changes`, `not_replayed`.
     pub fn to_json(&self) -> Value {
-        let said = |said: &Said| json!({ "verdict": said.verdict, "rule": said.rule });
+        let said = |said: &Said| {
+            let mut object = json!({ "verdict": said.verdict, "rule": said.rule });
+            if let Some(approvers) = &said.approvers {
+                object["approvers"] = json!(approvers);
+            }
+            object
+        };
         let changes = self.changes.iter().map(|change| {
             json!({
                 "count": change.count, "endpoint": change.endpoint, "profile": change.profile,
@@ -74,13 +93,21 @@ impl Replayed {
 
 /// Judges every record since a time (Unix, microseconds) by `policy`.
 ///
+/// Whom a rule asks is compared with whom `old`, the policy in force, asks; without it, with those who
+/// approved, as a record names no others.
+///
 /// # Errors
 /// The log cannot be read.
-pub fn replay(log: &Path, since_us: i64, policy: &Policy) -> Result<Replayed, ReadError> {
+pub fn replay(
+    log: &Path,
+    since_us: i64,
+    old: Option<&Policy>,
+    policy: &Policy,
+) -> Result<Replayed, ReadError> {
     let mut found = Replayed::default();
     let mut groups: BTreeMap<(String, String, Said, Said), Change> = BTreeMap::new();
     each(log, since_us, |record| {
-        let (was, would) = match (was(record), judge(policy, record)) {
+        let (mut was, would) = match (was(record), judge(policy, record)) {
             (Some(was), Ok(would)) => (was, would),
             (None, _) => {
                 let cause = text(record, "cause").unwrap_or("unknown");
@@ -97,7 +124,12 @@ pub fn replay(log: &Path, since_us: i64, policy: &Policy) -> Result<Replayed, Re
         };
         found.judged += 1;
         found.assumed += u64::from(identity(record).is_none());
-        if was.verdict == would.verdict {
+        if let Some(Ok(in_force)) = old.map(|old| judge(old, record))
+            && in_force.verdict == was.verdict
+        {
+            was.approvers = in_force.approvers;
+        }
+        if !was.differs(&would) {
             return;
         }
         found.changed += 1;
@@ -157,7 +189,21 @@ fn was(record: &Value) -> Option<Said> {
     Some(Said {
         verdict: verdict.to_owned(),
         rule: text(record, "rule").map(str::to_owned),
+        approvers: approved(record),
     })
+}
+
+/// The approvers of what was approved: each said yes, as `approver:person`. Of what was refused, those
+/// who come after are not known.
+fn approved(record: &Value) -> Option<Vec<String>> {
+    if !matches!(text(record, "cause")?, "approved" | "granted") {
+        return None;
+    }
+    let said = record["approvers"].as_array()?.iter();
+    let keys = said.map(|one| Some(one.as_str()?.split_once(':')?.0.to_owned()));
+    let mut keys: Vec<String> = keys.collect::<Option<_>>()?;
+    keys.dedup();
+    Some(keys)
 }
 
 /// What `policy` says of a record, or why that cannot be told.
@@ -166,6 +212,7 @@ fn judge(policy: &Policy, record: &Value) -> Result<Said, String> {
     let said = |verdict: &str, rule: Option<&str>| Said {
         verdict: verdict.to_owned(),
         rule: rule.map(str::to_owned),
+        approvers: None,
     };
     let Some(profile) = profile(policy, record) else {
         return Ok(said("deny", None));
@@ -196,7 +243,10 @@ fn judge(policy: &Policy, record: &Value) -> Result<Said, String> {
     );
     Ok(match &judgement.verdict {
         Verdict::Allow { rule } => said("allow", rule.as_deref()),
-        Verdict::Ask { rule, .. } => said("approve", Some(&**rule)),
+        Verdict::Ask { rule, chain, .. } => Said {
+            approvers: Some(chain.iter().map(|key| (**key).to_owned()).collect()),
+            ..said("approve", Some(&**rule))
+        },
         Verdict::Deny(refusal) => {
             let missed = facts.missed().or(agent.missed());
             if let (Cause::Unevaluable(_), Some(slot)) = (&refusal.cause, missed) {

@@ -14,7 +14,7 @@ use crate::facts::http::{HeldBody, HttpFacts};
 use crate::facts::k8s::K8sFacts;
 use crate::facts::sql;
 use crate::facts::sql::dialect::{self, Dialect};
-use crate::facts::{Blind, Fact, FactSet, FactSource, Slot, mcp};
+use crate::facts::{Blind, Fact, FactSet, FactSource, Slot, View, mcp};
 
 /// Longest line that is read, bytes.
 const LINE_BYTES_MAX: usize = 4 << 20;
@@ -157,7 +157,11 @@ fn facts(family: Family, line: &[u8]) -> anyhow::Result<Value> {
             let held = body.as_deref().map_or(HeldBody::Empty, HeldBody::Whole);
             let needs = K8S.iter().copied().collect();
             let facts = K8sFacts::read(&parts, "", held, needs, DECODED_BYTES_MAX);
-            Ok(named(&facts.context("the request is refused")?, K8S))
+            let facts = facts.context("the request is refused")?;
+            let mut shown = named(&facts, K8S);
+            // As they were sent, where conditions read one spelling of true and false.
+            shown[Slot::K8sParams.name()] = View::Map(facts.written_params()).to_json();
+            Ok(shown)
         }
         Family::Http => {
             let (parts, body) = request(line, None)?;

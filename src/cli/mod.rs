@@ -115,6 +115,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // rustls wants one provider for the process, HTTP clients even where they speak without TLS.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    if only_prints(&cli.command)
+        && let Err(error) = crate::sys::end_with_the_reader()
+    {
+        eprintln!("tailkeep: {error}");
+        return ExitCode::from(2);
+    }
     let result = match cli.command {
         Command::Gateway(args) => gateway::run(args),
         Command::Validate(args) => validate::run(args),
@@ -148,6 +154,19 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Whether a command reads files and prints, and has no connection that it could end by.
+fn only_prints(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Validate(_)
+            | Command::Test(_)
+            | Command::Replay(_)
+            | Command::Learn(_)
+            | Command::Eval(_)
+            | Command::Inspect(_)
+    )
 }
 
 /// A time as people write it, in seconds: 90s, 15m, 2h, 7d.

@@ -43,7 +43,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let log = log_of(&policy, args.log);
-    let found = replay(&log, args.since, &policy).with_context(|| log.display().to_string())?;
+    let found = replay(&log, args.since, None, &policy).with_context(|| log.display().to_string())?;
     match args.format {
         Format::Json => println!("{}", found.to_json()),
         Format::Text => print!("{}", text(&found)),
@@ -58,8 +58,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn said(said: &Said) -> String {
+    let asks = match &said.approvers {
+        Some(approvers) => format!(", asks {}", approvers.join(", ")),
+        None => String::new(),
+    };
     match &said.rule {
-        Some(rule) => format!("{} by {rule}", said.verdict),
+        Some(rule) => format!("{} by {rule}{asks}", said.verdict),
         None => format!("{} (no rule)", said.verdict),
     }
 }

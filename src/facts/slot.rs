@@ -133,11 +133,11 @@ slots! {
     K8sResource K8s "resource" Text "The resource, with its subresource: pods, pods/exec.";
     K8sNamespace K8s "namespace" Text "The namespace; empty for cluster scope.";
     K8sName K8s "name" Text "The object's name; empty for a collection.";
-    K8sParams K8s "params" Map "The query's parameters; the first value of each.";
+    K8sParams K8s "params" Map "The query's parameters; the first value of each. One that is true or false (stdin, tty, follow, watch, …) is 'true' or 'false', however it was written.";
     K8sLabelSelector K8s "label_selector" Text "The label selector, decoded; empty where there is none.";
     K8sFieldSelector K8s "field_selector" Text "The field selector, decoded; empty where there is none.";
     K8sCommand K8s "command" Texts "Every word of the command that exec or attach is given.";
-    K8sBodyJson K8s "body_json" Json "The body read as JSON or YAML; null where there is none.";
+    K8sBodyJson K8s "body_json" Json "The body read as JSON; null where there is none, unknown where it is YAML, CBOR or protobuf.";
     K8sDryRun K8s "dry_run" Bool "Whether the request is a server-side dry run.";
     K8sIsResource K8s "is_resource" Bool "Whether the request is for an API resource.";
     K8sPath K8s "path" Text "The path, for requests that are not for a resource.";

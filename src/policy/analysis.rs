@@ -2,7 +2,7 @@
 //!
 //! Each is certain: a rule that is called unreachable is one that no action can reach.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::cel::key::contradiction;
@@ -148,7 +148,9 @@ struct Seen<'a> {
 
 /// Rules behind one that takes everything they would take.
 fn unreached(model: &Model, rules: &[Rule], notes: &mut Vec<Diagnostic>) {
-    let mut told: HashSet<usize> = HashSet::new();
+    // By a rule's order: at how many of its endpoints it is dead, and the rule that stands before it at
+    // the first of them.
+    let mut dead: BTreeMap<usize, (usize, &Rule, &Rule)> = BTreeMap::new();
     for endpoint in &model.endpoints {
         let mut own: Vec<&Rule> = rules
             .iter()
@@ -164,16 +166,8 @@ fn unreached(model: &Model, rules: &[Rule], notes: &mut Vec<Diagnostic>) {
                     && (first.credential.is_none() || first.credential == rule.credential)
                     && (seen.always || seen.sides.is_subset(&sides))
             };
-            if let Some(first) = earlier.iter().take(COMPARED_MAX).find(takes)
-                && rule.endpoints.len() == 1
-                && told.insert(rule.order)
-            {
-                let message = format!(
-                    "rule `{}` is never reached: `{}` stands before it",
-                    rule.name, first.rule.name
-                );
-                let help = "give it a higher `priority`, or take one of them out";
-                notes.push(Diagnostic::new(rule.at, message).help(help).other(first.rule.at));
+            if let Some(first) = earlier.iter().take(COMPARED_MAX).find(takes) {
+                dead.entry(rule.order).or_insert((0, rule, first.rule)).0 += 1;
             }
             if !rule.shadow {
                 earlier.push(Seen {
@@ -183,6 +177,17 @@ fn unreached(model: &Model, rules: &[Rule], notes: &mut Vec<Diagnostic>) {
                 });
             }
         }
+    }
+    for (count, rule, first) in dead.into_values() {
+        if count < rule.endpoints.len() {
+            continue;
+        }
+        let message = format!(
+            "rule `{}` is never reached: `{}` stands before it",
+            rule.name, first.name
+        );
+        let help = "give it a higher `priority`, or take one of them out";
+        notes.push(Diagnostic::new(rule.at, message).help(help).other(first.at));
     }
 }
 

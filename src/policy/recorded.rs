@@ -7,6 +7,7 @@ use std::cell::Cell;
 
 use serde_json::Value as Json;
 
+use crate::facts::k8s::params;
 use crate::facts::mask::MASKED;
 use crate::facts::{Blind, Fact, FactSource, Family, Kind, Slot, View};
 
@@ -88,7 +89,12 @@ fn kept(slot: Slot, value: &Json) -> Option<Kept> {
         Kind::Texts => Kept::Texts(texts(value)?),
         Kind::Map => {
             let pair = |(name, value): (&String, &Json)| Some((name.clone(), value.as_str()?.to_owned()));
-            Kept::Map(value.as_object()?.iter().map(pair).collect::<Option<_>>()?)
+            let pairs = value.as_object()?.iter().map(pair).collect::<Option<_>>()?;
+            // Records of before have them as they were sent.
+            Kept::Map(match slot {
+                Slot::K8sParams => params::canonical(pairs),
+                _ => pairs,
+            })
         }
         Kind::MultiMap => {
             let pair = |(name, value): (&String, &Json)| Some((name.clone(), texts(value)?));

@@ -9,7 +9,7 @@ use super::cel::{Condition, Env, Fault, Watch};
 use super::diagnostic::At;
 use super::index::Index;
 use super::{Judgement, Limit, Model, Protocol, Unmatched};
-use crate::facts::{FactSet, FactSource};
+use crate::facts::{Blind, Fact, FactSet, FactSource, Slot};
 use crate::identity::Agent;
 use crate::verdict::{Cause, Refusal, Verdict};
 
@@ -140,7 +140,16 @@ pub(crate) struct Rules {
 
 /// The words an agent reads where the rule gives no reason.
 const DENIED: &str = "denied by policy";
+const NAMELESS: &str = "denied: what this action does cannot be told";
 const UNEVALUABLE: &str = "denied: a rule could not be evaluated for this action";
+
+/// Whether what an action does could not be told. Each rule then says no by another part of its
+/// condition at most, and `unmatched = "allow"` would let pass what nobody has read.
+fn is_nameless(facts: &dyn FactSource) -> bool {
+    [Slot::SqlVerb, Slot::K8sVerb, Slot::HttpMethod, Slot::McpMethod]
+        .into_iter()
+        .any(|slot| matches!(facts.fact(slot), Fact::Unknown(blind) if blind != Blind::NotRead))
+}
 
 impl Rules {
     pub(crate) fn new(model: &Model, rules: Vec<Rule>) -> Self {
@@ -246,6 +255,7 @@ impl Rules {
             };
         }
         let verdict = match self.unmatched_allow {
+            true if is_nameless(facts) => Verdict::Deny(Refusal::new(Cause::NoRule, NAMELESS)),
             true => Verdict::Allow { rule: None },
             false => Verdict::Deny(Refusal::new(Cause::NoRule, "no rule allows this")),
         };

@@ -1,6 +1,6 @@
 //! System calls without a safe wrapper, and what is built right on them: a private network
 //! namespace whose TCP ends connections to any address and port ([`private_tcp`]), TUN devices,
-//! the state of a TCP socket.
+//! the state of a TCP socket, the end of a command whose reader has gone.
 //!
 //! Neighbours: `ingress/wireguard/kernel` drives what is made here. It knows nothing of peers.
 //!
@@ -9,10 +9,12 @@
 
 mod child;
 mod netlink;
+mod pipe;
 pub mod private_tcp;
 mod tcp;
 mod tun;
 
+pub use pipe::end_with_the_reader;
 #[cfg(test)]
 pub use tcp::buffers_are_fixed;
 pub use tcp::{TcpState, tcp_state};

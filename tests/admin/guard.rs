@@ -129,6 +129,34 @@ async fn a_reload_that_would_change_verdicts_waits_until_it_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_would_ask_others_waits() {
+    let folder = folder("  dashboard_listen = \"127.0.0.1:0\"\n  reload_guard = \"24h\"");
+    let state = folder.path().join("state");
+    drop(State::open(&state).unwrap());
+    let log = Log::open(&state.join("audit.db")).unwrap();
+    let mut seen = record("GET /");
+    seen.at_us = chrono::Utc::now().timestamp_micros();
+    // Refused by the first of two: the record does not name the second.
+    (seen.verdict, seen.cause) = ("deny", "refused");
+    seen.approvers = vec!["human_approver.one:ann".to_owned()];
+    log.append(seen).await.unwrap();
+    log.flush().await.unwrap();
+    drop(log);
+    let two = "approver \"human_approver\" \"one\" {}\napprover \"human_approver\" \"two\" {}\n";
+    let asks = |chain: &str| {
+        let rules = RULES.replace("verdict = \"allow\"", &format!("approve = [{chain}]"));
+        format!("{two}{rules}")
+    };
+    let path = folder.path().join("policies/rules.hcl");
+    std::fs::write(&path, asks("human_approver.one, human_approver.two")).unwrap();
+    let gateway = Gateway::start(folder.path());
+    let first = in_force(&state);
+    std::fs::write(&path, asks("human_approver.one")).unwrap();
+    gateway.says(WAITS);
+    assert_eq!(in_force(&state), first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_a_policy_names_is_a_part_of_it() {
     let folder = folder("  dashboard_listen = \"127.0.0.1:0\"");
     let (state, policies) = (folder.path().join("state"), folder.path().join("policies"));

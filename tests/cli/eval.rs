@@ -157,3 +157,44 @@ fn an_explanation_is_a_document_without_credentials() {
     );
     assert!(!run.out.contains("\"steps\""));
 }
+
+#[test]
+fn a_reader_that_has_gone_ends_a_command_quietly() {
+    let (_folder, policy) = policy();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_tailkeep"))
+        .args(["eval", &policy, "--agent", "tag:dev", "--http", "GET /x"])
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&run.stderr), "");
+    assert_ne!(run.status.code(), Some(101));
+}
+
+#[test]
+fn what_cannot_be_read_is_not_let_through_as_unmatched() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"
+defaults { unmatched = "allow" }
+endpoint "postgres" "db" {
+  host     = "db.test:5432"
+  database = "shop"
+}
+profile "dev" {
+  tags      = ["tag:dev"]
+  endpoints = [postgres.db]
+}
+rule "drops" {
+  endpoint  = postgres.db
+  condition = "sql.verb == 'drop' && sql.database == 'other'"
+  verdict   = "deny"
+}
+"#;
+    std::fs::write(folder.path().join("policy.hcl"), text).unwrap();
+    let path = folder.path().to_str().unwrap();
+    for (sql, code) in [("select 1", 0), ("SELEC 1", 1)] {
+        let run = tailkeep(&["eval", path, "--agent", "tag:dev", "--sql", sql], b"");
+        assert_eq!(run.code, code, "{sql}: {}{}", run.out, run.errors);
+    }
+}

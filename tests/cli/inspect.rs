@@ -68,7 +68,7 @@ fn requests_of_both_families() {
         &[
             (
                 r#"{"method":"POST","path":"/api/v1/namespaces/a/pods/p/exec?command=id&stdin=1"}"#,
-                r#"{"is_resource":true,"verb":"create","group":"","version":"v1","namespace":"a","resource":"pods/exec","name":"p","params":{"command":"id","stdin":"true"}}"#,
+                r#"{"is_resource":true,"verb":"create","group":"","version":"v1","namespace":"a","resource":"pods/exec","name":"p","params":{"command":"id","stdin":"1"}}"#,
             ),
             (
                 r#"{"method":"GET","path":"/apis/apps/v1/deployments?watch=true&fieldSelector=metadata.name%3Dx","headers":null,"body":null}"#,

@@ -89,11 +89,7 @@ fn eval_judges_one_action() {
         1,
         "deny by rule ci/orders-rest",
     );
-    run(
-        &["--sql", "DELETE FROM a", "--explain"],
-        1,
-        "sql.verbs = ['delete']",
-    );
+    run(&["--sql", "DELETE FROM a", "--explain"], 1, "sql.verb = 'delete'");
     check(
         &["eval", POLICIES, "--agent", "tag:nobody", "--http", "GET /"],
         2,

@@ -31,7 +31,7 @@ pub(super) enum NotNow {
 }
 
 /// Whether `new` may take the place of `old`: where `old` has a `reload_guard`, the record of that
-/// time must not come out otherwise by `new`, or the change must have been accepted.
+/// time must not come out otherwise by `new`, nor ask others, or the change must have been accepted.
 pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), NotNow> {
     let gateway = &old.model().gateway;
     let Some(back) = gateway.reload_guard else {
@@ -43,7 +43,7 @@ pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), NotNow> {
     let back_us = i64::try_from(back.as_micros()).unwrap_or(i64::MAX);
     let since = crate::state::now_us().saturating_sub(back_us);
     let log = gateway.state_dir.join("audit.db");
-    let found = replay(&log, since, new).map_err(|error| NotNow::Changes(error.to_string()))?;
+    let found = replay(&log, since, Some(old), new).map_err(|error| NotNow::Changes(error.to_string()))?;
     match found.changed {
         0 => Ok(()),
         _ => Err(NotNow::Changes(crate::cli::replay::text(&found))),

@@ -5,9 +5,12 @@
 //! `get`, as in the resolver, though newer API servers authorize it as `create` too: a rule that
 //! means exec asks for `k8s.resource == "pods/exec"`, whatever the verb.
 //!
+//! [`params`] says what it makes of those that are true or false.
+//!
 //! What the API server and a proxy before it could read differently (empty or dot segments,
 //! encoded slashes, methods in lower case, broken queries) is refused.
 
+pub mod params;
 pub mod resolve;
 pub mod selector;
 
@@ -27,40 +30,15 @@ pub use resolve::Resolved;
 pub struct K8sFacts {
     needs: FactSet,
     resolved: Resolved,
+    /// As a condition reads them.
     params: Vec<(String, String)>,
+    /// As the request has them.
+    written: Vec<(String, String)>,
     label_selector: Fact<String>,
     field_selector: Fact<String>,
     command: Vec<String>,
     body_json: Fact<Value>,
     dry_run: Fact<bool>,
-}
-
-/// Parameters that an API server reads as yes or no: those of its options for exec, attach, logs, lists
-/// and deletions.
-const BOOLEANS: &[&str] = &[
-    "stdin",
-    "stdout",
-    "stderr",
-    "tty",
-    "follow",
-    "previous",
-    "timestamps",
-    "insecureSkipTLSVerifyBackend",
-    "watch",
-    "allowWatchBookmarks",
-    "sendInitialEvents",
-    "orphanDependents",
-    "ignoreStoreReadErrorWithClusterBreakingPotential",
-];
-
-/// A parameter in one spelling, so that a rule on `stdin == 'true'` means what the API server does: to it
-/// anything but `0` and `false` is yes, an empty value too (apimachinery, `Convert_Slice_string_To_bool`).
-fn canonical((name, value): (String, String)) -> (String, String) {
-    if !BOOLEANS.contains(&name.as_str()) {
-        return (name, value);
-    }
-    let is_no = value == "0" || value.eq_ignore_ascii_case("false");
-    (name, (!is_no).to_string())
 }
 
 /// The methods that an API server routes. Others, and these in lower case, are refused.
@@ -122,15 +100,15 @@ impl K8sFacts {
             .iter()
             .find(|(name, _)| name == "command")
             .map_or_else(Vec::new, |(_, words)| words.clone());
-        let params = query
+        let written: Vec<(String, String)> = query
             .into_iter()
             .map(|(name, values)| (name, values.into_iter().next().unwrap_or_default()))
-            .map(canonical)
             .collect();
         Ok(K8sFacts {
             needs,
             resolved,
-            params,
+            params: params::canonical(written.clone()),
+            written,
             label_selector,
             field_selector,
             command,
@@ -142,12 +120,12 @@ impl K8sFacts {
     /// Facts that were recorded, where the request is no longer there.
     pub fn recorded(
         resolved: Resolved,
-        params: Vec<(String, String)>,
+        written: Vec<(String, String)>,
         body_json: Value,
         dry_run: bool,
     ) -> K8sFacts {
         let of = |wanted: &str| {
-            let found = params.iter().find(|(name, _)| name == wanted);
+            let found = written.iter().find(|(name, _)| name == wanted);
             found.map(|(_, value)| value.clone())
         };
         K8sFacts {
@@ -156,10 +134,16 @@ impl K8sFacts {
             label_selector: Fact::Known(of("labelSelector").unwrap_or_default()),
             field_selector: Fact::Known(of("fieldSelector").unwrap_or_default()),
             command: of("command").into_iter().collect(),
-            params: params.into_iter().map(canonical).collect(),
+            params: params::canonical(written.clone()),
+            written,
             body_json: Fact::Known(body_json),
             dry_run: Fact::Known(dry_run),
         }
+    }
+
+    /// The parameters as the request has them, the first value of each.
+    pub fn written_params(&self) -> &[(String, String)] {
+        &self.written
     }
 
     /// Whether a rule set that reads `needs` has to have the body held. `dry_run` does: the body

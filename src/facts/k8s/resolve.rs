@@ -7,7 +7,7 @@
 
 use http::Method;
 
-use super::selector;
+use super::{params, selector};
 use crate::facts::http::Malformed;
 use crate::facts::{Blind, Fact};
 
@@ -120,8 +120,7 @@ fn collection(out: &mut Resolved, verb: &str, query: &[(String, Vec<String>)]) {
     match verb {
         "delete" => out.verb = Fact::Known("deletecollection".to_owned()),
         "get" => {
-            let watch = first("watch")
-                .is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0"));
+            let watch = first("watch").is_some_and(|value| params::is_true(value));
             out.verb = Fact::Known(if watch { "watch" } else { "list" }.to_owned());
             let integer = |name: &str| first(name).is_none_or(|value| value.parse::<i64>().is_ok());
             let Some(fields) = first("fieldSelector") else {

@@ -2,7 +2,7 @@ use http::{Method, Request};
 use serde_json::json;
 
 use super::*;
-use crate::facts::Facts;
+use crate::facts::{Facts, Family};
 
 fn facts(method: &str, target: &str, body: HeldBody<'_>) -> Result<K8sFacts, Malformed> {
     let request = Request::builder().method(method).uri(target).body(()).unwrap();
@@ -479,30 +479,35 @@ fn selectors_and_every_word_of_a_command() {
 }
 
 #[test]
-fn a_yes_is_one_however_it_is_spelt() {
-    let param = |query: &str, name: &str| {
-        let target = format!("/api/v1/namespaces/a/pods/p/exec?{query}");
-        let facts = facts("GET", &target, HeldBody::Empty).unwrap();
-        match facts.fact(Slot::K8sParams) {
-            Fact::Known(view) => view.to_json()[name].clone(),
-            Fact::Unknown(blind) => json!(format!("{blind:?}")),
-        }
-    };
-    for yes in [
-        "stdin=1",
-        "stdin=TRUE",
-        "stdin",
-        "stdin=",
-        "stdin=yes",
-        "stdin=t",
-        "stdin=true&stdin=0",
+fn what_is_true_or_false_has_one_spelling_for_conditions() {
+    let condition =
+        crate::policy::cel::Condition::compile("k8s.params.stdin == 'true'", Family::K8s).unwrap();
+    for (query, wanted, is_true) in [
+        ("stdin=true", "true", true),
+        ("stdin=1", "true", true),
+        ("stdin=TRUE", "true", true),
+        ("stdin", "true", true),
+        ("stdin=", "true", true),
+        ("stdin=no", "true", true),
+        ("stdin=1&stdin=0", "true", true),
+        ("stdin=0&stdin=1", "false", false),
+        ("stdin=0", "false", false),
+        ("stdin=False", "false", false),
     ] {
-        assert_eq!(param(yes, "stdin"), "true", "{yes}");
+        let target = format!("/api/v1/namespaces/a/pods/p/exec?command=1&{query}");
+        let facts = facts("GET", &target, HeldBody::Empty).unwrap();
+        let Fact::Known(params) = facts.fact(Slot::K8sParams) else {
+            panic!("{query}");
+        };
+        assert_eq!(
+            params.to_json(),
+            json!({ "command": "1", "stdin": wanted }),
+            "{query}"
+        );
+        let env = crate::policy::cel::Env::new(&facts, &facts);
+        assert_eq!(condition.holds(&env), Ok(is_true), "{query}");
     }
-    for no in ["stdin=0", "stdin=False", "stdin=false", "stdin=false&stdin=true"] {
-        assert_eq!(param(no, "stdin"), "false", "{no}");
-    }
-    // Others are texts, and names have their case.
-    assert_eq!(param("container=0", "container"), "0");
-    assert_eq!(param("STDIN=1", "STDIN"), "1");
+    let facts = facts("GET", "/api/v1/pods?watch=1&follow&limit=1", HeldBody::Empty).unwrap();
+    let written = View::Map(facts.written_params()).to_json();
+    assert_eq!(written, json!({ "watch": "1", "follow": "", "limit": "1" }));
 }

@@ -265,3 +265,79 @@ fn a_note_on_what_is_safer_here_says_how_to_undo_it() {
         assert!(helps.iter().any(|help| help.contains(line)), "{helps:?}");
     }
 }
+
+#[test]
+fn a_rule_of_several_endpoints_is_dead_where_it_is_dead_at_each() {
+    let other = "endpoint \"https\" \"b\" { hosts = [\"b.example.com\"] }\n\
+                 profile \"ops\" {\n  peers = [\"x\"]\n  endpoints = [https.api, https.b]\n}\n";
+    let rule = |name: &str, endpoints: &str, fields: &str| {
+        format!("rule \"{name}\" {{\n  endpoints = [{endpoints}]\n  verdict = \"deny\"\n  {fields}\n}}\n")
+    };
+    let both = "https.api, https.b";
+    let late = rule("late", both, "condition = \"http.method == 'put'\"");
+    let dead = |first: &str| {
+        let found = notes(&format!("{other}{}{late}", rule("all", first, "")));
+        found
+            .iter()
+            .any(|note| note.contains("rule `late` is never reached"))
+    };
+    assert!(dead(both));
+    assert!(!dead("https.api"));
+}
+
+#[test]
+fn a_literal_that_no_action_has() {
+    let text = |condition: &str| {
+        format!(
+            "endpoint \"postgres\" \"db\" {{ host = \"db.example.com:5432\" }}\n\
+             endpoint \"kubernetes\" \"k\" {{ server = \"https://10.0.0.1:6443\" }}\n\
+             rule \"a\" {{\n  endpoint = {}\n  verdict = \"deny\"\n  condition = \"{condition}\"\n}}\n",
+            match &condition[..3] {
+                "sql" | "'DR" => "postgres.db",
+                "k8s" | "has" => "kubernetes.k",
+                _ => "https.api",
+            }
+        )
+    };
+    for (condition, wanted) in [
+        ("sql.verb == 'DROP'", Some("`sql.verb` is never")),
+        ("'DROP' in sql.verbs", Some("`sql.verbs` is never")),
+        ("sql.verb == 'drop'", None),
+        ("k8s.verb in ['get', 'meta']", Some("`k8s.verb` is never")),
+        ("k8s.verb in ['get', 'deletecollection']", None),
+        ("k8s.resource == 'Pods'", Some("`k8s.resource` is never")),
+        (
+            "has(k8s.params.stdin) && k8s.params.stdin == '1'",
+            Some("`k8s.params.stdin` is never"),
+        ),
+        ("has(k8s.params.stdin) && k8s.params.stdin == 'true'", None),
+        ("http.path.startsWith('/a//b')", Some("`http.path` is never")),
+        ("http.path == '/a/b'", None),
+    ] {
+        let found = notes(&text(condition));
+        let of = found.iter().find(|note| note.contains("is never "));
+        assert_eq!(of.is_some(), wanted.is_some(), "{condition}: {found:?}");
+        assert!(
+            wanted.is_none_or(|wanted| of.unwrap().contains(wanted)),
+            "{condition}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_host_that_is_to_be_inspected_is_denied_with_a_note() {
+    let source = Source {
+        path: PathBuf::from("policy.hcl"),
+        text: "defaults { unknown_host = \"inspect\" }\n".to_owned(),
+    };
+    let policy = Policy::load(vec![source], &|_| {
+        Err(std::io::Error::from(std::io::ErrorKind::NotFound))
+    })
+    .unwrap();
+    assert_eq!(
+        policy.model().defaults.unknown_host,
+        crate::policy::UnknownHost::Deny
+    );
+    let items = policy.notes().items();
+    assert!(items.iter().any(|note| note.message.contains("denies here")));
+}

@@ -10,6 +10,7 @@ mod compile;
 mod cost;
 pub(crate) mod coverage;
 mod eval;
+mod foreign;
 mod format;
 mod fragile;
 mod function;
@@ -182,6 +183,11 @@ impl Condition {
     /// Where it fails on what an action may lack.
     pub(crate) fn fragile(&self) -> Vec<fragile::Fragile> {
         fragile::find(&self.node)
+    }
+
+    /// Literals that what they are compared with never is.
+    pub(crate) fn foreign(&self) -> Vec<foreign::Foreign> {
+        foreign::find(&self.node)
     }
 
     /// What every part of it was in the evaluation that `trace` has just followed; what `mask` hides

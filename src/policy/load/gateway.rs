@@ -87,6 +87,13 @@ impl<'a> Loader<'a> {
             match text.value.as_str() {
                 "deny" => self.model.defaults.unknown_host = UnknownHost::Deny,
                 "passthrough" => self.model.defaults.unknown_host = UnknownHost::Passthrough,
+                "inspect" => {
+                    self.model.defaults.unknown_host = UnknownHost::Deny;
+                    let message =
+                        "`unknown_host = \"inspect\"` denies here: what no endpoint claims is not read";
+                    let help = "write an endpoint for what is to be inspected, and \"deny\" for the rest";
+                    self.findings.note(Diagnostic::new(text.at, message).help(help));
+                }
                 _ => self.one_of(&text, "unknown_host", "`deny` or `passthrough`"),
             }
         }

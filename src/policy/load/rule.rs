@@ -129,6 +129,15 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// A literal that no action has: a note.
+    fn foreign(&self, text: &Spot<String>, condition: &Condition) {
+        for found in condition.foreign() {
+            let message = format!("`{}` is never {}: {}", found.of, found.literal, found.why);
+            let help = "correct the literal, or take the comparison out";
+            self.findings.note(Diagnostic::new(text.at, message).help(help));
+        }
+    }
+
     /// A nested rule's name is `profile/name`, so that two profiles may have rules of one name.
     fn rule_name(&mut self, placed: Placed<'a>, profile: Option<&Arc<str>>) -> Option<Arc<str>> {
         let at = hcl::at(placed.file, hcl_edit::Span::span(&placed.block.ident));
@@ -236,6 +245,7 @@ impl<'a> Loader<'a> {
         match Condition::compile(&text.value, family) {
             Ok(condition) => {
                 self.fragile(&text, &condition);
+                self.foreign(&text, &condition);
                 Ok(Some(condition))
             }
             Err(errors) => {
