@@ -13,14 +13,17 @@ impl Drop for Service {
 }
 
 const SERVER: &str = "
-import http.server
+import http.server, socketserver
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     def do(self):
         self.send_response(200); self.send_header('Content-Length', '4'); self.end_headers(); self.wfile.write(b'done')
     do_GET = do_POST = do
     def log_message(self, *a): pass
-http.server.ThreadingHTTPServer(('127.0.0.2', 9000), Handler).serve_forever()
+class Server(http.server.ThreadingHTTPServer):
+    # Its own would ask for the name of the address, where nobody answers.
+    server_bind = socketserver.TCPServer.server_bind
+Server(('127.0.0.2', 9000), Handler).serve_forever()
 ";
 
 /// Serves HTTP at 127.0.0.2:9000 of a machine.

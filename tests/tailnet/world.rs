@@ -324,9 +324,9 @@ pub fn from(source: &str, to: &str) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// A service that answers every request alike.
+/// A service that answers every request alike, not where a tailscaled without a device would dial it.
 fn serve() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {

@@ -620,3 +620,41 @@ fn locks_are_a_fact() {
         assert_eq!(one(text).locks, locks, "{text}");
     }
 }
+
+#[test]
+fn what_may_be_a_call_in_the_notation_of_a_field_is_one() {
+    for (text, functions, opaque) in [
+        ("select ('/etc/passwd'::text).pg_read_file", "pg_read_file", false),
+        (
+            "select (4242).pg_terminate_backend",
+            "pg_terminate_backend",
+            false,
+        ),
+        ("select ('select 1 from t'::text).ts_stat", "ts_stat", true),
+        ("select ($1).lo_import", "lo_import", false),
+        ("select (p).evil from people p", "evil", true),
+        (
+            "delete from orders where (1).pg_advisory_lock is null",
+            "pg_advisory_lock",
+            false,
+        ),
+        (
+            "select (array[4242])[1].pg_cancel_backend",
+            "pg_cancel_backend",
+            false,
+        ),
+        ("select p.row_to_json from people p", "row_to_json", false),
+        ("select public.people.to_jsonb from people", "to_jsonb", false),
+        ("select p.name, (p).* from people p", "", false),
+    ] {
+        let found = one(text);
+        assert_eq!(found.functions.join(" "), functions, "{text}");
+        assert_eq!(found.opaque, opaque, "{text}");
+    }
+    let whole = one("select p.row_to_json from people p");
+    assert!(
+        whole.columns.iter().any(|name| name == "*"),
+        "{:?}",
+        whole.columns
+    );
+}

@@ -15,6 +15,7 @@ pub mod cache;
 pub mod dialect;
 mod kinds;
 mod look;
+mod notation;
 pub mod path;
 pub mod preview;
 mod setting;
@@ -214,8 +215,8 @@ impl Statement {
             join(&mut whole.reads, &reads);
             join(&mut whole.writes, &writes);
         }
-        // What has the name of the server's own function may be another's.
-        let shadowed = path.shadows_builtin() && !self.bare.functions.is_empty();
+        // What has the name of the server's own function, operator or type may be another's.
+        let shadowed = path.shadows_builtin();
         whole.opaque |= shadowed;
         whole.opaque_itself |= shadowed;
         whole

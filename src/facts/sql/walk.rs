@@ -247,6 +247,14 @@ impl Walk {
                     self.function(&parts);
                 }
             }
+            "AIndirection" => {
+                self.fields_called(tree);
+                self.named_columns(tree);
+            }
+            "ColumnRef" => {
+                self.row_called(tree);
+                self.named_columns(tree);
+            }
             _ => self.named_columns(tree),
         }
     }
@@ -308,17 +316,6 @@ impl Walk {
         }
         push(&mut self.out.functions, bare);
         self.out.opaque_itself |= !is_plain_function(parts);
-    }
-
-    pub(super) fn column_names(&mut self, list: &Tree) {
-        for item in list.items() {
-            let name = if item.name() == "ResTarget" {
-                item.get("name").text()
-            } else {
-                item.get("sval").text()
-            };
-            push(&mut self.out.columns, name);
-        }
     }
 
     /// Walks the CTEs of a query, then the query with their names bound.

@@ -62,6 +62,16 @@ pub fn summary(parts: &Parts) -> String {
     }
 }
 
+/// Whether [`detail`] shows all of a body: nobody approves what they cannot see.
+pub fn is_shown_whole(body: HeldBody<'_>) -> bool {
+    match body {
+        HeldBody::Empty => true,
+        HeldBody::Over | HeldBody::NotHeld => false,
+        HeldBody::Whole(bytes) if std::str::from_utf8(bytes).is_ok() => bytes.len() <= DETAIL_BYTES_MAX,
+        HeldBody::Whole(bytes) => bytes.len() <= BINARY_BYTES_MAX,
+    }
+}
+
 /// The whole request as text, for an approver. Values of `Authorization`, `Cookie` and their like
 /// are masked here, what a configuration names besides by the gate, before anyone is asked; a body
 /// that is not text is shown in base64.

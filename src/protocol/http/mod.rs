@@ -18,7 +18,7 @@ use http::StatusCode;
 pub use crate::facts::http::Malformed;
 pub(crate) use denial::answer;
 pub use denial::{deny, malformed};
-pub use describe::{detail, digest, summary};
+pub use describe::{detail, digest, is_shown_whole, summary};
 pub use head::{Authority, check_head, is_underscored, may_not_trail};
 pub use hop::{ConnectProtocol, Upgrade, strip_hop_by_hop, upgrade};
 

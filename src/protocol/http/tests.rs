@@ -252,10 +252,20 @@ fn people_see_placeholders_and_no_secrets() {
     );
     let body = vec![b'x'; describe::DETAIL_BYTES_MAX + 1];
     assert!(detail(&parts, HeldBody::Whole(&body), None).ends_with("bytes in all)"));
+    assert!(
+        !describe::is_shown_whole(HeldBody::Whole(&body))
+            && describe::is_shown_whole(HeldBody::Whole(&body[1..]))
+    );
+    assert!(!describe::is_shown_whole(HeldBody::NotHeld) && !describe::is_shown_whole(HeldBody::Over));
     for (more, is_cut) in [(0, false), (1, true)] {
         let body = vec![0xff; describe::BINARY_BYTES_MAX + more];
         let shown = detail(&parts, HeldBody::Whole(&body), None);
         assert_eq!(shown.ends_with("\n(cut)"), is_cut, "{more}");
+        assert_eq!(
+            describe::is_shown_whole(HeldBody::Whole(&body)),
+            !is_cut,
+            "{more}"
+        );
         assert!(shown.len() < describe::DETAIL_BYTES_MAX + 1000);
     }
 }

@@ -13,7 +13,7 @@ use crate::facts::http::{HeldBody, HttpFacts, path};
 use crate::facts::k8s::K8sFacts;
 use crate::facts::{FactSet, Facts, Family, mcp};
 use crate::policy::Credential;
-use crate::protocol::http::{Malformed, detail, digest, summary};
+use crate::protocol::http::{Malformed, detail, digest, is_shown_whole, summary};
 use crate::verdict::{Action, Cause, Permit, Refusal, Step};
 
 impl<J: Judge> Exchange<'_, J> {
@@ -41,6 +41,7 @@ impl<J: Judge> Exchange<'_, J> {
         let each = self.facts_of(parts, body, needs).map_err(Stop::Malformed)?;
         let digest = digest(parts, body, taken.trailers());
         let detail = detail(parts, body, taken.trailers());
+        let whole = is_shown_whole(body);
         let action = |facts: Facts| Action {
             step: Step::Request,
             endpoint: claimed.endpoint.clone(),
@@ -51,7 +52,7 @@ impl<J: Judge> Exchange<'_, J> {
             },
             facts,
             digest,
-            whole: matches!(taken, Taken::Whole(_)),
+            whole,
             detail: detail.clone(),
         };
         Ok((each.into_iter().map(action).collect(), credential))
