@@ -500,10 +500,15 @@ fn bare_names_are_looked_up_where_the_session_said() {
     path.apply(&PathChange::to_list("evil, pg_catalog"), "ann");
     assert_eq!(seen("select lower(a)", &path, Slot::SqlOpaque), "Bool(true)");
     assert_eq!(
-        seen("select a from t where b = 1", &path, Slot::SqlOpaque),
+        seen("select a from t where b in (1)", &path, Slot::SqlOpaque),
         "Bool(true)",
         "`=` may be evil's, too"
     );
+    assert_eq!(
+        seen("select a::text from t", &path, Slot::SqlOpaque),
+        "Bool(true)"
+    );
+    assert_eq!(seen("select a from t", &path, Slot::SqlOpaque), "Bool(false)");
 }
 
 #[test]

@@ -95,6 +95,8 @@ pub struct Bare {
     pub reads: Vec<String>,
     pub writes: Vec<String>,
     pub functions: Vec<String>,
+    /// Operators, or types of casts.
+    pub operators: bool,
 }
 
 /// What a statement does to the session's state, for the wire.
@@ -171,6 +173,7 @@ impl Statement {
         join(&mut whole.bare.reads, &prepared.bare.reads);
         join(&mut whole.bare.writes, &prepared.bare.writes);
         join(&mut whole.bare.functions, &prepared.bare.functions);
+        whole.bare.operators |= prepared.bare.operators;
         whole.path.join(prepared.path.clone());
         whole.roles.join(prepared.roles.clone());
         whole.text = format!("{}\n{}", self.text, prepared.text);
@@ -216,7 +219,8 @@ impl Statement {
             join(&mut whole.writes, &writes);
         }
         // What has the name of the server's own function, operator or type may be another's.
-        let shadowed = path.shadows_builtin();
+        let calls = !self.bare.functions.is_empty() || self.bare.operators;
+        let shadowed = path.shadows_builtin() && calls;
         whole.opaque |= shadowed;
         whole.opaque_itself |= shadowed;
         whole
@@ -338,6 +342,7 @@ impl SqlFacts {
             reads,
             writes,
             functions,
+            ..
         } = &self.statement.bare;
         self.path.is_unseen()
             && match slot {

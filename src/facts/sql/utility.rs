@@ -67,6 +67,7 @@ impl Walk {
     pub(super) fn cast(&mut self, to: &Tree) {
         let parts = strings(to.get("names"));
         self.out.opaque_itself |= !parts.is_empty() && !is_type(&parts);
+        self.out.bare.operators |= parts.len() == 1;
     }
 
     pub(super) fn operator(&mut self, name: &Tree) {

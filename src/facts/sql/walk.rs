@@ -217,6 +217,8 @@ impl Walk {
 
     /// What an expression's node says by itself.
     pub(super) fn expression(&mut self, tree: &Tree) {
+        // Written or not (IN, LIKE, USING, CASE x WHEN), an operator is looked up by its name.
+        self.out.bare.operators |= matches!(tree.name(), "AExpr" | "SubLink" | "JoinExpr" | "CaseExpr");
         match tree.name() {
             "FuncCall" => {
                 let parts = strings(tree.get("funcname"));
