@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use crate::facts::{Blind, Fact, FactSource, Slot, View};
 
+pub use path::Bare;
 use path::{PathChange, SearchPath};
 use tree::Tree;
 
@@ -87,16 +88,6 @@ pub struct Statement {
     pub unparseable: bool,
     /// What the statement does to the session's own state.
     pub effect: Effect,
-}
-
-/// Names that were written without a schema.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Bare {
-    pub reads: Vec<String>,
-    pub writes: Vec<String>,
-    pub functions: Vec<String>,
-    /// Operators, or types of casts.
-    pub operators: bool,
 }
 
 /// What a statement does to the session's state, for the wire.

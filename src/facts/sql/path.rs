@@ -154,6 +154,16 @@ impl SearchPath {
     }
 }
 
+/// Names that were written without a schema.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bare {
+    pub reads: Vec<String>,
+    pub writes: Vec<String>,
+    pub functions: Vec<String>,
+    /// Operators, or types of casts.
+    pub operators: bool,
+}
+
 /// The identifiers of a list, as `SplitIdentifierString` reads it; `None` where the server would refuse it.
 fn identifiers(text: &str) -> Option<Vec<String>> {
     let mut names = Vec::new();
