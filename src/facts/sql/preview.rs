@@ -188,6 +188,9 @@ pub fn trial(statement: &Statement) -> Result<Trial, String> {
     if tree.any(&|node| node.name() == "CurrentOfExpr") {
         return Err("it moves with a cursor".to_owned());
     }
+    if tree.any(&|node| node.name() == "RangeTableSample" || takes_some(node)) {
+        return Err("which rows it takes may be another matter each time".to_owned());
+    }
     let (operators, types) = names(&tree)?;
     Ok(Trial {
         sample: sample(&tree, statement),
@@ -201,6 +204,13 @@ pub fn trial(statement: &Statement) -> Result<Trial, String> {
         types,
         defaults: matches!(own, "insert" | "merge") || tree.any(&|node| node.name() == "SetToDefault"),
     })
+}
+
+/// A query that takes some rows of many, and does not say which.
+fn takes_some(node: &Tree) -> bool {
+    node.name() == "SelectStmt"
+        && !(node.get("limit_count").is_none() && node.get("limit_offset").is_none())
+        && node.get("sort_clause").items().is_empty()
 }
 
 /// The operators and the types that it uses.
@@ -348,6 +358,10 @@ mod tests {
             "update orders set a = public.now()",
             "update orders set a = pg_notify('a', 'b')::text",
             "delete from orders where current of c",
+            "delete from orders where id in (select id from orders tablesample bernoulli(50))",
+            "delete from orders where id in (select id from orders limit 1)",
+            "delete from orders where id in (select id from orders offset 1)",
+            "delete from orders where (4242).pg_terminate_backend",
             "insert into orders values ('x'::mood)",
             "insert into orders values (cast('x' as own.text))",
             "update orders set a = 'x'::own.text[]",
