@@ -238,6 +238,14 @@ async fn what_a_rollback_does_not_undo_is_never_tried() {
          create function lower(int) returns text language plpgsql as $$ begin insert into log values (1); return 'x'; end $$;
          create function plus(text, int) returns bool language plpgsql as $$ begin insert into log values (1); return true; end $$;
          create operator <-> (leftarg = text, rightarg = int, function = plus);
+         create table users_signed (a text, check (a <-> 5));
+         create table users_cast (a text, check ((a::checked) is not null));
+         create table users_ruled (a text); alter table users_ruled enable row level security;
+         create view names as select 'x'::text as name where noted('x');
+         create policy p on users_ruled using (a in (select name from names));
+         create function half(int) returns int language plpgsql immutable as $$ begin return $1 / 2; end $$;
+         create table users_parts (a int) partition by range (half(a));
+         create table users_part partition of users_parts for values from (0) to (9);
          create trigger t after insert on users_log for each row execute function note();
          create trigger t after delete on users_seen_by for each row execute function note();
          grant all on all tables in schema public to app; grant all on all sequences in schema public to app"
@@ -258,6 +266,11 @@ async fn what_a_rollback_does_not_undo_is_never_tried() {
         ("insert into users_drawn values ('{0}')", "effects of its own"),
         ("insert into users_set values ('x')", "effects of its own"),
         ("insert into users_kept values (0)", "effects of its own"),
+        ("insert into users_signed values ('x')", "not the server's own"),
+        ("insert into users_cast values ('x')", "not the server's own"),
+        ("delete from users_ruled", "reads another"),
+        ("insert into users_parts values (1)", "not the server's own"),
+        ("insert into users_part values (1)", "not the server's own"),
         (
             "insert into users_moods select name from users",
             "whose functions are not the server's own",

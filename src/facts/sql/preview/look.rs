@@ -31,7 +31,9 @@ impl Trial {
 }
 
 /// All tables of these names, whatever their schema, with what inherits from them and what follows
-/// them by a foreign key; `types` are those of their columns, with all that these are made of. A text in
+/// them by a foreign key; `above` are those with what they are partitions of, whose keys are computed for each row;
+/// `types` are those of their columns, with all that these are made of. What is not the server's own stands in
+/// `pg_depend`; what is, does not. A text in
 /// it has no backslash: the agent may have said what those mean. Objects from 16384 on are not the
 /// server's own.
 const LOOK: &str = "WITH RECURSIVE near(id) AS (
@@ -43,6 +45,10 @@ const LOOK: &str = "WITH RECURSIVE near(id) AS (
     UNION ALL
     SELECT k.conrelid FROM pg_catalog.pg_constraint k WHERE k.confrelid = n.id AND k.contype = 'f'
       AND (k.confdeltype IN ('c','n','d') OR k.confupdtype IN ('c','n','d'))) x(id)
+), above(id) AS (
+  SELECT n.id FROM near n
+  UNION
+  SELECT i.inhparent FROM above a JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.id
 ), types(id) AS (
   SELECT a.atttypid FROM near n JOIN pg_catalog.pg_attribute a ON a.attrelid = n.id WHERE a.attnum > 0 AND NOT a.attisdropped
   UNION
@@ -64,6 +70,8 @@ const LOOK: &str = "WITH RECURSIVE near(id) AS (
   SELECT 'pg_catalog.pg_policy'::regclass, p.oid FROM pg_catalog.pg_policy p JOIN near n ON p.polrelid = n.id
   UNION ALL
   SELECT 'pg_catalog.pg_class'::regclass, i.indexrelid FROM pg_catalog.pg_index i JOIN near n ON i.indrelid = n.id
+  UNION ALL
+  SELECT 'pg_catalog.pg_class'::regclass, a.id FROM above a
 ), run(tree) AS (
   SELECT k.conbin::text FROM pg_catalog.pg_constraint k JOIN own o ON o.class = 'pg_catalog.pg_constraint'::regclass AND o.id = k.oid
   UNION ALL
@@ -82,8 +90,14 @@ SELECT CASE
   WHEN EXISTS (SELECT FROM near n JOIN pg_catalog.pg_rewrite r ON r.ev_class = n.id)
     THEN 'a rule would rewrite it'
   WHEN EXISTS (SELECT FROM own o JOIN pg_catalog.pg_depend d ON d.classid = o.class AND d.objid = o.id
-      WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass)
-    THEN 'a default, a constraint, a policy or an index calls a function that is not the server''s own'
+      WHERE d.refclassid IN ('pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_operator'::regclass,
+          'pg_catalog.pg_opclass'::regclass, 'pg_catalog.pg_opfamily'::regclass)
+        OR d.refclassid = 'pg_catalog.pg_type'::regclass AND d.objsubid = 0 AND NOT EXISTS (SELECT FROM types s WHERE s.id = d.refobjid))
+    THEN 'a default, a constraint, a policy, an index or a partition calls a function that is not the server''s own'
+  WHEN EXISTS (SELECT FROM own o JOIN pg_catalog.pg_depend d ON d.classid = o.class AND d.objid = o.id
+      WHERE o.class = 'pg_catalog.pg_policy'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+        AND NOT EXISTS (SELECT FROM near n WHERE n.id = d.refobjid))
+    THEN 'a policy of its table reads another'
   WHEN EXISTS (SELECT FROM types s JOIN pg_catalog.pg_type t ON t.oid = s.id WHERE t.oid >= 16384
       AND (t.typinput::oid >= 16384 OR EXISTS (SELECT FROM pg_catalog.pg_cast c
         WHERE (c.castsource = t.oid OR c.casttarget = t.oid) AND c.castfunc >= 16384)))
