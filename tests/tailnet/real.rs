@@ -3,7 +3,7 @@
 use crate::lab::{Gateway, Machine, POLICY, Tailscaled, World, until};
 
 /// An HTTP service behind the gateway, on the gateway's machine.
-pub struct Service(std::process::Child);
+pub struct Service(pub std::process::Child);
 
 impl Drop for Service {
     fn drop(&mut self) {

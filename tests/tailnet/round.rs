@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::lab::{Gateway, POLICY, Tailscaled, World, until};
-use crate::real::{CI_ALL, attached, policy, service};
+use crate::real::{CI_ALL, Service, attached, policy, service};
 
 /// How a gateway ends that is attached to it, and what it says.
 fn ended(world: &World, node: &Tailscaled, fields: &str, upstream: &str) -> String {
@@ -77,6 +77,14 @@ fn no_upstream_stands_where_the_nodes_own_address_leads() {
             "{said}"
         );
     }
+    // An address of the machine, of a service that listens at all of them.
+    let everywhere = listener(&node, "0.0.0.0");
+    let said = ended(&world, &node, "", "127.0.0.3:9000");
+    assert!(
+        said.contains("the upstream 127.0.0.3/32 past every rule"),
+        "{said}"
+    );
+    drop(everywhere);
     let _service = service(&node);
     let gateway = attached(&world, &node, CI_ALL);
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
@@ -109,4 +117,30 @@ fn no_upstream_stands_where_the_nodes_own_address_leads() {
         );
         assert!(by_the_gateway().contains(" 200 "));
     }
+    // What comes to stand there later is said, and is the node's problem.
+    let _later = listener(&node, "127.0.0.1");
+    gateway.until_says("open past the gateway: tailscaled has no network device, and dials at 127.0.0.1");
+    gateway.until_says("the upstream 127.0.0.2/32 past every rule");
+    until("the health says so", || {
+        let output = gateway.operator(&["tailnet"]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).contains("past every rule")
+    });
+}
+
+/// Something that listens at the service's port of an address.
+fn listener(node: &Tailscaled, address: &str) -> Service {
+    let program = format!(
+        "import socket\ns = socket.create_server(('{address}', 9000))\nprint(flush=True)\nwhile True: s.accept()"
+    );
+    let mut child = node
+        .machine
+        .command("python3")
+        .args(["-c", &program])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    Service(child)
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::tailnet::redirect_port;
 use crate::ingress::tailnet::guard::{Guarded, Kernel};
-use crate::ingress::tailnet::{Node, Plan, local};
+use crate::ingress::tailnet::{Node, Plan, listeners, local};
 use crate::policy::{HostPattern, Model};
 use crate::upstream::Dialer;
 use crate::verdict::gate::Gate;
@@ -46,6 +46,7 @@ pub(super) async fn keep(
                 return anyhow::anyhow!("gateway {{ tailscale {{ … }} }}: {why}");
             }
             attached = true;
+            node.note_round(refused.clone());
             let missing = guarded.missing.iter().map(ToString::to_string);
             let text = missing.chain(refused).collect::<Vec<_>>().join("; ");
             if text != said && !text.is_empty() {
@@ -74,27 +75,34 @@ pub(super) async fn refusal(node: &Node, dialer: &Dialer, model: &Model) -> Opti
         let guarded = Kernel::default().guards(&Plan::of(model), &status, own.redirect_port);
         return guarded.missing.first().map(ToString::to_string);
     }
-    let others = node.others().await.unwrap_or_default();
+    let others = match node.others().await {
+        Ok(others) => others,
+        Err(error) => {
+            return Some(format!(
+                "tailscaled does not say which routes it advertises: {error}"
+            ));
+        }
+    };
     let (nets, hosts) = upstreams(model);
     let mut found = nets
         .iter()
-        .find_map(|net| led_round(&others, *net, &net.to_string()));
-    for host in hosts {
+        .find_map(|(net, port)| led_round(&others, *net, *port, &net.to_string()));
+    for (host, port) in hosts {
         if found.is_some() {
             break;
         }
-        // A name that nobody knows now is dialled by nobody now.
+        // A name that nobody knows now is dialled by nobody now; it is asked for again.
         let addresses: Vec<IpAddr> = dialer.addresses(&host).await.unwrap_or_default();
         found = addresses
             .into_iter()
-            .find_map(|address| led_round(&others, address.into(), &host));
+            .find_map(|address| led_round(&others, address.into(), port, &host));
     }
     found
 }
 
 /// How agents reach an upstream past the gateway, if they do: by what others have tailscaled advertise, or where it takes
 /// what is sent to the node's own address.
-fn led_round(others: &[IpNet], upstream: IpNet, called: &str) -> Option<String> {
+fn led_round(others: &[IpNet], upstream: IpNet, port: u16, called: &str) -> Option<String> {
     let way_out = "let tailscaled run without --tun=userspace-networking";
     let overlaps = |net: &IpNet| net.contains(&upstream) || upstream.contains(net);
     if let Some(route) = others.iter().find(|net| overlaps(net)) {
@@ -103,8 +111,11 @@ fn led_round(others: &[IpNet], upstream: IpNet, called: &str) -> Option<String> 
              rule. Withdraw that route (tailscale set --advertise-routes=), or {way_out}"
         ));
     }
-    let here = |address: &IpAddr| upstream.contains(address);
-    TAKEN.iter().any(here).then(|| {
+    let taken = TAKEN.iter().any(|address| upstream.contains(address))
+        || upstream.prefix_len() == upstream.max_prefix_len()
+            // What cannot be known is taken for so.
+            && listeners::is_at_loopback(upstream.addr(), port).unwrap_or(true);
+    taken.then(|| {
         format!(
             "tailscaled has no network device, and dials at 127.0.0.1 and ::1 what is sent to the node's own address: \
              agents reach the upstream {called} past every rule. Let it listen at another address alone (127.0.0.2 will \
@@ -121,20 +132,20 @@ const TAKEN: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::UNSPECIFIED),
 ];
 
-/// What endpoints lead to: addresses, and names.
-fn upstreams(model: &Model) -> (Vec<IpNet>, Vec<String>) {
+/// What endpoints lead to: addresses, and names, each with its port.
+fn upstreams(model: &Model) -> (Vec<(IpNet, u16)>, Vec<(String, u16)>) {
     let (mut nets, mut hosts) = (Vec::new(), Vec::new());
     for endpoint in &model.endpoints {
         match &endpoint.upstream {
             Some(upstream) => match upstream.host.parse::<IpAddr>() {
-                Ok(address) => nets.push(address.into()),
-                Err(_) => hosts.push(upstream.host.clone()),
+                Ok(address) => nets.push((address.into(), upstream.port)),
+                Err(_) => hosts.push((upstream.host.clone(), upstream.port)),
             },
             None => {
                 for claim in &endpoint.claims {
                     match &claim.host {
-                        HostPattern::Net(net) => nets.push(*net),
-                        HostPattern::Name(name) => hosts.push(name.clone()),
+                        HostPattern::Net(net) => nets.push((*net, claim.port)),
+                        HostPattern::Name(name) => hosts.push((name.clone(), claim.port)),
                         HostPattern::Suffix(_) => {}
                     }
                 }

@@ -31,6 +31,7 @@ pub mod door;
 pub mod guard;
 pub mod hearing;
 pub mod listener;
+pub mod listeners;
 pub mod local;
 pub mod localapi;
 pub mod login;
