@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::tailnet::redirect_port;
 use crate::ingress::tailnet::guard::{Guarded, Kernel};
 use crate::ingress::tailnet::{Node, Plan, listeners, local};
-use crate::policy::{HostPattern, Model};
+use crate::policy::{HostPattern, HostPort, Model};
 use crate::upstream::Dialer;
 use crate::verdict::gate::Gate;
 
@@ -87,7 +87,7 @@ pub(super) async fn refusal(node: &Node, dialer: &Dialer, model: &Model) -> Opti
     let mut found = nets
         .iter()
         .find_map(|(net, port)| led_round(&others, *net, *port, &net.to_string()));
-    for (host, port) in hosts {
+    for HostPort { host, port } in hosts {
         if found.is_some() {
             break;
         }
@@ -133,26 +133,29 @@ const TAKEN: [IpAddr; 4] = [
 ];
 
 /// What endpoints lead to: addresses, and names, each with its port.
-fn upstreams(model: &Model) -> (Vec<(IpNet, u16)>, Vec<(String, u16)>) {
+fn upstreams(model: &Model) -> (Vec<(IpNet, u16)>, Vec<HostPort>) {
     let (mut nets, mut hosts) = (Vec::new(), Vec::new());
     for endpoint in &model.endpoints {
         match &endpoint.upstream {
             Some(upstream) => match upstream.host.parse::<IpAddr>() {
                 Ok(address) => nets.push((address.into(), upstream.port)),
-                Err(_) => hosts.push((upstream.host.clone(), upstream.port)),
+                Err(_) => hosts.push(upstream.clone()),
             },
             None => {
                 for claim in &endpoint.claims {
                     match &claim.host {
                         HostPattern::Net(net) => nets.push((*net, claim.port)),
-                        HostPattern::Name(name) => hosts.push((name.clone(), claim.port)),
+                        HostPattern::Name(name) => hosts.push(HostPort {
+                            host: name.clone(),
+                            port: claim.port,
+                        }),
                         HostPattern::Suffix(_) => {}
                     }
                 }
             }
         }
     }
-    hosts.sort_unstable();
+    hosts.sort_unstable_by(|one, other| (&one.host, one.port).cmp(&(&other.host, other.port)));
     hosts.dedup();
     (nets, hosts)
 }
