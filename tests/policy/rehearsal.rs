@@ -196,6 +196,73 @@ fn replay_groups_what_would_change_and_counts_what_cannot_be_told() {
     );
 }
 
+/// The same people by other terms, or a judge by other words, are another answer.
+#[test]
+fn a_replay_sees_each_field_of_those_who_are_asked() {
+    let mut asked = get("/a");
+    asked.cause = "approved";
+    asked.approvers = vec![
+        "human_approver.ops:ann".to_owned(),
+        "llm_approver.judge:judge".to_owned(),
+    ];
+    let folder = Folder::new(&[asked]);
+    let policy = |human: &str, judge: &str| {
+        format!(
+            "approver \"human_approver\" \"ops\" {{\n{human}\n}}\n\
+             credential \"anthropic_manual_key\" \"key\" {{}}\n\
+             policy \"words\" {{ text = \"Only reads.\" }}\n\
+             policy \"others\" {{ text = \"Anything.\" }}\n\
+             approver \"llm_approver\" \"judge\" {{\n  model = \"claude-haiku\"\n  credential = anthropic_manual_key.key\n{judge}\n}}\n\
+             rule \"r\" {{\n  endpoint = https.api\n  approve = [human_approver.ops, llm_approver.judge]\n}}\n"
+        )
+    };
+    let judge = "policy = policy.words";
+    let ann = "approvers = [\"ann@example.com\", \"cid@example.com\"]";
+    let old = folder.policy("old.hcl", &policy(ann, judge));
+    let judged = |human: &str, judge: &str| {
+        let new = folder.policy("new.hcl", &policy(human, judge));
+        let paths = (new.to_str().unwrap(), old.to_str().unwrap());
+        let (code, found) = json_of(&[
+            "replay",
+            paths.0,
+            "--since",
+            "1h",
+            "--in-force",
+            paths.1,
+            "--format",
+            "json",
+        ]);
+        let otherwise = found["changes"][0]["would"]["asked_otherwise"].clone();
+        (code, otherwise)
+    };
+    assert_eq!(judged(ann, judge), (0, Value::Null));
+    for (human, field) in [
+        ("require_approvers = 2", "require_approvers"),
+        ("separation = true", "separation"),
+        ("timeout = 5", "timeout"),
+        ("on_timeout = \"next\"", "on_timeout"),
+        ("channel = \"#ops\"", "channel"),
+        (
+            "escalate_after = 60\nescalate_to = [\"bob@example.com\"]",
+            "escalate_after, escalate_to",
+        ),
+        ("quiet_hours = \"22:00-07:00\"", "quiet_hours, quiet_zone"),
+    ] {
+        let human = format!("{ann}\n{human}");
+        assert_eq!(
+            judged(&human, judge),
+            (1, json!([format!("human_approver.ops: {field}")])),
+            "{human}"
+        );
+    }
+    let eve = "approvers = [\"eve@example.com\"]";
+    assert_eq!(judged(eve, judge), (1, json!(["human_approver.ops: approvers"])));
+    assert_eq!(
+        judged(ann, "policy = policy.others"),
+        (1, json!(["llm_approver.judge: policy"]))
+    );
+}
+
 /// A statement's facts, as the log has them.
 fn statement(verbs: Value, reads: Value, writes: Value, opaque: bool) -> Value {
     json!({
