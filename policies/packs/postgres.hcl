@@ -13,6 +13,15 @@ credential "postgres_credential" "database_ro" {
   secret   = env("DATABASE_RO_PASSWORD")
 }
 
+# DO, CALL, a function or a type of somebody's own: what they reach cannot be told, so no list below holds it.
+rule "postgres-unread" {
+  endpoint  = postgres.database
+  priority  = 200
+  condition = "sql.opaque"
+  verdict   = "deny"
+  reason    = "this runs code that cannot be read here"
+}
+
 # What nobody reads through an agent: your tables with secrets, and the server's own.
 rule "postgres-secrets" {
   endpoint  = postgres.database
@@ -34,7 +43,7 @@ rule "postgres-secrets" {
 }
 
 # Functions of the server itself that do more than compute: files, settings, signals, locks, sequences,
-# replication, large objects, waiting. What is not the server's own is `sql.opaque`.
+# replication, large objects, waiting.
 rule "postgres-functions" {
   endpoint  = postgres.database
   priority  = 100
@@ -57,7 +66,7 @@ rule "postgres-locks" {
 rule "postgres-reads" {
   endpoint  = postgres.database
   condition = <<-CEL
-    !sql.opaque && !sql.role_change && !sql.program && !sql.server_file && size(sql.writes) == 0
+    !sql.role_change && !sql.program && !sql.server_file && size(sql.writes) == 0
       && sql.verbs.exists(v, v in ['select', 'show', 'explain']) && sql.verbs.all(v, v in ['select', 'show', 'explain'])
   CEL
   verdict   = "allow"

@@ -26,16 +26,18 @@ pub struct Said {
     pub rule: Option<String>,
     /// Who is asked, in their order, where the verdict is `approve`; `None` where a record does not tell.
     pub approvers: Option<Vec<String>>,
+    /// Of these, whose own block is another than in the policy in force, with the fields that are.
+    pub asked_otherwise: Vec<String>,
 }
 
 impl Said {
-    /// Whether it is another verdict, or others are asked.
+    /// Whether it is another verdict, or others are asked, or the same by other terms.
     fn differs(&self, other: &Said) -> bool {
         let asks_others = match (&self.approvers, &other.approvers) {
             (Some(own), Some(others)) => own != others,
             _ => false,
         };
-        self.verdict != other.verdict || asks_others
+        self.verdict != other.verdict || asks_others || self.asked_otherwise != other.asked_otherwise
     }
 }
 
@@ -75,6 +77,9 @@ impl Replayed {
             if let Some(approvers) = &said.approvers {
                 object["approvers"] = json!(approvers);
             }
+            if !said.asked_otherwise.is_empty() {
+                object["asked_otherwise"] = json!(said.asked_otherwise);
+            }
             object
         };
         let changes = self.changes.iter().map(|change| {
@@ -93,8 +98,8 @@ impl Replayed {
 
 /// Judges every record since a time (Unix, microseconds) by `policy`.
 ///
-/// Whom a rule asks is compared with whom `old`, the policy in force, asks; without it, with those who
-/// approved, as a record names no others.
+/// Whom a rule asks, and by which terms of their blocks, is compared with whom `old`, the policy in force, asks; without
+/// it, with those who approved, as a record names no others and no terms.
 ///
 /// # Errors
 /// The log cannot be read.
@@ -107,7 +112,7 @@ pub fn replay(
     let mut found = Replayed::default();
     let mut groups: BTreeMap<(String, String, Said, Said), Change> = BTreeMap::new();
     each(log, since_us, |record| {
-        let (mut was, would) = match (was(record), judge(policy, record)) {
+        let (mut was, mut would) = match (was(record), judge(policy, record)) {
             (Some(was), Ok(would)) => (was, would),
             (None, _) => {
                 let cause = text(record, "cause").unwrap_or("unknown");
@@ -128,6 +133,9 @@ pub fn replay(
             && in_force.verdict == was.verdict
         {
             was.approvers = in_force.approvers;
+        }
+        if let Some(old) = old.filter(|_| was.verdict == would.verdict) {
+            would.asked_otherwise = otherwise(old, policy, would.approvers.as_deref().unwrap_or_default());
         }
         if !was.differs(&would) {
             return;
@@ -190,6 +198,7 @@ fn was(record: &Value) -> Option<Said> {
         verdict: verdict.to_owned(),
         rule: text(record, "rule").map(str::to_owned),
         approvers: approved(record),
+        asked_otherwise: Vec::new(),
     })
 }
 
@@ -206,6 +215,17 @@ fn approved(record: &Value) -> Option<Vec<String>> {
     Some(keys)
 }
 
+/// Of those who are asked, whose own terms `new` changes: how many must allow, who may, how long they have, what a judge
+/// is told, ….
+fn otherwise(old: &Policy, new: &Policy, chain: &[String]) -> Vec<String> {
+    let changed = |key: &String| {
+        let (was, is) = (old.model().approver(key)?, new.model().approver(key)?);
+        let fields = was.differences(is);
+        (!fields.is_empty()).then(|| format!("{key}: {}", fields.join(", ")))
+    };
+    chain.iter().filter_map(changed).collect()
+}
+
 /// What `policy` says of a record, or why that cannot be told.
 fn judge(policy: &Policy, record: &Value) -> Result<Said, String> {
     let broken = || "the record is not readable".to_owned();
@@ -213,6 +233,7 @@ fn judge(policy: &Policy, record: &Value) -> Result<Said, String> {
         verdict: verdict.to_owned(),
         rule: rule.map(str::to_owned),
         approvers: None,
+        asked_otherwise: Vec::new(),
     };
     let Some(profile) = profile(policy, record) else {
         return Ok(said("deny", None));

@@ -8,12 +8,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 
 use super::Format;
-use crate::facts::http::{HeldBody, HttpFacts};
-use crate::facts::k8s::K8sFacts;
-use crate::facts::sql::{self, SqlFacts};
-use crate::facts::{FactSet, Facts, Family, mcp};
+use super::read::{self, Read};
+use crate::facts::http::HeldBody;
 use crate::identity::{Agent, Identity, Transport};
-use crate::policy::{CredentialKind, Judgement, Policy, Protocol, Step, source};
+use crate::policy::{Endpoint, Judgement, Policy, Protocol, Step, source};
 use crate::verdict::Verdict;
 
 #[derive(clap::Args)]
@@ -88,16 +86,27 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let agent = agent(&policy, &args)?;
     let endpoint = endpoint(&policy, &args, &agent)?;
-    let credential = match &args.credential {
-        Some(key) => Some(Arc::from(key.as_str())),
-        None => fallback(&policy, &agent, &endpoint),
-    };
     let now = args.at.unwrap_or_else(chrono::Utc::now);
+    let (credential, all) = match read(&policy, &args, &agent, endpoint)? {
+        Ok(read) => read,
+        Err(refusal) => {
+            let judgement = Judgement::plain(Verdict::Deny(refusal));
+            print(
+                &args,
+                &agent,
+                &endpoint.key,
+                &judgement,
+                &[],
+                &serde_json::Value::Null,
+            );
+            return Ok(ExitCode::from(1));
+        }
+    };
     let mut denied = false;
-    for facts in facts(&policy, &args, &endpoint, credential.as_deref())? {
-        let (judgement, steps) = policy.explain(&agent, &endpoint, credential.as_deref(), &facts, now);
+    for facts in all {
+        let (judgement, steps) = policy.explain(&agent, &endpoint.key, credential.as_deref(), &facts, now);
         let facts = facts.to_json(policy.mask());
-        print(&args, &agent, &endpoint, &judgement, &steps, &facts);
+        print(&args, &agent, &endpoint.key, &judgement, &steps, &facts);
         denied |= matches!(judgement.verdict, Verdict::Deny(_));
     }
     Ok(ExitCode::from(u8::from(denied)))
@@ -129,13 +138,11 @@ fn agent(policy: &Policy, args: &Args) -> anyhow::Result<Agent> {
 }
 
 /// The endpoint that was named, or the only one of the profile whose protocol fits.
-fn endpoint(policy: &Policy, args: &Args, agent: &Agent) -> anyhow::Result<Arc<str>> {
+fn endpoint<'a>(policy: &'a Policy, args: &Args, agent: &Agent) -> anyhow::Result<&'a Endpoint> {
     let model = policy.model();
     if let Some(key) = &args.endpoint {
-        let found = model
-            .endpoint(key)
-            .with_context(|| format!("there is no endpoint `{key}`"))?;
-        return Ok(found.key.clone());
+        let found = model.endpoint(key).map(|own| &**own);
+        return found.with_context(|| format!("there is no endpoint `{key}`"));
     }
     let wanted = |protocol: Protocol| match protocol {
         Protocol::Https | Protocol::Http | Protocol::Mcp => args.http.is_some(),
@@ -146,13 +153,12 @@ fn endpoint(policy: &Policy, args: &Args, agent: &Agent) -> anyhow::Result<Arc<s
     let held = model
         .profile(&agent.profile)
         .map_or(&[][..], |profile| &profile.endpoints);
-    let mut fitting = held.iter().filter(|key| {
-        model
-            .endpoint(key)
-            .is_some_and(|endpoint| wanted(endpoint.protocol))
-    });
+    let mut fitting = held
+        .iter()
+        .filter_map(|key| model.endpoint(key).map(|own| &**own))
+        .filter(|endpoint| wanted(endpoint.protocol));
     match (fitting.next(), fitting.next()) {
-        (Some(one), None) => Ok(one.clone()),
+        (Some(one), None) => Ok(one),
         _ => bail!(
             "--endpoint type.name is needed; the profile has: {}",
             held.join(", ")
@@ -160,129 +166,23 @@ fn endpoint(policy: &Policy, args: &Args, agent: &Agent) -> anyhow::Result<Arc<s
     }
 }
 
-/// The credential that is used where the agent names none.
-pub(super) fn fallback(policy: &Policy, agent: &Agent, endpoint: &str) -> Option<Arc<str>> {
-    let profile = policy.model().profile(&agent.profile)?;
-    let held = profile.credentials.iter().filter(|held| held.fallback);
-    let mut bound = held.filter(|held| {
-        let credential = policy.model().credential(&held.credential);
-        credential.is_some_and(|credential| credential.endpoints.iter().any(|key| &**key == endpoint))
-    });
-    bound.next().map(|held| held.credential.clone())
-}
-
-/// The facts of each action: one of a request, one for each statement.
-fn facts(
-    policy: &Policy,
-    args: &Args,
-    endpoint: &str,
-    credential: Option<&str>,
-) -> anyhow::Result<Vec<Facts>> {
-    let limits = &policy.model().gateway.limits;
+/// The action that the flags describe, as the gateway would read it.
+fn read(policy: &Policy, args: &Args, agent: &Agent, endpoint: &Endpoint) -> anyhow::Result<Read> {
+    let named = args.credential.as_deref().map(Arc::from);
     if let Some(text) = &args.sql {
-        let session = session(policy, endpoint, credential);
-        let database = args.database.clone().or(session.0).unwrap_or_default();
-        let user = args.user.clone().or(session.1).unwrap_or_default();
-        return sql_facts(text, limits.statement_bytes_max, &database, &user);
+        let credential = named.or_else(|| read::fallback(policy, agent, &endpoint.key));
+        let session = (args.database.clone(), args.user.clone());
+        return read::statements(policy, endpoint, credential, text, session);
     }
-    let held = args
+    let Some(line) = args.http.as_ref().or(args.k8s.as_ref()) else {
+        bail!("an action is needed: --sql, --http 'GET /path' or --k8s 'GET /api/…'");
+    };
+    let body = args
         .body
         .as_deref()
         .map_or(HeldBody::Empty, |body| HeldBody::Whole(body.as_bytes()));
-    let (line, k8s) = match (&args.http, &args.k8s) {
-        (Some(line), _) => (line, false),
-        (None, Some(line)) => (line, true),
-        (None, None) => bail!("an action is needed: --sql, --http 'GET /path' or --k8s 'GET /api/…'"),
-    };
-    let (parts, host) = request(line, &args.header)?;
-    if k8s {
-        let facts = K8sFacts::read(&parts, &host, held, FactSet::ALL, limits.decoded_bytes_max);
-        return Ok(vec![Facts::K8s(Box::new(
-            facts.context("the request is refused")?,
-        ))]);
-    }
-    let mcp = policy
-        .model()
-        .endpoint(endpoint)
-        .is_some_and(|own| own.family == Family::Mcp);
-    http_facts((&parts, &host), held, mcp, limits.decoded_bytes_max)
-}
-
-/// The facts of a request: one set, or one for each message or operation of a batch.
-pub(super) fn http_facts(
-    (parts, host): (&http::request::Parts, &str),
-    held: HeldBody<'_>,
-    mcp: bool,
-    decoded_bytes_max: usize,
-) -> anyhow::Result<Vec<Facts>> {
-    let refused = "the request is refused";
-    if mcp {
-        let read = mcp::read(parts, held, decoded_bytes_max).context(refused)?;
-        let each = read.messages.into_iter();
-        return Ok(each.map(|one| Facts::Mcp(Box::new(one))).collect());
-    }
-    let each = HttpFacts::read_each(parts, host, held, FactSet::ALL, decoded_bytes_max).context(refused)?;
-    Ok(each.into_iter().map(|one| Facts::Http(Box::new(one))).collect())
-}
-
-/// The database of the endpoint and the user of the credential.
-pub(super) fn session(
-    policy: &Policy,
-    endpoint: &str,
-    credential: Option<&str>,
-) -> (Option<String>, Option<String>) {
-    let model = policy.model();
-    let own = model
-        .endpoint(endpoint)
-        .and_then(|endpoint| endpoint.database.clone());
-    match credential
-        .and_then(|key| model.credential(key))
-        .map(|credential| &credential.kind)
-    {
-        Some(CredentialKind::Postgres { user, database }) => (own.or_else(|| database.clone()), user.clone()),
-        _ => (own, None),
-    }
-}
-
-/// One set of facts for each statement of a text.
-pub(super) fn sql_facts(
-    text: &str,
-    bytes_max: usize,
-    database: &str,
-    user: &str,
-) -> anyhow::Result<Vec<Facts>> {
-    let statements = sql::read(text, bytes_max);
-    if statements.is_empty() {
-        bail!("there is no statement in this text");
-    }
-    let count = i64::try_from(statements.len()).unwrap_or(i64::MAX);
-    let facts = statements.into_iter().map(|statement| {
-        let mut facts = SqlFacts::new(statement, database, user);
-        facts.statements = count;
-        Facts::Sql(Box::new(facts))
-    });
-    Ok(facts.collect())
-}
-
-/// `METHOD /path` and headers as the head of a request, and its host.
-pub(super) fn request(line: &str, headers: &[String]) -> anyhow::Result<(http::request::Parts, String)> {
-    let (method, target) = line
-        .split_once(' ')
-        .context("a request is written 'METHOD /path'")?;
-    let mut builder = http::Request::builder().method(method).uri(target.trim());
-    for header in headers {
-        let (name, value) = header
-            .split_once(':')
-            .context("a header is written 'name: value'")?;
-        builder = builder.header(name.trim(), value.trim());
-    }
-    let (parts, ()) = builder.body(()).context("not a request")?.into_parts();
-    let host = parts.headers.get("host").and_then(|host| host.to_str().ok());
-    let host = host
-        .or_else(|| parts.uri.host())
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    Ok((parts, host))
+    let head = read::head(line, &args.header)?;
+    read::request(policy, agent, endpoint, named, head, body)
 }
 
 /// `allow`, `deny` or `approve`, and the rule.

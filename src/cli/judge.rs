@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail};
 use super::Format;
 use super::test::files;
 use super::test::fixture::{self, Fixture};
-use super::test::subject::{agent, credential, endpoint};
+use super::test::subject::{agent, endpoint};
 use crate::credential::store::SecretStore;
 use crate::policy::{ApproverKind, Judge, Policy, source};
 use crate::verdict::approval::Question;
@@ -153,8 +153,11 @@ fn read(policy: &Policy, fixture: Fixture, key: &Arc<str>, name: &str) -> anyhow
     };
     let endpoint = endpoint(policy, &fixture)?;
     let agent = agent(policy, &fixture.action, endpoint)?;
-    let credential = credential(policy, &fixture.action, &agent, endpoint);
-    let all = fixture::facts(policy, &fixture.action, endpoint, credential.as_deref())?;
+    let read = fixture::read(policy, &fixture.action, &agent, endpoint)?;
+    let (credential, all) = match read {
+        Ok(read) => read,
+        Err(refusal) => bail!("refused before any rule, so no judge sees it: {}", refusal.reason),
+    };
     let now = fixture.action.at.unwrap_or_else(chrono::Utc::now);
     // The rule that would ask; of several statements or messages, those of the first that is asked about.
     let mut asked = (Arc::from(fixture.wanted.rule.as_str()), String::new());

@@ -6,6 +6,7 @@
 //! nothing that was denied.
 
 mod cover;
+mod seen;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +19,8 @@ use crate::audit::replay::{agent, each};
 use crate::facts::Family;
 use crate::policy::{Policy, RecordedFacts, Source, source};
 use crate::verdict::{Cause, Verdict};
-use cover::{Learned, Paths, Seen, cover};
+use cover::{Learned, Paths, cover};
+use seen::Seen;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -87,7 +89,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Format::Text => {
             println!(
-                "# {} actions of profile {}; {lacking} more were not recorded well enough, or would not be allowed now.",
+                "# {} actions of profile {}; {lacking} more were not recorded well enough, carried no credential where the \
+                 profile has one, or would not be allowed now.",
                 seen.len(),
                 args.profile
             );
@@ -120,11 +123,22 @@ fn look(policy: &Policy, args: &Args, record: &Value) -> Option<(Kind, Result<Se
     };
     let endpoint = policy.model().endpoint(record["endpoint"].as_str()?)?;
     let seen = Seen::read(endpoint.family, &endpoint.key, record);
-    let held = |one: &Seen| {
-        let key = one.credential.as_deref();
-        key.is_none_or(|key| policy.model().credential(key).is_some())
+    let held = |one: &Seen| match one.credential.as_deref() {
+        Some(key) => policy.model().credential(key).is_some(),
+        // A rule cannot say that there is none: it would hold for each that the profile has here.
+        None => !has_credential(policy, args, &endpoint.key),
     };
     Some((kind, seen.filter(held).ok_or(())))
+}
+
+/// Whether the profile holds a credential of an endpoint.
+fn has_credential(policy: &Policy, args: &Args, endpoint: &str) -> bool {
+    let held = policy.model().profile(&args.profile);
+    let mut keys = held.into_iter().flat_map(|profile| &profile.credentials);
+    keys.any(|held| {
+        let credential = policy.model().credential(&held.credential);
+        credential.is_some_and(|own| own.endpoints.iter().any(|key| **key == *endpoint))
+    })
 }
 
 /// The priority behind every rule that denies or asks, and behind every plain one.

@@ -17,6 +17,7 @@ mod leave;
 mod lsp;
 mod operators;
 mod peers;
+mod read;
 mod replay;
 mod run;
 mod setup;

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use super::Format;
 use crate::audit::replay::{Replayed, Said, replay};
@@ -21,6 +21,10 @@ pub struct Args {
     /// The log; by default that of the policy's own `state_dir`.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// The policy in force: whom it asks, and by which terms (`require_approvers`, `approvers`, a judge's words, …), is
+    /// compared, too. A record tells no more than who approved.
+    #[arg(long, value_name = "PATH")]
+    in_force: Option<PathBuf>,
     /// Write down that these changes are meant: a gateway whose `reload_guard` holds this policy back
     /// takes it then.
     #[arg(long)]
@@ -42,8 +46,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(1));
         }
     };
+    let old = match &args.in_force {
+        None => None,
+        Some(path) => match Policy::load(source::read(path)?, &source::read_file) {
+            Ok(old) => Some(old),
+            Err(errors) => bail!("--in-force {}: {}", path.display(), errors.render()),
+        },
+    };
     let log = log_of(&policy, args.log);
-    let found = replay(&log, args.since, None, &policy).with_context(|| log.display().to_string())?;
+    let found = replay(&log, args.since, old.as_ref(), &policy).with_context(|| log.display().to_string())?;
     match args.format {
         Format::Json => println!("{}", found.to_json()),
         Format::Text => print!("{}", text(&found)),
@@ -62,8 +73,12 @@ fn said(said: &Said) -> String {
         Some(approvers) => format!(", asks {}", approvers.join(", ")),
         None => String::new(),
     };
+    let otherwise = match said.asked_otherwise.as_slice() {
+        [] => String::new(),
+        changed => format!(" (otherwise: {})", changed.join("; ")),
+    };
     match &said.rule {
-        Some(rule) => format!("{} by {rule}{asks}", said.verdict),
+        Some(rule) => format!("{} by {rule}{asks}{otherwise}", said.verdict),
         None => format!("{} (no rule)", said.verdict),
     }
 }

@@ -26,7 +26,7 @@ use super::Format;
 use super::eval::summary;
 use crate::policy::{Coverage, Policy, source};
 use crate::verdict::Verdict;
-use fixture::{Fixture, facts};
+use fixture::Fixture;
 use rewrite::Document;
 
 /// The verdicts that can be replayed, strictest last.
@@ -214,33 +214,43 @@ fn replay(policy: &Policy, coverage: &Coverage<'_>, fixture: &Fixture) -> anyhow
     }
     let endpoint = subject::endpoint(policy, fixture)?;
     let agent = subject::agent(policy, &fixture.action, endpoint)?;
-    let credential = subject::credential(policy, &fixture.action, &agent, endpoint);
-    let credential = credential.as_deref();
     let now = fixture.action.at.unwrap_or_else(chrono::Utc::now);
+    let (credential, all) = match fixture::read(policy, &fixture.action, &agent, endpoint)? {
+        Ok(read) => read,
+        Err(refusal) => return Ok(Decided::of(&Verdict::Deny(refusal))),
+    };
+    let credential = credential.as_deref();
     let mut decided: Option<Decided> = None;
-    for facts in facts(policy, &fixture.action, endpoint, credential)? {
+    for facts in all {
         let judgement = policy.evaluate(&agent, &endpoint.key, credential, &facts, now);
         if coverage.judge(&agent, &endpoint.key, credential, &facts, now) != judgement {
             bail!("the walk of all rules and the walk of those that could match differ");
         }
-        let (verdict, rule) = summary(&judgement.verdict);
         // Statements that are sent as one go as far as the strictest of them.
+        let one = Decided::of(&judgement.verdict);
         if decided
             .as_ref()
-            .is_none_or(|own| rank(verdict) > rank(own.verdict))
+            .is_none_or(|own| rank(one.verdict) > rank(own.verdict))
         {
-            decided = Some(Decided {
-                verdict,
-                rule: rule.unwrap_or_default().to_owned(),
-                reason: match &judgement.verdict {
-                    Verdict::Allow { .. } => String::new(),
-                    Verdict::Deny(refusal) => refusal.reason.clone(),
-                    Verdict::Ask { reason, .. } => reason.clone(),
-                },
-            });
+            decided = Some(one);
         }
     }
     decided.context("there is nothing to judge")
+}
+
+impl Decided {
+    fn of(verdict: &Verdict) -> Decided {
+        let (name, rule) = summary(verdict);
+        Decided {
+            verdict: name,
+            rule: rule.unwrap_or_default().to_owned(),
+            reason: match verdict {
+                Verdict::Allow { .. } => String::new(),
+                Verdict::Deny(refusal) => refusal.reason.clone(),
+                Verdict::Ask { reason, .. } => reason.clone(),
+            },
+        }
+    }
 }
 
 /// How strict a verdict is: its place in [`VERDICTS`].

@@ -105,10 +105,10 @@ slots! {
     HttpWebsocket Http "websocket" Bool "Whether the request asks for an upgrade to WebSocket.";
 
     SqlVerb Sql "verb" Text "The verb of the outermost statement.";
-    SqlVerbs Sql "verbs" Texts "Every verb that executes, in CTEs, EXPLAIN ANALYZE, COPY and PREPARE too.";
-    SqlTables Sql "tables" Texts "Every table that is touched, as written and by its bare name.";
-    SqlReads Sql "reads" Texts "The tables that are read.";
-    SqlWrites Sql "writes" Texts "The tables that are written, altered or dropped; unknown where the text does not name them (CASCADE, DROP OWNED).";
+    SqlVerbs Sql "verbs" Texts "Every verb that executes, in CTEs, EXPLAIN ANALYZE, COPY and PREPARE too; unknown where sql.opaque is true.";
+    SqlTables Sql "tables" Texts "Every table that is touched, as written and by its bare name; unknown where sql.opaque is true.";
+    SqlReads Sql "reads" Texts "The tables that are read; unknown where sql.opaque is true.";
+    SqlWrites Sql "writes" Texts "The tables that are written, altered or dropped; unknown where sql.opaque is true, or the text does not name them (CASCADE, DROP OWNED).";
     SqlFunctions Sql "functions" Texts "Every function that is called.";
     SqlColumns Sql "columns" Texts "Every column that is named; * where all of a row are meant.";
     SqlObjects Sql "objects" Texts "Every object that DDL or DCL names: tables, roles, schemas, functions, extensions.";
@@ -124,7 +124,7 @@ slots! {
     SqlServerFile Sql "server_file" Bool "Whether COPY reads or writes a file of the server.";
     SqlLocks Sql "locks" Bool "Whether locks are taken that others wait for (SELECT … FOR UPDATE or SHARE, LOCK TABLE).";
     SqlRoleChange Sql "role_change" Bool "Whether the role is changed (SET ROLE, SET SESSION AUTHORIZATION, set_config).";
-    SqlOpaque Sql "opaque" Bool "Whether code runs that cannot be read (DO, EXECUTE of text, CALL, a function or a cast to a type that is not the server's own).";
+    SqlOpaque Sql "opaque" Bool "Whether code runs that cannot be read (DO, EXECUTE of text, CALL, a function or a cast to a type that is not the server's own). What such code reaches or does is unknown: verbs, tables, reads, writes, and program, server_file, role_change and locks where the text itself has none.";
     SqlUnparseable Sql "unparseable" Bool "Whether the server's grammar refuses the statement.";
 
     K8sVerb K8s "verb" Text "The API server's verb: get, list, watch, create, deletecollection, …";

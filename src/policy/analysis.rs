@@ -2,7 +2,7 @@
 //!
 //! Each is certain: a rule that is called unreachable is one that no action can reach.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::cel::key::contradiction;
@@ -15,8 +15,7 @@ use crate::facts::{Blind, Fact, FactSource, Slot, View};
 
 /// Names that one message lists at most.
 const LISTED_MAX: usize = 8;
-/// Earlier rules of an endpoint that a rule is compared with: the comparison of all with all would
-/// take seconds where there are ten thousand.
+/// Earlier rules that share a part of its condition, and with which a rule is compared.
 const COMPARED_MAX: usize = 2_000;
 
 /// Where a name is declared.
@@ -139,11 +138,78 @@ fn never_matches(model: &Model, rule: &Rule) -> Option<Diagnostic> {
     }
 }
 
-/// What an earlier rule is compared by.
-struct Seen<'a> {
+/// A rule with the conditions that must all hold for it.
+struct Asked<'a> {
     rule: &'a Rule,
-    always: bool,
     sides: HashSet<String>,
+}
+
+/// Earlier rules of an endpoint, filed so that a later one is compared with few: under its profile and credential, where
+/// it has any, and under the one of its sides that fewest rules have, where it does not take everything.
+#[derive(Default)]
+struct Earlier<'a, 'r> {
+    filed: HashMap<Drawer<'a>, Vec<(usize, &'a Asked<'r>)>>,
+}
+
+type Drawer<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>);
+
+impl<'a, 'r> Earlier<'a, 'r> {
+    fn file(&mut self, at: usize, asked: &'a Asked<'r>, shared: &HashMap<&str, usize>) {
+        let mut sides: Vec<&str> = match holds_always(asked.rule) {
+            true => Vec::new(),
+            false => asked.sides.iter().map(String::as_str).collect(),
+        };
+        sides.sort_unstable_by_key(|side| (shared.get(side), *side));
+        let drawer = (
+            asked.rule.profile.as_deref(),
+            asked.rule.credential.as_deref(),
+            sides.first().copied(),
+        );
+        self.filed.entry(drawer).or_default().push((at, asked));
+    }
+
+    /// The first that takes all that `asked` would take.
+    fn before(&self, asked: &'a Asked<'r>) -> Option<&'r Rule> {
+        let either = |own: Option<&'a str>| [None, own].into_iter().take(1 + usize::from(own.is_some()));
+        let (profile, credential) = (asked.rule.profile.as_deref(), asked.rule.credential.as_deref());
+        let mut first: Option<(usize, &'r Rule)> = None;
+        for profile in either(profile) {
+            for credential in either(credential) {
+                for side in std::iter::once(None).chain(asked.sides.iter().map(|side| Some(side.as_str()))) {
+                    let filed = self.filed.get(&(profile, credential, side));
+                    let mut filed = filed.into_iter().flatten().take(COMPARED_MAX);
+                    let found = filed.find(|(_, own)| side.is_none() || own.sides.is_subset(&asked.sides));
+                    if let Some((at, own)) = found
+                        && first.is_none_or(|(before, _)| *at < before)
+                    {
+                        first = Some((*at, own.rule));
+                    }
+                }
+            }
+        }
+        first.map(|(_, rule)| rule)
+    }
+}
+
+/// The rules of an endpoint in the order in which they are walked.
+fn walked<'r>(rules: &'r [Rule], endpoint: &Arc<str>) -> Vec<Asked<'r>> {
+    let asked = |rule: &'r Rule| Asked {
+        rule,
+        sides: rule.condition.iter().flat_map(|own| own.sides()).collect(),
+    };
+    let own = rules.iter().filter(|rule| rule.endpoints.contains(endpoint));
+    let mut own: Vec<Asked<'r>> = own.map(asked).collect();
+    own.sort_by_key(|asked| (std::cmp::Reverse(asked.rule.priority), asked.rule.order));
+    own
+}
+
+/// How many rules have each side.
+fn shared<'a>(own: &'a [Asked<'_>]) -> HashMap<&'a str, usize> {
+    let mut shared = HashMap::new();
+    for side in own.iter().flat_map(|asked| &asked.sides) {
+        *shared.entry(side.as_str()).or_default() += 1;
+    }
+    shared
 }
 
 /// Rules behind one that takes everything they would take.
@@ -152,29 +218,15 @@ fn unreached(model: &Model, rules: &[Rule], notes: &mut Vec<Diagnostic>) {
     // the first of them.
     let mut dead: BTreeMap<usize, (usize, &Rule, &Rule)> = BTreeMap::new();
     for endpoint in &model.endpoints {
-        let mut own: Vec<&Rule> = rules
-            .iter()
-            .filter(|rule| rule.endpoints.contains(&endpoint.key))
-            .collect();
-        own.sort_by_key(|rule| (std::cmp::Reverse(rule.priority), rule.order));
-        let mut earlier: Vec<Seen<'_>> = Vec::new();
-        for rule in own {
-            let sides: HashSet<String> = rule.condition.iter().flat_map(|own| own.sides()).collect();
-            let takes = |seen: &&Seen<'_>| {
-                let first = seen.rule;
-                (first.profile.is_none() || first.profile == rule.profile)
-                    && (first.credential.is_none() || first.credential == rule.credential)
-                    && (seen.always || seen.sides.is_subset(&sides))
-            };
-            if let Some(first) = earlier.iter().take(COMPARED_MAX).find(takes) {
-                dead.entry(rule.order).or_insert((0, rule, first.rule)).0 += 1;
+        let own = walked(rules, &endpoint.key);
+        let shared = shared(&own);
+        let mut earlier = Earlier::default();
+        for (at, asked) in own.iter().enumerate() {
+            if let Some(first) = earlier.before(asked) {
+                dead.entry(asked.rule.order).or_insert((0, asked.rule, first)).0 += 1;
             }
-            if !rule.shadow {
-                earlier.push(Seen {
-                    rule,
-                    always: holds_always(rule),
-                    sides,
-                });
+            if !asked.rule.shadow {
+                earlier.file(at, asked, &shared);
             }
         }
     }

@@ -6,6 +6,7 @@
 //!
 //! Invariant: no adapter decides anything. What may pass or fail is an [`Output::Decide`].
 
+pub mod admit;
 pub mod http;
 pub mod kubernetes;
 pub mod mcp;

@@ -154,6 +154,19 @@ async fn a_reload_that_would_ask_others_waits() {
     std::fs::write(&path, asks("human_approver.one")).unwrap();
     gateway.says(WAITS);
     assert_eq!(in_force(&state), first);
+    // The same two, one of whom may be somebody else.
+    let both = asks("human_approver.one, human_approver.two");
+    let fewer = both.replace("\"two\" {}", "\"two\" { approvers = [\"eve@example.com\"] }");
+    std::fs::write(&path, fewer).unwrap();
+    gateway.says("(otherwise: human_approver.two: approvers)");
+    assert_eq!(in_force(&state), first);
+    // What no verdict and no question hangs on comes into force.
+    std::fs::write(
+        &path,
+        format!("{both}approver \"human_approver\" \"three\" {{}}\n"),
+    )
+    .unwrap();
+    until("the harmless one", &state, &|own| own != first);
 }
 
 #[tokio::test(flavor = "multi_thread")]

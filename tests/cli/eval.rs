@@ -80,6 +80,96 @@ fn why_earlier_rules_did_not_match() {
     }
 }
 
+/// What the gateway refuses before it asks the rules is no `allow` here.
+#[test]
+fn what_never_reaches_the_rules_is_denied_and_says_why() {
+    let (_folder, policy) = policy();
+    for (flags, cause, why) in [
+        (
+            &["--k8s", "GET /api/v1/pods", "--header", "Impersonate-User: root"][..],
+            "malformed",
+            "Impersonate-*",
+        ),
+        (
+            &["--k8s", "GET /api/v1/pods", "--header", "X-Remote-User: root"],
+            "malformed",
+            "X-Remote-*",
+        ),
+        (&["--k8s", "GET /api/v1//pods"], "malformed", "empty segment"),
+        (
+            &[
+                "--http",
+                "GET /x?page=2",
+                "--header",
+                "x-http-method-override: DELETE",
+            ],
+            "malformed",
+            "x-http-method-override",
+        ),
+        (
+            &["--http", "GET /x?page=2", "--header", "connection: x-team"],
+            "malformed",
+            "Connection",
+        ),
+        (
+            &["--http", "GET /x?page=2", "--header", "tailkeep-approval: no"],
+            "malformed",
+            "Tailkeep-Approval",
+        ),
+        (&["--http", "TRACE /x?page=2"], "malformed", "method"),
+        (
+            &["--http", "GET /x?page=2", "--header", "host: other.test"],
+            "malformed",
+            "another host",
+        ),
+        (
+            &[
+                "--http",
+                "GET http://other.test/x?page=2",
+                "--header",
+                "host: api.test",
+            ],
+            "malformed",
+            "target and its Host differ",
+        ),
+        (
+            &[
+                "--http",
+                "GET /x?page=2",
+                "--header",
+                "authorization: Bearer {{house}}",
+            ],
+            "credential",
+            "may not be used",
+        ),
+        (
+            &["--sql", "select 1; set standard_conforming_strings = off"],
+            "malformed",
+            "how the server reads text",
+        ),
+    ] {
+        let args = [
+            &["eval", &policy, "--agent", "tag:dev", "--format", "json"],
+            flags,
+        ]
+        .concat();
+        let run = tailkeep(&args, b"");
+        assert_eq!(run.code, 1, "{flags:?}: {}{}", run.out, run.errors);
+        let said: Value = serde_json::from_str(&run.out).unwrap();
+        assert_eq!(said["verdict"], "deny", "{flags:?}: {said}");
+        assert_eq!(
+            (&said["cause"], &said["rule"]),
+            (&cause.into(), &Value::Null),
+            "{said}"
+        );
+        assert!(said["reason"].as_str().unwrap().contains(why), "{said}");
+    }
+    let host = ["--agent", "tools", "--endpoint", "https.many", "--http", "GET /"];
+    let named = |name: &'static str| [&host[..], &["--header", name]].concat();
+    check(&named("host: a.many.test"), 0, &["allow house"]);
+    check(&named("host: b.many.test:443"), 1, &["deny -"]);
+}
+
 #[test]
 fn wrong_usage_exits_2() {
     let (_folder, policy) = policy();
@@ -89,7 +179,16 @@ fn wrong_usage_exits_2() {
         &["--agent", "tag:nobody", "--sql", "select 1"],
         &["--agent", "dev", "--sql", ""],
         &["--agent", "dev", "--http", "GET"],
-        &["--agent", "dev", "--k8s", "GET /api/v1//pods"],
+        &["--agent", "dev", "--endpoint", "https.api", "--sql", "select 1"],
+        &[
+            "--agent",
+            "dev",
+            "--endpoint",
+            "postgres.orders",
+            "--http",
+            "GET /",
+        ],
+        &["--agent", "tools", "--endpoint", "https.many", "--http", "GET /"],
         &["--agent", "dev", "--k8s", "GET /", "--http", "GET /"],
         &["--agent", "dev", "--endpoint", "https.nowhere", "--http", "GET /"],
         &["--agent", "dev", "--http", "GET /", "--header", "nocolon"],

@@ -96,6 +96,24 @@ rule "orders-deletes" {
   condition = "sql.verb == 'delete' && sql.has_where"
   approve   = [human_approver.ops]
 }
+endpoint "mcp" "tools" { hosts = ["tools.test"] }
+endpoint "https" "many" { hosts = ["*.many.test"] }
+credential "bearer_token" "house" { endpoint = https.many }
+profile "tools" {
+  tags        = ["tag:tools"]
+  endpoints   = [mcp.tools]
+  credentials = [bearer_token.house]
+}
+rule "search" {
+  endpoint  = mcp.tools
+  condition = "agent.profile == 'tools' && (mcp.method == 'ping' || mcp.tool == 'search')"
+  verdict   = "allow"
+}
+rule "house" {
+  endpoint  = https.many
+  condition = "http.host == 'a.many.test'"
+  verdict   = "allow"
+}
 "#;
 
 /// A folder with the policy in `policy.hcl`.

@@ -266,7 +266,7 @@ fn every_rule_of_every_pack_has_an_allowed_and_a_refused_fixture() {
         assert!(!folder.path().join("gateway.hcl").exists());
     }
     let found = covered(packs.to_str().unwrap(), fixtures.to_str().unwrap());
-    assert_eq!(found["each"].as_array().unwrap().len(), 40);
+    assert_eq!(found["each"].as_array().unwrap().len(), 41);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     let two = ["gateway", "--init", path, "--pack", "slack", "--pack", "github"];

@@ -196,10 +196,77 @@ fn replay_groups_what_would_change_and_counts_what_cannot_be_told() {
     );
 }
 
+/// The same people by other terms, or a judge by other words, are another answer.
+#[test]
+fn a_replay_sees_each_field_of_those_who_are_asked() {
+    let mut asked = get("/a");
+    asked.cause = "approved";
+    asked.approvers = vec![
+        "human_approver.ops:ann".to_owned(),
+        "llm_approver.judge:judge".to_owned(),
+    ];
+    let folder = Folder::new(&[asked]);
+    let policy = |human: &str, judge: &str| {
+        format!(
+            "approver \"human_approver\" \"ops\" {{\n{human}\n}}\n\
+             credential \"anthropic_manual_key\" \"key\" {{}}\n\
+             policy \"words\" {{ text = \"Only reads.\" }}\n\
+             policy \"others\" {{ text = \"Anything.\" }}\n\
+             approver \"llm_approver\" \"judge\" {{\n  model = \"claude-haiku\"\n  credential = anthropic_manual_key.key\n{judge}\n}}\n\
+             rule \"r\" {{\n  endpoint = https.api\n  approve = [human_approver.ops, llm_approver.judge]\n}}\n"
+        )
+    };
+    let judge = "policy = policy.words";
+    let ann = "approvers = [\"ann@example.com\", \"cid@example.com\"]";
+    let old = folder.policy("old.hcl", &policy(ann, judge));
+    let judged = |human: &str, judge: &str| {
+        let new = folder.policy("new.hcl", &policy(human, judge));
+        let paths = (new.to_str().unwrap(), old.to_str().unwrap());
+        let (code, found) = json_of(&[
+            "replay",
+            paths.0,
+            "--since",
+            "1h",
+            "--in-force",
+            paths.1,
+            "--format",
+            "json",
+        ]);
+        let otherwise = found["changes"][0]["would"]["asked_otherwise"].clone();
+        (code, otherwise)
+    };
+    assert_eq!(judged(ann, judge), (0, Value::Null));
+    for (human, field) in [
+        ("require_approvers = 2", "require_approvers"),
+        ("separation = true", "separation"),
+        ("timeout = 5", "timeout"),
+        ("on_timeout = \"next\"", "on_timeout"),
+        ("channel = \"#ops\"", "channel"),
+        (
+            "escalate_after = 60\nescalate_to = [\"bob@example.com\"]",
+            "escalate_after, escalate_to",
+        ),
+        ("quiet_hours = \"22:00-07:00\"", "quiet_hours, quiet_zone"),
+    ] {
+        let human = format!("{ann}\n{human}");
+        assert_eq!(
+            judged(&human, judge),
+            (1, json!([format!("human_approver.ops: {field}")])),
+            "{human}"
+        );
+    }
+    let eve = "approvers = [\"eve@example.com\"]";
+    assert_eq!(judged(eve, judge), (1, json!(["human_approver.ops: approvers"])));
+    assert_eq!(
+        judged(ann, "policy = policy.others"),
+        (1, json!(["llm_approver.judge: policy"]))
+    );
+}
+
 /// A statement's facts, as the log has them.
 fn statement(verbs: Value, reads: Value, writes: Value, opaque: bool) -> Value {
     json!({
-        "verbs": verbs, "reads": reads, "writes": writes, "objects": [], "functions": [], "has_where": true,
+        "verbs": verbs, "reads": reads, "writes": writes, "objects": [], "functions": [], "columns": ["id"], "has_where": true,
         "opaque": opaque, "program": false, "server_file": false, "role_change": false, "locks": false, "unparseable": false,
     })
 }
@@ -256,6 +323,7 @@ fn learn_allows_nothing_that_was_denied_approved_or_is_like_it() {
         with("writes", json!(["b"])),
         with("writes", json!([])),
         with("reads", json!(["secret"])),
+        with("columns", json!(["password"])),
         with("verbs", json!(["delete"])),
         with("verbs", json!([])),
         with("objects", json!(["role"])),
@@ -271,7 +339,81 @@ fn learn_allows_nothing_that_was_denied_approved_or_is_like_it() {
     let (_, found) = replayed(&others.policy("both.hcl", &format!("{denies}{learned}")));
     assert_eq!(
         (&found["judged"], &found["changed"]),
-        (&json!(16), &json!(14)),
+        (&json!(17), &json!(15)),
+        "{found}"
+    );
+}
+
+/// What other facts leave open is learned to the letter, or not at all.
+#[test]
+fn learn_does_not_take_a_part_for_the_whole() {
+    let sql = |verb: &str, text: &str| {
+        let mut facts = statement(json!([verb]), json!([]), json!([]), false);
+        facts["statement"] = json!(text);
+        record("postgres.db", facts, "allow", "rule")
+    };
+    let post = |path: &str, kind: Value| {
+        let mut facts = json!({"method": "post", "path": path});
+        if !kind.is_null() {
+            facts["graphql.kind"] = kind;
+        }
+        record("https.api", facts, "allow", "rule")
+    };
+    let mut keyed = get("/keyed");
+    keyed.endpoint = "https.keyed".into();
+    let learnable = [
+        sql("set", "set statement_timeout = 1"),
+        sql("begin", "begin"),
+        post("/plain", json!("")),
+        get("/a\u{202e}b"),
+    ];
+    let left = [
+        sql("set", "set password_encryption = '(masked)'"),
+        post("/graphql/", Value::Null),
+        post("/api/GraphQL/v1", Value::Null),
+        post("/any", json!({"unknown": "truncated"})),
+        keyed,
+    ];
+    let folder = Folder::new(&[&learnable[..], &left].concat());
+    let keyed = "endpoint \"https\" \"keyed\" { hosts = [\"keyed.example.com\"] }\n\
+                 credential \"bearer_token\" \"key\" { endpoint = https.keyed }\n";
+    let path = folder.policy("policy.hcl", keyed);
+    // The profile holds it, so a rule without a credential would take it in.
+    let text = std::fs::read_to_string(&path).unwrap();
+    let held = text.replace("peers     =", "credentials = [bearer_token.key]\n  peers     =");
+    std::fs::write(&path, held).unwrap();
+    let learn = [
+        "learn",
+        path.to_str().unwrap(),
+        "--since",
+        "1h",
+        "--profile",
+        "ci",
+    ];
+    let (code, found) = json_of(&[&learn[..], &["--format", "json"]].concat());
+    assert_eq!(code, 0, "{found}");
+    assert_eq!(
+        (&found["actions"], &found["not_learned"]),
+        (&json!(4), &json!(5)),
+        "{found}"
+    );
+    let learned = String::from_utf8(run(&learn).stdout).unwrap();
+    assert!(
+        learned.is_ascii() && learned.contains("/a\\\\U0000202eb"),
+        "{learned}"
+    );
+
+    let others = Folder::new(
+        &[
+            &learnable[..],
+            &[sql("set", "set role postgres"), sql("begin", "begin read write")],
+        ]
+        .concat(),
+    );
+    let (_, found) = replayed(&others.policy("both.hcl", &learned));
+    assert_eq!(
+        (&found["judged"], &found["changed"]),
+        (&json!(6), &json!(1)),
         "{found}"
     );
 }
@@ -325,7 +467,7 @@ fn learn_writes_rules_that_cover_what_was_seen() {
         [
             r"agent.profile == 'ci' && http.method in ['get'] && http.path.matches('^(?:/repos/[0-9]+)$')",
             "agent.profile == 'ci' && sql.verbs.all(x, x in ['select']) && 'select' in sql.verbs \
-             && sql.reads.all(x, x in ['lines', 'orders']) && sql.writes.all(x, x in []) && sql.objects.all(x, x in []) \
+             && sql.reads.all(x, x in ['lines', 'orders']) && sql.columns.all(x, x in ['id']) && sql.writes.all(x, x in []) && sql.objects.all(x, x in []) \
              && sql.functions.all(x, x in []) && sql.has_where && !sql.opaque && !sql.program && !sql.server_file \
              && !sql.role_change && !sql.locks && !sql.unparseable",
         ]

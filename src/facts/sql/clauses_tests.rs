@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::path::{PathChange, SearchPath};
 use super::*;
+use crate::facts::{Blind, Fact, FactSource, View};
 
 fn one(text: &str) -> Arc<Statement> {
     let mut statements = read(text, 128 << 10);
@@ -440,7 +441,8 @@ fn bare_names_are_looked_up_where_the_session_said() {
         }
     };
     let mut path = SearchPath::default();
-    let text = "select own(a) from users, other.users, public.t";
+    let text = "select a from users, other.users, public.t";
+    let calls = "select own(a)";
     assert_eq!(seen(text, &path, Slot::SqlTables), "users other.users public.t t");
     assert_eq!(seen(text, &path, Slot::SqlSearchPath), "Opaque");
     let set = |path: &mut SearchPath, text: &str| path.apply(&one(text).path, "ann");
@@ -449,7 +451,7 @@ fn bare_names_are_looked_up_where_the_session_said() {
         seen(text, &path, Slot::SqlTables),
         "users other.users public.t t secret.users ann.users"
     );
-    assert_eq!(seen(text, &path, Slot::SqlFunctions), "own secret.own ann.own");
+    assert_eq!(seen(calls, &path, Slot::SqlFunctions), "own secret.own ann.own");
     assert_eq!(seen(text, &path, Slot::SqlSearchPath), "secret ann");
     assert_eq!(
         seen("delete from users", &path, Slot::SqlWrites),
@@ -524,6 +526,55 @@ fn files_and_programs_of_the_server() {
         let facts = one(text);
         let got = (facts.server_file, facts.program, facts.takes_rows);
         assert_eq!(got, (file, program, rows), "{text}");
+    }
+}
+
+/// What code that cannot be read does is neither empty nor `false`; what the text itself says stays.
+#[test]
+fn what_unread_code_does_is_unknown() {
+    const HIDDEN: [Slot; 8] = [
+        Slot::SqlVerbs,
+        Slot::SqlTables,
+        Slot::SqlReads,
+        Slot::SqlWrites,
+        Slot::SqlProgram,
+        Slot::SqlServerFile,
+        Slot::SqlRoleChange,
+        Slot::SqlLocks,
+    ];
+    let unknown = |text: &str| -> Vec<&str> {
+        let facts = SqlFacts::new(one(text), "db", "ann");
+        let blind = |slot: &Slot| matches!(facts.fact(*slot), Fact::Unknown(Blind::Opaque));
+        assert!(
+            !blind(&Slot::SqlVerb) && !blind(&Slot::SqlFunctions) && !blind(&Slot::SqlColumns),
+            "{text}"
+        );
+        HIDDEN.into_iter().filter(blind).map(Slot::name).collect()
+    };
+    let all = HIDDEN.map(Slot::name);
+    for text in [
+        "do $$ begin delete from t; end $$",
+        "call p()",
+        "select own(a) from t",
+        "select a::own from t",
+        "explain analyze execute nobody_knows(1)",
+        "create table t as execute nobody_knows",
+        "create view v as select own(1)",
+    ] {
+        assert_eq!(unknown(text), all, "{text}");
+    }
+    assert_eq!(unknown("select own(a) from t for update"), all[..7]);
+    assert_eq!(
+        unknown("copy (select own(1)) to program 'id'"),
+        [&all[..4], &all[5..]].concat()
+    );
+    for text in [
+        "select 1",
+        "select count(a) from t",
+        "delete from t",
+        "explain select 1",
+    ] {
+        assert_eq!(unknown(text), [""; 0], "{text}");
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::facts::{Blind, Fact, FactSource, View};
 
 const BYTES_MAX: usize = 128 << 10;
 

@@ -59,21 +59,50 @@ fn condition(condition: &str) -> String {
 #[test]
 fn a_rule_is_compared_with_so_many_before_it() {
     for (before, is_found) in [(super::COMPARED_MAX - 1, true), (super::COMPARED_MAX, false)] {
-        let path = |number| {
-            let fields = format!("verdict = \"allow\"; condition = \"http.path == '/{number}'\"");
-            rule(&format!("r{number}"), &fields)
+        let named = |name: &str, condition: &str| {
+            rule(name, &format!("verdict = \"allow\"; condition = \"{condition}\""))
         };
-        let mut text: String = (0..before).map(path).collect();
-        text += &rule("all", "verdict = \"deny\"");
-        text += &path(before);
+        let get = "http.method == 'GET'";
+        // All of them are filed under the method, for more rules have the host.
+        let mut text: String = (0..before)
+            .map(|number| named(&format!("r{number}"), &format!("{get} && http.host == 'x'")))
+            .collect();
+        text += &named("all", get);
+        text += &named("late", &format!("{get} && http.path == '/x'"));
+        text.extend((0..3).map(|number| named(&format!("h{number}"), "http.host == 'x'")));
         let found = notes(&text);
-        let late = format!("rule `r{before}` is never reached");
-        assert_eq!(
-            found.iter().any(|note| note.contains(&late)),
-            is_found,
-            "{before}"
+        let late = "rule `late` is never reached: `all` stands before it";
+        assert_eq!(found.iter().any(|note| note.contains(late)), is_found, "{before}");
+    }
+}
+
+/// The work of a load grows as its rules do: of ten thousand, each is compared with few.
+#[test]
+fn rules_that_share_little_are_not_compared() {
+    let mut text = BASE.to_owned();
+    for number in 0..500 {
+        let condition =
+            format!("http.method == 'GET' && http.path.startsWith('/team-{number}/') && http.host == 'x'");
+        text += &rule(
+            &format!("r{number}"),
+            &format!("verdict = \"allow\"; condition = \"{condition}\""),
         );
     }
+    let source = super::super::Source {
+        path: "p.hcl".into(),
+        text,
+    };
+    let none: crate::policy::ReadFile<'_> = &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+    let Ok(loaded) = crate::policy::load::load(&[source], none) else {
+        panic!("it loads");
+    };
+    let own = super::walked(&loaded.rules, &"https.api".into());
+    let (shared, mut earlier) = (super::shared(&own), super::Earlier::default());
+    for (at, asked) in own.iter().enumerate() {
+        earlier.file(at, asked, &shared);
+    }
+    assert_eq!(own.len(), 501);
+    assert_eq!(earlier.filed.values().map(Vec::len).max(), Some(1));
 }
 
 #[test]

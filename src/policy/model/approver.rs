@@ -47,6 +47,102 @@ pub enum ApproverKind {
     Llm(Box<Judge>),
 }
 
+impl Approver {
+    /// The fields of its block in which another of the same key decides otherwise, or is asked otherwise.
+    pub fn differences(&self, other: &Approver) -> Vec<&'static str> {
+        let fields = match (&self.kind, &other.kind) {
+            (ApproverKind::Human { .. }, ApproverKind::Human { .. }) => self.kind.human(&other.kind),
+            (ApproverKind::Llm(own), ApproverKind::Llm(others)) => own.fields(others),
+            _ => return vec!["type"],
+        };
+        fields
+            .into_iter()
+            .filter_map(|(name, is_same)| (!is_same).then_some(name))
+            .collect()
+    }
+}
+
+impl ApproverKind {
+    /// Each field of two that are people, and whether it is the same.
+    fn human(&self, other: &ApproverKind) -> Vec<(&'static str, bool)> {
+        // All are named, so that a new one cannot be forgotten here.
+        let (
+            ApproverKind::Human {
+                channel,
+                channels,
+                timeout,
+                require_approvers,
+                approvers,
+                separation,
+                on_timeout,
+                escalation,
+                quiet,
+            },
+            ApproverKind::Human {
+                channel: channel2,
+                channels: channels2,
+                timeout: timeout2,
+                require_approvers: require_approvers2,
+                approvers: approvers2,
+                separation: separation2,
+                on_timeout: on_timeout2,
+                escalation: escalation2,
+                quiet: quiet2,
+            },
+        ) = (self, other)
+        else {
+            return Vec::new();
+        };
+        vec![
+            ("channel", channel == channel2),
+            ("channels", channels == channels2),
+            ("timeout", timeout == timeout2),
+            ("require_approvers", require_approvers == require_approvers2),
+            ("approvers", approvers == approvers2),
+            ("separation", separation == separation2),
+            ("on_timeout", on_timeout == on_timeout2),
+            ("escalate_after, escalate_to", escalation == escalation2),
+            ("quiet_hours, quiet_zone", quiet == quiet2),
+        ]
+    }
+}
+
+impl Judge {
+    fn fields(&self, other: &Judge) -> Vec<(&'static str, bool)> {
+        let Judge {
+            provider,
+            base_url,
+            model,
+            credential,
+            policy,
+            timeout,
+            fail_mode,
+            confidence_min,
+            cache,
+            request_bytes_max,
+            requests_per_hour,
+            tokens_per_day,
+        } = self;
+        vec![
+            ("provider", *provider == other.provider),
+            ("base_url", *base_url == other.base_url),
+            ("model", *model == other.model),
+            ("credential", *credential == other.credential),
+            ("policy", *policy == other.policy),
+            ("timeout", *timeout == other.timeout),
+            ("fail_mode", *fail_mode == other.fail_mode),
+            (
+                "confidence_min",
+                confidence_min.to_bits() == other.confidence_min.to_bits(),
+            ),
+            ("cache", *cache == other.cache),
+            ("request_bytes_max", *request_bytes_max == other.request_bytes_max),
+            ("requests_per_hour", *requests_per_hour == other.requests_per_hour),
+            ("tokens_per_day", *tokens_per_day == other.tokens_per_day),
+        ]
+    }
+}
+
 /// More people, later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Escalation {

@@ -35,6 +35,7 @@ use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 use awaited::{Awaited, Kind, Open};
 pub use extended::DESCRIBES_MAX;
 use names::{Kept, Portal, Prepared};
+pub use query::REREADS_REASON;
 pub use trial::{ANSWER_BYTES_MAX, ROWS_COMPARED_MAX, SAMPLE_COLUMNS_MAX, Shown, VALUE_BYTES_MAX, Wanted};
 
 /// What a session is handed at its start.

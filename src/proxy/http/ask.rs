@@ -9,11 +9,10 @@ use super::judge::Judge;
 use super::request::{Exchange, GONE, Stop, Taken};
 use crate::audit::Outcome;
 use crate::credential::{in_trailers, select};
-use crate::facts::http::{HeldBody, HttpFacts, path};
-use crate::facts::k8s::K8sFacts;
-use crate::facts::{FactSet, Facts, Family, mcp};
+use crate::facts::{FactSet, Facts};
 use crate::policy::Credential;
-use crate::protocol::http::{Malformed, detail, digest, is_shown_whole, summary};
+use crate::protocol::admit;
+use crate::protocol::http::{detail, digest, is_shown_whole, summary};
 use crate::verdict::{Action, Cause, Permit, Refusal, Step};
 
 impl<J: Judge> Exchange<'_, J> {
@@ -38,7 +37,10 @@ impl<J: Judge> Exchange<'_, J> {
                 None => Err(Refusal::new(Cause::NoProfile, GONE)),
             })
             .map_err(Stop::Refused)?;
-        let each = self.facts_of(parts, body, needs).map_err(Stop::Malformed)?;
+        let decoded_max = self.limits.decoded_bytes_max;
+        let read = admit::facts(parts, &self.host, body, &self.endpoint, needs, decoded_max);
+        let (each, messages) = read.map_err(Stop::Malformed)?;
+        self.messages = messages;
         let digest = digest(parts, body, taken.trailers());
         let detail = detail(parts, body, taken.trailers());
         let whole = is_shown_whole(body);
@@ -56,40 +58,6 @@ impl<J: Judge> Exchange<'_, J> {
             detail: detail.clone(),
         };
         Ok((each.into_iter().map(action).collect(), credential))
-    }
-
-    /// The facts of each action of a request.
-    fn facts_of(
-        &mut self,
-        parts: &Parts,
-        body: HeldBody<'_>,
-        needs: FactSet,
-    ) -> Result<Vec<Facts>, Malformed> {
-        let (host, decoded_max) = (&self.host, self.limits.decoded_bytes_max);
-        match self.endpoint.family {
-            Family::K8s => {
-                let facts = K8sFacts::read(parts, host, body, needs, decoded_max)?;
-                Ok(vec![Facts::K8s(Box::new(facts))])
-            }
-            Family::Mcp => {
-                let path = path::normalize(parts.uri.path())?;
-                if path.strip_suffix('/').unwrap_or(&path) != self.endpoint.path {
-                    return Err(Malformed::OtherPath);
-                }
-                let read = mcp::read(parts, body, decoded_max)?;
-                let each = read.messages.iter();
-                let facts = each.map(|one| Facts::Mcp(Box::new(one.clone()))).collect();
-                self.messages = Some(read);
-                Ok(facts)
-            }
-            _ => {
-                let each = HttpFacts::read_each(parts, host, body, needs, decoded_max)?;
-                Ok(each
-                    .into_iter()
-                    .map(|facts| Facts::Http(Box::new(facts)))
-                    .collect())
-            }
-        }
     }
 
     /// Asks for each action of the request in turn. One that is refused takes all with it.

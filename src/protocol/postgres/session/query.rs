@@ -11,7 +11,8 @@ use crate::facts::Fact;
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError, take_text};
 use crate::verdict::Digest;
 
-const REREADS_REASON: &str = "how the server reads text may not be changed here";
+/// What is answered to a statement after which the server would read texts otherwise than this gateway.
+pub const REREADS_REASON: &str = "how the server reads text may not be changed here";
 const LONG_REASON: &str = "the statement is longer than `statement_bytes_max`";
 /// A backslash means something else after `standard_conforming_strings = off`, and what already
 /// runs in this pipeline could have set that.

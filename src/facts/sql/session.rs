@@ -1,0 +1,113 @@
+//! One execution of a statement, in the session that runs it: what a condition reads. *Pure.*
+
+use std::sync::Arc;
+
+use super::Statement;
+use super::path::{Bare, SearchPath};
+use crate::facts::{Blind, Fact, FactSource, Slot, View};
+
+/// The facts of one execution of a statement.
+#[derive(Clone, Debug)]
+pub struct SqlFacts {
+    pub statement: Arc<Statement>,
+    /// The bound parameters as a JSON list of texts and nulls.
+    pub parameters: Fact<serde_json::Value>,
+    /// How many statements were sent together.
+    pub statements: i64,
+    pub database: String,
+    pub user: String,
+    /// Where the session looks names up.
+    path: SearchPath,
+}
+
+impl SqlFacts {
+    /// A statement without parameters, alone.
+    pub fn new(statement: Arc<Statement>, database: &str, user: &str) -> SqlFacts {
+        SqlFacts {
+            statement,
+            parameters: Fact::Known(serde_json::Value::Array(Vec::new())),
+            statements: 1,
+            database: database.to_owned(),
+            user: user.to_owned(),
+            path: SearchPath::default(),
+        }
+    }
+
+    /// The same in a session with this path.
+    #[must_use]
+    pub fn looked_up(&self, path: &SearchPath) -> SqlFacts {
+        let plain = path.is_plain() || self.statement.unparseable;
+        SqlFacts {
+            statement: match plain {
+                true => self.statement.clone(),
+                false => Arc::new(self.statement.looked_up(path)),
+            },
+            path: path.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether a list holds a name whose schema cannot be told.
+    fn is_unseen(&self, slot: Slot) -> bool {
+        let Bare {
+            reads,
+            writes,
+            functions,
+            ..
+        } = &self.statement.bare;
+        self.path.is_unseen()
+            && match slot {
+                Slot::SqlTables => !reads.is_empty() || !writes.is_empty(),
+                Slot::SqlReads => !reads.is_empty(),
+                Slot::SqlWrites => !writes.is_empty(),
+                Slot::SqlFunctions => !functions.is_empty(),
+                _ => false,
+            }
+    }
+}
+
+impl FactSource for SqlFacts {
+    fn fact(&self, slot: Slot) -> Fact<View<'_>> {
+        let statement = &*self.statement;
+        match slot {
+            Slot::SqlUnparseable => return Fact::Known(View::Bool(statement.unparseable)),
+            Slot::SqlStatement => return Fact::Known(View::Text(&statement.text)),
+            Slot::SqlStatements => return Fact::Known(View::Int(self.statements)),
+            Slot::SqlDatabase => return Fact::Known(View::Text(&self.database)),
+            Slot::SqlUser => return Fact::Known(View::Text(&self.user)),
+            Slot::SqlParameters => return self.parameters.as_ref().map(View::Json),
+            Slot::SqlOpaque => return Fact::Known(View::Bool(statement.opaque)),
+            Slot::SqlSearchPath => {
+                let known = self.path.known().map(View::Texts);
+                return known.map_or(Fact::Unknown(Blind::Opaque), Fact::Known);
+            }
+            _ if statement.unparseable => return Fact::Unknown(Blind::Unparseable),
+            // Opaque code with no verb of its own: a function call message, an unknown EXECUTE.
+            _ if statement.verb.is_empty() => return Fact::Unknown(Blind::Opaque),
+            // Whose names only the server knows.
+            Slot::SqlTables | Slot::SqlReads | Slot::SqlWrites if statement.wide => {
+                return Fact::Unknown(Blind::Opaque);
+            }
+            slot if statement.opaque && statement.may_be_more(slot) => return Fact::Unknown(Blind::Opaque),
+            slot if self.is_unseen(slot) => return Fact::Unknown(Blind::Ambiguous),
+            _ => {}
+        }
+        Fact::Known(match slot {
+            Slot::SqlVerb => View::Text(&statement.verb),
+            Slot::SqlVerbs => View::Texts(&statement.verbs),
+            Slot::SqlTables => View::Texts(&statement.tables),
+            Slot::SqlReads => View::Texts(&statement.reads),
+            Slot::SqlWrites => View::Texts(&statement.writes),
+            Slot::SqlFunctions => View::Texts(&statement.functions),
+            Slot::SqlColumns => View::Texts(&statement.columns),
+            Slot::SqlObjects => View::Texts(&statement.objects),
+            Slot::SqlHasWhere => View::Bool(statement.has_where),
+            Slot::SqlRowLimit => statement.row_limit.map_or(View::Null, View::Int),
+            Slot::SqlServerFile => View::Bool(statement.server_file),
+            Slot::SqlProgram => View::Bool(statement.program),
+            Slot::SqlLocks => View::Bool(statement.locks),
+            Slot::SqlRoleChange => View::Bool(statement.role_change),
+            _ => return Fact::Unknown(Blind::NotRead),
+        })
+    }
+}
