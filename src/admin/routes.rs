@@ -108,7 +108,8 @@ mod tests {
     fn the_report_is_as_it_is_described() {
         let source = Source {
             path: "p.hcl".into(),
-            text: "gateway {\n  tailscale {\n    routes = [\"10.20.0.0/16\"]\n  }\n}".to_owned(),
+            text: "gateway {\n  tailscale {\n    socket = \"/s\"\n    routes = [\"10.20.0.0/16\"]\n  }\n}"
+                .to_owned(),
         };
         let policy = Policy::load(vec![source], &|_| Err(std::io::ErrorKind::NotFound.into())).unwrap();
         let plan = Plan::of(policy.model());
