@@ -2,33 +2,29 @@
 //! `{"error": "…"}`. Within `/v1/` fields and paths are added and never change their meaning.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Extension, Path, Query, State as Shared};
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::openapi::{self, Routes, Shown};
 use super::token::OperatorToken;
 use super::{
-    Operator, Person, admit, agents, credentials, enrol, grants, listen, node, overview, page, people,
+    Operator, Person, admit, agents, credentials, grants, listen, overview, page, peers, people, record,
     routes, stream,
 };
-use crate::audit::read::{Filter, Reader};
+use crate::audit::read::{Filter, Reader, Verified};
 use crate::bad_input;
 use crate::credential::store::SECRET_BYTES_MAX;
 use crate::state::StateError;
 use crate::verdict::approval::grant::GrantError;
-use crate::verdict::approval::{Decide, DecideError, Decision, Terms, Voter};
+use crate::verdict::approval::{Decide, DecideError, Decision, Grant, Held, Terms, Voter};
 
-/// How long an enrolment link lasts where nothing is said.
-const ENROLMENT_LASTS: Duration = Duration::from_secs(3600);
-/// Seconds that an enrolment link lasts at most.
-const ENROLMENT_S_MAX: u64 = 30 * 86_400;
 /// Bytes of a request's body: a secret, and little else.
 const REQUEST_BYTES_MAX: usize = SECRET_BYTES_MAX as usize + (4 << 10);
 /// Bytes of the reason that a person gives; the agent reads it.
@@ -56,47 +52,144 @@ pub(super) fn bad(text: impl Into<String>) -> Failed {
     Failed(StatusCode::BAD_REQUEST, text.into())
 }
 
+/// Streams, and a walk over a log that may be long.
+fn slow() -> Routes {
+    Routes::default()
+        .get(
+            "/v1/audit/verify",
+            "Checks the audit log's chain, the whole of it",
+            verify,
+        )
+        .get(
+            "/v1/approvals/watch",
+            "Held actions as they come and change: events `approval`",
+            stream::watch_approvals,
+        )
+        .get(
+            "/v1/audit/follow",
+            "Records as they are written: events `record`",
+            stream::follow_audit,
+        )
+}
+
+/// For those who are not signed in yet.
+fn open() -> Routes {
+    Routes::default()
+        .get("/v1/sign-in", "How one may sign in here", people::ways)
+        .post("/v1/sign-in", "Signs in by a password", people::sign_in)
+        .post(
+            "/v1/sign-in/tailnet",
+            "Signs in as whom the tailnet proves",
+            people::sign_in_by_tailnet,
+        )
+        .post(
+            "/v1/sign-in/invitation",
+            "Whom an invitation is for, or with a password uses it",
+            people::use_invitation,
+        )
+        .open()
+}
+
+fn closed() -> Routes {
+    Routes::default()
+        .get("/v1/openapi.json", "This document", openapi::serve)
+        .get("/v1/health", "How the gateway is", overview::health)
+        .get(
+            "/v1/metrics",
+            "What was refused as malformed, for Prometheus",
+            overview::metrics,
+        )
+        .get("/v1/agents", "Agents: seen, enrolled, stopped", overview::agents)
+        .post("/v1/agents/kill", "Stops an agent at once", agents::kill)
+        .post(
+            "/v1/agents/unkill",
+            "Lets a stopped agent go again",
+            agents::unkill,
+        )
+        .get(
+            "/v1/policy",
+            "The policy in force, with what its rules decided",
+            overview::policy,
+        )
+        .get(
+            "/v1/peers",
+            "WireGuard peers, and links that wait to be used",
+            peers::list,
+        )
+        .post(
+            "/v1/peers",
+            "Makes a link for a machine to enrol by, or adds a key",
+            peers::add,
+        )
+        .delete("/v1/peers/{name}", "Removes a peer", peers::remove)
+        .post(
+            "/v1/peers/{name}/approve",
+            "Lets a held peer connect",
+            peers::approve,
+        )
+        .get(
+            "/v1/approvals",
+            "Held actions: the pending, or the newest of all",
+            approvals,
+        )
+        .get("/v1/approvals/{id}", "One held action, whole", approval)
+        .post(
+            "/v1/approvals/{id}/approve",
+            "Says yes, once or for a time",
+            approve,
+        )
+        .post("/v1/approvals/{id}/deny", "Says no", deny)
+        .get("/v1/grants", "Approvals that were given beforehand", grants::list)
+        .delete("/v1/grants/{id}", "Takes a grant back", grants::revoke)
+        .get(
+            "/v1/credentials",
+            "Credentials and which of their secrets are there",
+            credentials::list,
+        )
+        .put(
+            "/v1/credentials/{name}",
+            "Sets a secret: the body is its value",
+            credentials::set,
+        )
+        .get("/v1/audit", "Records of the audit log", audit)
+        .get(
+            "/v1/tailnet",
+            "The gateway's node of the tailnet and its routes",
+            routes::report,
+        )
+        .post(
+            "/v1/operator-token/rotate",
+            "Makes a new operator's token",
+            rotate_token,
+        )
+        .get("/v1/session", "Who asks", people::session)
+        .delete("/v1/session", "Signs out", people::sign_out)
+        .get("/v1/sessions", "Sessions that are open", people::sessions)
+        .delete("/v1/sessions/{id}", "Ends a session", people::end_session)
+        .get("/v1/operators", "The page's people", people::operators)
+        .post("/v1/operators", "Invites a person", people::invite)
+        .delete(
+            "/v1/operators/{name}",
+            "Removes a person",
+            people::remove_operator,
+        )
+}
+
+/// The API in OpenAPI's words.
+pub fn described() -> Value {
+    let all = [open(), closed(), slow()].into_iter();
+    openapi::document(&all.flat_map(|routes| routes.into_parts().1).collect::<Vec<_>>())
+}
+
 /// The page and the API, with the guards before them that [`listen::serve`] feeds.
 pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
-    // Streams, and a walk over a log that may be long.
-    let slow = Router::new()
-        .route("/v1/audit/verify", get(verify))
-        .route("/v1/approvals/watch", get(stream::watch_approvals))
-        .route("/v1/audit/follow", get(stream::follow_audit));
-    // For those who are not signed in yet.
+    let [(open, _), (closed, _), (slow, _)] = [open(), closed(), slow()].map(Routes::into_parts);
     let open = page::router()
-        .route("/v1/sign-in", get(people::ways).post(people::sign_in))
-        .route("/v1/sign-in/tailnet", post(people::sign_in_by_tailnet))
-        .route("/v1/sign-in/invitation", post(people::use_invitation))
+        .merge(open)
         .layer(middleware::from_fn(listen::whole))
         .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
         .layer(middleware::from_fn(admit::greet));
-    let closed = Router::new()
-        .route("/v1/health", get(overview::health))
-        .route("/v1/metrics", get(overview::metrics))
-        .route("/v1/agents", get(overview::agents))
-        .route("/v1/agents/kill", post(agents::kill))
-        .route("/v1/agents/unkill", post(agents::unkill))
-        .route("/v1/policy", get(overview::policy))
-        .route("/v1/peers", get(peers).post(add_peer))
-        .route("/v1/peers/{name}", delete(remove_peer))
-        .route("/v1/peers/{name}/approve", post(approve_peer))
-        .route("/v1/approvals", get(approvals))
-        .route("/v1/approvals/{id}", get(approval))
-        .route("/v1/approvals/{id}/approve", post(approve))
-        .route("/v1/approvals/{id}/deny", post(deny))
-        .route("/v1/grants", get(grants::list))
-        .route("/v1/grants/{id}", delete(grants::revoke))
-        .route("/v1/credentials", get(credentials::list))
-        .route("/v1/credentials/{name}", put(credentials::set))
-        .route("/v1/audit", get(audit))
-        .route("/v1/tailnet", get(routes::report))
-        .route("/v1/operator-token/rotate", post(rotate_token))
-        .route("/v1/session", get(people::session).delete(people::sign_out))
-        .route("/v1/sessions", get(people::sessions))
-        .route("/v1/sessions/{id}", delete(people::end_session))
-        .route("/v1/operators", get(people::operators).post(people::invite))
-        .route("/v1/operators/{name}", delete(people::remove_operator))
+    let closed = closed
         .layer(middleware::from_fn(listen::whole))
         .layer(middleware::from_fn_with_state(listen::BOUNDS, listen::in_time))
         .merge(slow)
@@ -106,6 +199,7 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
             Failed(StatusCode::METHOD_NOT_ALLOWED, text)
         })
         .layer(Extension(token.clone()))
+        .layer(Extension(Arc::new(described())))
         .layer(middleware::from_fn_with_state(
             (operator.clone(), token),
             admit::admit,
@@ -118,101 +212,10 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .with_state(operator)
 }
 
-async fn peers(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
-    let listed = operator
-        .state
-        .run(|state| Ok((state.peers()?, state.enrolments()?)))
-        .await;
-    let (peers, waiting) = listed.map_err(broken)?;
-    let nodes = node::nodes(&operator);
-    Ok(Json(
-        json!({ "peers": peers, "waiting": waiting, "tailnet": nodes }),
-    ))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AddPeer {
-    name: String,
-    expires_s: Option<u64>,
-    /// The machine that uses the link, or has the key, reaches nothing until its peer is approved.
-    #[serde(default)]
-    hold: bool,
-    /// Of a machine with a WireGuard of its own, base64: it needs no link.
-    public_key: Option<String>,
-}
-
-async fn add_peer(
-    Shared(operator): Shared<Operator>,
-    Json(asked): Json<AddPeer>,
-) -> Result<Json<Value>, Failed> {
-    if let Some(key) = asked.public_key {
-        if asked.expires_s.is_some() {
-            return Err(bad("expires_s is of a link, and a key needs none"));
-        }
-        return enrol::add_key(&operator, asked.name, &key, asked.hold).await;
-    }
-    let gateway = operator.gate.policy().model().gateway.clone();
-    let refused = |text: &str| Failed(StatusCode::CONFLICT, text.to_owned());
-    let Some(listen) = gateway.enrol_listen else {
-        return Err(refused(
-            "the gateway has no enrol_listen; set it in the gateway block",
-        ));
-    };
-    let called = operator.teller.as_ref().map(|teller| teller.called());
-    let base = gateway
-        .public_url
-        .unwrap_or_else(|| enrol::base(listen, &called.unwrap_or_default()));
-    let lasts = asked.expires_s.map_or(ENROLMENT_LASTS, Duration::from_secs);
-    if lasts.is_zero() || lasts.as_secs() > ENROLMENT_S_MAX {
-        return Err(bad(format!("expires_s is between 1 and {ENROLMENT_S_MAX}")));
-    }
-    let (name, hold) = (asked.name.clone(), asked.hold);
-    let token = operator
-        .state
-        .run(move |state| state.add_enrolment(&name, lasts, hold))
-        .await;
-    let token = token.map_err(state_failed)?;
-    let pin = operator.authority.fingerprint();
-    let pin = pin.strip_prefix("sha256:").unwrap_or(&pin);
-    let url = format!(
-        "{}/join?token={token}&pin=sha256:{pin}",
-        base.trim_end_matches('/')
-    );
-    Ok(Json(
-        json!({ "name": asked.name, "url": url, "expires_s": lasts.as_secs(), "hold": hold }),
-    ))
-}
-
-async fn remove_peer(
-    Shared(operator): Shared<Operator>,
-    Path(name): Path<String>,
-    Extension(Person(person)): Extension<Person>,
-) -> Result<Json<Value>, Failed> {
-    let gone = name.clone();
-    let removed = operator.state.run(move |state| state.remove_peer(&gone)).await;
-    if !removed.map_err(broken)? {
-        return Err(not_found(format!("there is no peer {name}")));
-    }
-    tracing::info!(peer = name, person, "a peer is removed");
-    Ok(Json(json!({ "removed": name })))
-}
-
-async fn approve_peer(
-    Shared(operator): Shared<Operator>,
-    Path(name): Path<String>,
-    Extension(Person(person)): Extension<Person>,
-) -> Result<Json<Value>, Failed> {
-    let approved = name.clone();
-    let known = operator
-        .state
-        .run(move |state| state.approve_peer(&approved))
-        .await;
-    if !known.map_err(broken)? {
-        return Err(not_found(format!("there is no peer {name}")));
-    }
-    tracing::info!(peer = name, person, "a peer is approved");
-    Ok(Json(json!({ "approved": name })))
+/// What is removed.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Removed<T> {
+    pub(super) removed: T,
 }
 
 /// What the state refuses is the caller's doing; the rest is ours.
@@ -223,8 +226,9 @@ pub(super) fn state_failed(error: StateError) -> Failed {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct ListApprovals {
+    /// The newest of any state, and not the pending alone.
     #[serde(default)]
     all: bool,
 }
@@ -232,18 +236,13 @@ struct ListApprovals {
 async fn approvals(
     Shared(operator): Shared<Operator>,
     Query(asked): Query<ListApprovals>,
-) -> Result<Json<Value>, Failed> {
-    operator
-        .queue
-        .list(asked.all)
-        .await
-        .map(|held| Json(json!(held)))
-        .map_err(broken)
+) -> Result<Json<Vec<Held>>, Failed> {
+    operator.queue.list(asked.all).await.map(Json).map_err(broken)
 }
 
-async fn approval(Shared(operator): Shared<Operator>, Path(id): Path<i64>) -> Result<Json<Value>, Failed> {
+async fn approval(Shared(operator): Shared<Operator>, Path(id): Path<i64>) -> Result<Json<Held>, Failed> {
     match operator.queue.show(id).await.map_err(broken)? {
-        Some(held) => Ok(Json(json!(held))),
+        Some(held) => Ok(Json(held)),
         None => Err(Failed(
             StatusCode::NOT_FOUND,
             format!("there is no approval {id}"),
@@ -251,19 +250,31 @@ async fn approval(Shared(operator): Shared<Operator>, Path(id): Path<i64>) -> Re
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Said {
+    /// The agent reads it.
     reason: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Approve {
+    /// The agent reads it.
     reason: Option<String>,
-    /// With either, a grant: seconds that it lasts, and how often it counts.
+    /// With this or `uses`, a grant: seconds that it lasts.
     for_s: Option<u64>,
+    /// How often the grant counts.
     uses: Option<u32>,
+}
+
+/// The question as it is now, and the grant that was asked for: null while others have to agree.
+#[derive(Serialize, JsonSchema)]
+struct Decided {
+    #[serde(flatten)]
+    held: Held,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grant: Option<Option<Grant>>,
 }
 
 async fn approve(
@@ -272,7 +283,7 @@ async fn approve(
     person: Extension<Person>,
     voter: Option<Extension<Voter>>,
     Query(asked): Query<Approve>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Decided>, Failed> {
     let terms = match (asked.for_s, asked.uses) {
         (None, None) => None,
         (for_s, uses) => Some(Terms::new(for_s, uses).map_err(bad)?),
@@ -287,7 +298,7 @@ async fn deny(
     person: Extension<Person>,
     voter: Option<Extension<Voter>>,
     Query(Said { reason }): Query<Said>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Decided>, Failed> {
     decide(operator, id, (person, voter), (Decision::Deny, reason, None)).await
 }
 
@@ -309,7 +320,7 @@ async fn decide(
     id: i64,
     (Extension(Person(person)), voter): (Extension<Person>, Option<Extension<Voter>>),
     (decision, reason, grant): (Decision, Option<String>, Option<Terms>),
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Decided>, Failed> {
     check_reason(reason.as_deref())?;
     let decide = Decide {
         id,
@@ -331,38 +342,42 @@ async fn decide(
         };
         Failed(status, error.to_string())
     })?;
-    let mut answer = json!(held);
-    if grant.is_some() {
-        answer["grant"] = json!(match granted {
-            Some(id) => Some(grants::record(&operator, id).await?),
-            None => None,
-        });
-    }
-    Ok(Json(answer))
+    let grant = match (grant, granted) {
+        (None, _) => None,
+        (Some(_), Some(id)) => Some(Some(grants::record(&operator, id).await?)),
+        (Some(_), None) => Some(None),
+    };
+    Ok(Json(Decided { held, grant }))
+}
+
+/// Where the new token is.
+#[derive(Serialize, JsonSchema)]
+struct Rotated {
+    rotated: String,
 }
 
 async fn rotate_token(
     Extension(token): Extension<Arc<OperatorToken>>,
     Extension(Person(person)): Extension<Person>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Rotated>, Failed> {
     let path = tokio::task::spawn_blocking(move || token.rotate().map(|path| path.display().to_string()));
     let path = path.await.map_err(broken)?.map_err(broken)?;
     tracing::info!(person, "the operator's token is a new one");
-    Ok(Json(json!({ "rotated": path })))
+    Ok(Json(Rotated { rotated: path }))
 }
 
 async fn audit(
     Shared(operator): Shared<Operator>,
     Query(filter): Query<Filter>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Shown<Vec<record::Record>>>, Failed> {
     let path = operator.audit();
     let read = tokio::task::spawn_blocking(move || Reader::open(&path)?.select(&filter)).await;
     read.map_err(broken)?
-        .map(|rows| Json(json!(rows)))
+        .map(|rows| Json(Shown::new(Value::Array(rows))))
         .map_err(broken)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Verify {
     /// `NUMBER:HASH`, noted elsewhere.
@@ -372,11 +387,8 @@ struct Verify {
 async fn verify(
     Shared(operator): Shared<Operator>,
     Query(asked): Query<Verify>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Verified>, Failed> {
     let path = operator.audit();
     let read = tokio::task::spawn_blocking(move || Reader::open(&path)?.verify_with(asked.noted.as_deref()));
-    let read = read.await;
-    read.map_err(broken)?
-        .map(|verified| Json(json!(verified)))
-        .map_err(broken)
+    read.await.map_err(broken)?.map(Json).map_err(broken)
 }

@@ -11,7 +11,7 @@ pub const ACTIVITY_RECORDS_MAX: i64 = 20_000;
 pub const ACTIVE_AGENTS_MAX: i64 = 500;
 
 /// What one agent did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct ActiveAgent {
     pub node: String,
     pub transport: String,
@@ -25,7 +25,7 @@ pub struct ActiveAgent {
 }
 
 /// What one rule decided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct ActiveRule {
     pub rule: String,
     pub hits: u64,

@@ -226,7 +226,7 @@ async fn credentials() {
     );
 
     // What was set is kept out of records from then on, wherever it comes from.
-    world.judge("GET /v2-secret/and/v1-secret").await;
+    drop(world.judge("GET /v2-secret/and/v1-secret").await);
     let tail = world.run(&["audit", "tail", "--format", "json"]);
     assert!(
         !tail.contains("v1-secret") && !tail.contains("v2-secret"),
@@ -286,7 +286,7 @@ async fn audit() {
         "{verified}"
     );
     let noted = verified.trim().split(' ').next_back().unwrap().to_owned();
-    world.judge("GET /more").await;
+    drop(world.judge("GET /more").await);
     world.run(&["audit", "verify", "--noted", &noted]);
     let other = noted.replace("1203:", "1202:");
     let wrong = world

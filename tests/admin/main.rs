@@ -16,6 +16,7 @@ mod gateway;
 mod granting;
 mod guard;
 mod http;
+mod openapi;
 mod page;
 mod places;
 mod streams;

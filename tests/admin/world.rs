@@ -20,7 +20,7 @@ use tailkeep::state::State;
 use tailkeep::tls::{Authority, Leaves};
 use tailkeep::verdict::approval::{Answer, Held, Question, Queue};
 use tailkeep::verdict::gate::Gate;
-use tailkeep::verdict::{Action, Digest, Step};
+use tailkeep::verdict::{Action, Digest, Permit, Refusal, Step};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -170,7 +170,7 @@ impl World {
     }
 
     /// Judges a request, which leaves a record.
-    pub async fn judge(&self, summary: &str) {
+    pub async fn judge(&self, summary: &str) -> Result<Permit, Refusal> {
         let action = Action {
             step: Step::Request,
             endpoint: "https.api".into(),
@@ -181,7 +181,7 @@ impl World {
             summary: summary.to_owned(),
             detail: String::new(),
         };
-        let _ = self.gate.judge(&agent(), &action).await;
+        self.gate.judge(&agent(), &action).await
     }
 }
 

@@ -27,8 +27,9 @@ pub const OWED_MAX: usize = 53;
 pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("admin/admit.rs", &["PLAIN_BYTES_MAX"], Own("what the gateway's own API says, in short sentences")),
     ("admin/agents.rs", &["AGENT_BYTES_MAX"], Test("tests/admin/http.rs", "what_is_wrong_is_said_in_json")),
-    ("admin/api.rs", &["ENROLMENT_LASTS"], Default),
-    ("admin/api.rs", &["ENROLMENT_S_MAX", "REASON_BYTES_MAX", "REQUEST_BYTES_MAX"], Test("tests/admin/http.rs", "what_is_wrong_is_said_in_json")),
+    ("admin/peers.rs", &["ENROLMENT_LASTS"], Default),
+    ("admin/peers.rs", &["ENROLMENT_S_MAX"], Test("tests/admin/http.rs", "what_is_wrong_is_said_in_json")),
+    ("admin/api.rs", &["REASON_BYTES_MAX", "REQUEST_BYTES_MAX"], Test("tests/admin/http.rs", "what_is_wrong_is_said_in_json")),
     ("admin/certificate.rs", &["REFRESH", "AGAIN"], Pace),
     ("admin/client.rs", &["EVENT_BYTES_MAX", "SILENCE_S"], Owed),
     ("admin/channels.rs", &["REQUEST_BYTES_MAX"], Test("tests/channels/webhook.rs", "what_comes_is_bounded_and_of_a_channel_that_there_is")),
