@@ -370,7 +370,7 @@ async fn audit(
     Shared(operator): Shared<Operator>,
     Query(filter): Query<Filter>,
 ) -> Result<Json<Shown<Vec<record::Record>>>, Failed> {
-    let path = operator.audit();
+    let path = operator.audit().await;
     let read = tokio::task::spawn_blocking(move || Reader::open(&path)?.select(&filter)).await;
     read.map_err(broken)?
         .map(|rows| Json(Shown::new(Value::Array(rows))))
@@ -388,7 +388,7 @@ async fn verify(
     Shared(operator): Shared<Operator>,
     Query(asked): Query<Verify>,
 ) -> Result<Json<Verified>, Failed> {
-    let path = operator.audit();
+    let path = operator.audit().await;
     let read = tokio::task::spawn_blocking(move || Reader::open(&path)?.verify_with(asked.noted.as_deref()));
     read.await.map_err(broken)?.map(Json).map_err(broken)
 }

@@ -159,7 +159,9 @@ impl Operator {
         self
     }
 
-    fn audit(&self) -> PathBuf {
+    /// The audit log, with all that was recorded until now.
+    async fn audit(&self) -> PathBuf {
+        self.gate.audit_written().await;
         self.state.dir().join(AUDIT)
     }
 }

@@ -146,7 +146,7 @@ async fn read<T: Send + 'static>(
     operator: &Operator,
     what: impl FnOnce(&Reader) -> Result<T, crate::audit::read::ReadError> + Send + 'static,
 ) -> Result<T, Failed> {
-    let path = operator.audit();
+    let path = operator.audit().await;
     let read = tokio::task::spawn_blocking(move || what(&Reader::open(&path)?)).await;
     read.map_err(broken)?.map_err(broken)
 }

@@ -149,7 +149,7 @@ pub(super) async fn follow_audit(
     let follow = Follow {
         _place: place(&operator)?,
         changes: operator.gate.audit_changes(),
-        path: operator.audit(),
+        path: operator.audit().await,
         filter: Filter {
             newest: false,
             limit: None,

@@ -102,6 +102,11 @@ impl Gate {
         self.log.changes()
     }
 
+    /// Returns when a reader of the audit log sees all that was recorded; at once where it cannot be written.
+    pub async fn audit_written(&self) {
+        let _ = self.log.flush().await;
+    }
+
     /// The snapshot in force. Hold it for one action only.
     pub fn policy(&self) -> Arc<Policy> {
         self.policy.load_full()
