@@ -87,6 +87,20 @@ need_kubernetes() {
   printf '%s\n' "$sources" >"$to/sources"
 }
 
+# need_resolver: builds what asks the API server's own resolver, for the tests of the facts, once for each version of its
+# sources.
+need_resolver() {
+  local from="$PWD/tests/facts/resolver" to="$PWD/target/kubernetes" sources
+  sources=$(cat "$from"/go.mod "$from"/go.sum "$from"/*.go | sha256sum)
+  [ -x "$to/resolver" ] && [ "$(cat "$to/resolver.sources" 2>/dev/null)" = "$sources" ] && return 0
+  need_go
+  say "building the API server's resolver for the tests (once)"
+  mkdir -p "$to"
+  rm -f "$to/resolver"
+  (cd "$from" && CGO_ENABLED=0 GOTOOLCHAIN=local go build -buildvcs=false -o "$to/resolver" .)
+  printf '%s\n' "$sources" >"$to/resolver.sources"
+}
+
 # need_tailnet: builds the tests' control server, and tailscaled with its command line inside, once for each version
 # of their sources.
 need_tailnet() {

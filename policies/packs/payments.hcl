@@ -48,10 +48,16 @@ rule "payments-test-mode" {
   verdict    = "allow"
 }
 
+# What is read is a list: events, files, reports and tokens hold what the rules above refuse. So may what `expand`
+# brings in.
 rule "payments-live-reads" {
   endpoint   = https.payments
   credential = bearer_token.payments_live
-  condition  = "http.method == 'GET' && http.path.startsWith('/v1/')"
+  condition  = <<-CEL
+    http.method == 'GET'
+      && http.path.matches('^/v1/(?:balance|(?:balance_transactions|charges|coupons|credit_notes|customers|disputes|invoiceitems|invoices|payment_intents|payouts|plans|prices|products|promotion_codes|quotes|refunds|subscription_items|subscriptions|tax_rates)(?:/[A-Za-z0-9_]+)?|charges/[A-Za-z0-9_]+/refunds|invoices/[A-Za-z0-9_]+/lines)$')
+      && http.query.all(name, !name.startsWith('expand'))
+  CEL
   verdict    = "allow"
 }
 

@@ -689,6 +689,7 @@ fn every_family_reads_the_agents_facts() {
         ("https", "https.e", r#"hosts = ["e.test"]"#),
         ("postgres", "postgres.e", r#"host = "e.test""#),
         ("kubernetes", "kubernetes.e", r#"server = "https://e.test""#),
+        ("mcp", "mcp.e", r#"hosts = ["e.test"]"#),
     ];
     for (kind, key, place) in families {
         for (condition, want) in conditions {

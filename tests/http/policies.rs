@@ -20,6 +20,32 @@ rule "ask" {
 
 const GET: &str = "GET /1k HTTP/1.1\r\nHost: api.test\r\n\r\n";
 
+/// A rule in shadow mode changes nothing on the wire, and stands in the record with what it would have said.
+#[tokio::test]
+async fn a_shadow_rule_is_recorded_and_changes_nothing() {
+    let service = Service::start(BOTH).await;
+    let shadow = "rule \"strict\" {\n  endpoint = https.api\n  condition = \"http.path == '/1k'\"\n  verdict = \"deny\"\n  \
+                  mode = \"shadow\"\n  priority = 9\n}\n";
+    let world = World::new(&service.policy(&format!("{shadow}{ALLOW}")));
+    let gateway = world.listen(API).await;
+    let mut raw = Raw::connect(gateway).await;
+    raw.say(GET).await;
+    assert_eq!(raw.hear().await.unwrap().status, 200);
+    raw.say("GET /2k HTTP/1.1\r\nHost: api.test\r\n\r\n").await;
+    raw.hear().await.unwrap();
+    let records = world.records().await;
+    let said = |summary: &str| {
+        let mut own = records.iter().filter(|record| record["summary"] == summary);
+        own.next().unwrap_or_else(|| panic!("{records:#?}")).clone()
+    };
+    let (judged, other) = (said("GET /1k"), said("GET /2k"));
+    assert_eq!(
+        (&judged["verdict"], &judged["shadow"]),
+        (&"allow".into(), &serde_json::json!(["strict=deny"]))
+    );
+    assert_eq!(other["shadow"], serde_json::json!([]));
+}
+
 #[tokio::test]
 async fn a_reload_applies_to_open_connections() {
     let service = Service::start(BOTH).await;

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tailkeep::facts::http::{HeldBody, HttpFacts};
-use tailkeep::facts::{Blind, Fact, FactSet, FactSource, Facts, Slot, View};
+use tailkeep::facts::k8s::K8sFacts;
+use tailkeep::facts::sql::{self, SqlFacts};
+use tailkeep::facts::{Blind, Fact, FactSet, FactSource, Facts, Slot, View, mcp};
 use tailkeep::identity::{Agent, Identity, Transport};
 use tailkeep::policy::{Judgement, Policy, Source};
 use tailkeep::verdict::Verdict;
@@ -57,6 +59,116 @@ fn facts() -> Facts {
 
 fn allowed(judgement: &Judgement) -> bool {
     matches!(&judgement.verdict, Verdict::Allow { rule: Some(rule) } if &**rule == "last")
+}
+
+/// A family: its endpoint, the condition of a rule that some other action means (`N` is its number), that of the last
+/// rule, which holds, and the action.
+struct Case {
+    name: &'static str,
+    block: &'static str,
+    key: &'static str,
+    other: &'static str,
+    last: &'static str,
+    facts: Facts,
+}
+
+fn families() -> Vec<Case> {
+    let request = |method: &str, target: &str| {
+        let built = http::Request::builder().method(method).uri(target).body(());
+        built.unwrap().into_parts().0
+    };
+    let statement = sql::read("SELECT a FROM public.orders WHERE b = 1", 1 << 10).remove(0);
+    let pod = request("GET", "/api/v1/namespaces/shop/pods/web-1");
+    let pod = K8sFacts::read(&pod, "cluster", HeldBody::Empty, FactSet::ALL, 1 << 10).unwrap();
+    let call =
+        br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{"q":"x"}}}"#;
+    let call = mcp::read(&request("POST", "/mcp"), HeldBody::Whole(call), 1 << 10).unwrap();
+    let call = call.messages.into_iter().next().unwrap();
+    vec![
+        Case {
+            name: "http",
+            block: "endpoint \"https\" \"e\" { hosts = [\"e.test\"] }",
+            key: "https.e",
+            other: "http.path == '/team-N' && http.method == 'GET'",
+            last: "http.method == 'GET' && http.path.startsWith('/repos/')",
+            facts: facts(),
+        },
+        Case {
+            name: "sql, by tables",
+            block: "endpoint \"postgres\" \"e\" { host = \"e.test\" }",
+            key: "postgres.e",
+            other: "'table_N' in sql.tables && sql.verbs.all(v, v == 'select')",
+            last: "sql.verb == 'select' && sql.verbs.all(v, v in ['select']) && 'orders' in sql.reads && sql.has_where",
+            facts: Facts::Sql(Box::new(SqlFacts::new(statement, "db", "ci"))),
+        },
+        Case {
+            name: "k8s",
+            block: "endpoint \"kubernetes\" \"e\" { server = \"https://e.test\" }",
+            key: "kubernetes.e",
+            other: "k8s.verb == 'get' && k8s.namespace == 'team-N'",
+            last: "k8s.verb in ['get', 'list'] && k8s.resource == 'pods' && k8s.name.startsWith('web-')",
+            facts: Facts::K8s(Box::new(pod)),
+        },
+        Case {
+            name: "mcp",
+            block: "endpoint \"mcp\" \"e\" { hosts = [\"e.test\"] }",
+            key: "mcp.e",
+            other: "mcp.method == 'tools/call' && mcp.tool == 'tool_N'",
+            last: "mcp.method == 'tools/call' && mcp.tool == 'search' && mcp.arguments.q == 'x'",
+            facts: Facts::Mcp(Box::new(call)),
+        },
+    ]
+}
+
+impl Case {
+    fn policy(&self, rules: usize) -> Policy {
+        let mut text = format!(
+            "{}\nprofile \"ci\" {{\n  tags = [\"tag:ci\"]\n  endpoints = [{}]\n}}\n",
+            self.block, self.key
+        );
+        let mut rule = |name: &str, verdict: &str, condition: &str| {
+            let _ = writeln!(
+                text,
+                "rule \"{name}\" {{\n  endpoint = {}\n  verdict = \"{verdict}\"\n  condition = \"{condition}\"\n}}",
+                self.key
+            );
+        };
+        for number in 0..rules {
+            let condition = self.other.replace('N', &number.to_string());
+            rule(&format!("r{number}"), "deny", &condition);
+        }
+        rule("last", "allow", self.last);
+        let path = "speed.hcl".into();
+        let none = |_: &std::path::Path| Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+        Policy::load(vec![Source { path, text }], &none).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+}
+
+/// Of every family: ten thousand rules that cannot match cost no read of a fact more than ten do, and nothing is
+/// allocated.
+#[test]
+fn ten_thousand_rules_cost_what_ten_do() {
+    let agent = agent();
+    for case in families() {
+        let looked = |rules: usize| {
+            let policy = case.policy(rules);
+            let counted = Counted {
+                facts: &case.facts,
+                reads: std::cell::Cell::new(0),
+                blind: false,
+            };
+            let judge =
+                |facts: &dyn FactSource| policy.evaluate(&agent, case.key, None, facts, chrono::Utc::now());
+            let judgement = judge(&counted);
+            assert!(allowed(&judgement), "{}: {judgement:?}", case.name);
+            let mut ok = true;
+            let made = allocation_counter::measure(|| ok = allowed(&judge(&case.facts)));
+            assert!(ok);
+            assert_eq!(made.count_total, 0, "{}: {made:?}", case.name);
+            counted.reads.get()
+        };
+        assert_eq!(looked(10_000), looked(10), "{}", case.name);
+    }
 }
 
 #[test]

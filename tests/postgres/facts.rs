@@ -8,7 +8,7 @@ use tailkeep::facts::sql::{Statement, read};
 use crate::raw::{Raw, bind, execute, parse, sync};
 use crate::world::{SETUP, Setup, World, server};
 
-const TABLES: &str = "
+pub const TABLES: &str = "
 create table t (a int unique, b int, c int[], d jsonb, x xml, s text);
 create table u (a int, b int);
 create table secrets (a int, b int);

@@ -11,6 +11,7 @@
 mod cancels;
 mod clients;
 mod copies;
+mod evasions;
 mod facts;
 #[path = "../support/folder.rs"]
 mod folder;
