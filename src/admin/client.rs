@@ -153,3 +153,27 @@ fn parse(event: &str) -> Option<(String, Value)> {
     }
     Some((name.to_owned(), serde_json::from_str(&data).ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[test]
+    fn an_event_has_a_size() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            // No empty line ends the event.
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\ndata: ");
+            let _ = stream.write_all(&vec![b'x'; EVENT_BYTES_MAX + 1]);
+        });
+        let followed = Reach { socket }.follow("/", |_, _| ControlFlow::Continue(()));
+        assert!(matches!(followed, Err(ApiError::Refused(text)) if text.contains("too long")));
+    }
+}

@@ -276,3 +276,43 @@ fn inside(folder: &Path, command: &[std::ffi::OsString]) -> anyhow::Result<ExitC
         126
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::store::Assigned;
+
+    /// The manifest is asked for at a gateway that takes the connection and never says a word.
+    #[test]
+    fn what_was_said_last_is_good_where_the_gateway_says_nothing() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let authority = crate::tls::Authority::open(folder.path()).unwrap();
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let assigned = serde_json::json!({
+            "name": "agent", "address_v4": "10.1.0.2", "address_v6": null, "wireguard_endpoint": "127.0.0.1:1",
+            "gateway_public_key": "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=", "dns": [], "mtu": 1420,
+            "ca_pem": authority.ca_pem(), "placeholders": {}, "endpoints": ["https.api"],
+        });
+        let assigned: Assigned = serde_json::from_value(assigned).unwrap();
+        let mut enrolment = Enrolment {
+            private_key: "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=".to_owned(),
+            authority: silent.local_addr().unwrap().to_string(),
+            assigned: assigned.clone(),
+        };
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            refresh(&Store::at(folder.path().to_owned()), &mut enrolment, &runtime);
+            let _ = done.send(enrolment.assigned);
+        });
+        // The exchange alone would take longer.
+        let (stream, _) = silent.accept().unwrap();
+        let most = Duration::from_secs((REFRESH_SECONDS_MAX + crate::client::enrol::ENROL_SECONDS_MAX) / 2);
+        assert_eq!(is_done.recv_timeout(most), Ok(assigned), "it is waited for still");
+        drop(stream);
+    }
+}

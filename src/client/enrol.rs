@@ -98,7 +98,7 @@ pub(super) async fn exchange(
         .timeout(Duration::from_secs(ENROL_SECONDS_MAX))
         .build()
         .map_err(unreachable)?;
-    let mut answer = client
+    let answer = client
         .post(format!("https://{authority}{path}"))
         .header(reqwest::header::AUTHORIZATION, authorization)
         .header(reqwest::header::CONTENT_TYPE, "application/json")
@@ -106,23 +106,33 @@ pub(super) async fn exchange(
         .send()
         .await
         .map_err(unreachable)?;
+    let status = answer.status();
+    let told = whole(answer, unreachable).await?;
+    if !status.is_success() {
+        let error = serde_json::from_slice::<serde_json::Value>(&told).ok();
+        let error = error
+            .as_ref()
+            .and_then(|v| v.get("error"))
+            .and_then(|v| v.as_str());
+        let error = error.map_or_else(|| status.to_string(), plain);
+        return Err(EnrolError::Refused(error));
+    }
+    Ok(told)
+}
+
+/// An answer's body, up to [`ANSWER_BYTES_MAX`].
+async fn whole(
+    mut answer: reqwest::Response,
+    unreachable: impl Fn(reqwest::Error) -> EnrolError,
+) -> Result<Vec<u8>, EnrolError> {
     let mut told = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(unreachable)? {
+    while let Some(piece) = answer.chunk().await.map_err(&unreachable)? {
         if told.len() + piece.len() > ANSWER_BYTES_MAX {
             return Err(EnrolError::Answer(format!(
                 "longer than {ANSWER_BYTES_MAX} bytes"
             )));
         }
         told.extend_from_slice(&piece);
-    }
-    if !answer.status().is_success() {
-        let error = serde_json::from_slice::<serde_json::Value>(&told).ok();
-        let error = error
-            .as_ref()
-            .and_then(|v| v.get("error"))
-            .and_then(|v| v.as_str());
-        let error = error.map_or_else(|| answer.status().to_string(), plain);
-        return Err(EnrolError::Refused(error));
     }
     Ok(told)
 }
@@ -254,5 +264,69 @@ impl ServerCertVerifier for PinnedCa {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::tunnel::{Tunnel, TunnelError};
+    use crate::client::whoami::{self, WhoamiError};
+
+    #[tokio::test]
+    async fn an_answer_has_a_size() {
+        let says = |bytes: usize| http::Response::new(vec![b' '; bytes]).into();
+        let no = |error: reqwest::Error| EnrolError::Answer(error.to_string());
+        assert_eq!(
+            whole(says(ANSWER_BYTES_MAX), no).await.unwrap().len(),
+            ANSWER_BYTES_MAX
+        );
+        let long = whole(says(ANSWER_BYTES_MAX + 1), no).await;
+        assert!(matches!(long, Err(EnrolError::Answer(text)) if text.contains("longer")));
+    }
+
+    /// What a machine without a gateway's answer is stored with.
+    fn enrolment(wireguard_endpoint: String) -> Enrolment {
+        Enrolment {
+            private_key: STANDARD.encode([1; 32]),
+            authority: String::new(),
+            assigned: Assigned {
+                name: "agent".to_owned(),
+                address_v4: None,
+                address_v6: None,
+                gateway_public_key: STANDARD.encode([2; 32]),
+                wireguard_endpoint,
+                dns: Vec::new(),
+                mtu: 1420,
+                ca_pem: String::new(),
+                placeholders: std::collections::BTreeMap::new(),
+                endpoints: Vec::new(),
+                clusters: Vec::new(),
+            },
+        }
+    }
+
+    /// Whatever takes connections and datagrams and never says a word.
+    #[tokio::test]
+    async fn a_gateway_that_says_nothing_is_given_up() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let authority = silent.local_addr().unwrap().to_string();
+        let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let enrolment = enrolment(deaf.local_addr().unwrap().to_string());
+        let all = async {
+            tokio::join!(
+                exchange(&authority, [0; 32], "/v1/enrol", ("token", Vec::new())),
+                whoami::ask(Some(&authority)),
+                Tunnel::connect(&enrolment),
+            )
+        };
+        let most = Duration::from_secs(2 * ENROL_SECONDS_MAX);
+        let (enrolled, known, tunnel) = tokio::time::timeout(most, all)
+            .await
+            .expect("it is waited for still");
+        assert!(matches!(enrolled, Err(EnrolError::Unreachable(..))));
+        assert!(matches!(known, Err(WhoamiError::Unreachable(..))));
+        assert!(matches!(tunnel, Err(TunnelError::NoHandshake(_))));
     }
 }

@@ -68,3 +68,31 @@ pub async fn ask(host: Option<&str>) -> Result<Manifest, WhoamiError> {
     }
     serde_json::from_slice(&told).map_err(|error| WhoamiError::Answer(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_has_a_size() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        for (bytes, is_long) in [(WHOAMI_BYTES_MAX, false), (WHOAMI_BYTES_MAX + 1, true)] {
+            let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let host = server.local_addr().unwrap().to_string();
+            tokio::spawn(async move {
+                let (mut stream, _) = server.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n");
+                let body = vec![b' '; bytes];
+                let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+            });
+            let told = ask(Some(&host)).await;
+            assert!(
+                matches!(&told, Err(WhoamiError::Answer(text)) if text.contains("longer") == is_long),
+                "{told:?}"
+            );
+        }
+    }
+}

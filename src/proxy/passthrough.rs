@@ -227,7 +227,16 @@ mod tests {
         assert!(!has(1, "198.51.100.2:443").await.unwrap());
         assert!(has(2, "198.51.100.2:443").await.unwrap());
         assert!(has(2, "198.51.100.1:443").await.unwrap());
+        // One that was not seen for long counts no more.
+        let age = async |by: Duration| {
+            let mut found = services.0.lock().await;
+            found.addresses.values_mut().for_each(|seen| *seen -= by);
+        };
+        age(KEPT_FOR / 2).await;
+        assert!(has(3, "198.51.100.1:443").await.unwrap());
+        age(KEPT_FOR / 2).await;
+        assert!(!has(4, "198.51.100.1:443").await.unwrap());
         last.store(0, Ordering::SeqCst);
-        assert!(has(3, "192.0.2.1:443").await.is_err(), "not knowing is no leave");
+        assert!(has(5, "192.0.2.1:443").await.is_err(), "not knowing is no leave");
     }
 }

@@ -12,8 +12,11 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST as HOST_HEADER, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::identity::manifest::{HOST, Manifest, PORT};
@@ -29,7 +32,7 @@ use crate::verdict::gate::Gate;
 /// How long a client may take for a request's head, and may be idle.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long one connection may last.
-const CONNECTION_TIME: Duration = Duration::from_secs(60);
+const CONNECTION_TIME: Duration = Duration::from_secs(15);
 /// Before the number of a question of the agent's own.
 const APPROVALS: &str = "/approvals/";
 /// Bytes of a request's head.
@@ -109,14 +112,7 @@ impl Teller {
             let (teller, live) = (self.clone(), live.clone());
             async move { Ok::<_, Infallible>(teller.answer(&request, &live, own).await) }
         });
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
-            .max_buf_size(HEAD_BYTES_MAX);
-        let served = builder.serve_connection(TokioIo::new(flow.stream), service);
-        // What an agent breaks off is its own affair.
-        let _ = tokio::time::timeout(CONNECTION_TIME, served).await;
+        answer_within(flow.stream, service).await;
     }
 
     /// How a question of the agent's own stands; who decides is not the agent's business.
@@ -200,6 +196,23 @@ fn stands(state: QuestionState) -> &'static str {
     }
 }
 
+/// Serves a connection to its end, or to that of its time.
+async fn answer_within<IO, S>(stream: IO, service: S)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    S: HttpService<Incoming, ResBody = Full<Bytes>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_BYTES_MAX);
+    let served = builder.serve_connection(TokioIo::new(stream), service);
+    // What an agent breaks off is its own affair.
+    let _ = tokio::time::timeout(CONNECTION_TIME, served).await;
+}
+
 fn said(kind: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::new(Bytes::from(text)));
     let headers = answer.headers_mut();
@@ -211,4 +224,50 @@ fn said(kind: &'static str, text: String) -> Response<Full<Bytes>> {
 fn failed(status: StatusCode, code: &str, reason: &str) -> Response<Full<Bytes>> {
     let body = json!({ "error": { "code": code, "cause": code, "rule": null, "reason": reason } });
     denial::answer(status, &body).map(Full::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    /// More than the pipe to a client holds.
+    const LONG: usize = 64 << 10;
+
+    fn serve() -> (DuplexStream, impl Future<Output = ()>) {
+        let (client, own) = tokio::io::duplex(1 << 10);
+        let long = || async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(vec![b'x'; LONG])))) };
+        (client, answer_within(own, service_fn(move |_| long())))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_or_reads_nothing_is_left() {
+        let (_silent, unasked) = serve();
+        let (mut deaf, unread) = serve();
+        deaf.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap();
+        // The first goes by its own time: that of all is longer than what it is waited for here.
+        let first = tokio::time::timeout((HEAD_TIME + CONNECTION_TIME) / 2, unasked);
+        let second = tokio::time::timeout(CONNECTION_TIME * 2, unread);
+        let (first, second) = tokio::join!(first, second);
+        assert!(first.is_ok(), "one that says nothing is waited for");
+        assert!(second.is_ok(), "one that reads nothing is waited for");
+    }
+
+    #[tokio::test]
+    async fn a_head_has_a_size() {
+        for (bytes, status) in [(HEAD_BYTES_MAX - 100, "200"), (HEAD_BYTES_MAX + 1, "431")] {
+            let (client, served) = serve();
+            let (mut read, mut write) = tokio::io::split(client);
+            let long = "x".repeat(bytes);
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: {long}\r\n\r\n");
+            let mut told = String::new();
+            let ask = async { write.write_all(head.as_bytes()).await };
+            let _ = tokio::join!(served, ask, read.read_to_string(&mut told));
+            assert!(told.starts_with(&format!("HTTP/1.1 {status} ")), "{told:.40}");
+        }
+    }
 }

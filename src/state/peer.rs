@@ -362,3 +362,38 @@ pub(super) fn refused(text: &str) -> StateError {
 fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_full_when_so_many_of_its_addresses_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(&folder.path().join("state")).unwrap();
+        let subnets = Subnets {
+            v4: "10.0.0.0/8".parse().unwrap(),
+            v6: "fd00::/64".parse().unwrap(),
+        };
+        let found = state.with(|connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute("INSERT INTO peer VALUES ('a', 0)", [])?;
+            let mut take = transaction.prepare(
+                "INSERT INTO peer_key (public_key, peer, v4, v6, created_us) VALUES (?, 'a', ?, ?, 0)",
+            )?;
+            for number in 2..ADDRESSES_MAX - 1 {
+                let v4 = Ipv4Addr::from(u32::from(subnets.v4.network()) + number);
+                let v6 = Ipv6Addr::from(u128::from(subnets.v6.network()) + u128::from(number));
+                take.execute(params![number.to_be_bytes(), v4.to_string(), v6.to_string()])?;
+            }
+            let (v4, v6) = free_addresses(&transaction, &subnets)?;
+            take.execute(params![
+                ADDRESSES_MAX.to_be_bytes(),
+                v4.to_string(),
+                v6.to_string()
+            ])?;
+            Ok((v4, free_addresses(&transaction, &subnets).is_err()))
+        });
+        assert_eq!(found.unwrap(), (Ipv4Addr::new(10, 0, 255, 255), true));
+    }
+}

@@ -570,3 +570,39 @@ proptest! {
         let _ = binding::server_end_point(&bytes);
     }
 }
+
+#[tokio::test]
+async fn sessions_of_few_names_are_kept() {
+    use rustls::HandshakeKind::{Full, Resumed};
+    let connectors = Connectors::default();
+    let config = Server::self_signed("a.test", false).config;
+    let enter = async |number: usize| {
+        let (ours, theirs) = tokio::io::duplex(16 << 10);
+        let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
+        let host = format!("a{number}.test");
+        let wanted = Wanted {
+            host: &host,
+            ca_cert: None,
+            verify: Verify::Nothing,
+            alpn: &[],
+            identity: None,
+        };
+        // Tickets come before the first byte.
+        let serve = async {
+            let mut stream = acceptor.accept(theirs).await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            stream
+        };
+        let (client, _server) = tokio::join!(connectors.connect(ours, wanted), serve);
+        let mut client = client.unwrap();
+        client.read_exact(&mut [0]).await.unwrap();
+        client.get_ref().1.handshake_kind().unwrap()
+    };
+    assert_eq!((enter(0).await, enter(0).await), (Full, Resumed));
+    // rustls keeps eight tickets for each name.
+    for number in 1..=super::client::SESSIONS_MAX / 8 {
+        assert_eq!(enter(number).await, Full);
+    }
+    assert_eq!(enter(super::client::SESSIONS_MAX / 8).await, Resumed);
+    assert_eq!(enter(0).await, Full);
+}

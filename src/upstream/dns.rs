@@ -390,4 +390,34 @@ mod tests {
             let _ = answers(&bytes, &bytes);
         }
     }
+
+    /// A fuzz target, as those of `tests/fuzz`.
+    #[test]
+    fn an_answer_of_any_bytes_has_addresses_of_its_own_alone() {
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(2_048)
+            .with_type::<(Vec<u8>, Vec<(bool, Vec<u8>)>)>()
+            .for_each(|(raw, given)| {
+                let own = question(1, "a.test", TYPE_A).unwrap();
+                let records: Vec<(u16, &[u8])> = given
+                    .iter()
+                    .map(|(is_v4, data)| (if *is_v4 { TYPE_A } else { TYPE_AAAA }, &data[..]))
+                    .collect();
+                let flags = [0x80 | raw.first().unwrap_or(&0), raw.last().unwrap_or(&0) & 3];
+                for message in [raw.clone(), answer(&own, flags, &records)] {
+                    let _ = answers(&message, &own);
+                    for most in [0, 1, ADDRESSES_MAX] {
+                        let found = addresses(&message, TYPE_A, most).unwrap_or_default();
+                        assert!(found.len() <= most);
+                        for one in found {
+                            let IpAddr::V4(one) = one else {
+                                panic!("another type")
+                            };
+                            assert!(memchr::memmem::find(&message, &one.octets()).is_some());
+                        }
+                    }
+                }
+            });
+    }
 }

@@ -5,7 +5,9 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
+mod answers;
 mod http;
+mod payloads;
 mod postgres;
 mod text;
 mod transport;

@@ -18,7 +18,7 @@ use crate::{fuzz, pieces};
 const UDP_BYTES_MAX: usize = 512;
 
 /// A panic ends the target, so nothing is seen half changed after one.
-fn runtime() -> AssertUnwindSafe<Runtime> {
+pub fn runtime() -> AssertUnwindSafe<Runtime> {
     AssertUnwindSafe(Builder::new_current_thread().enable_all().build().unwrap())
 }
 

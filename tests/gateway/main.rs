@@ -11,6 +11,7 @@
 )]
 
 mod agent;
+mod demo;
 mod destination;
 mod http;
 mod join;

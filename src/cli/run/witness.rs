@@ -30,8 +30,7 @@ pub(super) struct Witness {
 impl Witness {
     /// Starts one. Signals must be blocked already, which it inherits.
     pub(super) fn start() -> io::Result<Witness> {
-        let (line, its) = UnixStream::pair()?;
-        line.set_read_timeout(Some(ANSWER_MAX))?;
+        let (line, its) = line()?;
         let process = Command::new(std::env::current_exe()?)
             .args(["run", "--witness", "true"])
             .env_clear()
@@ -67,6 +66,13 @@ impl Drop for Witness {
     }
 }
 
+/// The two ends of a line to a witness; the first is not waited at for longer than [`ANSWER_MAX`].
+fn line() -> io::Result<(UnixStream, UnixStream)> {
+    let (line, its) = UnixStream::pair()?;
+    line.set_read_timeout(Some(ANSWER_MAX))?;
+    Ok((line, its))
+}
+
 /// The witness itself: answers on its standard input until that ends.
 pub(super) fn testify(signals: &SignalFd) -> io::Result<()> {
     let mut line = UnixStream::from(rustix::io::dup(io::stdin())?);
@@ -80,4 +86,23 @@ pub(super) fn testify(signals: &SignalFd) -> io::Result<()> {
         seen &= !bit;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_witness_that_does_not_answer_has_seen_nothing() {
+        let (line, _its) = line().unwrap();
+        let process = Command::new("true").spawn().unwrap();
+        let mut witness = Witness { line, process };
+        let (said, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // No command of ours: its group is another.
+            let _ = said.send(witness.ask(Signal::SIGTERM).unwrap_or(false));
+        });
+        let seen = heard.recv_timeout(std::time::Duration::from_secs(20));
+        assert_eq!(seen, Ok(false), "it is waited for still");
+    }
 }

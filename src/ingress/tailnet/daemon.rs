@@ -353,6 +353,16 @@ mod tests {
     }
 
     #[test]
+    fn its_last_lines_are_kept() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "for line in a b c d e; do echo $line >&2; done"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let last = tell(child.stderr.take().unwrap());
+        child.wait().unwrap();
+        assert_eq!(last, ["c", "d", "e"]);
+    }
+
+    #[test]
     fn a_socket_whose_path_is_too_long_is_refused() {
         let folder = Path::new("/").join("x".repeat(SOCKET_BYTES_MAX - "//tailscaled.sock".len() + 1));
         let refused = Daemon::start("x".into(), folder, vec![]);

@@ -126,3 +126,40 @@ impl Door {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::ingress::tailnet::localapi::LocalApi;
+
+    #[tokio::test]
+    async fn so_many_connections_wait_to_be_asked_for_and_no_more() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let directory = Directory::new(LocalApi::new(&socket).unwrap());
+        let (door, _receiver) = Door::new(directory);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asking = door.asking.clone();
+        tokio::spawn(door.serve(listener, By::Peer, |stream| Ok(stream.local_addr()?)));
+        let mut waiting = Vec::new();
+        for _ in 0..ASKING_MAX {
+            waiting.push(TcpStream::connect(address).await.unwrap());
+        }
+        let full = async {
+            while asking.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), full)
+            .await
+            .expect("they do not wait");
+        let mut more = TcpStream::connect(address).await.unwrap();
+        let closed = tokio::time::timeout(Duration::from_secs(20), more.read(&mut [0; 1])).await;
+        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "one more waits");
+    }
+}

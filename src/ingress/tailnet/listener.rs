@@ -127,3 +127,35 @@ fn hint(error: &io::Error) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingress::tailnet::directory::Directory;
+    use crate::ingress::tailnet::localapi::LocalApi;
+    use crate::policy::{Policy, Source};
+
+    #[test]
+    fn sockets_have_a_number() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let names = Names::open(
+            "10.78.0.0/16".parse().unwrap(),
+            "fd78::/64".parse().unwrap(),
+            None,
+        )
+        .unwrap();
+        let hosts: Vec<String> = (0..=SOCKETS_MAX / 2)
+            .map(|number| format!("\"a{number}.test\""))
+            .collect();
+        for number in 0..hosts.len() {
+            names.assign(&format!("a{number}.test")).unwrap();
+        }
+        let text = format!("endpoint \"https\" \"a\" {{ hosts = [{}] }}\n", hosts.join(", "));
+        let path = "policy.hcl".into();
+        let policy = Policy::load(vec![Source { path, text }], &|path| std::fs::read_to_string(path));
+        let policy = policy.unwrap_or_else(|errors| panic!("{errors}"));
+        let directory = Directory::new(LocalApi::new("nowhere".as_ref()).unwrap());
+        let listener = Listener::new(Arc::new(names), Door::new(directory).0);
+        assert_eq!(listener.wanted(policy.model()).len(), SOCKETS_MAX);
+    }
+}

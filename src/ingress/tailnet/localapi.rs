@@ -409,6 +409,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_tailscaled_that_says_nothing_is_down() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let api = LocalApi::new(&socket).unwrap();
+        let all = async { tokio::join!(api.prefs(), api.watch()) };
+        let told = tokio::time::timeout(ANSWER_WAIT * 5, all).await;
+        let (prefs, bus) = told.expect("it is waited for still");
+        assert!(matches!(prefs, Err(LocalApiError::Down(_))));
+        assert!(matches!(bus, Err(LocalApiError::Down(_))));
+    }
+
+    #[tokio::test]
     async fn an_answer_has_a_size_and_what_cannot_be_read_is_counted() {
         let most = whole(says(vec![b' '; ANSWER_BYTES_MAX])).await.unwrap();
         assert_eq!(most.len(), ANSWER_BYTES_MAX);

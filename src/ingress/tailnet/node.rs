@@ -292,6 +292,30 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_withdrawal_that_nobody_hears_of_is_waited_for_a_moment() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let route: IpNet = "10.78.0.0/16".parse().unwrap();
+        let own =
+            serde_json::json!({ "BackendState": "Running", "Self": { "ID": "n1", "AllowedIPs": [route] } });
+        let told = move || {
+            let own = axum::Json(own.clone());
+            async move { own }
+        };
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(told)).await });
+        let node = Node::new(LocalApi::new(&socket).unwrap(), None);
+        let status = node.api.status().await.unwrap();
+        assert!(
+            status.own.unwrap().allowed.unwrap().contains(&route),
+            "it is known still"
+        );
+        let waited = tokio::time::timeout(WITHDRAWN_MAX * 5, node.until_withdrawn(&[route])).await;
+        assert!(waited.is_ok(), "it is waited for still");
+    }
+
+    #[tokio::test]
     async fn a_login_that_leads_nowhere_is_begun_again_until_the_node_runs() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();

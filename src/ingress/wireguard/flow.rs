@@ -333,3 +333,41 @@ impl Drop for Stream {
         self.mark(endpoint);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingress::wireguard::packet::SYN;
+    use crate::ingress::wireguard::tests::tcp;
+
+    fn endpoint() -> (Endpoint, Vec<u8>) {
+        let (source, destination) = (
+            "10.99.0.1:4000".parse().unwrap(),
+            "192.0.2.1:443".parse().unwrap(),
+        );
+        let ends = Ends { source, destination };
+        let endpoint = Endpoint::listen(ends, 1420, 1, Instant::ZERO).unwrap();
+        (endpoint, tcp(source, destination, SYN, 7, 0, b""))
+    }
+
+    #[test]
+    fn so_many_packets_wait_for_a_turn_and_no_more() {
+        let (mut endpoint, packet) = endpoint();
+        assert!((0..BACKLOG_PACKETS_MAX).all(|_| endpoint.push(packet.clone())));
+        assert!(!endpoint.push(packet.clone()));
+        endpoint.turn(Instant::ZERO, |_| {});
+        assert!(endpoint.push(packet));
+    }
+
+    #[test]
+    fn a_peer_that_answers_nothing_is_given_up() {
+        let (mut endpoint, packet) = endpoint();
+        endpoint.push(packet);
+        let mut sent = 0;
+        assert!(!endpoint.turn(Instant::ZERO, |_| sent += 1).over);
+        assert!(sent > 0, "no SYN with ACK");
+        let after = |seconds: u64| Instant::ZERO + Duration::from_secs(seconds);
+        assert!(!endpoint.turn(after(TIMEOUT_S - 1), |_| {}).over);
+        assert!(endpoint.turn(after(TIMEOUT_S + 1), |_| {}).over);
+    }
+}

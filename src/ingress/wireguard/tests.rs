@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
-use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
@@ -221,19 +220,37 @@ fn a_reset_answers_as_the_standard_says() {
     assert_eq!(answer(RST | ACK, b""), None);
 }
 
-proptest! {
-    #[test]
-    fn arbitrary_bytes_never_panic(version in prop_oneof![Just(0x45u8), Just(0x60), any::<u8>()], mut bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
-        if let Some(first) = bytes.first_mut() {
-            *first = version;
-        }
-        if let Ok(read) = packet::parse(&bytes) {
-            let _ = packet::unreachable(&read);
-            if let Kind::Tcp(segment) = read.kind {
-                let _ = packet::reset(&read, &segment);
+/// A fuzz target, as those of `tests/fuzz`: bytes, and good packets with bytes changed in them.
+#[test]
+fn an_inner_packet_of_any_bytes() {
+    let good = good();
+    bolero::check!()
+        .with_iterations(3_000)
+        .with_max_len(2_048)
+        .with_type::<(Vec<u8>, u8, Vec<(u16, u8)>)>()
+        .for_each(move |(raw, number, changes)| {
+            let mut bent = good[usize::from(*number) % good.len()].clone();
+            for (at, byte) in changes {
+                let at = usize::from(*at) % bent.len();
+                bent[at] = *byte;
             }
-        }
-    }
+            for bytes in [raw, &bent] {
+                let Ok(read) = packet::parse(bytes) else { continue };
+                assert!(bytes.starts_with(read.bytes), "what is passed on is what came");
+                assert_eq!(packet::parse(read.bytes).as_ref(), Ok(&read));
+                let mut answers = packet::unreachable(&read).into_iter().collect::<Vec<_>>();
+                if let Kind::Tcp(segment) = &read.kind {
+                    answers.extend(packet::reset(&read, segment));
+                }
+                for answer in answers {
+                    let answer = packet::parse(&answer).expect("an answer that cannot be read");
+                    assert_eq!(
+                        (answer.source, answer.destination),
+                        (read.destination, read.source)
+                    );
+                }
+            }
+        });
 }
 
 /// A peer of the gateway: boringtun's other end, and packets made by hand.

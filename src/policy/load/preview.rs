@@ -52,3 +52,23 @@ impl<'a> Loader<'a> {
         (wanted && protocol == Protocol::Postgres).then_some(previews)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ROWS_MAX;
+    use crate::policy::{Policy, Source};
+
+    #[test]
+    fn a_sample_has_so_many_rows_and_no_more() {
+        let load = |rows: i64| {
+            let text = format!(
+                "endpoint \"postgres\" \"a\" {{\n host = \"a.test:5432\"\n preview = true\n preview_rows = {rows}\n}}\n"
+            );
+            let path = "policy.hcl".into();
+            Policy::load(vec![Source { path, text }], &|path| std::fs::read_to_string(path))
+        };
+        assert!(load(ROWS_MAX).is_ok());
+        let errors = load(ROWS_MAX + 1).err().unwrap().to_string();
+        assert!(errors.contains("preview_rows"), "{errors}");
+    }
+}

@@ -121,3 +121,23 @@ impl Side {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_has_a_size() {
+        for (bytes, is_long) in [(ANSWER_BYTES_MAX, false), (ANSWER_BYTES_MAX + 1, true)] {
+            let (mut server, io) = tokio::io::duplex(2 * ANSWER_BYTES_MAX);
+            let payload = vec![0; bytes - HEADER_BYTES];
+            server.write_all(&wire::message(b'D', &payload)).await.unwrap();
+            let mut side = Side {
+                io: Box::new(io),
+                read: BytesMut::new(),
+                time: Duration::from_secs(1),
+            };
+            assert_eq!(side.message().await.is_err(), is_long);
+        }
+    }
+}

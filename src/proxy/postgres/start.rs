@@ -339,3 +339,20 @@ pub(super) async fn tell(agent: &mut Box<dyn Wire>, error: &ServeError) {
     let _ = agent.write_all(&wire::error("FATAL", code, &text)).await;
     let _ = agent.shutdown().await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_has_a_size() {
+        for (bytes, is_long) in [(PASSWORD_BYTES_MAX, false), (PASSWORD_BYTES_MAX + 1, true)] {
+            let (mut agent, own) = tokio::io::duplex(4 * PASSWORD_BYTES_MAX);
+            let mut password = vec![b'x'; bytes - HEADER_BYTES - 1];
+            password.push(0);
+            agent.write_all(&message(b'p', &password)).await.unwrap();
+            let mut own: Box<dyn Wire> = Box::new(own);
+            assert_eq!(ask_password(&mut own).await.is_err(), is_long);
+        }
+    }
+}

@@ -270,3 +270,25 @@ fn key(judge: &Judge, question: &Question) -> [u8; 32] {
     }
     hash.finalize().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_opinions_are_kept_and_no_more() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let judges = Judges::new(SecretStore::new("nowhere".as_ref())).unwrap();
+        let opinion = Opinion {
+            allow: true,
+            reason: String::new(),
+            confidence: 1.0,
+        };
+        for number in 0..2 * OPINIONS_KEPT_MAX as u64 {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            judges.kept.insert(key, (opinion.clone(), Instant::now()));
+        }
+        assert!((1..=OPINIONS_KEPT_MAX).contains(&judges.kept.len()));
+    }
+}

@@ -78,3 +78,23 @@ pub(super) async fn serve(mut stream: impl ByteStream, answer: DnsAnswer, identi
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Transport;
+
+    #[tokio::test]
+    async fn a_silent_client_is_left() {
+        let (_silent, stream) = tokio::io::duplex(64);
+        let nothing: DnsAnswer = Arc::new(|_, _, _| Box::pin(async { None }));
+        let identity = Arc::new(Identity::new(
+            Transport::Wireguard,
+            std::net::Ipv4Addr::LOCALHOST.into(),
+            "agent",
+        ));
+        let served = serve(stream, nothing, identity);
+        let left = tokio::time::timeout(Duration::from_millis(3 * DNS_IDLE_MS), served).await;
+        assert!(left.is_ok(), "it is waited for still");
+    }
+}

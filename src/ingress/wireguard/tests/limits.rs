@@ -192,3 +192,22 @@ async fn few_connections_of_all_peers_may_hold_much() {
         .collect();
     assert_eq!(narrow, [WIDE_MAX]);
 }
+
+/// Its peer answers nothing more, which the stack alone would wait for longer.
+#[tokio::test]
+async fn a_connection_that_was_let_go_is_forgotten_in_time() {
+    let (mut listener, _change) = listener(Stack::Userspace, &[peer(1, 1)]).await;
+    let mut client = Client::new(1, 1, listener.local_addr()).await;
+    client.dial(client.here(4001), at("203.0.113.9:1"), b"").await;
+    drop(timeout(SOON, listener.accept()).await.unwrap().unwrap());
+    let connections = async |wanted: usize| {
+        while listener.status().peers.first().map(|peer| peer.connections) != Some(wanted) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(SOON, connections(1)).await.expect("it is not known");
+    let most = Duration::from_secs(flow::LINGER_S) + SOON;
+    timeout(most, connections(0))
+        .await
+        .expect("it is waited for still");
+}
