@@ -1,9 +1,11 @@
 //! The audit log in SQLite: one writer thread, group commit, answers when durable.
 //!
-//! Callers queue records; the writer takes what is queued, encodes and chains it, commits one
-//! transaction with `synchronous = FULL`, and only then answers. A group that fails is rolled
-//! back, all its callers get [`AuditDown`], and the next group opens the database anew, so the
-//! log recovers by itself when the disk does.
+//! Callers queue records; the writer takes what is queued, encodes and chains it, enters it into the
+//! database's open transaction, writes the group to a journal beside the database, and when that is
+//! on disk it answers. The transaction is committed (`synchronous = FULL`) a little later, for many
+//! groups at once; until then the journal has what a crash would lose. A group that fails is rolled
+//! back, all its callers get [`AuditDown`], and the next group opens the database anew and is
+//! committed before it is answered, so the log recovers by itself when the disk does.
 //!
 //! A record says what happened, also to a caller that did not wait: what nobody waits for any more
 //! when it is written is written as a denial, and what was lost between the disk and its caller
@@ -28,7 +30,7 @@ pub const APPEND_WAIT_MS: u64 = 5_000;
 pub const NOT_DONE: &str = "not done: nobody waited for the permit";
 
 /// The log could not take a record. Whatever was to be recorded must not happen.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("the audit log is not writable: {0}")]
 pub struct AuditDown(pub String);
 

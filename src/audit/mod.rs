@@ -10,6 +10,10 @@
 #[cfg(feature = "daemon")]
 pub mod activity;
 #[cfg(feature = "daemon")]
+mod database;
+#[cfg(feature = "daemon")]
+mod journal;
+#[cfg(feature = "daemon")]
 pub mod log;
 #[cfg(feature = "daemon")]
 mod note;

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
 use super::note::{self, Noted};
 use super::retention::{self, Anchor};
-use super::row::{Hash, Row, chain_outcome, hex};
+use super::row::{Hash, OutcomeRow, Row, chain, hex};
 
 /// Records that one read returns at most.
 pub const PAGE_RECORDS_MAX: u32 = 1000;
@@ -237,7 +236,7 @@ fn verify_records(
         if record.id != last + 1 {
             fault.get_or_insert(format!("record {} is missing", last + 1));
         }
-        if record.chain(&head) != hash {
+        if chain(&head, &record.text()) != hash {
             fault.get_or_insert(format!(
                 "record {} was changed, or the one before it was",
                 record.id
@@ -276,10 +275,11 @@ fn verify_outcomes(
     let mut statement = connection.prepare("SELECT * FROM outcome ORDER BY seq")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let Ok((seq, record, outcome, hash)) = read_outcome(row) else {
+        let Ok((outcome, hash)) = OutcomeRow::read(row) else {
             return Ok(Some(format!("outcome {} is unreadable", last + 1)));
         };
-        if seq != last + 1 || chain_outcome(&head, seq, record, &outcome) != hash {
+        let seq = outcome.seq;
+        if seq != last + 1 || chain(&head, &outcome.text()) != hash {
             return Ok(Some(format!("outcome {} was changed or removed", last + 1)));
         }
         if seq == noted.outcome.0 && hex(&hash) != noted.outcome.1 {
@@ -289,17 +289,6 @@ fn verify_outcomes(
         found.outcomes += 1;
     }
     Ok((last < noted.outcome.0).then(|| format!("outcomes after {last} are cut off")))
-}
-
-fn read_outcome(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, u64, Outcome, Hash)> {
-    let number = |index| row.get::<_, i64>(index).map(|value| value as u64);
-    let outcome = Outcome {
-        status: row.get(2)?,
-        bytes_up: number(3)?,
-        bytes_down: number(4)?,
-        took_us: number(5)?,
-    };
-    Ok((number(0)?, number(1)?, outcome, row.get(6)?))
 }
 
 /// The hash that a chain begins with: an anchor's, or zeros where nothing was removed.

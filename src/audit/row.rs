@@ -117,12 +117,9 @@ impl Row {
         }
     }
 
-    /// The link after `before`: every field, in a fixed order, unambiguous as JSON.
-    pub(super) fn chain(&self, before: &Hash) -> Hash {
-        let mut hash = Sha256::new();
-        hash.update(before);
-        hash.update(serde_json::to_vec(self).unwrap_or_default());
-        hash.finalize().into()
+    /// Every field, in a fixed order, unambiguous as JSON: what the link is computed from.
+    pub(super) fn text(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
     }
 
     pub(super) fn insert(&self, insert: &mut Statement<'_>, hash: &Hash) -> rusqlite::Result<()> {
@@ -213,18 +210,80 @@ impl Row {
     }
 }
 
-pub(super) fn chain_outcome(before: &Hash, seq: u64, record: u64, outcome: &Outcome) -> Hash {
-    let fields = (
-        seq,
-        record,
-        &outcome.status,
-        outcome.bytes_up as i64,
-        outcome.bytes_down as i64,
-        outcome.took_us as i64,
-    );
+/// An outcome as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OutcomeRow {
+    pub(super) seq: u64,
+    pub(super) record: u64,
+    pub(super) outcome: Outcome,
+}
+
+impl OutcomeRow {
+    pub(super) const INSERT: &str = "INSERT INTO outcome VALUES (?,?,?,?,?,?,?)";
+
+    /// As [`Row::text`].
+    pub(super) fn text(&self) -> Vec<u8> {
+        let outcome = &self.outcome;
+        let fields = (
+            self.seq,
+            self.record,
+            &outcome.status,
+            outcome.bytes_up as i64,
+            outcome.bytes_down as i64,
+            outcome.took_us as i64,
+        );
+        serde_json::to_vec(&fields).unwrap_or_default()
+    }
+
+    /// Reads what [`OutcomeRow::text`] wrote.
+    pub(super) fn parse(text: &[u8]) -> Option<OutcomeRow> {
+        let (seq, record, status, up, down, took): (u64, u64, String, i64, i64, i64) =
+            serde_json::from_slice(text).ok()?;
+        let outcome = Outcome {
+            status,
+            bytes_up: up as u64,
+            bytes_down: down as u64,
+            took_us: took as u64,
+        };
+        Some(OutcomeRow { seq, record, outcome })
+    }
+
+    pub(super) fn insert(&self, insert: &mut Statement<'_>, hash: &Hash) -> rusqlite::Result<()> {
+        insert.execute(params![
+            self.seq as i64,
+            self.record as i64,
+            self.outcome.status,
+            self.outcome.bytes_up as i64,
+            self.outcome.bytes_down as i64,
+            self.outcome.took_us as i64,
+            hash.as_slice(),
+        ])?;
+        Ok(())
+    }
+
+    /// Reads `SELECT * FROM outcome`.
+    pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<(OutcomeRow, Hash)> {
+        let number = |index| row.get::<_, i64>(index).map(|value| value as u64);
+        let outcome = Outcome {
+            status: row.get(2)?,
+            bytes_up: number(3)?,
+            bytes_down: number(4)?,
+            took_us: number(5)?,
+        };
+        let row_of = OutcomeRow {
+            seq: number(0)?,
+            record: number(1)?,
+            outcome,
+        };
+        Ok((row_of, row.get(6)?))
+    }
+}
+
+/// The link after `before` of a row with this text.
+pub(super) fn chain(before: &Hash, text: &[u8]) -> Hash {
     let mut hash = Sha256::new();
     hash.update(before);
-    hash.update(serde_json::to_vec(&fields).unwrap_or_default());
+    hash.update(text);
     hash.finalize().into()
 }
 

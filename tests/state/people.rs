@@ -25,6 +25,7 @@ struct World {
     state: State,
     queue: Queue,
     gate: Arc<Gate>,
+    log: Log,
 }
 
 fn load(first: &str, second: &str, chain: &str) -> Result<Policy, String> {
@@ -50,12 +51,13 @@ impl World {
         let queue = Queue::new(state.clone());
         let log = Log::open(&folder.path().join("audit.db")).unwrap();
         let policy = load(first, second, chain).unwrap_or_else(|errors| panic!("{errors}"));
-        let gate = Arc::new(Gate::new(Arc::new(policy), queue.clone(), log));
+        let gate = Arc::new(Gate::new(Arc::new(policy), queue.clone(), log.clone()));
         World {
             folder,
             state,
             queue,
             gate,
+            log,
         }
     }
 
@@ -90,7 +92,8 @@ impl World {
         self.queue.decide(decide).await.map(drop)
     }
 
-    fn last_approvers(&self) -> String {
+    async fn last_approvers(&self) -> String {
+        self.log.flush().await.unwrap();
         let reader = Reader::open(&self.folder.path().join("audit.db")).unwrap();
         let records = reader.select(&Filter::default()).unwrap();
         records.last().unwrap()["approvers"].to_string()
@@ -175,7 +178,7 @@ async fn what_nobody_decides_in_time_is_denied_or_left_to_the_next() {
             };
             world.decide(second, &"bob".into(), None).await.unwrap();
             asked.await.unwrap().unwrap();
-            let approvers = world.last_approvers();
+            let approvers = world.last_approvers().await;
             assert!(
                 approvers.contains("first:nobody in time") && approvers.contains("second:bob"),
                 "{approvers}"

@@ -141,6 +141,7 @@ async fn records_and_pages_are_bounded() {
         record.facts = serde_json::json!({ "body": text(FACT_BYTES_MAX - 2) });
         log.append(record).await.unwrap();
     }
+    log.flush().await.unwrap();
     let reader = Reader::open(&path).unwrap();
     let first = reader.select(&Filter::default()).unwrap();
     assert!(
