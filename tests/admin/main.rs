@@ -22,5 +22,6 @@ mod page;
 mod places;
 mod rewriting;
 mod streams;
+mod told;
 mod tunnel;
 mod world;

@@ -241,6 +241,7 @@ async fn every_answer_is_as_the_document_says() {
         took_us: 3,
     };
     world.gate.finish(permit.record(), outcome);
+    world.log.flush().await.unwrap();
     let mut asking = Asking {
         world: &world,
         answered: Vec::new(),

@@ -44,7 +44,7 @@ async fn paste(browser: &Chromium, text: &str) {
 }
 
 /// Pictures, light and dark, wide and narrow, each of them accessible and no wider than its window.
-async fn looks(browser: &Chromium, name: &str) {
+pub async fn looks(browser: &Chromium, name: &str) {
     for (how, width, height, scheme) in [
         ("light", 1280, 900, "light"),
         ("dark", 1280, 900, "dark"),
@@ -52,6 +52,8 @@ async fn looks(browser: &Chromium, name: &str) {
     ] {
         browser.size(width, height).await;
         browser.scheme(scheme).await;
+        // What arrives shines for a second.
+        browser.until("document.getAnimations().length === 0").await;
         browser.accessible(&format!("{name} {how}")).await;
         browser.picture(&format!("{name}-{how}")).await;
         let wide = browser
