@@ -1,7 +1,9 @@
 //! What the API shows that is made of JSON and no type: a record of the audit log, as
-//! [`crate::audit::read::Reader::select`] gives it, and what is wrong in a policy.
+//! [`crate::audit::read::Reader::select`] gives it, what is wrong in a policy, and what a rehearsal finds.
 
 #![allow(dead_code, reason = "shapes, of which a schema is derived")]
+
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde_json::Value;
@@ -74,4 +76,41 @@ pub(super) struct Diagnostic {
     text: Option<String>,
     /// Another place that belongs to it.
     other: Option<String>,
+}
+
+/// What a policy would change of what was recorded.
+#[derive(JsonSchema)]
+pub(super) struct Rehearsed {
+    /// Records that were judged anew.
+    judged: u64,
+    /// Of these, how many would come out otherwise.
+    changed: u64,
+    /// Of these, how many by the profile that was recorded.
+    assumed: u64,
+    changes: Vec<Change>,
+    /// Why others could not be judged, with how many.
+    not_replayed: BTreeMap<String, u64>,
+}
+
+/// Records whose verdict would change in the same way.
+#[derive(JsonSchema)]
+struct Change {
+    count: u64,
+    endpoint: String,
+    profile: String,
+    was: Said,
+    would: Said,
+    /// The first of them.
+    record: u64,
+    summary: String,
+}
+
+/// A verdict with its rule.
+#[derive(JsonSchema)]
+struct Said {
+    verdict: String,
+    rule: Option<String>,
+    /// Whom it asks, where that is known.
+    #[schemars(skip_serializing_if = "Option::is_none")]
+    approvers: Option<Vec<String>>,
 }

@@ -152,8 +152,20 @@ impl Coverage<'_> {
         now: DateTime<Utc>,
     ) -> Judgement {
         let who = (&*agent.profile, agent as &dyn FactSource);
+        self.judge_recorded(who, endpoint, credential, facts, now)
+    }
+
+    /// As [`Coverage::judge`], for an agent of whom there is a record: its profile and its facts.
+    pub fn judge_recorded(
+        &self,
+        agent: (&str, &dyn FactSource),
+        endpoint: &str,
+        credential: Option<&str>,
+        facts: &dyn FactSource,
+        now: DateTime<Utc>,
+    ) -> Judgement {
         let rules = &self.policy.rules;
-        rules.judge(who, endpoint, credential, (facts, now), self)
+        rules.judge(agent, endpoint, credential, (facts, now), self)
     }
 
     /// Every rule in the order of declaration.

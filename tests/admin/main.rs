@@ -10,6 +10,7 @@
 mod browser;
 mod chromium;
 mod commands;
+mod editing;
 #[path = "../support/folder.rs"]
 mod folder;
 mod gateway;
@@ -19,6 +20,8 @@ mod http;
 mod openapi;
 mod page;
 mod places;
+mod rewriting;
 mod streams;
+mod told;
 mod tunnel;
 mod world;

@@ -154,8 +154,7 @@ impl World {
 
     /// One request over the Unix socket.
     pub async fn unix(&self, line: &str, body: &str) -> (u16, Value) {
-        let stream = UnixStream::connect(self.socket()).await.unwrap();
-        talk(stream, &format!("{line} HTTP/1.1\r\nHost: gateway"), body).await
+        ask(&self.socket(), line, body).await
     }
 
     /// Holds a question, as a waiting agent does.
@@ -196,6 +195,16 @@ pub async fn pending(queue: &Queue, count: usize) -> Vec<Held> {
         }
     });
     found.await.expect("another number of questions is pending")
+}
+
+/// One request to a gateway by its socket, of JSON where there is a body.
+pub async fn ask(socket: &std::path::Path, line: &str, body: &str) -> (u16, Value) {
+    let stream = UnixStream::connect(socket).await.unwrap();
+    let kind = match body {
+        "" => "",
+        _ => "\r\nContent-Type: application/json",
+    };
+    talk(stream, &format!("{line} HTTP/1.1\r\nHost: gateway{kind}"), body).await
 }
 
 async fn talk<S>(mut stream: S, head: &str, body: &str) -> (u16, Value)
