@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod bound;
 #[path = "../support/folder.rs"]
 mod folder;
 mod grants;
