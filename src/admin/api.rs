@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::token::OperatorToken;
 use super::{
-    Operator, Person, admit, agents, credentials, enrol, grants, listen, node, overview, page, people,
+    Operator, Person, admit, agents, asker, credentials, enrol, grants, listen, node, overview, page, people,
     routes, stream,
 };
 use crate::audit::read::{Filter, Reader};
@@ -83,6 +83,7 @@ pub(super) fn router(operator: Operator, token: Arc<OperatorToken>) -> Router {
         .route("/v1/peers/{name}/approve", post(approve_peer))
         .route("/v1/approvals", get(approvals))
         .route("/v1/approvals/{id}", get(approval))
+        .route("/v1/approvals/{id}/asker", get(asker::asker))
         .route("/v1/approvals/{id}/approve", post(approve))
         .route("/v1/approvals/{id}/deny", post(deny))
         .route("/v1/grants", get(grants::list))

@@ -7,6 +7,7 @@
     reason = "tests say what they expect"
 )]
 
+mod alike;
 mod audit;
 mod bound;
 #[path = "../support/folder.rs"]
