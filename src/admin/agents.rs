@@ -3,17 +3,18 @@
 use axum::Json;
 use axum::extract::{Extension, State as Shared};
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::api::{Failed, bad, broken, check_reason, not_found, state_failed};
 use super::{Operator, Person};
 use crate::identity::node_proof;
+use crate::verdict::approval::Stopped;
 
 /// Bytes of an agent's key: a node's StableID or a peer's name, with what stands before it.
 const AGENT_BYTES_MAX: usize = 128;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Kill {
     /// `peer:NAME`, `node:STABLEID`, or the name that one of either has now.
@@ -24,31 +25,46 @@ pub(super) struct Kill {
     ahead: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Unkill {
     agent: String,
+}
+
+/// Who is stopped, and what that ended.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Killed {
+    /// The agent's key.
+    killed: String,
+    #[serde(flatten)]
+    stopped: Stopped,
+}
+
+/// Who may go again.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Unkilled {
+    /// The agent's key.
+    unkilled: String,
 }
 
 pub(super) async fn kill(
     Shared(operator): Shared<Operator>,
     Extension(Person(person)): Extension<Person>,
     Json(asked): Json<Kill>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Killed>, Failed> {
     check_reason(asked.reason.as_deref())?;
     let agent = named(&operator, &asked.agent, asked.ahead).await?;
     let stopped = operator.gate.kill(&agent, &person, asked.reason.as_deref()).await;
     let stopped = stopped.map_err(state_failed)?;
-    Ok(Json(
-        json!({ "killed": agent, "grants": stopped.grants, "held": stopped.held }),
-    ))
+    let killed = agent;
+    Ok(Json(Killed { killed, stopped }))
 }
 
 pub(super) async fn unkill(
     Shared(operator): Shared<Operator>,
     Extension(Person(person)): Extension<Person>,
     Json(asked): Json<Unkill>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Unkilled>, Failed> {
     let killed = operator.queue.killed().borrow().clone();
     let agent = match killed.contains_key(&asked.agent) {
         true => asked.agent,
@@ -57,7 +73,7 @@ pub(super) async fn unkill(
     if !operator.gate.unkill(&agent, &person).await.map_err(broken)? {
         return Err(not_found(format!("{agent} is not stopped")));
     }
-    Ok(Json(json!({ "unkilled": agent })))
+    Ok(Json(Unkilled { unkilled: agent }))
 }
 
 /// The key of the one agent that is meant. `ahead`: a key may be of one that is not known here.

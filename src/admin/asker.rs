@@ -20,7 +20,7 @@ use crate::verdict::approval::Alike;
 const BACK: Duration = Duration::from_secs(3600);
 
 /// What helps people to judge who asks.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 pub(super) struct Asker {
     /// Unix time, microseconds: actions since then are told.
     since_us: i64,

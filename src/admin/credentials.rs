@@ -3,15 +3,37 @@
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State as Shared};
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::api::{Failed, bad, broken, not_found};
 use super::{Operator, Person};
 use crate::policy::SecretSource;
 
-pub(super) async fn list(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
+/// A credential, and whether its secrets are there.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Credential")]
+pub(super) struct State {
+    credential: String,
+    ready: bool,
+    /// Why not.
+    missing: Vec<String>,
+    slots: Vec<Slot>,
+}
+
+/// One secret, without its value.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "CredentialSlot")]
+struct Slot {
+    slot: String,
+    /// As it is written in a policy, or `store`.
+    source: String,
+    ready: bool,
+    missing: Option<String>,
+}
+
+pub(super) async fn list(Shared(operator): Shared<Operator>) -> Result<Json<Vec<State>>, Failed> {
     let policy = operator.gate.policy();
     let secrets = operator.secrets.clone();
     // Files are read.
@@ -19,20 +41,21 @@ pub(super) async fn list(Shared(operator): Shared<Operator>) -> Result<Json<Valu
         let rows = policy.model().credentials.iter().map(|credential| {
             let slots = credential.secrets.iter().map(|(slot, source)| {
                 let missing = secrets.get(credential, slot).err().map(|missing| missing.cause);
-                json!({ "slot": slot, "source": shown(source), "ready": missing.is_none(), "missing": missing })
+                Slot {
+                    slot: slot.clone(),
+                    source: shown(source),
+                    ready: missing.is_none(),
+                    missing,
+                }
             });
-            let slots: Vec<Value> = slots.collect();
-            let missing: Vec<&Value> = slots
-                .iter()
-                .map(|slot| &slot["missing"])
-                .filter(|missing| !missing.is_null())
-                .collect();
-            json!({
-                "credential": &*credential.key,
-                "ready": missing.is_empty(),
-                "missing": missing,
-                "slots": slots,
-            })
+            let slots: Vec<Slot> = slots.collect();
+            let missing: Vec<String> = slots.iter().filter_map(|slot| slot.missing.clone()).collect();
+            State {
+                credential: credential.key.to_string(),
+                ready: missing.is_empty(),
+                missing,
+                slots,
+            }
         });
         Json(rows.collect())
     });
@@ -49,7 +72,7 @@ fn shown(source: &SecretSource) -> String {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SetCredential {
     #[serde(default)]
@@ -59,13 +82,20 @@ pub(super) struct SetCredential {
     replace: bool,
 }
 
+/// What is set.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Set {
+    set: String,
+    slot: String,
+}
+
 pub(super) async fn set(
     Shared(operator): Shared<Operator>,
     Path(name): Path<String>,
     Extension(Person(person)): Extension<Person>,
     Query(SetCredential { slot, replace }): Query<SetCredential>,
     value: axum::body::Bytes,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Set>, Failed> {
     let value = Zeroizing::new(Vec::from(value));
     let policy = operator.gate.policy();
     let mut all = policy.model().credentials.iter();
@@ -104,5 +134,5 @@ pub(super) async fn set(
         _ => broken(error),
     })?;
     tracing::info!(credential = name, slot, person, "a secret is set");
-    Ok(Json(json!({ "set": name, "slot": slot })))
+    Ok(Json(Set { set: name, slot }))
 }

@@ -148,7 +148,7 @@ pub(super) async fn add_key(
     name: String,
     key: &str,
     hold: bool,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Assigned, Failed> {
     let key = read_key(key).ok_or_else(|| bad(NO_KEY))?;
     let policy = operator.gate.policy();
     let no_wireguard = || Failed(StatusCode::CONFLICT, NO_WIREGUARD.to_owned());
@@ -162,12 +162,7 @@ pub(super) async fn add_key(
     let private = operator.state.gateway_key().map_err(broken)?;
     let own = public_key(&private);
     tracing::info!(peer = peer.peer, v4 = %peer.v4, "a peer's key is added");
-    let assigned = assigned(operator, policy.model(), wireguard, &peer, own);
-    let mut answer = serde_json::to_value(assigned).map_err(broken)?;
-    if let Some(fields) = answer.as_object_mut() {
-        fields.insert("hold".to_owned(), json!(hold));
-    }
-    Ok(Json(answer))
+    Ok(assigned(operator, policy.model(), wireguard, &peer, own))
 }
 
 fn read_key(text: &str) -> Option<[u8; 32]> {

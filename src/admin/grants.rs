@@ -3,16 +3,17 @@
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State as Shared};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::api::{Failed, broken, not_found};
 use super::{Operator, Person};
 use crate::verdict::approval::Grant;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Listed {
+    /// Also those that are over.
     #[serde(default)]
     all: bool,
 }
@@ -21,9 +22,8 @@ pub(super) struct Listed {
 pub(super) async fn list(
     Shared(operator): Shared<Operator>,
     Query(asked): Query<Listed>,
-) -> Result<Json<Value>, Failed> {
-    let grants = operator.queue.grants(asked.all).await.map_err(broken)?;
-    Ok(Json(json!(grants)))
+) -> Result<Json<Vec<Grant>>, Failed> {
+    operator.queue.grants(asked.all).await.map(Json).map_err(broken)
 }
 
 /// Whoever may use the API may take one back: that can only deny.
@@ -31,10 +31,10 @@ pub(super) async fn revoke(
     Shared(operator): Shared<Operator>,
     Path(id): Path<i64>,
     Extension(Person(person)): Extension<Person>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Grant>, Failed> {
     let grant = operator.gate.revoke_grant(id, &person).await.map_err(broken)?;
     let grant = grant.ok_or_else(|| not_found(format!("there is no grant {id}")))?;
-    Ok(Json(json!(grant)))
+    Ok(Json(grant))
 }
 
 /// Records that a grant came into force.

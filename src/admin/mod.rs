@@ -16,15 +16,21 @@ mod certificate;
 pub mod channels;
 pub mod client;
 mod credentials;
+mod draft;
 mod enrol;
 mod grants;
 pub mod listen;
 mod machine;
 mod node;
+mod openapi;
 mod overview;
 mod page;
 pub mod password;
+mod peers;
 pub mod people;
+pub mod policy;
+mod record;
+mod router;
 mod routes;
 mod sources;
 pub mod stream;
@@ -51,7 +57,9 @@ use crate::tls::{Authority, Leaves};
 use crate::verdict::approval::Queue;
 use crate::verdict::gate::Gate;
 
+pub use draft::{Files, Guard};
 use people::People;
+pub use router::described;
 use tailnet::Tailnet;
 use token::OperatorToken;
 
@@ -80,6 +88,9 @@ pub struct Operator {
     page: Arc<OnceLock<SocketAddr>>,
     tailnet: Option<Arc<Tailnet>>,
     channels: Option<Arc<Channels>>,
+    /// The policy's files, where it is in files.
+    files: Option<Files>,
+    works: Arc<Semaphore>,
     started: Instant,
 }
 
@@ -125,6 +136,8 @@ impl Operator {
             page: Arc::default(),
             tailnet: None,
             channels: None,
+            files: None,
+            works: Arc::new(Semaphore::new(policy::WORKS_MAX)),
             started: Instant::now(),
         })
     }
@@ -139,6 +152,13 @@ impl Operator {
     #[must_use]
     pub fn showing(mut self, directory: Arc<Directory>) -> Self {
         self.directory = Some(directory);
+        self
+    }
+
+    /// With the files of the policy.
+    #[must_use]
+    pub fn writing(mut self, files: Files) -> Self {
+        self.files = Some(files);
         self
     }
 
@@ -204,7 +224,7 @@ pub async fn serve(
     let path = operator.state.dir().join(SOCKET);
     let failed = |what: String| move |error| AdminError::Listen(what, error);
     let token = Arc::new(OperatorToken::open(operator.state.dir())?);
-    let router = api::router(operator.clone(), token);
+    let router = router::router(operator.clone(), token);
     tailnet::serve(&operator, router.clone(), leaves.clone());
     // A socket that an earlier run left.
     let _ = std::fs::remove_file(&path);

@@ -1,22 +1,80 @@
 //! `/v1/health`, `/v1/agents`, `/v1/policy`: the gateway as it is.
 
-use std::sync::PoisonError;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError};
 
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::{HeaderName, header::CONTENT_TYPE};
 use ipnet::IpNet;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::Operator;
 use super::api::{Failed, broken};
-use crate::audit::activity::ACTIVITY_RECORDS_MAX;
+use super::node::Node;
+use super::openapi::Shown;
+use super::record::Diagnostic;
+use crate::audit::activity::{ACTIVITY_RECORDS_MAX, ActiveAgent};
 use crate::audit::read::Reader;
 use crate::bad_input;
-use crate::policy::{ApproverKind, HostPattern};
+use crate::policy::{ApproverKind, HostPattern, ShownRule};
+use crate::state::Kill;
+use crate::state::peer::{Enrolment, PeerKey};
 use crate::verdict::approval::QuestionState;
 
-pub(super) async fn health(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
+/// How the gateway is.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Health {
+    version: &'static str,
+    /// The version of the policy in force.
+    policy: String,
+    /// The fingerprint of the gateway's CA.
+    ca: String,
+    up_s: u64,
+    /// Held actions that wait for people.
+    pending: usize,
+    /// Where the page is.
+    page: Option<SocketAddr>,
+    wireguard: Option<SocketAddr>,
+    enrolment: Option<SocketAddr>,
+    /// Null without a `tailscale` block.
+    tailnet: Option<OwnNode>,
+    /// What was refused as malformed: by its reader, then by why.
+    bad_input: BTreeMap<&'static str, BTreeMap<String, u64>>,
+}
+
+/// The gateway's node, as tailscaled says.
+#[derive(Serialize, JsonSchema)]
+struct OwnNode {
+    /// tailscaled's own word, or `unheard`.
+    state: String,
+    /// Whether the gateway runs it.
+    own: bool,
+    problem: Option<String>,
+    /// Missing while tailscaled has said nothing.
+    #[serde(flatten)]
+    heard: Option<Heard>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Heard {
+    /// Where a person logs the node in, while that is needed.
+    login_url: Option<String>,
+    /// Who signs the page's certificate, and why no other does.
+    certificate: Option<String>,
+    addresses: Vec<IpAddr>,
+    /// Whether it has a network device.
+    has_device: bool,
+    name: Option<String>,
+    tags: Vec<String>,
+    /// The routes that the tailnet approved.
+    #[schemars(with = "Vec<String>")]
+    approved: Vec<IpNet>,
+}
+
+pub(super) async fn health(Shared(operator): Shared<Operator>) -> Result<Json<Health>, Failed> {
     let policy = operator.gate.policy();
     let held = operator.queue.list(false).await.map_err(broken)?;
     let pending = held
@@ -24,25 +82,24 @@ pub(super) async fn health(Shared(operator): Shared<Operator>) -> Result<Json<Va
         .filter(|held| held.state == QuestionState::Pending)
         .count();
     let gateway = &policy.model().gateway;
-    Ok(Json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "policy": format!("{:016x}", policy.version()),
-        "ca": operator.authority.fingerprint(),
-        "up_s": operator.started.elapsed().as_secs(),
-        "pending": pending,
-        "page": operator.page.get(),
-        "wireguard": gateway.wireguard.as_ref().map(|wireguard| wireguard.listen),
-        "enrolment": gateway.enrol_listen,
-        "tailnet": tailnet(&operator),
-        "bad_input": bad_input(),
-    })))
+    Ok(Json(Health {
+        version: env!("CARGO_PKG_VERSION"),
+        policy: format!("{:016x}", policy.version()),
+        ca: operator.authority.fingerprint(),
+        up_s: operator.started.elapsed().as_secs(),
+        pending,
+        page: operator.page.get().copied(),
+        wireguard: gateway.wireguard.as_ref().map(|wireguard| wireguard.listen),
+        enrolment: gateway.enrol_listen,
+        tailnet: tailnet(&operator),
+        bad_input: bad_input(),
+    }))
 }
 
-/// What was refused as malformed, by what read it and why.
-fn bad_input() -> Value {
-    let mut shown = json!({});
+fn bad_input() -> BTreeMap<&'static str, BTreeMap<String, u64>> {
+    let mut shown: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
     for ((reader, reason), count) in bad_input::counts() {
-        shown[reader.name()][reason] = json!(count);
+        shown.entry(reader.name()).or_default().insert(reason, count);
     }
     shown
 }
@@ -55,34 +112,34 @@ pub(super) async fn metrics() -> ([(HeaderName, &'static str); 1], String) {
     )
 }
 
-/// The node, as tailscaled says; `null` without a `tailscale` block.
-fn tailnet(operator: &Operator) -> Value {
-    let Some(tailnet) = &operator.tailnet else {
-        return Value::Null;
-    };
+fn tailnet(operator: &Operator) -> Option<OwnNode> {
+    let tailnet = operator.tailnet.as_ref()?;
     let status = tailnet.node.status().borrow().clone();
-    match status {
-        None => {
-            json!({ "state": "unheard", "own": tailnet.node.is_own(), "problem": tailnet.node.problem() })
+    let state = status.as_ref().map(|status| status.backend_state.clone());
+    let heard = status.map(|status| {
+        // A link for a person, so it must be one.
+        let is_link = |url: &String| url.starts_with("https://") || url.starts_with("http://");
+        let own = status.own.as_ref();
+        Heard {
+            login_url: Some(status.auth_url).filter(is_link),
+            certificate: tailnet
+                .certificate
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+            addresses: status.addresses.unwrap_or_default(),
+            has_device: status.has_device,
+            name: own.map(|own| own.name.trim_matches('.').to_owned()),
+            tags: own.and_then(|own| own.tags.clone()).unwrap_or_default(),
+            approved: own.and_then(|own| own.allowed.clone()).unwrap_or_default(),
         }
-        Some(status) => {
-            // A link for a person, so it must be one.
-            let is_link = |url: &String| url.starts_with("https://") || url.starts_with("http://");
-            let login = Some(status.auth_url).filter(is_link);
-            json!({
-                "state": status.backend_state,
-                "login_url": login,
-                "own": tailnet.node.is_own(),
-                "problem": tailnet.node.problem(),
-                "certificate": *tailnet.certificate.lock().unwrap_or_else(PoisonError::into_inner),
-                "addresses": status.addresses.unwrap_or_default(),
-                "has_device": status.has_device,
-                "name": status.own.as_ref().map(|own| own.name.trim_matches('.')),
-                "tags": status.own.as_ref().and_then(|own| own.tags.clone()).unwrap_or_default(),
-                "approved": status.own.and_then(|own| own.allowed).unwrap_or_default(),
-            })
-        }
-    }
+    });
+    Some(OwnNode {
+        state: state.unwrap_or_else(|| "unheard".to_owned()),
+        own: tailnet.node.is_own(),
+        problem: tailnet.node.problem(),
+        heard,
+    })
 }
 
 async fn read<T: Send + 'static>(
@@ -94,7 +151,21 @@ async fn read<T: Send + 'static>(
     read.map_err(broken)?.map_err(broken)
 }
 
-pub(super) async fn agents(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
+/// Agents: seen, enrolled, stopped.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Agents {
+    /// Among the newest `records`, the latest first.
+    active: Vec<ActiveAgent>,
+    peers: Vec<PeerKey>,
+    /// Links that wait to be used.
+    waiting: Vec<Enrolment>,
+    records: i64,
+    killed: Vec<Kill>,
+    /// Of the tailnet.
+    nodes: Vec<Node>,
+}
+
+pub(super) async fn agents(Shared(operator): Shared<Operator>) -> Result<Json<Agents>, Failed> {
     let listed = operator
         .state
         .run(|state| Ok((state.peers()?, state.enrolments()?)))
@@ -102,24 +173,88 @@ pub(super) async fn agents(Shared(operator): Shared<Operator>) -> Result<Json<Va
     let (peers, waiting) = listed.map_err(broken)?;
     let active = read(&operator, Reader::active_agents).await?;
     let killed = operator.queue.killed().borrow().clone();
-    let mut killed: Vec<_> = killed.values().collect();
+    let mut killed: Vec<Kill> = killed.values().cloned().collect();
     killed.sort_by_key(|kill| std::cmp::Reverse(kill.at_us));
-    Ok(Json(json!({
-        "active": active, "peers": peers, "waiting": waiting, "records": ACTIVITY_RECORDS_MAX,
-        "killed": killed, "nodes": super::node::nodes(&operator),
-    })))
+    Ok(Json(Agents {
+        active,
+        peers,
+        waiting,
+        records: ACTIVITY_RECORDS_MAX,
+        killed,
+        nodes: super::node::nodes(&operator),
+    }))
 }
 
-pub(super) async fn policy(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
+/// The policy in force.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Policy")]
+pub(super) struct InForce {
+    version: String,
+    rules: Vec<Rule>,
+    endpoints: Vec<Endpoint>,
+    profiles: Vec<Profile>,
+    approvers: Vec<Approver>,
+    notes: Shown<Vec<Diagnostic>>,
+    /// How many of the newest records the hits are counted in.
+    records: i64,
+}
+
+/// A rule, with what it decided lately.
+#[derive(Serialize, JsonSchema)]
+struct Rule {
+    #[serde(flatten)]
+    rule: ShownRule,
+    hits: u64,
+    /// Unix time, microseconds.
+    last_us: Option<i64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Endpoint {
+    key: String,
+    hosts: Vec<String>,
+    description: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Profile {
+    name: String,
+    tags: Vec<String>,
+    logins: Vec<String>,
+    nodes: Vec<String>,
+    peers: Vec<String>,
+    grants: Vec<String>,
+    endpoints: Vec<String>,
+    credentials: Vec<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Approver {
+    Human {
+        key: String,
+        required: u32,
+        people: Vec<String>,
+        channel: Option<String>,
+        channels: Vec<String>,
+    },
+    Llm {
+        key: String,
+        model: String,
+    },
+}
+
+pub(super) async fn policy(Shared(operator): Shared<Operator>) -> Result<Json<InForce>, Failed> {
     let active = read(&operator, Reader::active_rules).await?;
     let policy = operator.gate.policy();
     let model = policy.model();
     let rules = policy.shown_rules().into_iter().map(|rule| {
         let own = active.iter().find(|active| active.rule == rule.name);
-        let mut shown = json!(rule);
-        shown["hits"] = json!(own.map_or(0, |own| own.hits));
-        shown["last_us"] = json!(own.map(|own| own.last_us));
-        shown
+        Rule {
+            hits: own.map_or(0, |own| own.hits),
+            last_us: own.map(|own| own.last_us),
+            rule,
+        }
     });
     let endpoints = model.endpoints.iter().map(|endpoint| {
         let claims = endpoint.claims.iter().map(|claim| match &claim.host {
@@ -128,16 +263,25 @@ pub(super) async fn policy(Shared(operator): Shared<Operator>) -> Result<Json<Va
             HostPattern::Net(IpNet::V6(net)) => format!("[{net}]:{}", claim.port),
             HostPattern::Net(net) => format!("{net}:{}", claim.port),
         });
-        json!({ "key": &*endpoint.key, "hosts": claims.collect::<Vec<_>>(),
-            "description": endpoint.description })
+        Endpoint {
+            key: endpoint.key.to_string(),
+            hosts: claims.collect(),
+            description: endpoint.description.clone(),
+        }
     });
-    let profiles = model.profiles.iter().map(|profile| {
-        json!({
-            "name": &*profile.name, "tags": profile.tags, "logins": profile.logins, "nodes": profile.nodes,
-            "peers": profile.peers, "grants": profile.grants,
-            "endpoints": profile.endpoints.iter().map(|key| &**key).collect::<Vec<_>>(),
-            "credentials": profile.credentials.iter().map(|held| &*held.credential).collect::<Vec<_>>(),
-        })
+    let profiles = model.profiles.iter().map(|profile| Profile {
+        name: profile.name.to_string(),
+        tags: profile.tags.clone(),
+        logins: profile.logins.clone(),
+        nodes: profile.nodes.clone(),
+        peers: profile.peers.clone(),
+        grants: profile.grants.clone(),
+        endpoints: texts(&profile.endpoints),
+        credentials: profile
+            .credentials
+            .iter()
+            .map(|held| held.credential.to_string())
+            .collect(),
     });
     let approvers = model.approvers.iter().map(|approver| match &approver.kind {
         ApproverKind::Human {
@@ -146,19 +290,29 @@ pub(super) async fn policy(Shared(operator): Shared<Operator>) -> Result<Json<Va
             require_approvers,
             approvers,
             ..
-        } => json!({
-            "key": &*approver.key, "kind": "human", "required": require_approvers, "people": approvers,
-            "channel": channel, "channels": channels.iter().map(|key| &**key).collect::<Vec<_>>(),
-        }),
-        ApproverKind::Llm(llm) => json!({ "key": &*approver.key, "kind": "llm", "model": llm.model }),
+        } => Approver::Human {
+            key: approver.key.to_string(),
+            required: *require_approvers,
+            people: approvers.clone(),
+            channel: channel.clone(),
+            channels: texts(channels),
+        },
+        ApproverKind::Llm(llm) => Approver::Llm {
+            key: approver.key.to_string(),
+            model: llm.model.clone(),
+        },
     });
-    Ok(Json(json!({
-        "version": format!("{:016x}", policy.version()),
-        "rules": rules.collect::<Vec<_>>(),
-        "endpoints": endpoints.collect::<Vec<_>>(),
-        "profiles": profiles.collect::<Vec<_>>(),
-        "approvers": approvers.collect::<Vec<_>>(),
-        "notes": policy.notes().to_json(),
-        "records": ACTIVITY_RECORDS_MAX,
-    })))
+    Ok(Json(InForce {
+        version: format!("{:016x}", policy.version()),
+        rules: rules.collect(),
+        endpoints: endpoints.collect(),
+        profiles: profiles.collect(),
+        approvers: approvers.collect(),
+        notes: Shown::new(policy.notes().to_json()),
+        records: ACTIVITY_RECORDS_MAX,
+    }))
+}
+
+fn texts(keys: &[Arc<str>]) -> Vec<String> {
+    keys.iter().map(ToString::to_string).collect()
 }

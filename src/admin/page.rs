@@ -37,6 +37,8 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/page/audit.js", SCRIPT, include_str!("page/audit.js")),
     ("/page/agents.js", SCRIPT, include_str!("page/agents.js")),
     ("/page/policy.js", SCRIPT, include_str!("page/policy.js")),
+    ("/page/draft.js", SCRIPT, include_str!("page/draft.js")),
+    ("/page/why.js", SCRIPT, include_str!("page/why.js")),
     (
         "/page/credentials.js",
         SCRIPT,

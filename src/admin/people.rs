@@ -7,16 +7,15 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Extension, Path, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::admit::{BySession, Caller};
-use super::api::{Failed, bad, broken, not_found, state_failed};
+use super::api::{Failed, Removed, bad, broken, not_found, state_failed};
 use super::password::{PasswordError, Passwords};
 use super::{AdminError, Operator, Person};
-use crate::state::operator::{SESSION_S_MAX, Via};
+use crate::state::operator::{Account, SESSION_S_MAX, Session, Via};
 
 /// How long an invitation lasts.
 pub const INVITATION_LASTS: Duration = Duration::from_secs(24 * 3600);
@@ -62,10 +61,18 @@ impl From<PasswordError> for Failed {
 }
 
 /// What the page may offer to one who is not signed in.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Ways {
+    /// As whom the tailnet proves them.
+    tailnet: Option<String>,
+    password: bool,
+    has_operators: bool,
+}
+
 pub(super) async fn ways(
     Shared(operator): Shared<Operator>,
     Extension(caller): Extension<Caller>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Ways>, Failed> {
     let login = match &caller {
         Caller::Tailnet(_, _, peer) => Some(peer.login.clone()),
         _ => None,
@@ -76,24 +83,38 @@ pub(super) async fn ways(
         .await
         .map_err(broken)?;
     let has_password = operators.iter().any(|account| account.created_us.is_some());
-    Ok(Json(
-        json!({ "tailnet": login, "password": login.is_none(), "has_operators": has_password }),
-    ))
+    Ok(Json(Ways {
+        password: login.is_none(),
+        tailnet: login,
+        has_operators: has_password,
+    }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SignIn {
     name: String,
     password: String,
 }
 
+/// A session that is open now; its cookie comes along.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct SignedIn {
+    person: String,
+    session: i64,
+    /// The session's second secret, for the header `X-Tailkeep-Guard`.
+    guard: String,
+}
+
+/// An answer that sets a cookie.
+type WithCookie<T> = Result<(HeaderMap, Json<T>), Failed>;
+
 pub(super) async fn sign_in(
     Shared(operator): Shared<Operator>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Json(SignIn { name, password }): Json<SignIn>,
-) -> Result<Response, Failed> {
+) -> WithCookie<SignedIn> {
     if !matches!(caller, Caller::Loopback(..)) {
         return Err(bad(
             "a password is for the gateway's own machine; the tailnet knows who you are",
@@ -123,7 +144,7 @@ pub(super) async fn sign_in_by_tailnet(
     Shared(operator): Shared<Operator>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-) -> Result<Response, Failed> {
+) -> WithCookie<SignedIn> {
     let Caller::Tailnet(_, _, peer) = &caller else {
         return Err(bad("the tailnet says nothing of this connection"));
     };
@@ -131,7 +152,7 @@ pub(super) async fn sign_in_by_tailnet(
     open(&operator, &caller, &headers, login, Via::Tailnet).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Invitation {
     invitation: String,
@@ -139,12 +160,20 @@ pub(super) struct Invitation {
     password: Option<String>,
 }
 
+/// Whom an invitation is for, or the session of one who has used it.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Invited {
+    For { name: String },
+    Used(SignedIn),
+}
+
 pub(super) async fn use_invitation(
     Shared(operator): Shared<Operator>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Json(Invitation { invitation, password }): Json<Invitation>,
-) -> Result<Response, Failed> {
+) -> WithCookie<Invited> {
     if !matches!(caller, Caller::Loopback(..)) {
         return Err(bad("an invitation is for the gateway's own machine"));
     }
@@ -153,7 +182,7 @@ pub(super) async fn use_invitation(
     let name = operator.state.run(move |state| state.invited(&token)).await;
     let name = name.map_err(broken)?.ok_or_else(over)?;
     let Some(password) = password else {
-        return Ok(Json(json!({ "name": name })).into_response());
+        return Ok((HeaderMap::new(), Json(Invited::For { name })));
     };
     let kept = operator.people.passwords.hash(password).await?;
     let used = operator
@@ -163,7 +192,8 @@ pub(super) async fn use_invitation(
     let name = used.map_err(broken)?.ok_or_else(over)?;
     operator.people.note_end();
     tracing::info!(person = name, "an operator has set their password");
-    open(&operator, &caller, &headers, name, Via::Password).await
+    let (cookie, Json(opened)) = open(&operator, &caller, &headers, name, Via::Password).await?;
+    Ok((cookie, Json(Invited::Used(opened))))
 }
 
 async fn open(
@@ -172,7 +202,7 @@ async fn open(
     headers: &HeaderMap,
     person: String,
     via: Via,
-) -> Result<Response, Failed> {
+) -> WithCookie<SignedIn> {
     let Some(site) = caller.site() else {
         return Err(bad("a session is for browsers"));
     };
@@ -197,56 +227,68 @@ async fn open(
         address = caller.address(),
         "signed in"
     );
-    let body = json!({ "person": person, "session": opened.id, "guard": opened.guard });
+    let body = SignedIn {
+        person,
+        session: opened.id,
+        guard: opened.guard,
+    };
     with_cookie(site.set_cookie(&opened.token, SESSION_S_MAX), body)
 }
 
-fn with_cookie(cookie: Option<HeaderValue>, body: Value) -> Result<Response, Failed> {
+fn with_cookie<T>(cookie: Option<HeaderValue>, body: T) -> WithCookie<T> {
     let cookie = cookie.ok_or_else(|| broken("no cookie"))?;
-    let mut answer = Json(body).into_response();
-    answer.headers_mut().insert(header::SET_COOKIE, cookie);
-    Ok(answer)
+    let headers = HeaderMap::from_iter([(header::SET_COOKIE, cookie)]);
+    Ok((headers, Json(body)))
 }
 
 /// Who asks.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Asker {
+    person: String,
+    /// Null where no session is needed.
+    session: Option<Session>,
+}
+
 pub(super) async fn session(
     Extension(Person(person)): Extension<Person>,
     Extension(BySession(session)): Extension<BySession>,
-) -> Json<Value> {
-    Json(json!({ "person": person, "session": session }))
+) -> Json<Asker> {
+    Json(Asker { person, session })
+}
+
+/// The number of the session that is over.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Ended {
+    ended: i64,
 }
 
 pub(super) async fn sign_out(
     Shared(operator): Shared<Operator>,
     Extension(caller): Extension<Caller>,
     Extension(BySession(session)): Extension<BySession>,
-) -> Result<Response, Failed> {
+) -> WithCookie<Ended> {
     let (Some(session), Some(site)) = (session, caller.site()) else {
         return Err(bad("there is no session to end"));
     };
     end(&operator, session.id).await?;
-    with_cookie(site.set_cookie("", 0), json!({ "ended": session.id }))
+    with_cookie(site.set_cookie("", 0), Ended { ended: session.id })
 }
 
-pub(super) async fn sessions(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
-    let open = operator
-        .state
-        .run(|state| state.sessions())
-        .await
-        .map_err(broken)?;
-    Ok(Json(json!(open)))
+pub(super) async fn sessions(Shared(operator): Shared<Operator>) -> Result<Json<Vec<Session>>, Failed> {
+    let open = operator.state.run(|state| state.sessions()).await;
+    open.map(Json).map_err(broken)
 }
 
 pub(super) async fn end_session(
     Shared(operator): Shared<Operator>,
     Path(id): Path<i64>,
     Extension(Person(person)): Extension<Person>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Ended>, Failed> {
     if !end(&operator, id).await? {
         return Err(not_found(format!("there is no session {id}")));
     }
     tracing::info!(session = id, person, "a session is ended");
-    Ok(Json(json!({ "ended": id })))
+    Ok(Json(Ended { ended: id }))
 }
 
 async fn end(operator: &Operator, id: i64) -> Result<bool, Failed> {
@@ -255,16 +297,12 @@ async fn end(operator: &Operator, id: i64) -> Result<bool, Failed> {
     ended.map_err(broken)
 }
 
-pub(super) async fn operators(Shared(operator): Shared<Operator>) -> Result<Json<Value>, Failed> {
-    let all = operator
-        .state
-        .run(|state| state.operators())
-        .await
-        .map_err(broken)?;
-    Ok(Json(json!(all)))
+pub(super) async fn operators(Shared(operator): Shared<Operator>) -> Result<Json<Vec<Account>>, Failed> {
+    let all = operator.state.run(|state| state.operators()).await;
+    all.map(Json).map_err(broken)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Invite {
     name: String,
@@ -272,11 +310,20 @@ pub(super) struct Invite {
     login: Option<String>,
 }
 
+/// An invitation.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Inviting {
+    name: String,
+    /// To be opened once, on the gateway's own machine.
+    url: String,
+    expires_s: u64,
+}
+
 pub(super) async fn invite(
     Shared(operator): Shared<Operator>,
     Extension(Person(person)): Extension<Person>,
     Json(Invite { name, login }): Json<Invite>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Inviting>, Failed> {
     let (invited, own) = (name.clone(), login.clone());
     let token = operator
         .state
@@ -290,16 +337,18 @@ pub(super) async fn invite(
     tracing::info!(name, login, person, "an operator is invited");
     // Behind the `#`: a browser keeps it to itself.
     let url = format!("http://{address}/#/invitation/{token}");
-    Ok(Json(
-        json!({ "name": name, "url": url, "expires_s": INVITATION_LASTS.as_secs() }),
-    ))
+    Ok(Json(Inviting {
+        name,
+        url,
+        expires_s: INVITATION_LASTS.as_secs(),
+    }))
 }
 
 pub(super) async fn remove_operator(
     Shared(operator): Shared<Operator>,
     Path(name): Path<String>,
     Extension(Person(person)): Extension<Person>,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Json<Removed<String>>, Failed> {
     let gone = name.clone();
     let removed = operator
         .state
@@ -310,5 +359,5 @@ pub(super) async fn remove_operator(
         return Err(not_found(format!("there is no operator {name}")));
     }
     tracing::info!(name, person, "an operator is removed");
-    Ok(Json(json!({ "removed": name })))
+    Ok(Json(Removed { removed: name }))
 }

@@ -2,21 +2,25 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::extract::{Query, State as Shared};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use futures_util::stream::{Stream, unfold};
+use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::Operator;
 use super::api::Failed;
+use super::openapi;
+use super::record::Record;
 use crate::audit::read::{Filter, Reader};
-use crate::verdict::approval::{QuestionState, Queue, Told};
+use crate::verdict::approval::{Held, QuestionState, Queue, Told};
 
 /// Streams at a time, of both kinds.
 pub const WATCHERS_MAX: usize = 16;
@@ -29,13 +33,28 @@ const LOOK_EVERY_S: u64 = 5;
 /// most outcomes soon after.
 const SETTLE_MS: u64 = 250;
 
+/// An answer of server-sent events whose data has what `T` has.
+pub(super) struct Events<T>(Response, PhantomData<T>);
+
+impl<T> IntoResponse for Events<T> {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
+impl<T: JsonSchema> openapi::Answer for Events<T> {
+    fn content(writes: &mut SchemaGenerator) -> Value {
+        json!({ "text/event-stream": { "schema": writes.subschema_for::<T>() } })
+    }
+}
+
 /// Takes a place among the watchers for as long as `stream` lives.
-fn streamed<S>(stream: S) -> Response
+fn streamed<S, T>(stream: S) -> Events<T>
 where
     S: Stream<Item = Result<Event, Infallible>> + Send + 'static,
 {
     let alive = KeepAlive::new().interval(Duration::from_secs(ALIVE_S));
-    Sse::new(stream).keep_alive(alive).into_response()
+    Events(Sse::new(stream).keep_alive(alive).into_response(), PhantomData)
 }
 
 fn place(operator: &Operator) -> Result<OwnedSemaphorePermit, Failed> {
@@ -50,7 +69,7 @@ fn event(name: &str, data: &Value) -> Result<Event, Infallible> {
 }
 
 /// Every held action: those that are there, each that comes, each vote, and how it ended.
-pub(super) async fn watch_approvals(Shared(operator): Shared<Operator>) -> Result<Response, Failed> {
+pub(super) async fn watch_approvals(Shared(operator): Shared<Operator>) -> Result<Events<Held>, Failed> {
     let watch = Approvals {
         _place: place(&operator)?,
         changes: operator.queue.changes(),
@@ -126,7 +145,7 @@ impl Approvals {
 pub(super) async fn follow_audit(
     Shared(operator): Shared<Operator>,
     Query(filter): Query<Filter>,
-) -> Result<Response, Failed> {
+) -> Result<Events<Record>, Failed> {
     let follow = Follow {
         _place: place(&operator)?,
         changes: operator.gate.audit_changes(),

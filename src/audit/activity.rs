@@ -16,7 +16,7 @@ pub const LATEST_ACTIONS_MAX: usize = 8;
 pub const LATEST_COUNTS_MAX: usize = 32;
 
 /// What one agent did of late.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Latest {
     /// By endpoint and verdict.
     pub counts: Vec<Count>,
@@ -28,7 +28,7 @@ pub struct Latest {
 }
 
 /// How many of an agent's actions had a verdict at an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Count {
     pub endpoint: String,
     pub verdict: String,
@@ -36,7 +36,7 @@ pub struct Count {
 }
 
 /// One action, in short.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Action {
     /// The record's number in the log.
     pub id: u64,
@@ -49,7 +49,7 @@ pub struct Action {
 }
 
 /// What one agent did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct ActiveAgent {
     pub node: String,
     pub transport: String,
@@ -63,7 +63,7 @@ pub struct ActiveAgent {
 }
 
 /// What one rule decided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct ActiveRule {
     pub rule: String,
     pub hits: u64,

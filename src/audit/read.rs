@@ -20,7 +20,7 @@ pub const PAGE_BYTES_MAX: usize = 8 << 20;
 pub struct ReadError(#[from] rusqlite::Error);
 
 /// Which records are wanted. An empty filter wants all.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct Filter {
     /// Only records after this number.
@@ -44,7 +44,7 @@ pub struct Filter {
 }
 
 /// What a check of the chain found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Verified {
     pub records: u64,
     pub outcomes: u64,

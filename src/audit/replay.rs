@@ -10,12 +10,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::read::{Filter, ReadError, Reader};
-use crate::facts::Family;
+use crate::facts::{FactSource, Family};
 use crate::identity::{Identity, Transport};
-use crate::policy::{Policy, RecordedFacts};
+use crate::policy::{Coverage, Judgement, Policy, RecordedFacts, Step};
 use crate::verdict::{Cause, Verdict};
 
 /// A verdict with its rule.
@@ -206,9 +207,88 @@ fn approved(record: &Value) -> Option<Vec<String>> {
     Some(keys)
 }
 
+/// A request as it was recorded, for a policy that may be another.
+struct Recorded<'a> {
+    profile: Arc<str>,
+    endpoint: &'a str,
+    credential: Option<&'a str>,
+    facts: RecordedFacts,
+    agent: RecordedFacts,
+    at: DateTime<Utc>,
+}
+
+impl<'a> Recorded<'a> {
+    fn read(policy: &Policy, record: &'a Value, profile: Arc<str>) -> Result<Self, String> {
+        let endpoint = text(record, "endpoint").ok_or_else(broken)?;
+        let Some(own) = policy.model().endpoint(endpoint) else {
+            return Err("the endpoint is not in this policy".to_owned());
+        };
+        let at = record["at_us"].as_i64().and_then(DateTime::from_timestamp_micros);
+        Ok(Recorded {
+            endpoint,
+            credential: text(record, "credential"),
+            facts: RecordedFacts::read(own.family, &record["facts"]),
+            agent: RecordedFacts::read(Family::Agent, &agent(record, &profile)),
+            at: at.ok_or_else(broken)?,
+            profile,
+        })
+    }
+
+    /// Which fact a verdict hung on that was not recorded, as why there is none.
+    fn missed(&self) -> Option<String> {
+        let slot = self.facts.missed().or(self.agent.missed())?;
+        Some(format!("{}.{} was not recorded", slot.family(), slot.name()))
+    }
+}
+
+fn broken() -> String {
+    "the record is not readable".to_owned()
+}
+
+/// Why each rule of `policy` does or does not match what was recorded: the judgement, and every rule on the way.
+///
+/// # Errors
+/// That it cannot be told, and why.
+pub fn explain(policy: &Policy, record: &Value) -> Result<(Judgement, Vec<Step>), String> {
+    let own = asked(policy, record)?;
+    let who = (&*own.profile, &own.agent as &dyn FactSource);
+    let (judgement, steps) = policy.explain_recorded(who, own.endpoint, own.credential, &own.facts, own.at);
+    match (&judgement.verdict, own.missed()) {
+        (Verdict::Deny(refusal), Some(missed)) if matches!(refusal.cause, Cause::Unevaluable(_)) => {
+            Err(missed)
+        }
+        _ => Ok((judgement, steps)),
+    }
+}
+
+/// What the policy came to on every request since a time, and on how many.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn cover<'a>(log: &Path, since_us: i64, policy: &'a Policy) -> Result<(Coverage<'a>, u64), ReadError> {
+    let coverage = policy.coverage();
+    let mut judged = 0;
+    each(log, since_us, |record| {
+        if let Ok(own) = asked(policy, record) {
+            let who = (&*own.profile, &own.agent as &dyn FactSource);
+            coverage.judge_recorded(who, own.endpoint, own.credential, &own.facts, own.at);
+            judged += 1;
+        }
+    })?;
+    Ok((coverage, judged))
+}
+
+/// A request of which rules are asked.
+fn asked<'a>(policy: &Policy, record: &'a Value) -> Result<Recorded<'a>, String> {
+    if text(record, "step") != Some("request") || text(record, "verdict") == Some("note") {
+        return Err("rules are asked of requests alone".to_owned());
+    }
+    let profile = profile(policy, record).ok_or("no profile of this policy is for its agent")?;
+    Recorded::read(policy, record, profile)
+}
+
 /// What `policy` says of a record, or why that cannot be told.
 fn judge(policy: &Policy, record: &Value) -> Result<Said, String> {
-    let broken = || "the record is not readable".to_owned();
     let said = |verdict: &str, rule: Option<&str>| Said {
         verdict: verdict.to_owned(),
         rule: rule.map(str::to_owned),
@@ -217,30 +297,16 @@ fn judge(policy: &Policy, record: &Value) -> Result<Said, String> {
     let Some(profile) = profile(policy, record) else {
         return Ok(said("deny", None));
     };
-    let endpoint = text(record, "endpoint").ok_or_else(broken)?;
-    let Some(own) = policy.model().endpoint(endpoint) else {
-        return Err("the endpoint is not in this policy".to_owned());
-    };
+    let own = Recorded::read(policy, record, profile)?;
     if text(record, "step") == Some("connect") {
         let held = policy
             .model()
-            .profile(&profile)
-            .is_some_and(|own| own.endpoints.iter().any(|key| **key == *endpoint));
+            .profile(&own.profile)
+            .is_some_and(|held| held.endpoints.iter().any(|key| **key == *own.endpoint));
         return Ok(said(if held { "allow" } else { "deny" }, None));
     }
-    let facts = RecordedFacts::read(own.family, &record["facts"]);
-    let agent = RecordedFacts::read(Family::Agent, &agent(record, &profile));
-    let at = record["at_us"]
-        .as_i64()
-        .and_then(chrono::DateTime::from_timestamp_micros)
-        .ok_or_else(broken)?;
-    let judgement = policy.evaluate_recorded(
-        (&profile, &agent),
-        endpoint,
-        text(record, "credential"),
-        &facts,
-        at,
-    );
+    let who = (&*own.profile, &own.agent as &dyn FactSource);
+    let judgement = policy.evaluate_recorded(who, own.endpoint, own.credential, &own.facts, own.at);
     Ok(match &judgement.verdict {
         Verdict::Allow { rule } => said("allow", rule.as_deref()),
         Verdict::Ask { rule, chain, .. } => Said {
@@ -248,9 +314,8 @@ fn judge(policy: &Policy, record: &Value) -> Result<Said, String> {
             ..said("approve", Some(&**rule))
         },
         Verdict::Deny(refusal) => {
-            let missed = facts.missed().or(agent.missed());
-            if let (Cause::Unevaluable(_), Some(slot)) = (&refusal.cause, missed) {
-                return Err(format!("{}.{} was not recorded", slot.family(), slot.name()));
+            if let (Cause::Unevaluable(_), Some(missed)) = (&refusal.cause, own.missed()) {
+                return Err(missed);
             }
             said("deny", refusal.rule().map(|rule| &**rule))
         }

@@ -15,6 +15,7 @@ mod judge;
 mod learn;
 mod leave;
 mod lsp;
+mod openapi;
 mod operators;
 mod peers;
 mod replay;
@@ -105,6 +106,8 @@ enum Command {
     Tailnet(tailnet::Args),
     /// Follow, export or verify the audit log.
     Audit(audit::Args),
+    /// Print the gateway's JSON API as an OpenAPI document.
+    Openapi,
     /// For the gateway itself: a program that ends with it.
     #[command(hide = true)]
     Tied(tied::Args),
@@ -145,6 +148,7 @@ pub fn main() -> ExitCode {
         Command::Tailnet(args) => tailnet::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Openapi => openapi::run(),
         Command::Tied(args) => tied::run(args),
     };
     match result {
@@ -166,6 +170,7 @@ fn only_prints(command: &Command) -> bool {
             | Command::Learn(_)
             | Command::Eval(_)
             | Command::Inspect(_)
+            | Command::Openapi
     )
 }
 

@@ -50,9 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if args.accept {
         let folder = log.parent().unwrap_or(Path::new("."));
-        let file = folder.join(crate::policy::source::ACCEPTED_FILE);
-        std::fs::write(&file, format!("{:016x}\n", policy.version()))
-            .with_context(|| file.display().to_string())?;
+        source::accept(folder, policy.version()).with_context(|| folder.display().to_string())?;
     }
     Ok(ExitCode::from(u8::from(found.changed > 0)))
 }

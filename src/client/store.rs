@@ -15,7 +15,7 @@ const FILE: &str = "enrolment.json";
 const LOCK: &str = "run.lock";
 
 /// What the gateway answered at enrolment.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, schemars::JsonSchema)]
 pub struct Assigned {
     /// The peer's name at the gateway.
     pub name: String,

@@ -9,7 +9,7 @@ use super::manifest::placeholder;
 use crate::policy::{Claim, CredentialKind, Endpoint, Held, HostPattern, Model, Profile, Protocol};
 
 /// One cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Cluster {
     /// The endpoint's reference, `kubernetes.prod`: the name of cluster, user and context.
     pub name: String,

@@ -120,7 +120,9 @@ pub fn node_proof(stable_id: &str) -> String {
 
 /// Bounds that hold for one agent, beside the gateway's own. `None` bounds nothing, 0 lets nothing
 /// through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Open connections.

@@ -25,7 +25,7 @@ pub struct Coverage<'a> {
 }
 
 /// One rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct CoveredRule {
     pub rule: String,
     /// File, line and column, from 1.
@@ -41,7 +41,7 @@ pub struct CoveredRule {
 }
 
 /// One operand.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct CoveredOperand {
     /// As it was written, each blank space as one.
     pub text: String,
@@ -55,7 +55,7 @@ pub struct CoveredOperand {
 }
 
 /// What was seen of what there is to see.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Share {
     pub seen: u64,
     pub of: u64,
@@ -152,8 +152,20 @@ impl Coverage<'_> {
         now: DateTime<Utc>,
     ) -> Judgement {
         let who = (&*agent.profile, agent as &dyn FactSource);
+        self.judge_recorded(who, endpoint, credential, facts, now)
+    }
+
+    /// As [`Coverage::judge`], for an agent of whom there is a record: its profile and its facts.
+    pub fn judge_recorded(
+        &self,
+        agent: (&str, &dyn FactSource),
+        endpoint: &str,
+        credential: Option<&str>,
+        facts: &dyn FactSource,
+        now: DateTime<Utc>,
+    ) -> Judgement {
         let rules = &self.policy.rules;
-        rules.judge(who, endpoint, credential, (facts, now), self)
+        rules.judge(agent, endpoint, credential, (facts, now), self)
     }
 
     /// Every rule in the order of declaration.

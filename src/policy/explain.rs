@@ -13,7 +13,7 @@ use crate::facts::{FactSource, Mask};
 use crate::identity::Agent;
 
 /// What was found of one rule on the way to the verdict.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Step {
     pub rule: String,
     /// `matched: …`, `not matched`, `not evaluable: denied`, `shadow: would …`.

@@ -39,6 +39,7 @@ pub use load::login_matches;
 pub use model::*;
 pub use named::Named;
 pub use recorded::RecordedFacts;
+pub use shown::ShownRule;
 
 /// What a configuration and its conditions may hold, for editors.
 #[cfg(feature = "daemon")]

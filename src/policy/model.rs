@@ -74,6 +74,8 @@ pub struct Gateway {
     pub channel_listen: Option<SocketAddr>,
     /// Where people open the page (`page_url`), for links; its listener's address where `None`.
     pub page_url: Option<String>,
+    /// Whether operators may write the policy by the page (`dashboard_config_writes`).
+    pub config_writes: bool,
     /// The URL that enrolment links are made from.
     pub public_url: Option<String>,
     pub wireguard: Option<Wireguard>,
@@ -161,6 +163,7 @@ impl Default for Gateway {
             enrol_listen: None,
             channel_listen: None,
             page_url: None,
+            config_writes: false,
             public_url: None,
             wireguard: None,
             tailscale: None,

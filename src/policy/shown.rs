@@ -9,7 +9,7 @@ use super::rule::{Outcome, Rule};
 use crate::verdict::Digest;
 
 /// One rule, as it is walked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct ShownRule {
     /// `profile/name` of one that stands inside a profile.
     pub name: String,

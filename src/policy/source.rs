@@ -4,7 +4,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// The file in the state folder that names the version of a policy whose changes were accepted.
-pub const ACCEPTED_FILE: &str = "reload-accepted";
+const ACCEPTED_FILE: &str = "reload-accepted";
 
 use super::Source;
 
@@ -79,6 +79,14 @@ fn one(path: &Path) -> Result<Source, ReadError> {
         path: path.to_owned(),
         text,
     })
+}
+
+/// Writes down that a version of a policy is meant as it is.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn accept(state_dir: &Path, version: u64) -> io::Result<()> {
+    std::fs::write(state_dir.join(ACCEPTED_FILE), format!("{version:016x}\n"))
 }
 
 /// Whether `tailkeep replay --accept` wrote down this version of a policy.

@@ -360,6 +360,7 @@ gateway {
     bytes_max = 10
   }
   reload_guard = "24h"
+  dashboard_config_writes = true
   limits {
     body_bytes_max = 1
     decoded_bytes_max = 2

@@ -15,7 +15,7 @@ use super::{State, StateError, now_us};
 pub const KILLED_MAX: i64 = 4096;
 
 /// That an agent is stopped.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Kill {
     /// As [`Identity::agent_key`](crate::identity::Identity::agent_key).
     pub agent: String,

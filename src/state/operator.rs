@@ -26,7 +26,7 @@ pub const SESSION_S_MAX: i64 = 7 * 86_400;
 const SEEN_EVERY_US: i64 = 30 * 1_000_000;
 
 /// An account, or one that is invited.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Account {
     pub name: String,
     /// The same person's on the tailnet, as which they count in a quorum.
@@ -38,7 +38,7 @@ pub struct Account {
 }
 
 /// How a person proved who they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
     Password,
@@ -62,7 +62,7 @@ impl Via {
 }
 
 /// One session, without what would open it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Session {
     pub id: i64,
     pub person: String,

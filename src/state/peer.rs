@@ -26,10 +26,11 @@ pub struct Subnets {
 }
 
 /// One key of a peer.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct PeerKey {
     pub peer: String,
     #[serde(serialize_with = "as_base64")]
+    #[schemars(with = "String")]
     pub public_key: [u8; 32],
     /// The machine's own key, where this is the key of one of its runs.
     #[serde(skip)]
@@ -44,7 +45,7 @@ pub struct PeerKey {
 }
 
 /// An enrolment that waits to be used.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub struct Enrolment {
     pub peer: String,
     pub created_us: i64,

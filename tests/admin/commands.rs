@@ -119,7 +119,7 @@ async fn a_peer_that_brings_its_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn approvals() {
     let world = World::new().await;
-    world.judge("GET /before\u{1b}[2J").await;
+    let _ = world.judge("GET /before\u{1b}[2J").await;
     world.log.flush().await.unwrap();
     let asked = world.ask("a\u{1b}[2Jb\u{202e}c");
     let id = world.pending(1).await[0].id.to_string();
@@ -232,7 +232,7 @@ async fn credentials() {
     );
 
     // What was set is kept out of records from then on, wherever it comes from.
-    world.judge("GET /v2-secret/and/v1-secret").await;
+    drop(world.judge("GET /v2-secret/and/v1-secret").await);
     let tail = world.run(&["audit", "tail", "--format", "json"]);
     assert!(
         !tail.contains("v1-secret") && !tail.contains("v2-secret"),
@@ -292,7 +292,7 @@ async fn audit() {
         "{verified}"
     );
     let noted = verified.trim().split(' ').next_back().unwrap().to_owned();
-    world.judge("GET /more").await;
+    drop(world.judge("GET /more").await);
     world.run(&["audit", "verify", "--noted", &noted]);
     let other = noted.replace("1203:", "1202:");
     let wrong = world

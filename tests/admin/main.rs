@@ -10,14 +10,18 @@
 mod browser;
 mod chromium;
 mod commands;
+mod editing;
 #[path = "../support/folder.rs"]
 mod folder;
 mod gateway;
 mod granting;
 mod guard;
 mod http;
+mod openapi;
 mod page;
 mod places;
+mod rewriting;
 mod streams;
+mod told;
 mod tunnel;
 mod world;

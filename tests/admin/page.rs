@@ -184,7 +184,7 @@ async fn what_an_agent_writes_is_text_and_hides_nothing() {
     };
     let hostile = "<img src=x onerror=alert(1)>\u{202e}evil\u{200b}\u{1b}[2J</pre><script>document.title='owned'</script>";
     // What it did before, and what was said to its likes, are its words too.
-    world.judge(hostile).await;
+    let _ = world.judge(hostile).await;
     world.log.flush().await.unwrap();
     let facts = json!({ "constructor": hostile, "__proto__": [hostile], "a": { "b": hostile } });
     let before = world.hold(Question {

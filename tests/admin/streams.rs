@@ -84,14 +84,14 @@ async fn approvals_are_watched() {
 async fn the_audit_log_is_followed() {
     let world = World::new().await;
     for summary in ["GET /1", "GET /2"] {
-        world.judge(summary).await;
+        drop(world.judge(summary).await);
     }
     let tail = Going::start(world.command(&["audit", "tail", "-f", "-n", "1", "--format", "json"]));
     assert_eq!(tail.json()["summary"], "GET /2");
     let denied =
         Going::start(world.command(&["audit", "tail", "-f", "--verdict", "deny", "--format", "json"]));
     for n in 3..10 {
-        world.judge(&format!("GET /{n}")).await;
+        drop(world.judge(&format!("GET /{n}")).await);
         assert_eq!(tail.json()["summary"], format!("GET /{n}"));
     }
     // The filter holds for what comes, too.

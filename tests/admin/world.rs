@@ -20,7 +20,7 @@ use tailkeep::state::State;
 use tailkeep::tls::{Authority, Leaves};
 use tailkeep::verdict::approval::{Answer, Held, Question, Queue};
 use tailkeep::verdict::gate::Gate;
-use tailkeep::verdict::{Action, Digest, Step};
+use tailkeep::verdict::{Action, Digest, Permit, Refusal, Step};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -154,8 +154,7 @@ impl World {
 
     /// One request over the Unix socket.
     pub async fn unix(&self, line: &str, body: &str) -> (u16, Value) {
-        let stream = UnixStream::connect(self.socket()).await.unwrap();
-        talk(stream, &format!("{line} HTTP/1.1\r\nHost: gateway"), body).await
+        ask(&self.socket(), line, body).await
     }
 
     /// Holds a question, as a waiting agent does.
@@ -170,7 +169,7 @@ impl World {
     }
 
     /// Judges a request, which leaves a record.
-    pub async fn judge(&self, summary: &str) {
+    pub async fn judge(&self, summary: &str) -> Result<Permit, Refusal> {
         let action = Action {
             step: Step::Request,
             endpoint: "https.api".into(),
@@ -181,7 +180,7 @@ impl World {
             summary: summary.to_owned(),
             detail: String::new(),
         };
-        let _ = self.gate.judge(&agent(), &action).await;
+        self.gate.judge(&agent(), &action).await
     }
 }
 
@@ -196,6 +195,16 @@ pub async fn pending(queue: &Queue, count: usize) -> Vec<Held> {
         }
     });
     found.await.expect("another number of questions is pending")
+}
+
+/// One request to a gateway by its socket, of JSON where there is a body.
+pub async fn ask(socket: &std::path::Path, line: &str, body: &str) -> (u16, Value) {
+    let stream = UnixStream::connect(socket).await.unwrap();
+    let kind = match body {
+        "" => "",
+        _ => "\r\nContent-Type: application/json",
+    };
+    talk(stream, &format!("{line} HTTP/1.1\r\nHost: gateway{kind}"), body).await
 }
 
 async fn talk<S>(mut stream: S, head: &str, body: &str) -> (u16, Value)

@@ -46,7 +46,6 @@ fn a_policy_of_the_documented_grammar_loads_unchanged() {
     for said in [
         "valid: 8 endpoints, 12 credentials, 2 approvers, 6 rules, 2 profiles",
         "`user` of credential \"clickhouse_credential\" \"chc\" has no effect here",
-        "`dashboard_config_writes` of gateway has no effect here",
         "`genai_telemetry` of gateway has no effect here",
         "`host_loopback_port` of wireguard has no effect here",
         "`llm_cache_ttl` of defaults has no effect here",

@@ -8,6 +8,7 @@ import { Traffic } from './traffic.js'
 import { Audit } from './audit.js'
 import { Agents } from './agents.js'
 import { Policy } from './policy.js'
+import { Draft } from './draft.js'
 import { Credentials } from './credentials.js'
 import { Gateway } from './gateway.js'
 
@@ -85,7 +86,7 @@ function Place({ place, rest, held, live, who }) {
   if (place === 'traffic') return html`<${Traffic} id=${id} />`
   if (place === 'audit') return html`<${Audit} id=${id} />`
   if (place === 'agents') return html`<${Agents} />`
-  if (place === 'policy') return html`<${Policy} />`
+  if (place === 'policy') return rest[0] === 'files' ? html`<${Draft} />` : html`<${Policy} />`
   if (place === 'credentials') return html`<${Credentials} />`
   if (place === 'gateway') return html`<${Gateway} who=${who} />`
   return html`<${Approvals} held=${held} live=${live} id=${id} />`

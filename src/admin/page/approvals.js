@@ -91,6 +91,14 @@ function Grants({ held, now }) {
       <${Sure} kind="no" what=${`Take back grant ${one.id}`} onSure=${() => revoke(one.id)}>Take back<//></li>`)}</ul></section>`
 }
 
+const TOLD = { sent: ['told', 'good'], sending: ['being told', 'dull'], failed: ['not told', 'bad'] }
+
+// How it went to tell a channel; what is wrong may be a stranger's text.
+function Told({ of, now }) {
+  const [says, kind] = TOLD[of.state] || [of.state, 'dull']
+  return html`<div><code>${of.channel}</code> <${Badge} of=${says} kind=${kind} /> <span class="dim">${ago(of.at_us, now)}</span>${of.problem && html`<div class="dim">${printable(of.problem)}</div>`}</div>`
+}
+
 function Question({ id, listed, now }) {
   // The list may lack what is long; here nothing is left out.
   const [loaded, again] = useLoaded(() => get(`/v1/approvals/${id}`), [id, listed?.state, listed?.by.length, JSON.stringify(listed?.told)])
@@ -112,7 +120,7 @@ function Question({ id, listed, now }) {
         ['Endpoint', question.description && printable(question.description)],
         ['Approver', html`<code>${question.approver}</code>`],
         ['Channel', question.channel && printable(question.channel)],
-        ['Told', held.told?.length > 0 && held.told.map(one => html`<div key=${one.channel}><code>${one.channel}</code> ${one.state === 'sent' ? '' : one.state}${one.problem ? `: ${printable(one.problem)}` : ''}</div>`)],
+        ['Told', held.told?.length > 0 && held.told.map(one => html`<${Told} key=${one.channel} of=${one} now=${now} />`)],
         ['Wanted', `${question.required} ${question.required === 1 ? 'person' : 'people'}${question.eligible?.length ? ` of ${question.eligible.join(', ')}` : ''}`],
         ['Never', question.excluded && `${question.excluded}, whose agent it is`],
         ['Later also', question.escalate_to && `${question.escalate_to.join(', ')}, after ${span(question.escalate_after_s)}`],

@@ -3,6 +3,7 @@
 import { html, useEffect, useMemo, useRef, useState } from './vendor/preact-htm.js'
 import { follow, get } from './api.js'
 import { List } from './list.js'
+import { Why } from './why.js'
 import { Badge, Empty, Facts, Fields, Problem, at, bytes, printable, took, useLoaded, when } from './show.js'
 
 // Actions that are kept in sight of the filter.
@@ -122,5 +123,6 @@ export function Action({ id, known, back }) {
         <h3>Record</h3>
         <${Fields} rows=${[['Number', String(row.id)], ['At', when(row.at_us)], ['Digest', html`<code>${row.digest}</code>`], ['Chain', html`<code>${row.hash}</code>`]]} /></div>
     </div>
+    ${row.step === 'request' && row.verdict !== 'note' && html`<${Why} id=${row.id} />`}
   </section>`
 }

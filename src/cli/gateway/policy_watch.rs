@@ -22,6 +22,16 @@ const ASKED_LOOK_AFTER: Duration = Duration::from_millis(50);
 /// Says whether a policy may come into force now.
 pub(super) type Guard = Arc<dyn Fn(&Policy) -> Result<(), NotNow> + Send + Sync>;
 
+impl NotNow {
+    /// In words.
+    pub(super) fn why(self) -> String {
+        match self {
+            NotNow::Changes(changes) => format!("it would change verdicts:\n{changes}"),
+            NotNow::Round(why) => why,
+        }
+    }
+}
+
 /// Why a policy that loads does not come into force.
 pub(super) enum NotNow {
     /// What was recorded would come out otherwise; it may be accepted.

@@ -91,6 +91,22 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let channels = Channels::new(queue.clone(), gate.clone(), reload_secrets.known().clone());
     let channels = channels.context("the channels' HTTP client")?;
     tokio::spawn(channels.clone().run());
+    let (guard_gate, guard_node, guard_dialer) = (gate.clone(), node.clone(), dialer.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let guard: policy_watch::Guard = Arc::new(move |new: &Policy| {
+        // Called where it may block.
+        if let Some(node) = &guard_node
+            && let Some(why) = runtime.block_on(routes::refusal(node, &guard_dialer, new.model()))
+        {
+            return Err(NotNow::Round(why));
+        }
+        policy_watch::guard(&guard_gate.policy(), new)
+    });
+    let written_guard = guard.clone();
+    let files = admin::Files {
+        path: path.clone(),
+        guard: Arc::new(move |new: &Policy| written_guard(new).map_err(NotNow::why)),
+    };
     let mut operator = Operator::new(
         state.clone(),
         queue.clone(),
@@ -99,6 +115,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
         authority.clone(),
     )?
     .hearing(channels)
+    .writing(files)
     .telling(proxy.teller().clone());
     if let Some(own) = &tailnet {
         operator = operator
@@ -131,17 +148,6 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     };
     tokio::spawn(sweep(proxy.clone()));
     let (reload_gate, reload_log) = (gate.clone(), log.clone());
-    let guard_gate = gate.clone();
-    let runtime = tokio::runtime::Handle::current();
-    let guard = Arc::new(move |new: &Policy| {
-        // Called where it may block.
-        if let Some(node) = &node
-            && let Some(why) = runtime.block_on(routes::refusal(node, &dialer, new.model()))
-        {
-            return Err(NotNow::Round(why));
-        }
-        policy_watch::guard(&guard_gate.policy(), new)
-    });
     tokio::spawn(policy_watch::watch(path, first, guard, move |policy| {
         reload_secrets.learn(policy.model());
         reload_log.retain(policy.model().gateway.audit);

@@ -10,7 +10,7 @@ use super::trace::bodies;
 use super::value::Value;
 
 /// How often a part was what.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Times {
     #[serde(rename = "true")]
     pub yes: u64,

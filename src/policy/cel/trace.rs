@@ -22,7 +22,7 @@ pub const EXPLAIN_PARTS_MAX: usize = 2_000;
 pub const EXPLAIN_ITEMS_MAX: usize = 8;
 
 /// A part of a condition, and what it was.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Part {
     /// As it was written, each blank space as one.
     pub text: String,
@@ -33,7 +33,7 @@ pub struct Part {
 }
 
 /// What a part was.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Found {
     /// Its value as CEL writes it, cut where it is long.

@@ -180,6 +180,9 @@ impl<'a> Loader<'a> {
             };
             self.model.gateway.resolver = with_port;
         }
+        if let Some(writes) = fields.flag("dashboard_config_writes") {
+            self.model.gateway.config_writes = writes;
+        }
         let inert = [
             "log_path",
             "listen",
@@ -190,7 +193,6 @@ impl<'a> Loader<'a> {
             "ca_dir",
             "dashboard_secret",
             "insecure_no_dashboard_secret",
-            "dashboard_config_writes",
             "genai_telemetry",
             "control",
             "wg_interface",

@@ -35,7 +35,7 @@ const FACTS: &[&str] = &[
 ];
 
 /// Other questions that the same rule asked of the same endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Alike {
     /// Those of this shape, by how they stand: `used` is a yes, too.
     pub same: Vec<Stood>,
@@ -46,14 +46,14 @@ pub struct Alike {
 }
 
 /// How many questions stand so.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Stood {
     pub state: State,
     pub questions: u64,
 }
 
 /// A question that is closed, in short.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Decided {
     pub id: i64,
     pub state: State,

@@ -102,12 +102,13 @@ impl Terms {
 }
 
 /// A grant as an operator sees it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Grant {
     pub id: i64,
     /// `offered`, `active`, `used`, `expired`, `revoked`.
     pub state: String,
     /// What it is for: node, login, profile, endpoint, credential, rule.
+    #[schemars(with = "super::shape::About")]
     pub about: serde_json::Value,
     /// The agent's key, as [`crate::identity::Identity::agent_key`].
     pub agent: String,

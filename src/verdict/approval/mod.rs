@@ -20,6 +20,7 @@ mod lodge;
 mod queue;
 mod revoked;
 mod row;
+mod shape;
 mod store;
 mod told;
 mod voter;

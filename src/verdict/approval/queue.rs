@@ -19,7 +19,7 @@ use crate::state::{Killed, State, StateError, now_us};
 pub const LIST_MAX: u32 = 2048;
 
 /// What became of an agent that was stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Stopped {
     /// Grants that were taken back.
     pub grants: usize,

@@ -7,8 +7,9 @@ use super::told::{self, Told};
 use crate::state::StateError;
 
 /// Where a question stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "QuestionState")]
 pub enum State {
     Pending,
     Allowed,
@@ -51,11 +52,12 @@ impl State {
 pub const LISTED_BYTES_MAX: i64 = 64 << 10;
 
 /// A held action as an operator sees it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Held {
     pub id: i64,
     pub state: State,
-    /// The [`Question`], as JSON.
+    /// The question, as JSON.
+    #[schemars(with = "super::shape::Asked")]
     pub question: serde_json::Value,
     /// Unix time, microseconds.
     pub asked_us: i64,

@@ -11,7 +11,7 @@ use super::Queue;
 use crate::state::{StateError, now_us};
 
 /// How it went to tell a channel, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Told {
     /// `slack.ops`.
     pub channel: String,
@@ -21,7 +21,7 @@ pub struct Told {
     pub at_us: i64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ToldState {
     Sending,

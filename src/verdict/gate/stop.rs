@@ -172,6 +172,24 @@ impl Gate {
         }
     }
 
+    /// Records that a person changes the policy, before they do.
+    ///
+    /// # Errors
+    /// The audit log takes no record.
+    pub async fn record_edit(
+        &self,
+        person: &str,
+        file: &str,
+        facts: serde_json::Value,
+    ) -> Result<(), AuditDown> {
+        let summary = format!("{person} writes {file}");
+        let written = self
+            .log
+            .append(Record::note("policy_written", summary, facts))
+            .await;
+        written.map(|_| ())
+    }
+
     async fn note(&self, cause: &'static str, summary: String, facts: serde_json::Value) {
         tracing::info!(summary, "recorded");
         if let Err(down) = self.log.append(Record::note(cause, summary, facts)).await {

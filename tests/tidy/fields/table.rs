@@ -296,7 +296,7 @@ pub const FIELDS: &[Line] = &[
     (&["gateway", "file"], "ca_dir", Inert("ca_dir = \"x\"")),
     (&["gateway", "file"], "dashboard_secret", Inert("dashboard_secret = \"x\"")),
     (&["gateway", "file"], "insecure_no_dashboard_secret", Inert("insecure_no_dashboard_secret = true")),
-    (&["gateway", "file"], "dashboard_config_writes", Inert("dashboard_config_writes = true")),
+    (&["gateway", "file"], "dashboard_config_writes", Test("tests/admin/editing.rs", "the_page_writes_only_where_the_configuration_lets_it")),
     (&["gateway", "file"], "genai_telemetry", Inert("genai_telemetry = true")),
     (&["gateway", "file"], "control", Inert("control = \"x\"")),
     (&["gateway", "file"], "wg_interface", Inert("wg_interface = \"x\"")),

@@ -31,6 +31,11 @@ const OWN: &[Field] = &[
         "Where the admin page listens, 127.0.0.1:8080.",
     ),
     Field::new(
+        "dashboard_config_writes",
+        Shape::Flag,
+        "Whether operators may write policy files by the admin page; false by default, as they may be kept elsewhere.",
+    ),
+    Field::new(
         "public_url",
         Shape::Text,
         "The URL at which machines reach the gateway to enrol.",
@@ -49,7 +54,6 @@ const OWN: &[Field] = &[
     Field::inert("ca_dir", OTHERWISE),
     Field::inert("dashboard_secret", OTHERWISE),
     Field::inert("insecure_no_dashboard_secret", OTHERWISE),
-    Field::inert("dashboard_config_writes", OTHERWISE),
     Field::inert("genai_telemetry", OTHERWISE),
     Field::inert("control", OTHERWISE),
     Field::inert("wg_interface", OTHERWISE),
