@@ -11,6 +11,7 @@
 mod admit;
 mod agents;
 mod api;
+mod asker;
 mod certificate;
 pub mod channels;
 pub mod client;

@@ -12,8 +12,8 @@ use super::api::{self, Failed, not_found};
 use super::openapi::{self, Routes};
 use super::token::OperatorToken;
 use super::{
-    Operator, admit, agents, credentials, grants, listen, overview, page, peers, people, policy, routes,
-    stream,
+    Operator, admit, agents, asker, credentials, grants, listen, overview, page, peers, people, policy,
+    routes, stream,
 };
 use crate::bad_input;
 use crate::credential::store::SECRET_BYTES_MAX;
@@ -128,6 +128,11 @@ fn closed() -> Routes {
             api::approvals,
         )
         .get("/v1/approvals/{id}", "One held action, whole", api::approval)
+        .get(
+            "/v1/approvals/{id}/asker",
+            "What the agent of a held action did of late, and how its likes were decided",
+            asker::asker,
+        )
         .post(
             "/v1/approvals/{id}/approve",
             "Says yes, once or for a time",

@@ -1,5 +1,7 @@
 //! `tailkeep approvals`: held actions, and what a person says to them.
 
+mod asker;
+
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -76,11 +78,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Show { id } => {
-            let held = args.reach.get(&format!("/v1/approvals/{id}"))?;
+            let mut held = args.reach.get(&format!("/v1/approvals/{id}"))?;
+            let asker = args.reach.get(&format!("/v1/approvals/{id}/asker"))?;
             if json {
+                held["asker"] = asker;
                 println!("{held}");
             } else {
-                print!("{}", whole(&held)?);
+                print!("{}{}", whole(&held)?, asker::text(&asker));
             }
         }
         Command::Approve { id, lasts, uses } => {

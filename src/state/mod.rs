@@ -107,6 +107,12 @@ CREATE INDEX approval_told_open ON approval_told (over);
     "
 ALTER TABLE approval ADD COLUMN retry BLOB;
 ",
+    "
+ALTER TABLE approval ADD COLUMN endpoint TEXT;
+ALTER TABLE approval ADD COLUMN rule TEXT;
+ALTER TABLE approval ADD COLUMN shape TEXT;
+CREATE INDEX approval_alike ON approval (endpoint, rule, shape, state);
+",
 ];
 
 /// The state cannot be read or written.

@@ -119,6 +119,8 @@ async fn a_peer_that_brings_its_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn approvals() {
     let world = World::new().await;
+    let _ = world.judge("GET /before\u{1b}[2J").await;
+    world.log.flush().await.unwrap();
     let asked = world.ask("a\u{1b}[2Jb\u{202e}c");
     let id = world.pending(1).await[0].id.to_string();
     let listed = world.run(&["approvals"]);
@@ -134,6 +136,9 @@ async fn approvals() {
         "human_approver.ops",
         "shop-ops",
         "the shop's API",
+        "1 allow    https.api",
+        "GET /before\\u{1b}",
+        "like this  none",
     ] {
         assert!(shown.contains(text), "no {text} in {shown}");
     }
@@ -142,6 +147,7 @@ async fn approvals() {
         assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{text:?}");
     }
     let held = world.json(&["approvals", "show", &id, "--format", "json"]);
+    assert_eq!(held["asker"]["did"]["counts"][0]["actions"], 1);
     assert_eq!(held["question"]["summary"], "DELETE /a\u{1b}[2Jb\u{202e}c");
     let approved = world.json(&["approvals", "approve", &id, "--format", "json"]);
     assert!(["allowed", "used"].contains(&approved["state"].as_str().unwrap()));

@@ -117,6 +117,10 @@ async fn approvals(asking: &mut Asking<'_>) {
     asking
         .ask(&format!("GET /v1/approvals/{id}"), "/v1/approvals/{id}", "")
         .await;
+    let path = "/v1/approvals/{id}/asker";
+    asking
+        .ask(&format!("GET /v1/approvals/{id}/asker"), path, "")
+        .await;
     let path = "/v1/approvals/{id}/approve";
     asking
         .ask(&format!("POST /v1/approvals/{id}/approve?reason=yes"), path, "")

@@ -183,11 +183,24 @@ async fn what_an_agent_writes_is_text_and_hides_nothing() {
         return;
     };
     let hostile = "<img src=x onerror=alert(1)>\u{202e}evil\u{200b}\u{1b}[2J</pre><script>document.title='owned'</script>";
+    // What it did before, and what was said to its likes, are its words too.
+    let _ = world.judge(hostile).await;
+    world.log.flush().await.unwrap();
+    let facts = json!({ "constructor": hostile, "__proto__": [hostile], "a": { "b": hostile } });
+    let before = world.hold(Question {
+        summary: hostile.to_owned(),
+        facts: facts.clone(),
+        ..refund()
+    });
+    let id = world.pending(1).await[0].id.to_string();
+    world.run(&["approvals", "deny", &id, "--reason", "not today"]);
+    before.await.unwrap();
     let asked = world.hold(Question {
+        node: "laptop".into(),
         summary: hostile.to_owned(),
         detail: hostile.to_owned(),
         reason: hostile.to_owned(),
-        facts: json!({ "constructor": hostile, "__proto__": [hostile], "a": { "b": hostile } }),
+        facts,
         ..refund()
     });
     browser.until("document.querySelector('.asked a')").await;
@@ -198,10 +211,34 @@ async fn what_an_agent_writes_is_text_and_hides_nothing() {
         .await;
     let escaped = "<img src=x onerror=alert(1)>\\u{202e}evil\\u{200b}\\u{001b}[2J</pre><script>document.title='owned'</script>";
     assert_eq!(shown, json!(escaped));
+    browser
+        .until("document.querySelectorAll('.question caption').length === 2")
+        .await;
+    let tables =
+        "return [...document.querySelectorAll('.question tbody')].map(one => one.textContent).join('\\n')";
+    let tables = browser.run(tables).await;
+    for text in [
+        "allow",
+        "https.api",
+        escaped,
+        "denied",
+        "agent-billing",
+        ": not today",
+    ] {
+        assert!(
+            tables.as_str().unwrap().contains(text),
+            "{text} is not shown: {tables}"
+        );
+    }
     let made = "return document.querySelectorAll('#app img:not([src^=\"/page/\"]), #app script').length";
     assert_eq!(browser.run(made).await, json!(0));
     assert_ne!(browser.run("return document.title").await, json!("owned"));
     browser.picture("hostile").await;
+    browser
+        .run("document.querySelector('.question caption').scrollIntoView()")
+        .await;
+    browser.accessible("asker").await;
+    browser.picture("asker").await;
     asked.abort();
     assert_eq!(browser.complaints().await, Vec::<String>::new());
 }

@@ -7,7 +7,9 @@
     reason = "tests say what they expect"
 )]
 
+mod alike;
 mod audit;
+mod bound;
 #[path = "../support/folder.rs"]
 mod folder;
 mod grants;

@@ -135,6 +135,7 @@ function Question({ id, listed, now }) {
         ['Credential', question.credential ? html`<code>${question.credential}</code> is put in by the gateway` : 'none'],
         ['Asked', `${when(held.asked_us)} (${ago(held.asked_us, now)})`]
       ]} />
+      <${Asker} id=${id} state=${held.state} />
       <h2 class="sub">Facts</h2>
       <${Facts} facts=${question.facts} without=${question.detail ? ['statement'] : []} />
       <h2 class="sub">Bound to</h2>
@@ -146,6 +147,28 @@ function Question({ id, listed, now }) {
       ]} />
     </article>
     ${held.state === 'pending' && html`<${Decide} id=${id} grantable=${question.grantable} onDone=${again} />`}`
+}
+
+// What its agent did of late, and how questions like it were decided.
+function Asker({ id, state }) {
+  const [loaded] = useLoaded(() => get(`/v1/approvals/${id}/asker`), [id, state])
+  if (!loaded.data) return html`<${Problem} error=${loaded.error} />`
+  const { did, alike } = loaded.data
+  const stood = of => (of.length ? of.map(one => `${one.questions} ${one.state.replace('_', ' ')}`).join(', ') : 'none')
+  return html`<h2 class="sub">Its last hour</h2>
+    ${did.counts.length
+      ? html`<${Fields} rows=${did.counts.map(one => [`${one.endpoint}: ${one.verdict}`, String(one.actions)])} />`
+      : html`<p class="dim">It did nothing else.</p>`}
+    ${!did.whole && html`<p class="note">There is much traffic: these are of the newest records alone.</p>`}
+    ${did.actions.length > 0 && html`<div class="scroll" tabindex="0"><table><caption>Its last actions</caption>
+      <thead><tr>${['When', 'Verdict', 'Endpoint', 'What'].map(name => html`<th scope="col">${name}</th>`)}</tr></thead><tbody>${did.actions.map(one => html`<tr key=${one.id}>
+      <td>${when(one.at_us)}</td><td><${Badge} of=${one.verdict} /></td><td>${one.endpoint}</td><td class="mono">${printable(one.summary)}</td></tr>`)}</tbody></table></div>`}
+    <h2 class="sub">By this rule before</h2>
+    <${Fields} rows=${[['Like this', stood(alike.same)], ['Others', stood(alike.others)]]} />
+    ${alike.newest.length > 0 && html`<div class="scroll" tabindex="0"><table><caption>The newest like this</caption>
+      <thead><tr>${['When', 'How', 'Agent', 'What', 'By'].map(name => html`<th scope="col">${name}</th>`)}</tr></thead><tbody>${alike.newest.map(one => html`<tr key=${one.id}>
+      <td>${one.closed_us ? when(one.closed_us) : ''}</td><td><${Badge} of=${one.state} /></td><td>${printable(one.node)}</td><td class="mono">${printable(one.summary)}</td>
+      <td>${one.by.join(', ')}${one.reason && html`: ${printable(one.reason)}`}</td></tr>`)}</tbody></table></div>`}`
 }
 
 // What a yes may be given for; the first is once.

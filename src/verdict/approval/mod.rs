@@ -13,6 +13,7 @@
 //! Invariants: one decision lets one action pass; a person counts once; only who is eligible
 //! decides; a closed question never opens again.
 
+mod alike;
 mod decision;
 pub mod grant;
 mod lodge;
@@ -24,6 +25,7 @@ mod store;
 mod told;
 mod voter;
 
+pub use alike::{Alike, Decided, SHOWN_MAX, Stood};
 pub use decision::{Decide, DecideError, Decision};
 pub use grant::{Grant, People, Scope, Terms, Use};
 pub use lodge::Lodged;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use super::alike;
 use super::grant::{self, Use, Which};
 use super::row::{State, voters};
 use super::{Answer, Question};
@@ -175,8 +176,8 @@ fn insert(
     let later = question.escalation.as_ref();
     transaction.execute(
         "INSERT INTO approval (identity, node, question, required, eligible, state, asked_us, expires_us,
-           agent, scope, chain, excluded, escalates_us, escalate_to)
-         VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
+           agent, scope, chain, excluded, escalates_us, escalate_to, endpoint, rule, shape)
+         VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             identity.as_slice(),
             question.node,
@@ -191,6 +192,9 @@ fn insert(
             question.excluded,
             later.map(|later| now.saturating_add(micros(later.after))),
             later.map(|later| serde_json::json!(later.to).to_string()),
+            &*question.endpoint,
+            &*question.rule,
+            alike::shape(&question.facts),
         ],
     )?;
     Ok(())
