@@ -44,7 +44,7 @@ pub(super) async fn asker(
         false => Transport::Tailnet,
     };
     let since_us = now_us().saturating_sub(i64::try_from(BACK.as_micros()).unwrap_or(i64::MAX));
-    let path = operator.audit();
+    let path = operator.audit().await;
     let read =
         tokio::task::spawn_blocking(move || Reader::open(&path)?.latest(&node, transport.name(), since_us));
     let did = read.await.map_err(broken)?.map_err(broken)?;

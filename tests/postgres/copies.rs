@@ -96,6 +96,12 @@ async fn a_function_call_message_is_opaque() {
     payload.extend_from_slice(&[0, 0, 0, 2, 0, 0, 0, 1, b'3', 0, 0, 0, 1, b'4', 0, 0]);
     let call = message(b'F', &payload).to_vec();
     // A rule reads `sql.verbs`, which is unknown of it.
+    let rules = "rule \"reads\" {\n  endpoint = postgres.orders\n  condition = \"!('drop' in sql.verbs)\"\n  verdict = \"allow\"\n}";
+    let setup = crate::world::Setup {
+        rules,
+        ..crate::world::SETUP
+    };
+    world.reload(server.port, setup);
     let mut raw = Raw::enter(world.address).await;
     let came = raw.ask(std::slice::from_ref(&call)).await;
     assert_eq!(came.tags, "EZ", "{came:?}");
