@@ -10,6 +10,8 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+pub(super) use tailnet::state_folder;
+
 use crate::policy::{Policy, source};
 
 #[derive(clap::Args)]

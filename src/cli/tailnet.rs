@@ -5,14 +5,15 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use serde_json::Value;
 
 use super::Format;
+use super::gateway::state_folder;
 use crate::admin::Lock;
 use crate::admin::client::Reach;
-use crate::ingress::tailnet::guard::Guarded;
 use crate::ingress::tailnet::routes::Routes;
-use crate::ingress::tailnet::{LocalApi, LocalApiError, Plan, login};
+use crate::ingress::tailnet::{LocalApi, LocalApiError, declared, login};
 use crate::policy::{Policy, source};
 
 #[derive(clap::Args)]
@@ -21,7 +22,8 @@ pub struct Args {
     /// the tailnet leads agents to another gateway.
     #[arg(long, requires = "config")]
     withdraw: bool,
-    /// The ended gateway's configuration, for --withdraw.
+    /// The ended gateway's configuration, for --withdraw: only to find its state, where the service manager's
+    /// STATE_DIRECTORY does not say where that is.
     #[arg(short, long, value_name = "PATH", requires = "withdraw")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -46,34 +48,34 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!is_well)))
 }
 
+/// Takes back what ran has declared: the configuration may be another by now, or none that loads. It is read
+/// where nobody else says where the state lies.
 fn withdraw(config: &Path) -> anyhow::Result<ExitCode> {
-    let policy = match Policy::load(source::read(config)?, &source::read_file) {
-        Ok(policy) => policy,
-        Err(errors) => {
-            super::validate::print_errors(&errors, Format::Text);
-            return Ok(ExitCode::from(1));
-        }
+    let folder = match state_folder() {
+        Some(folder) => folder,
+        None => match Policy::load(source::read(config)?, &source::read_file) {
+            Ok(policy) => policy.model().gateway.state_dir.clone(),
+            Err(errors) => {
+                super::validate::print_errors(&errors, Format::Text);
+                return Ok(ExitCode::from(1));
+            }
+        },
     };
-    let gateway = &policy.model().gateway;
-    // A tailscaled of the gateway's own has ended with it.
-    let Some(socket) = gateway.tailscale.as_ref().and_then(|own| own.socket.as_ref()) else {
+    // A tailscaled of the gateway's own has ended with it, and nothing was written down.
+    let left = declared::left(&folder).context("what the gateway declared cannot be read")?;
+    let Some(left) = left else {
         return Ok(ExitCode::SUCCESS);
     };
     // A gateway that runs declares what it serves.
-    let _ended = Lock::take(&gateway.state_dir)?;
-    let everything = Guarded {
-        real: true,
-        via: true,
-        ..Guarded::default()
-    };
+    let _ended = Lock::take(&left.state_dir)?;
     let mut routes = Routes::default();
-    routes.replace(Plan::of(policy.model()).advertised(&everything));
+    routes.replace(left.routes);
     routes.end();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let api = LocalApi::new(socket)?;
+        let api = LocalApi::new(&left.socket)?;
         let there = api.prefs().await?.advertise_routes.unwrap_or_default();
         if let Some(rest) = routes.over(&there) {
             api.advertise(&rest).await?;
@@ -81,6 +83,7 @@ fn withdraw(config: &Path) -> anyhow::Result<ExitCode> {
         }
         Ok::<_, LocalApiError>(())
     })?;
+    declared::taken_back(&folder);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -30,7 +30,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::HeaderValue;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -130,8 +129,8 @@ pub struct Claimed {
     pub name: Option<String>,
     /// The address and port that were dialled.
     pub destination: SocketAddr,
-    /// Where the agent is told what it may reach, as the value of a denial's `Link` (RFC 8288).
-    pub help: HeaderValue,
+    /// Where the agent is told what it may reach; a denial's `Link` (RFC 8288) leads there.
+    pub help: String,
 }
 
 /// One agent's connection, after its TLS.

@@ -43,6 +43,7 @@ impl Proxy {
         let context = Context {
             gateway: &around,
             agent: &agent,
+            help: self.teller.help(agent.identity.transport),
             endpoint: &endpoint,
             host: &host,
             held: candidates(model, &agent, &endpoint),

@@ -38,9 +38,6 @@ const APPROVALS: &str = "/approvals/";
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
-/// The help of a gateway whose name on the tailnet is no header's text.
-const HELP: &str = "<http://tailkeep.internal/>; rel=\"help\"";
-
 /// Tells agents who they are. Cheap to clone.
 #[derive(Clone)]
 pub struct Teller {
@@ -83,13 +80,12 @@ impl Teller {
         self.called.borrow().clone()
     }
 
-    /// Where an agent is told what it may reach, as the value of a denial's `Link` (RFC 8288): a peer of the
-    /// tailnet knows the gateway by its MagicDNS name.
-    pub fn help(&self, transport: Transport) -> HeaderValue {
+    /// Where an agent is told what it may reach, as denials name it: a peer of the tailnet knows the gateway
+    /// by its MagicDNS name.
+    pub fn help(&self, transport: Transport) -> String {
         let called = self.called.borrow();
         let name = called.answers().filter(|_| transport == Transport::Tailnet);
-        let text = format!("<http://{}/>; rel=\"help\"", name.unwrap_or(HOST));
-        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(HELP))
+        format!("http://{}/", name.unwrap_or(HOST))
     }
 
     /// Whether a destination is where agents ask.

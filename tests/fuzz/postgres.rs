@@ -42,6 +42,7 @@ fn session() -> PgSession {
         statement_bytes_max: STATEMENT_BYTES_MAX,
         statements_max: 4,
         prepared_bytes_max: 1 << 16,
+        help: "http://help.test/".to_owned(),
     };
     PgSession::new(config, b'I', Instant::now())
 }

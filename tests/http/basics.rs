@@ -91,5 +91,8 @@ async fn a_denial_is_put_as_the_client_reads_it() {
     let got = curl(&world, gateway, &grpc).await;
     assert_eq!(got.status, 200, "{}", got.errors);
     assert!(got.text().contains("grpc-status: 7"), "{}", got.text());
-    assert!(got.text().contains("grpc-message: no rule"), "{}", got.text());
+    let told = "grpc-message: no rule";
+    assert!(got.text().contains(told), "{}", got.text());
+    let help = "(what you may reach: http://tailkeep.internal/)";
+    assert!(got.text().contains(help), "{}", got.text());
 }

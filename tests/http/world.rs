@@ -129,7 +129,7 @@ impl World {
         let address = listener.local_addr().unwrap();
         let (shared, ended, open) = (self.shared.clone(), self.ended.clone(), self.open.clone());
         let claimed = Claimed {
-            help: http::HeaderValue::from_static("<http://tailkeep.internal/>; rel=\"help\""),
+            help: "http://tailkeep.internal/".to_owned(),
             agent: agent(),
             endpoint: dialled.endpoint.into(),
             name: dialled.name.map(str::to_owned),

@@ -135,7 +135,7 @@ impl Cluster {
         let world = World::new(&format!("{policy}{rules}"));
         let shared = world.shared.clone();
         let claimed = Claimed {
-            help: http::HeaderValue::from_static("<http://tailkeep.internal/>; rel=\"help\""),
+            help: "http://tailkeep.internal/".to_owned(),
             agent: agent(),
             endpoint: "kubernetes.prod".into(),
             name: None,

@@ -113,6 +113,8 @@ async fn the_roles_own_schema_and_that_of_the_role_it_takes_count() {
     asks(&mut raw, "set role boss", "SET").await;
     let came = raw.query("select x from orders").await;
     assert!(came.text().contains("42501"), "{came:?}");
+    let hint = "HWhat you may reach: http://tailkeep.internal/";
+    assert!(came.text().contains(hint), "{came:?}");
 }
 
 #[tokio::test]

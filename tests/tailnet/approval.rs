@@ -1,6 +1,6 @@
 //! What the tailnet's policy file lacks is said in lines that work.
 
-use crate::lab::{World, until};
+use crate::lab::{API_TEST, World, until};
 use crate::real::{attached, service};
 
 const PROFILES: &str = r#"
@@ -50,7 +50,7 @@ fn the_lines_to_paste_are_what_the_policy_file_lacks() {
         .policy(&format!("{{{}}}", report_before["policy_file"].as_str().unwrap()));
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
     ci.until_routes();
-    let answer = ci.http("10.78.0.1", 80, "api.test", "GET");
+    let answer = ci.http(API_TEST[0], 80, "api.test", "GET");
     assert!(answer.contains(" 200 "), "{answer}");
     until("the gateway sees it", || report().0 == Some(0));
     let (_, after) = report();

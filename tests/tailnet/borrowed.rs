@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::database::Psql;
-use crate::lab::{Machine, World, until};
+use crate::lab::{GATEWAY_ITSELF, Machine, World, until};
 use crate::stories::{OPEN, ORDERS, Scene, scene};
 
 /// How long a connection that must not come about may take.
@@ -70,7 +70,8 @@ fn another_nodes_address_leads_nowhere() {
     let mut scene = scene(world);
     let ci = scene.agent("ci-1", &["tag:agent-ci"]);
     let thief = scene.agent("thief", &[]);
-    let told = "10.78.0.2:80";
+    let told = &*format!("{}:80", GATEWAY_ITSELF[0]);
+    let told6 = &*format!("[{}]:80", GATEWAY_ITSELF[1]);
     let server = format!("{}:53", scene.node.address(false));
     let own = dial_from(&ci.machine, &ci.address(false), told).unwrap();
     assert!(String::from_utf8_lossy(&own).contains(r#""name":"ci-1""#));
@@ -78,7 +79,7 @@ fn another_nodes_address_leads_nowhere() {
     let before = records(&scene, "ci-1");
 
     // On a node: the tunnel is for its own addresses alone.
-    for (v6, to) in [(false, told), (true, "[fd7a:7461:696c:78::2]:80")] {
+    for (v6, to) in [(false, told), (true, told6)] {
         let (address, bits) = (ci.address(v6), if v6 { 128 } else { 32 });
         let kind = if v6 { " nodad" } else { "" };
         for device in ["lo", "tailscale0"] {
@@ -114,11 +115,11 @@ fn another_nodes_address_leads_nowhere() {
     // A program on the gateway's machine, by an address of that or of the node's.
     for (from, to) in [
         ("127.0.0.1".to_owned(), told),
-        ("10.78.0.2".to_owned(), told),
+        (GATEWAY_ITSELF[0].to_owned(), told),
         ("192.168.100.11".to_owned(), told),
         (scene.node.address(false), told),
         (ci.address(false), told),
-        (ci.address(true), "[fd7a:7461:696c:78::2]:80"),
+        (ci.address(true), told6),
     ] {
         let answer = dial_from(&scene.node.machine, &from, to).unwrap_or_default();
         assert!(answer.is_empty(), "{from}: {answer:?}");
@@ -146,7 +147,7 @@ fn what_stands_behind_a_node_is_not_the_node() {
     ci.machine.ip("addr add 10.99.0.5/32 dev lo");
     ci.set(json!({ "AdvertiseRoutes": ["10.99.0.0/24"], "NoSNAT": true }));
     until("the route is known", || scene.node.has_route("10.99.0.0/24"));
-    let told = "10.78.0.2:80";
+    let told = &*format!("{}:80", GATEWAY_ITSELF[0]);
     let own = dial_from(&ci.machine, &ci.address(false), told).unwrap();
     assert!(String::from_utf8_lossy(&own).contains(r#""name":"ci-1""#));
     until("the connection comes through the tunnel", || {

@@ -1,4 +1,5 @@
-//! Two gateways advertise the same routes: when one goes, the tailnet leads its agents to the other.
+//! Two gateways advertise the same routes: when one goes, the tailnet leads its agents to the other, where the
+//! same addresses mean the same endpoints.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -22,8 +23,17 @@ profile "ci" {
 }
 "#;
 
+/// What the second gateway's policy has beside, so that it sees other names first.
+const MORE: &str = r#"
+endpoint "http" "before" {
+  hosts    = ["aaa.test:80", "before.test:80"]
+  upstream = "127.0.0.2:9"
+}
+"#;
+
 /// A gateway on a machine of its own.
 struct Site {
+    more: &'static str,
     gateway: Gateway,
     node: Tailscaled,
     folder: PathBuf,
@@ -38,8 +48,10 @@ impl Site {
         node.login(&world.control, &["tag:gateway"], json!({ "NoSNAT": true }));
         let folder = world.folder().join(format!("gateway-{name}"));
         put_password(&folder);
-        let gateway = Site::gateway(&node, &folder);
+        let more = if name == "gw-2" { MORE } else { "" };
+        let gateway = Site::gateway(&node, &folder, more);
         Site {
+            more,
             gateway,
             _reached: Reached::from(&machine, server),
             node,
@@ -47,8 +59,9 @@ impl Site {
         }
     }
 
-    fn gateway(node: &Tailscaled, folder: &std::path::Path) -> Gateway {
-        let gateway = Gateway::start(&node.machine, folder, &policy(node, PROFILES), |_| {});
+    fn gateway(node: &Tailscaled, folder: &std::path::Path, more: &str) -> Gateway {
+        let text = policy(node, &format!("{PROFILES}{more}"));
+        let gateway = Gateway::start(&node.machine, folder, &text, |_| {});
         gateway.until_says("tailscaled is heard");
         gateway
     }
@@ -58,7 +71,7 @@ impl Site {
         if self.node.state().is_empty() {
             self.node.restart();
         }
-        self.gateway = Site::gateway(&self.node, &self.folder);
+        self.gateway = Site::gateway(&self.node, &self.folder, self.more);
     }
 
     fn has_let_in(&self, node: &str) -> bool {
@@ -126,7 +139,9 @@ impl Scene {
             until(what, || agent.says("select id from orders") == "7\n");
             eprintln!("{what} after {:?}", began.elapsed());
             let denied = agent.says("delete from orders");
-            assert!(denied.contains("ERROR"), "{denied}");
+            // It names the gateway that said no, for whoever asks what it may do.
+            let hint = "HINT:  What you may reach: http://gw-";
+            assert!(denied.contains("ERROR") && denied.contains(hint), "{denied}");
         }
     }
 }
@@ -207,12 +222,13 @@ fn a_crash_beside_a_living_tailscaled_keeps_no_agent_from_the_other() {
         return;
     };
     scene.until_served("the first gateway serves");
-    let withdraw = |site: &Site| {
+    let withdraw = |site: &Site, state: Option<PathBuf>| {
         let mut command = site.node.machine.command(env!("CARGO_BIN_EXE_tailkeep"));
         command.args(["tailnet", "--withdraw", "-c"]);
+        command.envs(state.map(|folder| ("STATE_DIRECTORY", folder)));
         command.arg(site.folder.join("policy.hcl")).output().unwrap()
     };
-    let refused = withdraw(&scene.first);
+    let refused = withdraw(&scene.first, None);
     assert!(!refused.status.success(), "a gateway that runs keeps its routes");
     scene.first.gateway.kill();
     let node = scene.world.control.node("gw-1");
@@ -224,8 +240,11 @@ fn a_crash_beside_a_living_tailscaled_keeps_no_agent_from_the_other() {
     for agent in &scene.agents {
         assert_ne!(agent.tries("select id from orders"), "7\n", "nobody is there");
     }
-    // What its unit does after it.
-    let done = withdraw(&scene.first);
+    // What its unit does after it; the configuration on disk is another by then, and none that loads.
+    std::fs::write(scene.first.folder.join("policy.hcl"), "no policy\n").unwrap();
+    let blind = withdraw(&scene.first, None);
+    assert!(!blind.status.success(), "nobody says where the state lies");
+    let done = withdraw(&scene.first, Some(scene.first.folder.join("state")));
     assert!(done.status.success(), "{done:?}");
     scene.until_leads_to("gw-2");
     scene.until_served("the second gateway serves");

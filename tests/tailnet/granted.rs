@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use crate::lab::{POLICY, SOON, World, until};
+use crate::lab::{API_TEST, GATEWAY_ITSELF, POLICY, SOON, World, until};
 use crate::real::{attached, service};
 
 const DEV: &str = r#"
@@ -53,8 +53,8 @@ fn granted_and_withdrawn(mut world: World) {
     let _gateway = attached(&world, &node, DEV);
     let dev = world.agent("dev-1", &["tag:agent-dev"]);
     dev.until_routes();
-    let lets_in = || dev.http("10.78.0.1", 80, "api.test", "GET").contains(" 200 ");
-    let told = || dev.http("10.78.0.2", 80, "tailkeep.internal", "GET");
+    let lets_in = || dev.http(API_TEST[0], 80, "api.test", "GET").contains(" 200 ");
+    let told = || dev.http(GATEWAY_ITSELF[0], 80, "tailkeep.internal", "GET");
     assert!(!lets_in(), "nothing is granted");
     assert!(told().contains(" 403 "), "{}", told());
     world.control.policy(&granting(r#"{"profiles": ["dev"]}"#));
@@ -71,7 +71,7 @@ fn granted_and_withdrawn(mut world: World) {
     world.control.policy(&granting(r#"{"profiles": ["dev"]}"#));
     until("the grant counts again", &lets_in);
     // A change that leaves the profile as it is ends nothing; the withdrawal ends what is open.
-    let mut open = dev.dial("10.78.0.1", 80).unwrap();
+    let mut open = dev.dial(API_TEST[0], 80).unwrap();
     open.set_read_timeout(Some(SOON)).unwrap();
     assert!(get(&mut open).contains(" 200 "));
     world.control.policy(&granting(

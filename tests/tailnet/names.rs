@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 
 use serde_json::json;
 
-use crate::lab::{POLICY, Tailscaled, World, until};
+use crate::lab::{API_TEST, POLICY, Tailscaled, World, until};
 use crate::real::{CI_ALL, attached, service};
 
 /// The code of an answer over TCP, and how many records it has.
@@ -88,8 +88,8 @@ fn the_machines_own_resolver_finds_the_endpoints_by_split_dns() {
         agent.until_routes();
     }
     let resolve = |agent: &Tailscaled| agent.machine.says("getent", &["ahosts", "api.test"]);
-    until("the resolver is in use", || resolve(&ci).contains("10.78.0.1"));
-    assert!(resolve(&ci).contains("fd7a:7461:696c:78::1"), "{}", resolve(&ci));
+    until("the resolver is in use", || resolve(&ci).contains(API_TEST[0]));
+    assert!(resolve(&ci).contains(API_TEST[1]), "{}", resolve(&ci));
     let fetched = ci.machine.says("curl", &["-sS", "-m", "20", "http://api.test/"]);
     assert_eq!(fetched, "done");
     assert!(
@@ -120,7 +120,7 @@ fn a_port_that_another_resolver_has_takes_nothing_else_away() {
     gateway.until_says("another resolver has the port");
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
     ci.until_routes();
-    let answer = ci.http("10.78.0.1", 80, "api.test", "GET");
+    let answer = ci.http(API_TEST[0], 80, "api.test", "GET");
     assert!(answer.contains(" 200 "), "{answer}");
     // It is tried again.
     squatter.kill().unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::lab::{Gateway, Machine, POLICY, VIRTUAL, World, local, program, until};
+use crate::lab::{API_TEST, Gateway, Machine, POLICY, VIRTUAL, World, local, program, until};
 use crate::real::{CI_READS, Service, service_on};
 
 /// A gateway without a `socket`. `fields` stand in its tailscale block.
@@ -137,7 +137,7 @@ fn our_own_tailscaled_serves_dies_comes_back_and_ends_with_us() {
     assert_eq!(node["Tags"], serde_json::json!(["tag:gateway"]), "{node}");
     let ci = own.world.agent("ci-1", &["tag:agent-ci"]);
     ci.until_routes();
-    let answers = || ci.http("10.78.0.1", 80, "api.test", "GET");
+    let answers = || ci.http(API_TEST[0], 80, "api.test", "GET");
     assert!(answers().contains(" 200 "), "{}", answers());
 
     // It is killed: it comes back by itself, as the same node, and without another key.
@@ -179,15 +179,18 @@ fn connections_are_of_the_peer_that_tailscaled_says_and_of_nobody_else_here() {
     // All arrive from this machine's loopback; each is its own.
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| assert!(ci.http("10.78.0.1", 80, "api.test", "GET").contains(" 200 ")));
-            scope.spawn(|| assert!(!dev.http("10.78.0.1", 80, "api.test", "GET").contains(" 200 ")));
+            scope.spawn(|| assert!(ci.http(API_TEST[0], 80, "api.test", "GET").contains(" 200 ")));
+            scope.spawn(|| assert!(!dev.http(API_TEST[0], 80, "api.test", "GET").contains(" 200 ")));
         }
     });
-    let url = ["http://10.78.0.1/", "http://[fd7a:7461:696c:78::1]/"];
+    let url = [
+        format!("http://{}/", API_TEST[0]),
+        format!("http://[{}]/", API_TEST[1]),
+    ];
     for url in url {
         let said = own
             .machine
-            .says("curl", &["-sS", "-m", "20", "-H", "Host: api.test", url]);
+            .says("curl", &["-sS", "-m", "20", "-H", "Host: api.test", &url]);
         assert!(
             said.contains("curl: (52)") || said.contains("curl: (56)"),
             "{said}"

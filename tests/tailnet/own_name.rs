@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::lab::{Machine, POLICY, SOON, World, until};
+use crate::lab::{API_TEST, GATEWAY_ITSELF, Machine, POLICY, SOON, World, until};
 use crate::real::{CI_ALL, attached, service};
 
 const KEEPS: &str = r#"
@@ -65,10 +65,10 @@ fn the_gateways_name_says_who_asks(mut world: World) {
         );
     }
     // The same at the name that every tunnel has.
-    let told = ci.http("10.78.0.2", 80, "tailkeep.internal", "GET");
+    let told = ci.http(GATEWAY_ITSELF[0], 80, "tailkeep.internal", "GET");
     assert!(told.contains(r#""gateway":"gw.lab.ts.net""#), "{told}");
     // A denial says where to ask, by a name that peers of the tailnet know.
-    let denied = ci.http("10.78.0.1", 80, "api.test", "DELETE");
+    let denied = ci.http(API_TEST[0], 80, "api.test", "DELETE");
     let help = "link: <http://gw.lab.ts.net/>; rel=\"help\"";
     assert!(denied.contains(" 403 ") && denied.contains(help), "{denied}");
     let report = gateway.operator(&["tailnet", "--format", "json"]).output();
@@ -161,6 +161,6 @@ fn a_port_that_others_have_is_said_and_takes_nothing_else_away() {
     ci.until_routes();
     // The squatter had every address's, the endpoint's too.
     until("the endpoint is served as well", || {
-        ci.http("10.78.0.1", 80, "api.test", "GET").contains(" 200 ")
+        ci.http(API_TEST[0], 80, "api.test", "GET").contains(" 200 ")
     });
 }

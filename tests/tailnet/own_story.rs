@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::lab::{Tailscaled, World, until};
+use crate::lab::{API_TEST, Tailscaled, World, until};
 use crate::own::{Own, folder};
 
 /// Every node may reach every port: what is refused, the gateway refuses.
@@ -131,7 +131,7 @@ fn names_whoami_and_the_page_are_there_and_routes_go_with_the_gateway() {
                 "-m",
                 "2",
                 "--resolve",
-                "api.test:80:10.78.0.1",
+                &format!("api.test:80:{}", API_TEST[0]),
                 "http://api.test/"
             ]
         )

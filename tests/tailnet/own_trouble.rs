@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::lab::{POLICY, Tailscaled, World};
+use crate::lab::{API_TEST, POLICY, Tailscaled, World};
 use crate::own::{BY_KEY, Own, signal};
 use crate::tailscaled::{Mood, Tailscaled as Fake};
 use crate::world::{alone, until};
@@ -19,7 +19,7 @@ struct Open(UnixStream);
 
 impl Open {
     fn from(agent: &Tailscaled) -> Open {
-        let mut open = Open(agent.dial("10.78.0.1", 80).unwrap());
+        let mut open = Open(agent.dial(API_TEST[0], 80).unwrap());
         assert!(open.get().contains(" 200 "));
         open
     }
@@ -49,7 +49,7 @@ fn one_that_hangs_lets_nobody_in_by_mistake_and_recovers() {
     let output = own.gateway.operator(&["tailnet"]).output().unwrap();
     assert!(!output.stdout.is_empty(), "the operator is answered: {output:?}");
     // As a program of this machine would come: whose it is cannot be asked.
-    let url = "http://10.78.0.1/";
+    let url = &format!("http://{}/", API_TEST[0]);
     let said = own
         .machine
         .says("curl", &["-sS", "-m", "8", "-H", "Host: api.test", url]);
@@ -62,7 +62,7 @@ fn one_that_hangs_lets_nobody_in_by_mistake_and_recovers() {
     // What of the end arrives is up to tailscaled: the agent is no peer any more.
     let _ = open.0.set_read_timeout(Some(Duration::from_secs(1)));
     assert!(!open.get().contains(" 200 "));
-    assert!(!ci.http("10.78.0.1", 80, "api.test", "GET").contains(" 200 "));
+    assert!(!ci.http(API_TEST[0], 80, "api.test", "GET").contains(" 200 "));
     let after = own.gateway.audit();
     assert!(
         after[audited..].iter().all(|row| row["verdict"] != "allow"),
@@ -70,7 +70,7 @@ fn one_that_hangs_lets_nobody_in_by_mistake_and_recovers() {
     );
     own.world.control.set_tags("ci-1", &["tag:agent-ci"]);
     until("it is let in again", || {
-        ci.http("10.78.0.1", 80, "api.test", "GET").contains(" 200 ")
+        ci.http(API_TEST[0], 80, "api.test", "GET").contains(" 200 ")
     });
     assert_eq!(own.daemon(), daemon, "it was never started anew");
 }
@@ -84,7 +84,7 @@ fn one_that_is_killed_forgets_no_change_of_the_meantime() {
     own.until_state("Running");
     let ci = own.world.agent("ci-1", &["tag:agent-ci"]);
     ci.until_routes();
-    assert!(ci.http("10.78.0.1", 80, "api.test", "GET").contains(" 200 "));
+    assert!(ci.http(API_TEST[0], 80, "api.test", "GET").contains(" 200 "));
     for _ in 0..2 {
         let before = own.daemon();
         signal(before, Signal::SIGKILL);
@@ -93,13 +93,13 @@ fn one_that_is_killed_forgets_no_change_of_the_meantime() {
         own.until_state("Running");
     }
     until("the tailnet is told", || {
-        let said = ci.http("10.78.0.1", 80, "api.test", "GET");
+        let said = ci.http(API_TEST[0], 80, "api.test", "GET");
         assert!(!said.contains(" 200 "), "{said}");
         own.gateway.log().matches("our tailscaled ended").count() >= 2
     });
     own.world.control.set_tags("ci-1", &["tag:agent-ci"]);
     until("it is let in again", || {
-        ci.http("10.78.0.1", 80, "api.test", "GET").contains(" 200 ")
+        ci.http(API_TEST[0], 80, "api.test", "GET").contains(" 200 ")
     });
 }
 

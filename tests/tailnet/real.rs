@@ -1,6 +1,6 @@
 //! The gateway on a real tailnet.
 
-use crate::lab::{Gateway, Machine, POLICY, Tailscaled, World, until};
+use crate::lab::{API_TEST, Gateway, Machine, POLICY, Tailscaled, World, until};
 
 /// An HTTP service behind the gateway, on the gateway's machine.
 pub struct Service(pub std::process::Child);
@@ -96,7 +96,7 @@ fn tags_decide(mut world: World) {
     let dev = world.agent("dev-1", &["tag:agent-dev"]);
     ci.until_routes();
     dev.until_routes();
-    for address in ["10.78.0.1", "fd7a:7461:696c:78::1"] {
+    for address in API_TEST {
         let answer = ci.http(address, 80, "api.test", "GET");
         assert!(answer.contains(" 200 "), "{address}: {answer}");
         let answer = ci.http(address, 80, "api.test", "POST");

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 
 use serde_json::json;
 
-use crate::lab::{Gateway, Machine, Tailscaled, World, until};
+use crate::lab::{API_TEST, Gateway, Machine, Tailscaled, World, until};
 use crate::postgres::{PASSWORD, Server};
 
 /// Agents may reach the real addresses; site 7 is the range 10.1.0.0/16.
@@ -278,12 +278,8 @@ fn what_is_dialled_at_real_addresses_comes_to_the_gateway_and_nowhere_else() {
     assert!(is_shut(&ci.machine, SocketAddr::new(gateway, 8740)));
     assert!(is_shut(&scene.node.machine, SocketAddr::new(gateway, 8740)));
     assert!(is_shut(&ci.machine, "192.168.100.11:8740".parse().unwrap()));
-    for address in [
-        "10.20.0.5:443",
-        "[fd20::5]:443",
-        "10.78.0.1:443",
-        "[fd7a:7461:696c:78::1]:443",
-    ] {
+    let [v4, v6] = [format!("{}:443", API_TEST[0]), format!("[{}]:443", API_TEST[1])];
+    for address in ["10.20.0.5:443", "[fd20::5]:443", &v4, &v6] {
         assert!(is_refused_udp(&ci.machine, address), "{address}");
     }
     let audit = scene.gateway.audit();

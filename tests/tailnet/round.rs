@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::lab::{Gateway, POLICY, Tailscaled, World, until};
+use crate::lab::{API_TEST, Gateway, POLICY, Tailscaled, World, until};
 use crate::real::{CI_ALL, Service, attached, policy, service};
 
 /// How a gateway ends that is attached to it, and what it says.
@@ -89,7 +89,7 @@ fn no_upstream_stands_where_the_nodes_own_address_leads() {
     let gateway = attached(&world, &node, CI_ALL);
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
     ci.until_routes();
-    let by_the_gateway = || ci.http("10.78.0.1", 80, "api.test", "GET");
+    let by_the_gateway = || ci.http(API_TEST[0], 80, "api.test", "GET");
     until("the service answers", || by_the_gateway().contains(" 200 "));
     for v6 in [false, true] {
         let answer = ci.http(&node.address(v6), 9000, "api.test", "GET");

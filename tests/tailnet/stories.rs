@@ -7,7 +7,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::database::{Psql, Reached, database, policy, put_password, text};
-use crate::lab::{Gateway, Tailscaled, World, until};
+use crate::lab::{GATEWAY_ITSELF, Gateway, Tailscaled, World, until};
 use crate::postgres::Server;
 
 /// Every node may reach every port of the gateway: what is refused, the gateway refuses.
@@ -53,8 +53,7 @@ profile "dev" {
 }
 "#;
 
-/// The addresses of `orders.test`.
-pub const ORDERS: [&str; 2] = ["10.78.0.1", "fd7a:7461:696c:78::1"];
+pub use crate::lab::ORDERS_TEST as ORDERS;
 
 /// A gateway before a PostgreSQL, on a tailnet.
 pub struct Scene {
@@ -174,7 +173,7 @@ fn who_is_not_named_reaches_nothing(world: World) {
     scene.world.control.set_domain("ci-7", "partner.ts.net");
     let guest_name = "ci-7.partner.ts.net";
     until("it is known as a guest", || {
-        let told = guest.http("10.78.0.2", 80, "tailkeep.internal", "GET");
+        let told = guest.http(GATEWAY_ITSELF[0], 80, "tailkeep.internal", "GET");
         told.contains(" 403 ")
     });
     for agent in [&plain, &guest] {

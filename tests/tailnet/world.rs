@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::lab::{API_TEST, GATEWAY_ITSELF};
 use crate::tailscaled::Tailscaled;
 
 /// How long anything may take here before a test fails.
@@ -26,6 +27,10 @@ pub struct Open(TcpStream);
 fn ip(line: &str) {
     let status = Command::new("ip").args(line.split(' ')).status().unwrap();
     assert!(status.success(), "ip {line}");
+}
+
+fn at(address: &str) -> String {
+    format!("{address}:80")
 }
 
 /// Runs a test in a network namespace of its own.
@@ -195,12 +200,12 @@ rule "dev" {{
     /// What the gateway answers when a peer asks it for a path of its own name.
     pub fn ask_gateway(&self, source: &str, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: tailkeep.internal\r\nConnection: close\r\n\r\n");
-        say(from(source, "10.78.0.2:80"), &request)
+        say(from(source, &at(GATEWAY_ITSELF[0])), &request)
     }
 
     /// What a peer is answered; nothing where its connection is closed.
     pub fn ask(&self, source: &str, method: &str) -> String {
-        exchange(from(source, "10.78.0.1:80"), method)
+        exchange(from(source, &at(API_TEST[0])), method)
     }
 
     /// A change, until the gateway has heard of it: nothing from before is kept.
@@ -217,7 +222,7 @@ rule "dev" {{
         socket.bind(&any.into()).unwrap();
         let own = socket.local_addr().unwrap().as_socket().unwrap();
         self.daemon.dials(own.port(), peer);
-        let to: SocketAddr = "10.78.0.1:80".parse().unwrap();
+        let to: SocketAddr = at(API_TEST[0]).parse().unwrap();
         socket.connect(&to.into()).unwrap();
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(SOON)).unwrap();
@@ -225,12 +230,12 @@ rule "dev" {{
     }
 
     pub fn ask6(&self, source: &str, method: &str) -> String {
-        exchange(from(source, "[fd7a:7461:696c:78::1]:80"), method)
+        exchange(from(source, &format!("[{}]:80", API_TEST[1])), method)
     }
 
     /// A connection that was answered once, and is open.
     pub fn connect(&self, source: &str) -> Open {
-        let mut open = Open(from(source, "10.78.0.1:80").unwrap());
+        let mut open = Open(from(source, &at(API_TEST[0])).unwrap());
         let answer = open.get();
         assert!(
             answer.contains(" 200 "),

@@ -12,6 +12,7 @@ use crate::credential::KnownSecrets;
 use crate::credential::store::read;
 use crate::identity::Identity;
 use crate::ingress::dns::{Answerer, Names};
+use crate::ingress::tailnet::declared::Declared;
 use crate::ingress::tailnet::{
     Accepted, Called, Daemon, Door, Listener, LocalApi, Login, NameServer, Node, Own, Plan, Redirect, daemon,
     login,
@@ -42,8 +43,11 @@ pub(super) fn prepare(block: &Tailscale, gateway: &Gateway, known: &KnownSecrets
     let folder = std::path::absolute(gateway.state_dir.join("tailscale"))?;
     if let Some(socket) = &block.socket {
         refuse_own_fields(block)?;
+        let node = Node::new(LocalApi::new(socket)?, None);
+        let kept = state_folder().unwrap_or_else(|| gateway.state_dir.clone());
+        node.write_down(Declared::new(&kept, &gateway.state_dir, socket)?);
         return Ok(Tailnet {
-            node: Node::new(LocalApi::new(socket)?, None),
+            node,
             socket: socket.clone(),
             program: None,
             folder,
@@ -81,6 +85,14 @@ pub(super) fn prepare(block: &Tailscale, gateway: &Gateway, known: &KnownSecrets
         folder,
         daemon: None,
     })
+}
+
+/// The folder that a service manager gives the gateway (`StateDirectory=`), which no configuration moves.
+pub(in crate::cli) fn state_folder() -> Option<PathBuf> {
+    let all = std::env::var_os("STATE_DIRECTORY")?;
+    std::env::split_paths(&all)
+        .next()
+        .filter(|path| path.is_absolute())
 }
 
 /// A tailscaled that is not ours has them from whoever set it up.

@@ -16,6 +16,12 @@ const GATEWAY_UNIT: &str = "/etc/systemd/system/tailkeep.service";
 const INTERCEPT_UNIT: &str = "/etc/systemd/system/tailkeep-intercept.service";
 const ACCOUNT: &str = "/etc/sysusers.d/tailkeep.conf";
 
+/// A line of the unit around a command that runs where the service was stopped, and not where it broke.
+pub(super) const ORDERLY: (&str, &str) = (
+    "ExecStopPost=-/bin/sh -c 'test $$SERVICE_RESULT != success || exec ",
+    "'",
+);
+
 /// One thing to be done.
 pub(super) enum Change {
     Write {
@@ -91,10 +97,15 @@ pub(super) fn removal() -> Vec<Change> {
         changes.push(may_fail(words.map(str::to_owned).to_vec()));
     } else {
         // What the unit would do when it is stopped; its own lines know the ranges of that time.
-        let stop = unit
-            .lines()
-            .filter_map(|line| line.strip_prefix("ExecStopPost=-"));
-        let words = |line: &str| line.split(' ').map(str::to_owned).collect();
+        let bare = |line: &'_ str| -> Option<String> {
+            let inner = line
+                .strip_prefix(ORDERLY.0)
+                .and_then(|rest| rest.strip_suffix(ORDERLY.1));
+            // As earlier versions wrote it.
+            Some(inner.or_else(|| line.strip_prefix("ExecStopPost=-"))?.to_owned())
+        };
+        let stop = unit.lines().filter_map(bare);
+        let words = |line: String| line.split(' ').map(str::to_owned).collect();
         changes.extend(stop.map(words).map(may_fail));
     }
     let files = [GATEWAY_UNIT, INTERCEPT_UNIT, INTERCEPT, ACCOUNT, LOADED];

@@ -24,6 +24,7 @@ pub(super) fn text(wanted: &Wanted) -> String {
     // A packet without a socket of somebody is none of tailscaled's dials.
     let not_ours = format!("meta skuid != \"{}\"", wanted.user);
     let turn = format!("meta l4proto tcp redirect to :{port}");
+    let end = "meta l4proto tcp reject with tcp reset";
     let refuse = "meta l4proto != tcp reject with icmpx port-unreachable";
     let mut text = title(plan, port, device, &wanted.user);
     text.push_str("\n# Written by `tailkeep setup`, which also takes it away: `tailkeep setup --remove`.\n");
@@ -56,6 +57,9 @@ pub(super) fn text(wanted: &Wanted) -> String {
             -110,
             rules(&not_ours, &via, refuse),
         ),
+        // After it: nat looks at a flow's first packet alone, so one that began while somebody had flushed the
+        // table would go on, round the gateway.
+        ("keep_own", "filter", "output", 0, rules(&not_ours, &via, end)),
     ];
     for (name, kind, hook, priority, rules) in chains {
         if rules.is_empty() {

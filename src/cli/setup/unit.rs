@@ -1,7 +1,7 @@
 //! The systemd units and the account. No I/O. The repository's `tailscale/` has them as examples.
 
 use super::Wanted;
-use super::change::{doing, quoted, undoing};
+use super::change::{ORDERLY, doing, quoted, undoing};
 
 /// The gateway. No root: the one capability is for the ports of the virtual addresses and DNS.
 pub(super) fn gateway(wanted: &Wanted) -> String {
@@ -65,10 +65,10 @@ WantedBy=multi-user.target
 
 /// What turns connections to the gateway, as a service: loaded at each start, before tailscaled.
 pub(super) fn intercept(wanted: &Wanted) -> String {
-    let lines = |field: &str, commands: &[Vec<String>]| -> String {
+    let lines = |(before, after): (&str, &str), commands: &[Vec<String>]| -> String {
         let line = |command: &Vec<String>| {
             let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
-            format!("{field}{}\n", words.join(" "))
+            format!("{before}{}{after}\n", words.join(" "))
         };
         commands.iter().map(line).collect()
     };
@@ -90,10 +90,13 @@ Restart=always
 RestartSec=200ms
 RuntimeDirectory=tailkeep
 RuntimeDirectoryMode=0755
+RuntimeDirectoryPreserve=restart
 {start}\
 # Loads the table anew whenever somebody has flushed it.
 ExecStart={program} setup --watch
-{reload}{stop}\
+{reload}\
+# Where it was stopped; while one that broke is begun anew, everything stays.
+{stop}\
 CapabilityBoundingSet=CAP_NET_ADMIN
 NoNewPrivileges=yes
 ProtectSystem=strict
@@ -107,9 +110,9 @@ SystemCallArchitectures=native
 WantedBy=multi-user.target
 ",
         program = quoted(&wanted.program.to_string_lossy()),
-        start = lines("ExecStartPre=", &doing),
-        reload = lines("ExecReload=", &doing),
-        stop = lines("ExecStopPost=-", &undoing(&wanted.names)),
+        start = lines(("ExecStartPre=", ""), &doing),
+        reload = lines(("ExecReload=", ""), &doing),
+        stop = lines(ORDERLY, &undoing(&wanted.names)),
     )
 }
 

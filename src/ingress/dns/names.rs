@@ -1,4 +1,7 @@
-//! The bijection between names and virtual addresses. Append-only, so that nothing ever moves.
+//! The bijection between names and virtual addresses. A name's place in the ranges is a hash of it, so
+//! that two gateways before one tailnet agree whatever they saw first: a fail-over must not lead to
+//! another endpoint. Append-only, so that nothing ever moves; where two names want one place, the
+//! later gets the next that is free, and the log says so.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -8,6 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 /// Names that may have an address, however large the ranges.
@@ -18,7 +22,7 @@ pub const NAMES_MAX: usize = 60_000;
 pub enum NamesError {
     #[error("the file of virtual addresses: {0}")]
     File(#[from] io::Error),
-    #[error("the file of virtual addresses names {0:?} twice")]
+    #[error("the file of virtual addresses names {0:?} twice, or its place")]
     Twice(String),
     #[error("every virtual address is taken")]
     Full,
@@ -28,40 +32,40 @@ pub enum NamesError {
 
 #[derive(Default)]
 struct Table {
-    /// The name of index `n + 1`.
+    /// In the order in which they came.
     names: Vec<Arc<str>>,
+    by_index: HashMap<u32, Arc<str>>,
     by_name: HashMap<Arc<str>, u32>,
     file: Option<File>,
 }
 
 /// Names and their addresses: one index for both families.
 pub struct Names {
-    v4: (Ipv4Addr, u32),
-    v6: (Ipv6Addr, u32),
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+    /// The last index that has an address in both ranges.
+    last: u32,
     table: RwLock<Table>,
     /// How many names there are.
     changes: watch::Sender<usize>,
 }
 
 impl Names {
-    /// A table over two ranges; kept in `file`, one name a line, where given.
+    /// A table over two ranges; kept in `file`, a name and its index a line, where given.
     pub fn open(v4: IpNet, v6: IpNet, file: Option<&Path>) -> Result<Self, NamesError> {
         let (IpNet::V4(v4), IpNet::V6(v6)) = (v4, v6) else {
             return Err(NamesError::Ranges);
         };
-        let bound = u32::try_from(NAMES_MAX).unwrap_or(u32::MAX);
         // The first and the last address of the IPv4 range stay free.
-        let room_v4 = 1u64
-            .checked_shl(u32::from(32 - v4.prefix_len()))
-            .unwrap_or(0)
-            .saturating_sub(2);
+        let room_v4 = 1u128 << (32 - v4.prefix_len());
         let room_v6 = 1u128
             .checked_shl(u32::from(128 - v6.prefix_len()))
-            .unwrap_or(u128::MAX)
-            .saturating_sub(1);
+            .unwrap_or(u128::MAX);
+        let room = room_v4.saturating_sub(2).min(room_v6.saturating_sub(1));
         let names = Names {
-            v4: (v4.network(), u32::try_from(room_v4).unwrap_or(bound).min(bound)),
-            v6: (v6.network(), u32::try_from(room_v6).unwrap_or(bound).min(bound)),
+            v4: v4.network(),
+            v6: v6.network(),
+            last: u32::try_from(room).unwrap_or(u32::MAX),
             table: RwLock::default(),
             changes: watch::Sender::new(0),
         };
@@ -85,11 +89,22 @@ impl Names {
         if whole < text.len() {
             file.set_len(whole as u64)?;
         }
-        for name in text.get(..whole).unwrap_or_default().lines() {
-            if !table.push(name) {
+        for (number, line) in (1..).zip(text.get(..whole).unwrap_or_default().lines()) {
+            // Before places were hashed, a line was a name alone, and its number the index.
+            let (name, index) = match line.split_once(' ') {
+                Some((name, index)) => (name, index.parse().ok()),
+                None => (line, Some(number).filter(|_| !table.by_name.contains_key(line))),
+            };
+            let placed = index.is_some_and(|index| table.put(name, index));
+            if !placed {
                 return Err(NamesError::Twice(name.to_owned()));
             }
         }
+        // What lies outside a range that became smaller gets a place anew, on a later line.
+        table.by_name.retain(|_, index| *index <= self.last);
+        table.by_index.retain(|index, _| *index <= self.last);
+        let Table { names, by_name, .. } = &mut *table;
+        names.retain(|name| by_name.contains_key(name));
         table.file = Some(file);
         Ok(())
     }
@@ -103,16 +118,29 @@ impl Names {
         if let Some(index) = table.by_name.get(name) {
             return Ok(*index);
         }
-        if table.names.len() >= self.v4.1.min(self.v6.1) as usize {
+        if table.by_name.len() >= NAMES_MAX.min(self.last as usize) {
             return Err(NamesError::Full);
         }
+        let own = place(name, self.last);
+        let index = (own..=self.last)
+            .chain(1..own)
+            .find(|index| !table.by_index.contains_key(index))
+            .ok_or(NamesError::Full)?;
+        if let Some(other) = table.by_index.get(&own) {
+            tracing::warn!(
+                name,
+                %other,
+                "both names want one virtual address: another gateway of the tailnet may give them the other way round; \
+                 copy this one's file of names there"
+            );
+        }
         if let Some(file) = &mut table.file {
-            file.write_all(format!("{name}\n").as_bytes())?;
+            file.write_all(format!("{name} {index}\n").as_bytes())?;
             file.sync_data()?;
         }
-        table.push(name);
-        self.changes.send_replace(table.names.len());
-        table.by_name.get(name).copied().ok_or(NamesError::Full)
+        table.put(name, index);
+        self.changes.send_replace(table.by_name.len());
+        Ok(index)
     }
 
     /// Changes with every new name.
@@ -120,12 +148,15 @@ impl Names {
         self.changes.subscribe()
     }
 
-    /// Every name and its index.
+    /// Every name and its index, the oldest first: what agents make comes after what the policy names.
     pub fn all(&self) -> Vec<(u32, Arc<str>)> {
         let Ok(table) = self.table.read() else {
             return Vec::new();
         };
-        (1..).zip(table.names.iter().cloned()).collect()
+        let names = table.names.iter();
+        names
+            .filter_map(|name| Some((*table.by_name.get(name)?, name.clone())))
+            .collect()
     }
 
     pub fn index(&self, name: &str) -> Option<u32> {
@@ -134,33 +165,49 @@ impl Names {
 
     /// The virtual address of an index.
     pub fn address(&self, index: u32, v4: bool) -> Option<IpAddr> {
-        if v4 {
-            (index <= self.v4.1).then(|| Ipv4Addr::from_bits(self.v4.0.to_bits().wrapping_add(index)).into())
-        } else {
-            (index <= self.v6.1)
-                .then(|| Ipv6Addr::from_bits(self.v6.0.to_bits().wrapping_add(index.into())).into())
+        if index > self.last {
+            return None;
         }
+        Some(if v4 {
+            Ipv4Addr::from_bits(self.v4.to_bits().wrapping_add(index)).into()
+        } else {
+            Ipv6Addr::from_bits(self.v6.to_bits().wrapping_add(index.into())).into()
+        })
     }
 
     /// The name that a virtual address stands for.
     pub fn lookup(&self, address: IpAddr) -> Option<Arc<str>> {
         let index = match address {
-            IpAddr::V4(address) => address.to_bits().checked_sub(self.v4.0.to_bits())?,
-            IpAddr::V6(address) => u32::try_from(address.to_bits().checked_sub(self.v6.0.to_bits())?).ok()?,
+            IpAddr::V4(address) => address.to_bits().checked_sub(self.v4.to_bits())?,
+            IpAddr::V6(address) => u32::try_from(address.to_bits().checked_sub(self.v6.to_bits())?).ok()?,
         };
-        let place = usize::try_from(index).ok()?.checked_sub(1)?;
-        self.table.read().ok()?.names.get(place).cloned()
+        self.table.read().ok()?.by_index.get(&index).cloned()
     }
 }
 
+/// Where a name belongs: from 1 to `last`, by its bytes alone. Gateways of other versions rely on it.
+fn place(name: &str, last: u32) -> u32 {
+    let digest = Sha256::digest(name.as_bytes());
+    let start = digest
+        .iter()
+        .take(8)
+        .fold(0u64, |sum, byte| (sum << 8) | u64::from(*byte));
+    let offset = start.checked_rem(last.into()).unwrap_or_default();
+    u32::try_from(offset).unwrap_or_default() + 1
+}
+
 impl Table {
-    fn push(&mut self, name: &str) -> bool {
+    /// Whether the name had no place, or another one before, and nobody is there.
+    fn put(&mut self, name: &str, index: u32) -> bool {
         let name: Arc<str> = name.into();
-        let Ok(index) = u32::try_from(self.names.len() + 1) else {
+        if index == 0 || self.by_index.contains_key(&index) {
             return false;
-        };
-        let fresh = self.by_name.insert(Arc::clone(&name), index).is_none();
-        self.names.push(name);
-        fresh
+        }
+        match self.by_name.insert(Arc::clone(&name), index) {
+            Some(before) => drop(self.by_index.remove(&before)),
+            None => self.names.push(Arc::clone(&name)),
+        }
+        self.by_index.insert(index, name);
+        true
     }
 }

@@ -153,22 +153,22 @@ async fn each_question_has_its_answer() {
         ..Said::default()
     };
     for (name, kind, want) in [
-        ("api.prod.test", A, address("10.78.0.1")),
-        ("api.prod.test.", A, address("10.78.0.1")),
-        ("aPi.PrOd.TeSt", A, address("10.78.0.1")),
-        ("api.prod.test", AAAA, address("fd7a::1")),
+        ("api.prod.test", A, address("10.78.0.40")),
+        ("api.prod.test.", A, address("10.78.0.40")),
+        ("aPi.PrOd.TeSt", A, address("10.78.0.40")),
+        ("api.prod.test", AAAA, address("fd7a::28")),
         // The name is there, and has no such record: no client may wait for one.
         ("api.prod.test", HTTPS, absent(0)),
         ("api.prod.test", ANY, absent(0)),
         ("api.prod.test", NS, absent(0)),
         ("prod.test", A, absent(0)),
-        ("x.cdn.test", A, address("10.78.0.4")),
-        ("x.cdn.test", AAAA, address("fd7a::4")),
-        ("y.cdn.test", A, address("10.78.0.5")),
+        ("x.cdn.test", A, address("10.78.0.112")),
+        ("x.cdn.test", AAAA, address("fd7a::70")),
+        ("y.cdn.test", A, address("10.78.0.210")),
         ("cdn.test", A, absent(3)),
         // The gateway's own, which nobody's policy names.
-        ("tailkeep.internal", A, address("10.78.0.3")),
-        ("Tailkeep.Internal", AAAA, address("fd7a::3")),
+        ("tailkeep.internal", A, address("10.78.0.13")),
+        ("Tailkeep.Internal", AAAA, address("fd7a::d")),
         ("internal", A, absent(3)),
         // Another's name does not exist.
         ("hidden.test", A, absent(3)),
@@ -237,39 +237,119 @@ async fn addresses_stay_over_a_restart_and_a_reload() {
     let file = folder.path().join("names");
     let first = Answerer::new(names(Some(&file)), zone("deny"), nowhere()).unwrap();
     let before = ask(&first, "late.cdn.test", A).await;
-    assert_eq!(before, address("10.78.0.4"));
+    assert_eq!(before, address("10.78.0.24"));
     drop(first);
     // A crash in the middle of a line: that name was never answered with.
     let mut text = std::fs::read_to_string(&file).unwrap();
     text.push_str("torn.cdn.te");
     std::fs::write(&file, text).unwrap();
     let again = Answerer::new(names(Some(&file)), zone("deny"), nowhere()).unwrap();
-    assert_eq!(ask(&again, "other.cdn.test", A).await, address("10.78.0.5"));
+    assert_eq!(ask(&again, "other.cdn.test", A).await, address("10.78.0.200"));
     assert_eq!(ask(&again, "late.cdn.test", A).await, before);
     again.swap(zone("deny")).unwrap();
     assert_eq!(ask(&again, "late.cdn.test", A).await, before);
     let table = names(Some(&file));
     assert_eq!(
-        table.lookup("10.78.0.4".parse().unwrap()).as_deref(),
+        table.lookup("10.78.0.24".parse().unwrap()).as_deref(),
         Some("late.cdn.test")
     );
     assert_eq!(
-        table.lookup("fd7a::4".parse().unwrap()).as_deref(),
+        table.lookup("fd7a::18".parse().unwrap()).as_deref(),
         Some("late.cdn.test")
     );
-    for outside in ["10.78.0.0", "10.78.0.200", "10.79.0.1", "fd7a::", "fd7b::1"] {
+    for outside in ["10.78.0.0", "10.78.0.201", "10.79.0.1", "fd7a::", "fd7b::1"] {
         assert_eq!(table.lookup(outside.parse().unwrap()), None, "{outside}");
     }
-    std::fs::write(&file, "a.test\na.test\n").unwrap();
     let ranges = ("10.78.0.0/24".parse().unwrap(), "fd7a::/64".parse().unwrap());
-    assert!(matches!(
-        Names::open(ranges.0, ranges.1, Some(&file)),
-        Err(NamesError::Twice(_))
-    ));
+    for bad in [
+        "a.test\na.test\n",
+        "a.test 7\na.test 7\n",
+        "a.test 7\nb.test 7\n",
+        "a.test 0\n",
+        "a.test x\n",
+    ] {
+        std::fs::write(&file, bad).unwrap();
+        let opened = Names::open(ranges.0, ranges.1, Some(&file));
+        assert!(matches!(opened, Err(NamesError::Twice(_))), "{bad}");
+    }
     assert!(matches!(
         Names::open(ranges.1, ranges.0, None),
         Err(NamesError::Ranges)
     ));
+}
+
+#[test]
+fn gateways_agree_whatever_they_saw_first() {
+    let open = |v4: &str, file| Names::open(v4.parse().unwrap(), "fd7a::/64".parse().unwrap(), file).unwrap();
+    let given = ["api.test", "orders.test", "tailkeep.internal", "x.cdn.test"];
+    let (one, other) = (open("10.78.0.0/16", None), open("10.78.0.0/16", None));
+    for name in given {
+        one.assign(name).unwrap();
+    }
+    other.assign("only.here.test").unwrap();
+    for name in given.iter().rev() {
+        assert_eq!(other.assign(name).unwrap(), one.index(name).unwrap(), "{name}");
+    }
+    // For good: a gateway of another version may be the other one.
+    assert_eq!(one.index("api.test"), Some(52_393));
+    assert_eq!(one.index("orders.test"), Some(15_314));
+}
+
+#[test]
+fn who_wants_a_place_that_is_taken_gets_the_next_and_keeps_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("names");
+    let open = || {
+        Names::open(
+            "10.78.0.0/29".parse().unwrap(),
+            "fd7a::/64".parse().unwrap(),
+            Some(&file),
+        )
+        .unwrap()
+    };
+    // More names than places want: some collide, and every one has a place of its own.
+    let names: Vec<String> = (0..6).map(|number| format!("n{number}.test")).collect();
+    let first = open();
+    let places: Vec<u32> = names.iter().map(|name| first.assign(name).unwrap()).collect();
+    let distinct: std::collections::BTreeSet<u32> = places.iter().copied().collect();
+    assert_eq!(distinct, (1..=6).collect());
+    assert!(matches!(first.assign("n6.test"), Err(NamesError::Full)));
+    // In another order they are where they were.
+    let again = open();
+    for (name, place) in names.iter().zip(&places).rev() {
+        assert_eq!(again.assign(name).unwrap(), *place);
+        let address = again.address(*place, true).unwrap();
+        assert_eq!(again.lookup(address).as_deref(), Some(name.as_str()));
+    }
+}
+
+#[test]
+fn what_older_gateways_kept_stays_and_a_smaller_range_moves_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("names");
+    std::fs::write(&file, "api.test\norders.test\n").unwrap();
+    let open =
+        |v4: &str| Names::open(v4.parse().unwrap(), "fd7a::/64".parse().unwrap(), Some(&file)).unwrap();
+    let wide = open("10.78.0.0/16");
+    assert_eq!(
+        (wide.index("api.test"), wide.index("orders.test")),
+        (Some(1), Some(2))
+    );
+    assert_eq!(wide.assign("tailkeep.internal").unwrap(), 15_189);
+    drop(wide);
+    let narrow = open("10.78.0.0/24");
+    assert_eq!(
+        (narrow.index("api.test"), narrow.index("tailkeep.internal")),
+        (Some(1), None)
+    );
+    let place = narrow.assign("tailkeep.internal").unwrap();
+    assert!(place <= 254);
+    drop(narrow);
+    // Wide again: what has an address keeps it.
+    let wide = open("10.78.0.0/16");
+    assert_eq!(wide.index("tailkeep.internal"), Some(place));
+    let order: Vec<_> = wide.all().into_iter().map(|(_, name)| name.to_string()).collect();
+    assert_eq!(order, ["api.test", "orders.test", "tailkeep.internal"]);
 }
 
 #[tokio::test]
@@ -286,7 +366,7 @@ async fn a_range_that_is_full_refuses_and_harms_no_name() {
         assert_eq!(ask(&answerer, &format!("x{number}.cdn.test"), A).await.code, 0);
     }
     assert_eq!(ask(&answerer, "x3.cdn.test", A).await.code, 5);
-    assert_eq!(ask(&answerer, "x0.cdn.test", A).await, address("10.78.0.4"));
+    assert_eq!(ask(&answerer, "x0.cdn.test", A).await.code, 0);
 }
 
 #[tokio::test]

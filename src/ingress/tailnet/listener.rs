@@ -65,7 +65,7 @@ impl Listener {
     /// The addresses and ports of every name that a claim is about, and of the gateway's own.
     fn wanted(&self, model: &Model) -> BTreeSet<SocketAddr> {
         let claims = || model.endpoints.iter().flat_map(|endpoint| &endpoint.claims);
-        let mut wanted = BTreeSet::new();
+        let (mut wanted, mut left) = (BTreeSet::new(), 0usize);
         for (index, name) in self.names.all() {
             let ports = claims()
                 .filter(|claim| claim.host.matches_name(&name))
@@ -73,17 +73,24 @@ impl Listener {
                 .chain((*name == *HOST).then_some(PORT));
             for port in ports {
                 let both = [true, false].map(|v4| self.names.address(index, v4));
-                wanted.extend(both.into_iter().flatten().map(|ip| SocketAddr::new(ip, port)));
+                for ip in both.into_iter().flatten() {
+                    let address = SocketAddr::new(ip, port);
+                    if wanted.len() < SOCKETS_MAX {
+                        wanted.insert(address);
+                    } else {
+                        left += usize::from(!wanted.contains(&address));
+                    }
+                }
             }
         }
-        if wanted.len() > SOCKETS_MAX {
+        if left > 0 {
             tracing::error!(
-                wanted = wanted.len(),
+                left,
                 SOCKETS_MAX,
                 "more addresses are claimed than sockets may be; the last names are not served"
             );
         }
-        wanted.into_iter().take(SOCKETS_MAX).collect()
+        wanted
     }
 
     fn keep(&mut self, wanted: BTreeSet<SocketAddr>) {

@@ -14,7 +14,7 @@
 //!   here, [`routes`] what is to be.
 //! - [`approval`] says which of them the tailnet approved, and what its policy file lacks.
 //! - [`daemon`] runs a tailscaled of our own, [`login`] lets its node in, [`oauth`] gets it a key.
-//! - [`node`] follows tailscaled's bus, and keeps the routes declared.
+//! - [`node`] follows tailscaled's bus, and keeps the routes declared; [`declared`] writes them down for a crash.
 //!
 //! Invariants: nobody is let in on anything but an answer of tailscaled for this very connection,
 //! or for its node's address a moment before, with nothing changed since; what cannot be asked is
@@ -25,6 +25,7 @@
 
 pub mod approval;
 pub mod daemon;
+pub mod declared;
 pub mod directory;
 pub mod dns;
 pub mod door;

@@ -1,12 +1,13 @@
 //! The gateway's own node: its bus is followed, its routes are kept declared.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use super::declared::Declared;
 use super::directory::Directory;
 use super::localapi::{LocalApi, LocalApiError, Prefs, Status};
 use super::login::{self, Login};
@@ -40,6 +41,8 @@ pub struct Node {
     directory: Arc<Directory>,
     /// Held while they are declared, so that a withdrawal comes last.
     routes: Mutex<Routes>,
+    /// Where they are written down, at a tailscaled that outlives the gateway.
+    declared: OnceLock<Declared>,
     status: watch::Sender<Option<Status>>,
 }
 
@@ -58,8 +61,14 @@ impl Node {
             directory: Directory::new(api.clone()),
             api,
             routes: Mutex::new(routes),
+            declared: OnceLock::new(),
             status: watch::Sender::new(None),
         })
+    }
+
+    /// Writes down what is declared, from now on. Set once.
+    pub fn write_down(&self, declared: Declared) {
+        let _ = self.declared.set(declared);
     }
 
     pub fn directory(&self) -> &Arc<Directory> {
@@ -220,6 +229,9 @@ impl Node {
         if !ours.replace(routes) {
             return;
         }
+        if let Some(Err(error)) = self.declared.get().map(|file| file.keep(ours.all())) {
+            tracing::error!(%error, "what is declared cannot be written down: after a crash it stays declared");
+        }
         // A tailscaled that is not heard says its prefs when it is.
         if let Ok(prefs) = self.api.prefs().await {
             self.declare(&ours, prefs.advertise_routes.as_deref().unwrap_or_default())
@@ -279,8 +291,9 @@ impl Node {
             }
             Ok::<_, LocalApiError>(())
         };
-        if let Err(error) = done.await {
-            tracing::warn!(%error, "the tailnet's routes could not be withdrawn");
+        match (done.await, self.declared.get()) {
+            (Ok(()), file) => file.into_iter().for_each(Declared::forget),
+            (Err(error), _) => tracing::warn!(%error, "the tailnet's routes could not be withdrawn"),
         }
     }
 }

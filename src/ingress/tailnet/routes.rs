@@ -59,6 +59,11 @@ impl Routes {
         self.ours.contains(net) || self.before.contains(net)
     }
 
+    /// What is ours, and what was.
+    pub fn all(&self) -> Vec<IpNet> {
+        self.ours.iter().chain(&self.before).copied().collect()
+    }
+
     pub fn ours(&self) -> &[IpNet] {
         &self.ours
     }

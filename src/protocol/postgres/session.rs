@@ -53,6 +53,8 @@ pub struct Config {
     pub statements_max: usize,
     /// Bytes of prepared statements that are kept in mind; as many of portals' parameters.
     pub prepared_bytes_max: usize,
+    /// Where a denial says that the agent is told what it may reach.
+    pub help: String,
 }
 
 /// A Bind that waits for its Execute, with the Describes between.
@@ -132,6 +134,14 @@ pub struct PgSession {
 }
 
 impl PgSession {
+    /// What the gateway itself answers: no, or why it does not read something.
+    fn says(&self, code: &str, reason: &str) -> Bytes {
+        match code {
+            wire::DENIED => wire::denial("ERROR", reason, &self.config.help),
+            _ => wire::error("ERROR", code, reason),
+        }
+    }
+
     /// A session whose server has said that it is ready.
     pub fn new(config: Config, status: u8, now: Instant) -> Self {
         PgSession {

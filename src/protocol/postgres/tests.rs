@@ -32,6 +32,7 @@ fn config() -> Config {
         statement_bytes_max: 64,
         statements_max: 4,
         prepared_bytes_max: 4096,
+        help: "http://help.test/".to_owned(),
     }
 }
 
@@ -211,7 +212,7 @@ fn every_cut_of_the_bytes_reads_the_same() {
 fn a_refused_query_never_goes_up() {
     let sent = run(&[(Side::Agent, &query("drop table t"))]).unwrap();
     assert!(sent[1].is_empty());
-    let mut want = wire::error("ERROR", "42501", "no").to_vec();
+    let mut want = wire::denial("ERROR", "no", "http://help.test/").to_vec();
     want.extend_from_slice(&wire::ready(b'I'));
     assert_eq!(sent[0], want);
 }

@@ -49,8 +49,27 @@ pub fn message(tag: u8, payload: &[u8]) -> Bytes {
 
 /// An ErrorResponse.
 pub fn error(severity: &str, code: &str, text: &str) -> Bytes {
-    let mut payload = Vec::with_capacity(text.len() + 32);
-    for (field, value) in [(b'S', severity), (b'V', severity), (b'C', code), (b'M', text)] {
+    report(&[(b'S', severity), (b'V', severity), (b'C', code), (b'M', text)])
+}
+
+/// The code of what the gateway does not permit: `insufficient_privilege`.
+pub const DENIED: &str = "42501";
+
+/// An ErrorResponse that says no, with a hint at `help`: where the agent is told what it may reach.
+pub fn denial(severity: &str, text: &str, help: &str) -> Bytes {
+    let hint = format!("What you may reach: {help}");
+    report(&[
+        (b'S', severity),
+        (b'V', severity),
+        (b'C', DENIED),
+        (b'M', text),
+        (b'H', &hint),
+    ])
+}
+
+fn report(fields: &[(u8, &str)]) -> Bytes {
+    let mut payload = Vec::new();
+    for &(field, value) in fields {
         payload.push(field);
         payload.extend(value.bytes().filter(|byte| *byte != 0));
         payload.push(0);

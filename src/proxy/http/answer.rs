@@ -35,7 +35,7 @@ pub enum Asked<'a> {
 }
 
 /// A denial, in the words of the endpoint's protocol. `help` leads to what the agent may reach.
-pub fn denial(endpoint: &Endpoint, refusal: &Refusal, asked: Asked<'_>, help: &HeaderValue) -> Own {
+pub fn denial(endpoint: &Endpoint, refusal: &Refusal, asked: Asked<'_>, help: &str) -> Own {
     let mut response = match (endpoint.protocol, asked) {
         // Whoever asks for this form reads it, whatever protocol it speaks otherwise.
         _ if refusal.ticket().is_some() => plain::deny(refusal),
@@ -44,10 +44,12 @@ pub fn denial(endpoint: &Endpoint, refusal: &Refusal, asked: Asked<'_>, help: &H
         (Protocol::Mcp, Asked::Mcp(messages, refused)) => mcp::deny(refusal, messages, refused),
         _ => plain::deny(refusal),
     };
-    response.headers_mut().insert(LINK, help.clone());
+    if let Ok(link) = HeaderValue::try_from(format!("<{help}>; rel=\"help\"")) {
+        response.headers_mut().insert(LINK, link);
+    }
     Own {
         response,
-        reason: refusal.reason.clone(),
+        reason: format!("{} (what you may reach: {help})", refusal.reason),
     }
 }
 

@@ -91,6 +91,8 @@ pub trait Gateway: Send + Sync {
 pub struct Context<'a> {
     pub gateway: &'a dyn Gateway,
     pub agent: &'a Agent,
+    /// Where it is told what it may reach.
+    pub help: String,
     pub endpoint: &'a Endpoint,
     /// The name that the server's certificate must be for.
     pub host: &'a str,
@@ -156,7 +158,7 @@ async fn serve_until(io: Box<dyn Wire>, context: &Context<'_>) -> Result<(), Ser
     match start::connect(&mut agent, startup, context).await {
         Ok(connected) => relay::relay(agent, connected, context).await,
         Err(error) => {
-            start::tell(&mut agent, &error).await;
+            start::tell(&mut agent, &error, &context.help).await;
             Err(noted(error, context).await)
         }
     }

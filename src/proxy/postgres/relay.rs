@@ -71,6 +71,7 @@ pub(super) async fn relay(
         statement_bytes_max: context.limits.statement_bytes_max,
         statements_max: STATEMENTS_MAX,
         prepared_bytes_max: PREPARED_BYTES_MAX,
+        help: context.help.clone(),
     };
     let names = (connected.user.clone(), connected.database.clone());
     let ends = Ends {

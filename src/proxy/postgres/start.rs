@@ -90,7 +90,7 @@ pub(super) async fn open(
             }
             Err(error) => {
                 let error = ServeError::from(error);
-                tell(&mut io, &error).await;
+                tell(&mut io, &error, &context.help).await;
                 return Err(error);
             }
         }
@@ -325,18 +325,25 @@ async fn ask_password(agent: &mut Box<dyn Wire>) -> Result<String, ServeError> {
 }
 
 /// Tells the agent why there is no connection, as far as it may know.
-pub(super) async fn tell(agent: &mut Box<dyn Wire>, error: &ServeError) {
+pub(super) async fn tell(agent: &mut Box<dyn Wire>, error: &ServeError, help: &str) {
     let (code, text) = match error {
+        ServeError::Refused(refusal) => {
+            let said = wire::denial("FATAL", &refusal.reason, help);
+            return farewell(agent, &said).await;
+        }
         ServeError::Startup(error) => ("28000", error.to_string()),
-        ServeError::Refused(refusal) => ("42501", refusal.reason.clone()),
         ServeError::Login(LoginError::Server { code }) => {
             (code.as_str(), "the server refused the login".to_owned())
         }
         ServeError::Wire(error) => ("08P01", error.to_string()),
         _ => ("08001", "the server cannot be reached".to_owned()),
     };
-    // The connection ends; whether the agent still reads is its own affair.
-    let _ = agent.write_all(&wire::error("FATAL", code, &text)).await;
+    farewell(agent, &wire::error("FATAL", code, &text)).await;
+}
+
+/// The connection ends; whether the agent still reads is its own affair.
+async fn farewell(agent: &mut Box<dyn Wire>, said: &[u8]) {
+    let _ = agent.write_all(said).await;
     let _ = agent.shutdown().await;
 }
 

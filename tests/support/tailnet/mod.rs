@@ -31,6 +31,11 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// The ranges of virtual addresses that a gateway has unless it is told others.
 pub const VIRTUAL: [&str; 2] = ["10.78.0.0/16", "fd7a:7461:696c:78::/64"];
 
+/// The virtual addresses of three names in those ranges. A gateway of any version gives them these.
+pub const API_TEST: [&str; 2] = ["10.78.204.169", "fd7a:7461:696c:78::cca9"];
+pub const ORDERS_TEST: [&str; 2] = ["10.78.59.210", "fd7a:7461:696c:78::3bd2"];
+pub const GATEWAY_ITSELF: [&str; 2] = ["10.78.59.85", "fd7a:7461:696c:78::3b55"];
+
 /// Agents of two tags may reach the gateway's virtual addresses and its name service; its routes need nobody's
 /// consent. An untagged node may do nothing.
 pub const POLICY: &str = r#"{

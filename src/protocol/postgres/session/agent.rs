@@ -199,7 +199,7 @@ impl PgSession {
             self.held = None;
             return;
         }
-        let error = wire::error("ERROR", code, reason);
+        let error = self.says(code, reason);
         match judging.what {
             What::Query { .. } | What::Function { .. } => self.fail_query(error),
             What::Bind | What::Execute { .. } => self.fail_segment(error),

@@ -74,7 +74,7 @@ impl PgSession {
 
     fn refuse_parse(&mut self, text: &str, code: &str, reason: &str) {
         self.note_refusal(text, reason);
-        self.fail_segment(wire::error("ERROR", code, reason));
+        self.fail_segment(self.says(code, reason));
     }
 
     pub(super) fn bind(&mut self, message: Bytes) -> Result<Again, WireError> {
@@ -208,7 +208,7 @@ impl PgSession {
             Ok((text, facts)) => self.decide(what, Vec::new(), &text, facts, digest),
             Err((code, reason)) => {
                 self.note_refusal("EXECUTE", reason);
-                self.fail_segment(wire::error("ERROR", code, reason));
+                self.fail_segment(self.says(code, reason));
             }
         }
     }

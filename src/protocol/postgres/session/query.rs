@@ -31,7 +31,7 @@ impl PgSession {
         }
         if let Some(reason) = self.unreadable(&text) {
             self.note_refusal(&text, reason);
-            self.fail_query(wire::error("ERROR", "42501", reason));
+            self.fail_query(self.says(wire::DENIED, reason));
             return Ok(None);
         }
         if self.reads_too_early(&text) {
@@ -40,7 +40,7 @@ impl PgSession {
         let statements: Arc<[_]> = self.config.grammar.read(&text).into();
         if statements.iter().any(|one| one.rereads) {
             self.note_refusal(&text, REREADS_REASON);
-            self.fail_query(wire::error("ERROR", "42501", REREADS_REASON));
+            self.fail_query(self.says(wire::DENIED, REREADS_REASON));
             return Ok(None);
         }
         if statements.iter().any(|one| self.waits_for_name(one)) {
@@ -97,7 +97,7 @@ impl PgSession {
                 Err((code, reason)) => {
                     self.note_refusal(&statement.text, reason);
                     self.finish(Open::new(permits, self.now), "NOT SENT");
-                    self.fail_query(wire::error("ERROR", code, reason));
+                    self.fail_query(self.says(code, reason));
                 }
             }
             return;
