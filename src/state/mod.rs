@@ -107,6 +107,10 @@ CREATE INDEX approval_told_open ON approval_told (over);
     "
 ALTER TABLE approval ADD COLUMN retry BLOB;
 ",
+    "
+ALTER TABLE approval_vote ADD COLUMN through TEXT;
+ALTER TABLE approval ADD COLUMN decided_through TEXT;
+",
 ];
 
 /// The state cannot be read or written.

@@ -12,6 +12,7 @@ mod audit;
 mod folder;
 mod grants;
 mod hiding;
+mod lodged;
 mod people;
 mod queue;
 mod retention;
