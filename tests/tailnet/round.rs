@@ -77,8 +77,12 @@ fn no_upstream_stands_where_the_nodes_own_address_leads() {
             "{said}"
         );
     }
+    // It may listen at all of the machine's addresses.
+    node.machine.ip("addr add 10.99.0.9/32 dev lo");
+    let said = ended(&world, &node, "", "10.99.0.9:9000");
+    assert!(said.contains("past every rule"), "{said}");
     let _service = service(&node);
-    let gateway = attached(&world, &node, CI_ALL);
+    let mut gateway = attached(&world, &node, CI_ALL);
     let ci = world.agent("ci-1", &["tag:agent-ci"]);
     ci.until_routes();
     let by_the_gateway = || ci.http("10.78.0.1", 80, "api.test", "GET");
@@ -109,4 +113,12 @@ fn no_upstream_stands_where_the_nodes_own_address_leads() {
         );
         assert!(by_the_gateway().contains(" 200 "));
     }
+    // What others declare later ends it: nothing else would keep agents from going round.
+    node.set(json!({ "AdvertiseRoutes": ["127.0.0.0/8"] }));
+    until("the gateway ends", || gateway.ended().is_some());
+    assert!(
+        gateway.log().contains("127.0.0.0/8, which holds"),
+        "{}",
+        gateway.log()
+    );
 }

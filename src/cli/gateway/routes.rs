@@ -16,8 +16,8 @@ use crate::verdict::gate::Gate;
 /// How often the kernel's settings and the loaded table are looked at: nothing tells of a change.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Ends with the reason for which the gateway must not go on: at its first sight of tailscaled, one
-/// without a network device, and real addresses that were asked for or that others declared there.
+/// Ends with the reason for which the gateway must not go on: a tailscaled without a network device, and real addresses
+/// that were asked for or that others declared there, whenever that is found.
 pub(super) async fn keep(
     node: &Node,
     gate: &Gate,
@@ -26,7 +26,7 @@ pub(super) async fn keep(
 ) -> anyhow::Error {
     let (kernel, port) = (Kernel::default(), redirect_port(gate));
     let (mut reloads, mut status) = (gate.reloads(), node.status());
-    let (mut attached, mut said) = (false, String::new());
+    let mut said = String::new();
     loop {
         reloads.borrow_and_update();
         let policy = gate.policy();
@@ -41,13 +41,11 @@ pub(super) async fn keep(
         let guarded = guarded.but_for(local::elsewhere(&plan.names).await);
         node.advertise(plan.advertised(&guarded)).await;
         if now.is_some() {
-            let refused = refusal(node, dialer, policy.model()).await;
-            if let (false, Some(why)) = (attached, &refused) {
+            if let Some(why) = refusal(node, dialer, policy.model()).await {
                 return anyhow::anyhow!("gateway {{ tailscale {{ … }} }}: {why}");
             }
-            attached = true;
             let missing = guarded.missing.iter().map(ToString::to_string);
-            let text = missing.chain(refused).collect::<Vec<_>>().join("; ");
+            let text = missing.collect::<Vec<_>>().join("; ");
             if text != said && !text.is_empty() {
                 tracing::error!("not advertised, or open past the gateway: {text}");
             }
@@ -74,11 +72,20 @@ pub(super) async fn refusal(node: &Node, dialer: &Dialer, model: &Model) -> Opti
         let guarded = Kernel::default().guards(&Plan::of(model), &status, own.redirect_port);
         return guarded.missing.first().map(ToString::to_string);
     }
-    let others = node.others().await.unwrap_or_default();
+    // What cannot be asked may be anything.
+    let others = match node.others().await {
+        Ok(others) => others,
+        Err(error) => return Some(format!("what tailscaled advertises cannot be had: {error}")),
+    };
+    let taken = match taken() {
+        Ok(taken) => taken,
+        Err(error) => return Some(format!("this machine's addresses cannot be had: {error}")),
+    };
     let (nets, hosts) = upstreams(model);
-    let mut found = nets
-        .iter()
-        .find_map(|net| led_round(&others, *net, &net.to_string()));
+    let mut found = any_name(model, &others).or_else(|| {
+        nets.iter()
+            .find_map(|net| led_round((&others, &taken), *net, &net.to_string()))
+    });
     for host in hosts {
         if found.is_some() {
             break;
@@ -87,14 +94,34 @@ pub(super) async fn refusal(node: &Node, dialer: &Dialer, model: &Model) -> Opti
         let addresses: Vec<IpAddr> = dialer.addresses(&host).await.unwrap_or_default();
         found = addresses
             .into_iter()
-            .find_map(|address| led_round(&others, address.into(), &host));
+            .find_map(|address| led_round((&others, &taken), address.into(), &host));
     }
     found
 }
 
+/// An endpoint of all names under one leads to addresses that nobody knows beforehand: each route could hold them.
+fn any_name(model: &Model, others: &[IpNet]) -> Option<String> {
+    let route = others.first()?;
+    let leads = model
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.upstream.is_none());
+    let suffix = leads
+        .flat_map(|endpoint| &endpoint.claims)
+        .find_map(|claim| match &claim.host {
+            HostPattern::Suffix(suffix) => Some(suffix),
+            _ => None,
+        })?;
+    Some(format!(
+        "tailscaled advertises {route} and has no network device, and a name under {suffix} may lead there: agents reach \
+         it past every rule. Withdraw that route (tailscale set --advertise-routes=), or let tailscaled run without \
+         --tun=userspace-networking"
+    ))
+}
+
 /// How agents reach an upstream past the gateway, if they do: by what others have tailscaled advertise, or where it takes
 /// what is sent to the node's own address.
-fn led_round(others: &[IpNet], upstream: IpNet, called: &str) -> Option<String> {
+fn led_round((others, taken): (&[IpNet], &[IpAddr]), upstream: IpNet, called: &str) -> Option<String> {
     let way_out = "let tailscaled run without --tun=userspace-networking";
     let overlaps = |net: &IpNet| net.contains(&upstream) || upstream.contains(net);
     if let Some(route) = others.iter().find(|net| overlaps(net)) {
@@ -104,7 +131,7 @@ fn led_round(others: &[IpNet], upstream: IpNet, called: &str) -> Option<String> 
         ));
     }
     let here = |address: &IpAddr| upstream.contains(address);
-    TAKEN.iter().any(here).then(|| {
+    taken.iter().any(here).then(|| {
         format!(
             "tailscaled has no network device, and dials at 127.0.0.1 and ::1 what is sent to the node's own address: \
              agents reach the upstream {called} past every rule. Let it listen at another address alone (127.0.0.2 will \
@@ -113,13 +140,22 @@ fn led_round(others: &[IpNet], upstream: IpNet, called: &str) -> Option<String> 
     })
 }
 
-/// Where a tailscaled without a network device dials what peers send to its node's addresses, and what means the same.
-const TAKEN: [IpAddr; 4] = [
-    IpAddr::V4(Ipv4Addr::LOCALHOST),
-    IpAddr::V6(Ipv6Addr::LOCALHOST),
-    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-];
+/// Where a tailscaled without a network device dials what peers send to its node's addresses, what means the same, and
+/// what may: a service at another address of this machine may listen at all of them.
+fn taken() -> nix::Result<Vec<IpAddr>> {
+    let mut taken: Vec<IpAddr> = vec![
+        Ipv4Addr::LOCALHOST.into(),
+        Ipv6Addr::LOCALHOST.into(),
+        Ipv4Addr::UNSPECIFIED.into(),
+        Ipv6Addr::UNSPECIFIED.into(),
+    ];
+    for device in nix::ifaddrs::getifaddrs()? {
+        let Some(address) = device.address else { continue };
+        let v4 = address.as_sockaddr_in().map(|own| IpAddr::from(own.ip()));
+        taken.extend(v4.or_else(|| address.as_sockaddr_in6().map(|own| IpAddr::from(own.ip()))));
+    }
+    Ok(taken)
+}
 
 /// What endpoints lead to: addresses, and names.
 fn upstreams(model: &Model) -> (Vec<IpNet>, Vec<String>) {
