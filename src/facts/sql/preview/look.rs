@@ -64,6 +64,8 @@ const LOOK: &str = "WITH RECURSIVE near(id) AS (
   SELECT 'pg_catalog.pg_policy'::regclass, p.oid FROM pg_catalog.pg_policy p JOIN near n ON p.polrelid = n.id
   UNION ALL
   SELECT 'pg_catalog.pg_class'::regclass, i.indexrelid FROM pg_catalog.pg_index i JOIN near n ON i.indrelid = n.id
+  UNION ALL
+  SELECT 'pg_catalog.pg_class'::regclass, n.id FROM near n
 ), run(tree) AS (
   SELECT k.conbin::text FROM pg_catalog.pg_constraint k JOIN own o ON o.class = 'pg_catalog.pg_constraint'::regclass AND o.id = k.oid
   UNION ALL
@@ -82,8 +84,21 @@ SELECT CASE
   WHEN EXISTS (SELECT FROM near n JOIN pg_catalog.pg_rewrite r ON r.ev_class = n.id)
     THEN 'a rule would rewrite it'
   WHEN EXISTS (SELECT FROM own o JOIN pg_catalog.pg_depend d ON d.classid = o.class AND d.objid = o.id
-      WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass)
-    THEN 'a default, a constraint, a policy or an index calls a function that is not the server''s own'
+      WHERE d.refclassid IN ('pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_operator'::regclass,
+        'pg_catalog.pg_opclass'::regclass, 'pg_catalog.pg_opfamily'::regclass))
+    THEN 'a default, a constraint, a policy, an index or a partition key calls a function that is not the server''s own'
+  WHEN EXISTS (SELECT FROM own o JOIN pg_catalog.pg_depend d ON d.classid = o.class AND d.objid = o.id
+      JOIN pg_catalog.pg_type t ON t.oid = d.refobjid
+      WHERE d.refclassid = 'pg_catalog.pg_type'::regclass AND NOT EXISTS (SELECT FROM types s WHERE s.id = t.oid)
+        AND (t.typtype <> 'e' OR t.typinput::oid >= 16384))
+    THEN 'a default, a constraint, a policy or an index is of a type whose functions may not be the server''s own'
+  WHEN EXISTS (SELECT FROM own o JOIN pg_catalog.pg_depend d ON d.classid = o.class AND d.objid = o.id
+      WHERE o.class = 'pg_catalog.pg_policy'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+        AND NOT EXISTS (SELECT FROM near n WHERE n.id = d.refobjid))
+    THEN 'a policy reads another table or a view, whose functions are not known'
+  WHEN EXISTS (SELECT FROM pg_catalog.pg_cast c
+      WHERE c.castfunc >= 16384 AND c.castsource < 16384 AND c.casttarget < 16384)
+    THEN 'a cast between the server''s own types is not its own'
   WHEN EXISTS (SELECT FROM types s JOIN pg_catalog.pg_type t ON t.oid = s.id WHERE t.oid >= 16384
       AND (t.typinput::oid >= 16384 OR EXISTS (SELECT FROM pg_catalog.pg_cast c
         WHERE (c.castsource = t.oid OR c.casttarget = t.oid) AND c.castfunc >= 16384)))
