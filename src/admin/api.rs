@@ -172,7 +172,7 @@ async fn decide(
             DecideError::NotEligible(_)
             | DecideError::NotKnown(_)
             | DecideError::Grant(GrantError::NotGrantor(_)) => StatusCode::FORBIDDEN,
-            DecideError::Closed(_) | DecideError::Grant(_) => StatusCode::CONFLICT,
+            DecideError::Closed(_) | DecideError::Once(_) | DecideError::Grant(_) => StatusCode::CONFLICT,
             DecideError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Failed(status, error.to_string())

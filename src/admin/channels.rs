@@ -91,7 +91,8 @@ fn refused(denied: Denied) -> Failed {
         Denied::NotListed | Denied::Decide(DecideError::NotEligible(_) | DecideError::NotKnown(_)) => {
             StatusCode::FORBIDDEN
         }
-        Denied::Another | Denied::Decide(DecideError::Closed(_) | DecideError::Grant(_)) => {
+        Denied::Another
+        | Denied::Decide(DecideError::Closed(_) | DecideError::Once(_) | DecideError::Grant(_)) => {
             StatusCode::CONFLICT
         }
         Denied::NoSecret | Denied::Decide(DecideError::State(_)) => StatusCode::INTERNAL_SERVER_ERROR,

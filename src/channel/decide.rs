@@ -151,7 +151,12 @@ impl Channels {
         }
         let decide = Decide {
             id,
-            person: voter(name),
+            person: Voter::Through {
+                channel: key.clone(),
+                person: Box::new(voter(name)),
+                // Slack signs in each member; a webhook is one secret, with whatever stands behind it.
+                is_one: matches!(channel.kind, ChannelKind::Webhook { .. }),
+            },
             decision: answer.decision,
             reason: answer.reason.map(|reason| self.known.scrub(&reason).into_owned()),
             grant: None,

@@ -116,6 +116,7 @@ mod tests {
             action,
             link: "https://page/#/approvals/7".to_owned(),
             state: QuestionState::Pending,
+            is_escalated: false,
             said: String::new(),
         }
     }

@@ -1,7 +1,7 @@
 //! Telling people of held actions beside the page, and taking their decisions where a channel proves who they are.
 //!
 //! One task follows the queue: each channel of a question's approver is told of it, and where the channel can be told
-//! again, of each vote and of the end. What was told is kept beside the question, so a restart goes on where it was.
+//! again, of each vote and of the end; where others may decide too after a while, of that. What was told is kept beside the question, so a restart goes on where it was.
 //! The queue, the gate and the page know nothing of services; this reads the queue and decides by it as the page does.
 //!
 //! Invariants: a channel that fails changes nothing but what is said of it, on the page and in the log; nobody decides
@@ -12,6 +12,7 @@ mod decide;
 pub mod email;
 pub mod notice;
 pub mod ntfy;
+pub mod pace;
 pub mod post;
 pub mod sign;
 pub mod slack;
@@ -21,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::credential::store::read;
 use crate::credential::{KnownSecrets, Secret};
@@ -32,11 +33,14 @@ use crate::verdict::gate::Gate;
 
 pub use decide::Denied;
 use notice::Notice;
+use pace::{Key, Pace};
 use post::{Failure, Tries, answer};
 use sign::Seen;
 
-/// Tellings that are on their way at once; the next waits.
+/// Tries that are made at once; the next waits. Between its tries a telling has no place.
 pub const SENDING_MAX: usize = 16;
+/// Seconds after which a channel that could not be told of a question is tried anew, as long as the question is open.
+pub const FAILED_AGAIN_S: i64 = 60;
 /// How often the list is looked at though nothing said that it changed: time-outs that nobody waits for.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -47,8 +51,7 @@ pub struct Channels {
     known: KnownSecrets,
     client: reqwest::Client,
     places: Semaphore,
-    /// What is on its way: a question's number and a channel's key.
-    busy: Mutex<HashSet<(i64, String)>>,
+    pace: Mutex<Pace>,
     again: Notify,
     seen: Seen,
 }
@@ -63,7 +66,7 @@ impl Channels {
             known,
             client: post::client()?,
             places: Semaphore::new(SENDING_MAX),
-            busy: Mutex::default(),
+            pace: Mutex::default(),
             again: Notify::new(),
             seen: Seen::default(),
         }))
@@ -90,7 +93,7 @@ impl Channels {
         let policy = self.gate.policy();
         let model = policy.model();
         // What ends while the rest is read is looked at the next time.
-        let busy = self.busy().clone();
+        let busy = self.pace().sending();
         let told = self.queue.tellings().await?;
         if model.channels.is_empty() && told.is_empty() {
             return Ok(());
@@ -100,34 +103,37 @@ impl Channels {
             .iter()
             .map(|told| ((told.approval, told.channel.as_str()), told))
             .collect();
-        let mut due: Vec<(i64, Arc<Channel>)> = Vec::new();
+        let mut due: Vec<Due> = Vec::new();
         for held in &open {
             for channel in channels_of(model, held) {
-                let is_due = match told_of.get(&(held.id, &*channel.key)) {
-                    // On its way, or of a gateway that ended meanwhile.
-                    None => true,
-                    Some(told) if told.state == ToldState::Sending => true,
-                    Some(told) => {
-                        told.state == ToldState::Sent
-                            && is_told_again(channel)
-                            && told.shown != Notice::version(held)
-                    }
-                };
-                if is_due {
-                    due.push((held.id, channel.clone()));
+                let told = told_of.get(&(held.id, &*channel.key)).copied();
+                if told.is_none_or(|told| is_due(told, held, channel)) {
+                    let agent = held.question["agent"].as_str().unwrap_or_default();
+                    due.push(Due {
+                        key: (held.id, channel.key.to_string()),
+                        agent: agent.to_owned(),
+                        is_new: told.is_none(),
+                        channel: channel.clone(),
+                    });
                 }
             }
         }
         let open: HashSet<i64> = open.iter().map(|held| held.id).collect();
         for told in told.iter().filter(|told| !open.contains(&told.approval)) {
-            if busy.contains(&(told.approval, told.channel.clone())) {
+            let key = (told.approval, told.channel.clone());
+            if busy.contains(&key) {
                 continue;
             }
             match model
                 .channel(&told.channel)
                 .filter(|channel| is_told_again(channel))
             {
-                Some(channel) if told.place.is_some() => due.push((told.approval, channel.clone())),
+                Some(channel) if told.place.is_some() => due.push(Due {
+                    key,
+                    agent: told.agent.clone(),
+                    is_new: false,
+                    channel: channel.clone(),
+                }),
                 _ => {
                     self.queue
                         .close_telling(told.approval, told.channel.clone())
@@ -135,34 +141,36 @@ impl Channels {
                 }
             }
         }
-        for (id, channel) in due {
-            if !busy.contains(&(id, channel.key.to_string())) {
-                self.start(id, channel);
+        for due in due {
+            if !busy.contains(&due.key) {
+                self.start(due);
             }
         }
         Ok(())
     }
 
-    /// Tells one channel how a question stands, unless that is on its way.
-    fn start(self: &Arc<Self>, id: i64, channel: Arc<Channel>) {
-        let key = (id, channel.key.to_string());
-        if !self.busy().insert(key.clone()) {
+    /// Tells one channel how a question stands, unless that is on its way, or its agent's share is used: a telling
+    /// that ends leads to another look.
+    fn start(self: &Arc<Self>, due: Due) {
+        if !self.pace().begin(&due.key, &due.agent, due.is_new, now_us()) {
             return;
         }
         let own = self.clone();
         tokio::spawn(async move {
-            // Never closed.
-            let _place = own.places.acquire().await;
-            let done = own.tell(id, &channel).await;
-            own.busy().remove(&key);
+            let done = own.tell(due.key.0, &due.channel).await;
+            own.pace().end(&due.key);
             match done {
                 Ok(()) => own.again.notify_one(),
-                Err(error) => tracing::error!(%error, channel = key.1, id, "a telling could not be noted"),
+                Err(error) => {
+                    let (id, channel) = &due.key;
+                    tracing::error!(%error, channel, id, "a telling could not be noted");
+                }
             }
         });
     }
 
     async fn tell(&self, id: i64, channel: &Channel) -> Result<(), StateError> {
+        let place = self.place().await;
         let key = channel.key.to_string();
         let Some(held) = self.queue.show(id).await? else {
             return self.queue.close_telling(id, key).await;
@@ -171,7 +179,7 @@ impl Channels {
             .queue
             .begin_telling(id, key.clone(), Notice::version(&held))
             .await?;
-        let went = self.send(channel, &held, &begun).await;
+        let went = self.send(channel, (&held, &begun), place).await;
         let went = went.map_err(|problem| self.known.scrub(&problem).into_owned());
         if let Err(problem) = &went {
             tracing::warn!(
@@ -186,14 +194,29 @@ impl Channels {
     }
 
     /// The channel's name for its message, where it has one. Tried again within bounds.
-    async fn send(&self, channel: &Channel, held: &Held, begun: &Begun) -> Result<Option<String>, String> {
+    async fn send(
+        &self,
+        channel: &Channel,
+        (held, begun): (&Held, &Begun),
+        mut place: Option<SemaphorePermit<'_>>,
+    ) -> Result<Option<String>, String> {
         let mut tries = Tries::default();
         loop {
             match self.try_once(channel, held, begun).await {
-                Ok(place) => return Ok(place),
-                Err(failure) => tokio::time::sleep(tries.after(failure)?).await,
+                Ok(said) => return Ok(said),
+                Err(failure) => {
+                    // A service that is down, or asks to be waited for, keeps nobody else's from theirs.
+                    drop(place);
+                    tokio::time::sleep(tries.after(failure)?).await;
+                    place = self.place().await;
+                }
             }
         }
+    }
+
+    /// One of [`SENDING_MAX`]. They are never closed.
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.acquire().await.ok()
     }
 
     async fn try_once(
@@ -215,7 +238,16 @@ impl Channels {
                 let message = slack::message(&notice, room, begun.place.as_deref(), &begun.token);
                 let request = self.client.post(format!("{base_url}/{method}"));
                 let said = answer(request.bearer_auth(&*token).json(&message)).await?;
-                slack::posted(&said).map(Some)
+                let place = slack::posted(&said)?;
+                // A message that is changed calls nobody.
+                if begun.place.is_some() && held.escalated && held.state == QuestionState::Pending {
+                    let request = self.client.post(format!("{base_url}/chat.postMessage"));
+                    let reply = slack::reply(&notice, &place);
+                    if let Err(failure) = answer(request.bearer_auth(&*token).json(&reply)).await {
+                        tracing::warn!(channel = %channel.key, id = held.id, ?failure, "nobody was called anew");
+                    }
+                }
+                Ok(Some(place))
             }
             ChannelKind::Webhook { url, .. } => {
                 let secret = self.secret(channel, "secret")?;
@@ -261,8 +293,29 @@ impl Channels {
         }
     }
 
-    fn busy(&self) -> MutexGuard<'_, HashSet<(i64, String)>> {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A telling that is to be made.
+struct Due {
+    key: Key,
+    agent: String,
+    is_new: bool,
+    channel: Arc<Channel>,
+}
+
+/// Whether a channel that was told of a pending question is to be told anew.
+fn is_due(told: &Telling, held: &Held, channel: &Channel) -> bool {
+    match told.state {
+        // On its way, or of a gateway that ended meanwhile.
+        ToldState::Sending => true,
+        ToldState::Failed => now_us().saturating_sub(told.at_us) >= FAILED_AGAIN_S * 1_000_000,
+        ToldState::Sent => {
+            let is_later = held.escalated && !told.shown.ends_with(notice::ESCALATED);
+            told.shown != Notice::version(held) && (is_told_again(channel) || is_later)
+        }
     }
 }
 

@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use crate::verdict::approval::{Held, QuestionState};
 
+/// Ends the version of a question that others may decide too by now.
+pub const ESCALATED: &str = " escalated";
+
 /// A held action for people.
 #[derive(Clone, Debug)]
 pub struct Notice {
@@ -22,6 +25,8 @@ pub struct Notice {
     /// Where the page shows it.
     pub link: String,
     pub state: QuestionState,
+    /// Others may decide it too by now.
+    pub is_escalated: bool,
     /// Who said yes so far, or how it ended.
     pub said: String,
 }
@@ -51,6 +56,11 @@ impl Notice {
         let required = question["required"].as_u64().unwrap_or(1);
         if required > 1 {
             about.push(("Wanted", format!("{required} people")));
+        }
+        if held.escalated {
+            let names = question["escalate_to"].as_array().into_iter().flatten();
+            let names: Vec<_> = names.filter_map(|name| name.as_str()).map(line).collect();
+            about.push(("By now also of", names.join(", ")));
         }
         if let Some(at) = chrono::DateTime::from_timestamp_micros(held.expires_us) {
             about.push(("Until", at.format("%Y-%m-%d %H:%M:%S UTC").to_string()));
@@ -85,6 +95,7 @@ impl Notice {
             action,
             link: link(page, held.id),
             state: held.state,
+            is_escalated: held.escalated,
             said,
         }
     }
@@ -98,7 +109,10 @@ impl Notice {
     /// How the question stands: a channel that was told of this is told again once it is another.
     pub fn version(held: &Held) -> String {
         match held.state {
-            QuestionState::Pending => format!("pending {}", held.by.len()),
+            QuestionState::Pending => {
+                let later = if held.escalated { ESCALATED } else { "" };
+                format!("pending {}{later}", held.by.len())
+            }
             // That it was used changes nothing for people.
             QuestionState::Used => QuestionState::Allowed.name().to_owned(),
             state => state.name().to_owned(),
@@ -116,7 +130,7 @@ pub fn document(held: &Held, page: &str) -> Value {
     serde_json::json!({
         "approval": held.id, "state": held.state, "by": held.by, "reason": held.reason,
         "digest": held.question["digest"], "expires_us": held.expires_us,
-        "page": link(page, held.id), "question": held.question,
+        "page": link(page, held.id), "escalated": held.escalated, "question": held.question,
     })
 }
 

@@ -15,7 +15,10 @@ pub fn message(notice: &Notice, topic: &str) -> Value {
     json!({
         "topic": topic,
         "title": notice.title,
-        "message": "It is held until people have decided. Open the page to see what it is.",
+        "message": match notice.is_escalated {
+            false => "It is held until people have decided. Open the page to see what it is.",
+            true => "Nobody has decided it yet, and others may by now. Open the page to see what it is.",
+        },
         "priority": HIGH,
         "tags": ["lock"],
         "click": notice.link,

@@ -66,6 +66,16 @@ pub fn message(notice: &Notice, room: &str, place: Option<&str>, token: &str) ->
     message
 }
 
+/// What calls people to a message that stands already: others may decide too by now.
+pub fn reply(notice: &Notice, place: &str) -> Value {
+    let text = format!("Nobody has decided {} yet, and others may by now.", notice.title);
+    let (room, ts) = place.split_once('/').unwrap_or_default();
+    json!({
+        "channel": room, "thread_ts": ts, "reply_broadcast": true, "text": escaped(&text), "mrkdwn": false,
+        "blocks": [section(&cut(&escaped(&text), BLOCK_CHARS_MAX))], "unfurl_links": false, "unfurl_media": false,
+    })
+}
+
 fn button(label: &str, action: &str, style: &str, value: &str) -> Value {
     json!({
         "type": "button", "action_id": action, "style": style, "text": plain(label), "value": value,

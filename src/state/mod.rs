@@ -113,6 +113,10 @@ ALTER TABLE approval ADD COLUMN rule TEXT;
 ALTER TABLE approval ADD COLUMN shape TEXT;
 CREATE INDEX approval_alike ON approval (endpoint, rule, shape, state);
 ",
+    "
+ALTER TABLE approval_vote ADD COLUMN through TEXT;
+ALTER TABLE approval ADD COLUMN decided_through TEXT;
+",
 ];
 
 /// The state cannot be read or written.

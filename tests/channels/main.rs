@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use tailkeep::admin::channels::router;
 use tailkeep::audit::log::Log;
-use tailkeep::channel::Channels;
+use tailkeep::audit::read::{Filter, Reader};
+use tailkeep::channel::{Channels, SENDING_MAX};
 use tailkeep::credential::KnownSecrets;
 use tailkeep::facts::Facts;
 use tailkeep::identity::{Agent, Identity, Transport};
@@ -41,6 +42,7 @@ pub struct World {
     pub folder: Folder,
     pub queue: Queue,
     gate: Arc<Gate>,
+    log: Log,
     channels: JoinHandle<()>,
     /// Where decisions come back.
     pub back: SocketAddr,
@@ -60,7 +62,7 @@ impl World {
         let log = Log::open(&folder.path().join("audit.db")).unwrap();
         let policy = policy(&folder, channel, approver);
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let gate = Arc::new(Gate::new(policy, queue.clone(), log));
+        let gate = Arc::new(Gate::new(policy, queue.clone(), log.clone()));
         let channels = Channels::new(queue.clone(), gate.clone(), KnownSecrets::default()).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let back = listener.local_addr().unwrap();
@@ -70,6 +72,7 @@ impl World {
             folder,
             queue,
             gate,
+            log,
             channels: tokio::spawn(channels.run()),
             back,
         }
@@ -83,8 +86,25 @@ impl World {
     }
 
     pub fn ask(&self, text: &str) -> JoinHandle<Result<(), Refusal>> {
-        let (gate, action) = (self.gate.clone(), action(text));
-        tokio::spawn(async move { gate.judge(&agent(), &action).await.map(drop) })
+        self.ask_as("laptop", text)
+    }
+
+    pub fn ask_as(&self, node: &str, text: &str) -> JoinHandle<Result<(), Refusal>> {
+        let (gate, action, agent) = (self.gate.clone(), action(text), agent(node));
+        tokio::spawn(async move { gate.judge(&agent, &action).await.map(drop) })
+    }
+
+    /// What the record of the last action says of who approved it.
+    pub async fn approvers(&self) -> String {
+        self.log.flush().await.unwrap();
+        let reader = Reader::open(&self.folder.path().join("audit.db")).unwrap();
+        let records = reader.select(&Filter::default()).unwrap();
+        serde_json::json!(records).to_string()
+    }
+
+    /// The state database, for what a clock would do to it.
+    pub fn database(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.folder.path().join("state/state.db")).unwrap()
     }
 
     /// The only question, once `is` says so of it.
@@ -105,6 +125,8 @@ impl World {
 
 fn policy(folder: &Folder, (kind, channel): (&str, &str), approver: &str) -> Arc<Policy> {
     let channel = channel.replace("@/", &format!("{}/", folder.path().display()));
+    let others = (0..SENDING_MAX + 1).map(|number| format!("node-{number}"));
+    let peers = serde_json::json!(others.chain(["laptop".to_owned()]).collect::<Vec<_>>());
     let text = format!(
         r#"
 gateway {{ page_url = "{PAGE}/" }}
@@ -118,7 +140,7 @@ approver "human_approver" "ops" {{
   {approver}
 }}
 profile "dev" {{
-  peers     = ["laptop"]
+  peers     = {peers}
   endpoints = [https.api]
 }}
 rule "ask" {{
@@ -137,8 +159,8 @@ rule "ask" {{
     }
 }
 
-fn agent() -> Agent {
-    let identity = Identity::new(Transport::Wireguard, "10.55.0.2".parse().unwrap(), "laptop");
+fn agent(node: &str) -> Agent {
+    let identity = Identity::new(Transport::Wireguard, "10.55.0.2".parse().unwrap(), node);
     Agent::new(Arc::new(identity), "dev".into())
 }
 

@@ -42,6 +42,15 @@ async fn a_push_leads_to_the_page_and_says_nothing_of_the_action() {
         world
             .held(|held| held.told.iter().any(|told| told.state == ToldState::Sent))
             .await;
+        // That others may decide too is a push of its own.
+        let passed = "UPDATE approval SET escalates_us = 1";
+        world.database().execute(passed, []).unwrap();
+        let told = server.next().await;
+        assert!(
+            told.body["message"].as_str().unwrap().starts_with("Nobody"),
+            "{}",
+            told.body
+        );
         asked.abort();
         // The end is told to nobody: a push is not taken back.
         world.held(|held| held.closed_us.is_some()).await;

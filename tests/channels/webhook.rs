@@ -5,7 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac as _};
 use serde_json::{Value, json};
 use tailkeep::channel::webhook::QUESTION_BYTES_MAX;
-use tailkeep::verdict::approval::{QuestionState, ToldState};
+use tailkeep::channel::{FAILED_AGAIN_S, SENDING_MAX};
+use tailkeep::verdict::approval::{Decide, Decision, QuestionState, ToldState};
 
 use crate::server::{Seen, Server};
 use crate::{SECRET, World, now_s};
@@ -103,7 +104,10 @@ async fn a_system_is_told_and_decides_by_a_signed_request() {
         (200, Some("denied")),
         "{answer}"
     );
-    assert_eq!(asked.await.unwrap().unwrap_err().reason, "no tea today");
+    let refusal = asked.await.unwrap().unwrap_err();
+    assert_eq!(refusal.reason, "no tea today");
+    let detail = refusal.detail.unwrap();
+    assert_eq!(detail, "human_approver.ops:ann@example.com through webhook.ops");
     let closed = server.next().await;
     check(&closed);
     assert_eq!(
@@ -194,8 +198,28 @@ async fn what_is_not_signed_whole_and_of_now_decides_nothing() {
         409,
         "the token is over"
     );
-    assert_eq!(back("o", &voted, person, "approve").send(&world).await.0, 200);
+    // One secret is one yes, whoever it names; the other person's is taken elsewhere.
+    let (status, answer) = back("o", &voted, person, "approve").send(&world).await;
+    assert_eq!(status, 409, "{answer}");
+    assert!(answer.to_string().contains("counts once"), "{answer}");
+    assert_eq!(world.held(|_| true).await.state, QuestionState::Pending);
+    let other = if person == "43" {
+        "bob@example.com"
+    } else {
+        "ann@example.com"
+    };
+    let decide = Decide {
+        id: told["approval"].as_i64().unwrap(),
+        person: other.into(),
+        decision: Decision::Allow,
+        reason: None,
+        grant: None,
+    };
+    world.queue.decide(decide).await.unwrap();
     asked.await.unwrap().unwrap();
+    let said = world.approvers().await;
+    assert!(said.contains("@example.com through webhook.ops"), "{said}");
+    assert!(!said.contains(&format!("{other} through")), "{said}");
     let closed = server.next().await.body;
     assert_eq!(
         back("p", &with("token", closed["token"].clone()), "42", "deny")
@@ -204,6 +228,69 @@ async fn what_is_not_signed_whole_and_of_now_decides_nothing() {
             .0,
         400
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_is_told_while_the_question_is_open() {
+    let server = Server::start().await;
+    server.answer((404, None, Value::Null));
+    let world = world(&server, "").await;
+    let asked = world.ask("tea");
+    server.next().await;
+    let failed = |held: &tailkeep::verdict::approval::Held| {
+        held.told.iter().any(|told| told.state == ToldState::Failed)
+    };
+    world.held(failed).await;
+    let earlier = "UPDATE approval_told SET at_us = at_us - ?";
+    world
+        .database()
+        .execute(earlier, [FAILED_AGAIN_S * 1_000_000])
+        .unwrap();
+    let told = server.next().await.body;
+    assert_eq!(back("a", &told, "42", "approve").send(&world).await.0, 200);
+    asked.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_service_keeps_nobody_from_being_told() {
+    let server = Server::start().await;
+    for _ in 0..SENDING_MAX {
+        server.answer((429, Some("60"), Value::Null));
+    }
+    let world = world(&server, "").await;
+    let mut asked = Vec::new();
+    for number in 0..SENDING_MAX {
+        asked.push(world.ask_as(&format!("node-{number}"), "tea"));
+        server.next().await;
+    }
+    let another = format!("node-{SENDING_MAX}");
+    let last = world.ask_as(&another, "tea");
+    let told = server.next().await.body;
+    assert_eq!(told["question"]["node"], another);
+    asked.iter().chain([&last]).for_each(|task| task.abort());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_others_may_decide_by_now_is_told() {
+    let server = Server::start().await;
+    let world = world(
+        &server,
+        "escalate_after = \"1h\"\n  escalate_to = [\"eve@example.com\"]",
+    )
+    .await;
+    let asked = world.ask("tea");
+    let told = server.next().await.body;
+    assert_eq!(told["escalated"], false);
+    assert_eq!(back("a", &told, "66", "approve").send(&world).await.0, 403);
+    let passed = "UPDATE approval SET escalates_us = escalates_us - 3600000000";
+    world.database().execute(passed, []).unwrap();
+    let told = server.next().await.body;
+    assert_eq!(
+        (&told["escalated"], told["type"].as_str()),
+        (&json!(true), Some("approval.asked"))
+    );
+    assert_eq!(back("b", &told, "66", "approve").send(&world).await.0, 200);
+    asked.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -267,7 +267,7 @@ async fn what_a_rollback_does_not_undo_is_never_tried() {
         ("insert into users_set values ('x')", "effects of its own"),
         ("insert into users_kept values (0)", "effects of its own"),
         ("insert into users_signed values ('x')", "not the server's own"),
-        ("insert into users_cast values ('x')", "not the server's own"),
+        ("insert into users_cast values ('x')", "not be the server's own"),
         ("delete from users_ruled", "reads another"),
         ("insert into users_parts values (1)", "not the server's own"),
         ("insert into users_part values (1)", "not the server's own"),
@@ -328,6 +328,55 @@ async fn what_a_rollback_does_not_undo_is_never_tried() {
     assert_eq!(shown["does"]["rows"], 1, "{shown}");
     decide(&world, id, Decision::Allow).await;
     assert_eq!(agent.until_ready(1).await.tags, "CZ");
+}
+
+/// Functions that nothing of the table names itself: behind an operator, a domain, a partition's key, a view.
+#[tokio::test]
+async fn what_calls_a_function_by_a_way_round_is_never_tried() {
+    let (server, world) = world(ENDPOINT).await;
+    assert!(server.sql(
+        "create table log (n int);
+         create function same(int, int) returns bool language plpgsql immutable as
+           $$ begin insert into log values (1); return true; end $$;
+         create operator === (leftarg = int, rightarg = int, function = same);
+         create table users_by_operator (a int, check (a === a));
+         create function noted(text) returns bool language plpgsql immutable as
+           $$ begin insert into log values (1); return true; end $$;
+         create domain noted_text as text check (noted(value));
+         create table users_by_domain (a text, check (a::noted_text is not null));
+         create function key_of(int) returns int language plpgsql immutable as
+           $$ begin insert into log values (1); return 1; end $$;
+         create table users_by_key (a int) partition by range ((key_of(a)));
+         create table users_by_key_all partition of users_by_key default;
+         create view noting as select noted('x') as fine;
+         create table users_by_view (a int); alter table users_by_view enable row level security;
+         create policy own on users_by_view using (exists (select from noting where fine));
+         create policy new on users_by_view for insert with check (exists (select from noting where fine));
+         grant all on all tables in schema public to app"
+    ));
+    let mut agent = Raw::enter(world.address).await;
+    for (text, why) in [
+        ("insert into users_by_operator values (1)", "calls a function"),
+        (
+            "insert into users_by_domain values ('x')",
+            "a type whose functions",
+        ),
+        ("insert into users_by_key values (1)", "a partition key calls"),
+        (
+            "insert into users_by_view values (1)",
+            "reads another table or a view",
+        ),
+    ] {
+        agent.send(&query(text)).await;
+        let (id, shown) = preview(&world).await;
+        let none = shown["none"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{text}: {shown}"));
+        assert!(none.contains(why), "{text}: {none}");
+        decide(&world, id, Decision::Deny).await;
+        assert_eq!(agent.until_ready(1).await.tags, "EZ", "{text}");
+    }
+    assert_eq!(server.says("select count(*) from log"), "0");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod bound;
 mod folder;
 mod grants;
 mod hiding;
+mod lodged;
 mod people;
 mod queue;
 mod retention;

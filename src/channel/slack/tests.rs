@@ -10,6 +10,7 @@ fn notice(action: &str) -> Notice {
         action: action.to_owned(),
         link: "https://page/#/approvals/7".to_owned(),
         state: QuestionState::Pending,
+        is_escalated: false,
         said: String::new(),
     }
 }

@@ -16,8 +16,8 @@ use crate::verdict::gate::Gate;
 /// How often the kernel's settings and the loaded table are looked at: nothing tells of a change.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Ends with the reason for which the gateway must not go on: at its first sight of tailscaled, one
-/// without a network device, and real addresses that were asked for or that others declared there.
+/// Ends with the reason for which the gateway must not go on: a tailscaled without a network device, and real addresses
+/// that were asked for or that others declared there, whenever that is found.
 pub(super) async fn keep(
     node: &Node,
     gate: &Gate,
@@ -41,14 +41,15 @@ pub(super) async fn keep(
         let guarded = guarded.but_for(local::elsewhere(&plan.names).await);
         node.advertise(plan.advertised(&guarded)).await;
         if now.is_some() {
-            let refused = refusal(node, dialer, policy.model()).await;
-            if let (false, Some(why)) = (attached, &refused) {
-                return anyhow::anyhow!("gateway {{ tailscale {{ … }} }}: {why}");
-            }
+            let unsure = match refusal(node, dialer, policy.model()).await {
+                Ok(None) => None,
+                // It was sure before; a tailscaled that starts anew is no reason to end.
+                Err(why) if attached => Some(why),
+                Ok(Some(why)) | Err(why) => return anyhow::anyhow!("gateway {{ tailscale {{ … }} }}: {why}"),
+            };
             attached = true;
-            node.note_round(refused.clone());
             let missing = guarded.missing.iter().map(ToString::to_string);
-            let text = missing.chain(refused).collect::<Vec<_>>().join("; ");
+            let text = missing.chain(unsure).collect::<Vec<_>>().join("; ");
             if text != said && !text.is_empty() {
                 tracing::error!("not advertised, or open past the gateway: {text}");
             }
@@ -64,29 +65,30 @@ pub(super) async fn keep(
 
 /// Why a policy may not be in force beside this tailscaled: one without a network device dials by itself what it is sent,
 /// past every rule. `None` as long as tailscaled is not heard; nobody is let in then.
-pub(super) async fn refusal(node: &Node, dialer: &Dialer, model: &Model) -> Option<String> {
-    let status = node
-        .status()
-        .borrow()
-        .clone()
-        .filter(|status| !status.has_device)?;
-    let own = model.gateway.tailscale.as_ref()?;
+///
+/// # Errors
+/// Why it cannot be told, for now.
+pub(super) async fn refusal(node: &Node, dialer: &Dialer, model: &Model) -> Result<Option<String>, String> {
+    let status = node.status().borrow().clone();
+    let (Some(status), Some(own)) = (
+        status.filter(|status| !status.has_device),
+        &model.gateway.tailscale,
+    ) else {
+        return Ok(None);
+    };
     if own.routes.iter().flatten().next().is_some() || !own.via.is_empty() {
         let guarded = Kernel::default().guards(&Plan::of(model), &status, own.redirect_port);
-        return guarded.missing.first().map(ToString::to_string);
+        return Ok(guarded.missing.first().map(ToString::to_string));
     }
-    let others = match node.others().await {
-        Ok(others) => others,
-        Err(error) => {
-            return Some(format!(
-                "tailscaled does not say which routes it advertises: {error}"
-            ));
-        }
-    };
+    let others = node
+        .others()
+        .await
+        .map_err(|error| format!("tailscaled does not say which routes it advertises: {error}"))?;
     let (nets, hosts) = upstreams(model);
-    let mut found = nets
-        .iter()
-        .find_map(|(net, port)| led_round(&others, *net, *port, &net.to_string()));
+    let mut found = any_name(model, &others).or_else(|| {
+        nets.iter()
+            .find_map(|(net, port)| led_round(&others, *net, *port, &net.to_string()))
+    });
     for HostPort { host, port } in hosts {
         if found.is_some() {
             break;
@@ -97,7 +99,27 @@ pub(super) async fn refusal(node: &Node, dialer: &Dialer, model: &Model) -> Opti
             .into_iter()
             .find_map(|address| led_round(&others, address.into(), port, &host));
     }
-    found
+    Ok(found)
+}
+
+/// An endpoint of all names under one leads to addresses that nobody knows beforehand: each route could hold them.
+fn any_name(model: &Model, others: &[IpNet]) -> Option<String> {
+    let route = others.first()?;
+    let leads = model
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.upstream.is_none());
+    let suffix = leads
+        .flat_map(|endpoint| &endpoint.claims)
+        .find_map(|claim| match &claim.host {
+            HostPattern::Suffix(suffix) => Some(suffix),
+            _ => None,
+        })?;
+    Some(format!(
+        "tailscaled advertises {route} and has no network device, and a name under {suffix} may lead there: agents reach \
+         it past every rule. Withdraw that route (tailscale set --advertise-routes=), or let tailscaled run without \
+         --tun=userspace-networking"
+    ))
 }
 
 /// How agents reach an upstream past the gateway, if they do: by what others have tailscaled advertise, or where it takes

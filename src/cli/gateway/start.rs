@@ -96,7 +96,8 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let guard: policy_watch::Guard = Arc::new(move |new: &Policy| {
         // Called where it may block.
         if let Some(node) = &guard_node
-            && let Some(why) = runtime.block_on(routes::refusal(node, &guard_dialer, new.model()))
+            && let Ok(Some(why)) | Err(why) =
+                runtime.block_on(routes::refusal(node, &guard_dialer, new.model()))
         {
             return Err(NotNow::Round(why));
         }

@@ -37,7 +37,6 @@ pub struct Node {
     login: Option<Login>,
     /// Why the last login failed.
     problem: watch::Sender<Option<String>>,
-    round: watch::Sender<Option<String>>,
     directory: Arc<Directory>,
     /// Held while they are declared, so that a withdrawal comes last.
     routes: Mutex<Routes>,
@@ -57,7 +56,6 @@ impl Node {
         Arc::new(Node {
             login,
             problem: watch::Sender::new(None),
-            round: watch::Sender::new(None),
             directory: Directory::new(api.clone()),
             api,
             routes: Mutex::new(routes),
@@ -207,15 +205,9 @@ impl Node {
         self.routes.lock().await.ours().to_vec()
     }
 
-    /// Why the node is not of the tailnet, as far as that was said; or how agents get round the gateway.
+    /// Why the node is not of the tailnet, as far as that was said.
     pub fn problem(&self) -> Option<String> {
-        let problem = self.problem.borrow().clone();
-        problem.or_else(|| self.round.borrow().clone())
-    }
-
-    /// How agents get round the gateway, as it was found.
-    pub fn note_round(&self, round: Option<String>) {
-        self.round.send_replace(round);
+        self.problem.borrow().clone()
     }
 
     fn note(&self, problem: Option<String>) {

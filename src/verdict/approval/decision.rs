@@ -39,6 +39,11 @@ pub enum DecideError {
          `tailkeep operators invite {0} --login LOGIN`, or decide from a node of the tailnet"
     )]
     NotKnown(String),
+    #[error(
+        "{0} has said yes already, and its secret counts once in a quorum, whoever it names: let another decide \
+         elsewhere"
+    )]
+    Once(String),
     #[error("it is closed already: {}", .0.name())]
     Closed(State),
     #[error(transparent)]
@@ -87,12 +92,13 @@ pub(super) fn decide(
     match decide.decision {
         Decision::Deny => {
             transaction.execute(
-                "UPDATE approval SET state = 'denied', closed_us = ?2, decided_by = ?3, reason = ?4
-                 WHERE id = ?1 AND state = 'pending'",
-                params![decide.id, now, person, decide.reason],
+                "UPDATE approval SET state = 'denied', closed_us = ?2, decided_by = ?3, reason = ?4,
+                 decided_through = ?5 WHERE id = ?1 AND state = 'pending'",
+                params![decide.id, now, person, decide.reason, decide.person.through()],
             )?;
         }
         Decision::Allow => {
+            check_once(&transaction, decide, &counts_as)?;
             if let Some(terms) = decide.grant {
                 let who = (&decide.person, counts_as.as_str());
                 granted = offer(&transaction, (decide.id, who), terms, &held.question, now)?;
@@ -102,8 +108,9 @@ pub(super) fn decide(
                 }
             }
             transaction.execute(
-                "INSERT OR IGNORE INTO approval_vote (approval, person, at_us, counts_as) VALUES (?, ?, ?, ?)",
-                params![decide.id, person, now, counts_as],
+                "INSERT OR IGNORE INTO approval_vote (approval, person, at_us, counts_as, through)
+                 VALUES (?, ?, ?, ?, ?)",
+                params![decide.id, person, now, counts_as, decide.person.through()],
             )?;
             transaction.execute(
                 "UPDATE approval SET state = 'allowed', closed_us = ?2, reason = ?3, grant_id = ?5
@@ -131,6 +138,27 @@ pub(super) fn check(
     match excluded {
         Some(_) if !voter::is_person(counts_as) => Err(DecideError::NotKnown(person.name())),
         _ => Ok(()),
+    }
+}
+
+/// One secret that could name anybody is one yes. Another person's by it is refused, so that theirs by another way
+/// still counts.
+fn check_once(transaction: &Transaction<'_>, decide: &Decide, counts_as: &str) -> Result<(), DecideError> {
+    let Voter::Through {
+        channel,
+        is_one: true,
+        ..
+    } = &decide.person
+    else {
+        return Ok(());
+    };
+    let query = "SELECT EXISTS (SELECT 1 FROM approval_vote
+                 WHERE approval = ? AND through = ? AND coalesce(counts_as, person) <> ?)";
+    let said: bool =
+        transaction.query_row(query, params![decide.id, channel, counts_as], |row| row.get(0))?;
+    match said {
+        true => Err(DecideError::Once(channel.clone())),
+        false => Ok(()),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A question that is lodged has a token of its own, 256 random bits of which the hash is kept. The same action with
 //! that token takes its answer, once; without it, or with another action, nothing does. Nobody waits for it, so
-//! nothing withdraws it but its time.
+//! nothing withdraws it but its time; and as it costs no connection, an agent has fewer of them, and all agents
+//! together leave a share of the queue to those who wait.
 
 use std::time::Duration;
 
@@ -100,17 +101,18 @@ fn anew(transaction: &Transaction<'_>, question: &Question) -> Result<Lodged, St
     let open: Option<(i64, i64)> = transaction
         .query_row(query, [identity.as_slice()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let (approval, expires_us) = match open {
-        Some(open) => open,
-        None => store::insert_new(transaction, question)?,
-    };
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| StateError::Random(error.to_string()))?;
     let token: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    transaction.execute(
-        "UPDATE approval SET retry = ? WHERE id = ?",
-        params![hash_of(&token).as_slice(), approval],
-    )?;
+    let hash = hash_of(&token);
+    let (approval, expires_us) = match open {
+        None => store::insert_new(transaction, question, Some(&hash))?,
+        Some((approval, expires_us)) => {
+            let update = "UPDATE approval SET retry = ? WHERE id = ?";
+            transaction.execute(update, params![hash.as_slice(), approval])?;
+            (approval, expires_us)
+        }
+    };
     Ok(Lodged::Held(Ticket {
         approval,
         token: Some(token),

@@ -34,7 +34,8 @@ pub use queue::{LIST_MAX, Stopped};
 pub use revoked::REVOKED_REMEMBERED_MAX;
 pub use row::{Held, LISTED_BYTES_MAX, State as QuestionState};
 pub use store::{
-    CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, PENDING_MAX, PENDING_PER_AGENT_MAX,
+    CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, LODGED_MAX, LODGED_PER_AGENT_MAX,
+    PENDING_MAX, PENDING_PER_AGENT_MAX,
 };
 pub use told::{Begun, Telling, Told, ToldState};
 pub use voter::{Voter, person_of};

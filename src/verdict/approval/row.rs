@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use super::told::{self, Told};
-use crate::state::StateError;
+use crate::state::{StateError, now_us};
 
 /// Where a question stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -69,6 +69,9 @@ pub struct Held {
     /// Whether its agent is there and waits; one that lost its gateway may come back.
     #[serde(default)]
     pub waiting: bool,
+    /// It was not decided for so long that others may decide it too.
+    #[serde(default)]
+    pub escalated: bool,
     /// The channels that were told of it.
     #[serde(default)]
     pub told: Vec<Told>,
@@ -76,7 +79,8 @@ pub struct Held {
 
 /// One row, whatever its state.
 pub(super) fn one(connection: &Connection, id: i64) -> Result<Option<Held>, StateError> {
-    let query = "SELECT id, state, question, asked_us, expires_us, closed_us, decided_by, reason
+    let query =
+        "SELECT id, state, question, asked_us, expires_us, closed_us, decided_by, reason, escalates_us
                  FROM approval WHERE id = ?";
     let row = connection.query_row(query, [id], read).optional()?;
     row.map(|row| complete(connection, row)).transpose()
@@ -92,7 +96,7 @@ pub(super) fn list(connection: &Connection, pending_only: bool, limit: u32) -> R
     let query = format!(
         "SELECT id, state, CASE WHEN octet_length(question) <= ?1 THEN question ELSE
            json_set(question, '$.detail', NULL, '$.facts', NULL, '$.cut', json('true')) END,
-           asked_us, expires_us, closed_us, decided_by, reason FROM approval {clause} LIMIT ?2"
+           asked_us, expires_us, closed_us, decided_by, reason, escalates_us FROM approval {clause} LIMIT ?2"
     );
     let mut statement = connection.prepare_cached(&query)?;
     let rows: Vec<Raw> = statement
@@ -124,6 +128,7 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Raw> {
             by: Vec::new(),
             reason: row.get(7)?,
             waiting: false,
+            escalated: row.get::<_, Option<i64>>(8)?.is_some_and(|at| at <= now_us()),
             told: Vec::new(),
         },
     })
@@ -140,6 +145,24 @@ fn complete(connection: &Connection, raw: Raw) -> Result<Held, StateError> {
         None => voters(connection, held.id)?,
     };
     Ok(held)
+}
+
+/// Who has allowed it, in order, each with the channel that said so, for the record.
+pub(super) fn voters_through(connection: &Connection, id: i64) -> Result<Vec<String>, StateError> {
+    let query = "SELECT person, through FROM approval_vote WHERE approval = ? ORDER BY at_us";
+    let mut statement = connection.prepare_cached(query)?;
+    let people = statement.query_map([id], |row| {
+        Ok(person_through(&row.get::<_, String>(0)?, row.get(1)?))
+    })?;
+    Ok(people.collect::<Result<_, _>>()?)
+}
+
+/// A person and the channel that says that it was them.
+pub(super) fn person_through(person: &str, through: Option<String>) -> String {
+    match through {
+        Some(channel) => format!("{person} through {channel}"),
+        None => person.to_owned(),
+    }
 }
 
 /// Who has allowed it, in order.

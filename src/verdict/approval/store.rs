@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::alike;
 use super::grant::{self, Use, Which};
-use super::row::{State, voters};
+use super::row::{State, person_through, voters_through};
 use super::{Answer, Question};
 use crate::state::{State as Database, StateError, now_us};
 use crate::verdict::Digest;
@@ -15,6 +15,10 @@ use crate::verdict::Digest;
 pub const PENDING_MAX: i64 = 1024;
 /// Pending questions of one agent, whatever it calls itself.
 pub const PENDING_PER_AGENT_MAX: i64 = 32;
+/// Pending questions of one agent that it does not wait for: they cost it no connection.
+pub const LODGED_PER_AGENT_MAX: i64 = 8;
+/// Those of all agents together; the rest of [`PENDING_MAX`] is kept for agents that wait.
+pub const LODGED_MAX: i64 = 512;
 /// Bytes of a question as JSON, detail and facts included: what cannot be shown is not asked.
 pub const QUESTION_BYTES_MAX: usize = 4 << 20;
 /// Seconds in which a decision that nobody waited for can be used by a retry.
@@ -113,16 +117,18 @@ pub(super) fn take(
             transaction.commit()?;
             return Ok(Taken::Pending { id, expires_us });
         }
-        let (id, expires_us) = insert_new(&transaction, question)?;
+        let (id, expires_us) = insert_new(&transaction, question, None)?;
         transaction.commit()?;
         Ok(Taken::Pending { id, expires_us })
     })
 }
 
-/// A new row, if there is room for it: its number, and when its time is over.
+/// A new row, if there is room for it: its number, and when its time is over. `retry` is the hash of the token of one
+/// that nobody waits for.
 pub(super) fn insert_new(
     transaction: &Transaction<'_>,
     question: &Question,
+    retry: Option<&[u8; 32]>,
 ) -> Result<(i64, i64), StateError> {
     let body = question.to_json().to_string();
     if body.len() > QUESTION_BYTES_MAX {
@@ -130,13 +136,13 @@ pub(super) fn insert_new(
             "the action is too large to be shown".to_owned(),
         ));
     }
-    check_room(transaction, question, &|_| true)?;
+    check_room(transaction, question, retry.is_some(), &|_| true)?;
     let now = now_us();
     let expires_us = now.saturating_add(micros(question.timeout));
     insert(
         transaction,
         question,
-        (&identity(question), &body),
+        (&identity(question), &body, retry),
         (now, expires_us),
     )?;
     let id = transaction.last_insert_rowid();
@@ -159,7 +165,7 @@ pub(super) fn before(
         expire(&transaction, now)?;
         let used = by_grant(&transaction, question, None, now)?;
         if used.is_none() {
-            check_room(&transaction, question, waited_for)?;
+            check_room(&transaction, question, false, waited_for)?;
         }
         transaction.commit()?;
         Ok(used)
@@ -170,14 +176,14 @@ pub(super) fn before(
 fn insert(
     transaction: &Transaction<'_>,
     question: &Question,
-    (identity, body): (&[u8; 32], &str),
+    (identity, body, retry): (&[u8; 32], &str, Option<&[u8; 32]>),
     (now, expires_us): (i64, i64),
 ) -> Result<(), StateError> {
     let later = question.escalation.as_ref();
     transaction.execute(
         "INSERT INTO approval (identity, node, question, required, eligible, state, asked_us, expires_us,
-           agent, scope, chain, excluded, escalates_us, escalate_to, endpoint, rule, shape)
-         VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+           agent, scope, chain, excluded, escalates_us, escalate_to, endpoint, rule, shape, retry)
+         VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             identity.as_slice(),
             question.node,
@@ -195,6 +201,7 @@ fn insert(
             &*question.endpoint,
             &*question.rule,
             alike::shape(&question.facts),
+            retry.map(|hash| hash.as_slice()),
         ],
     )?;
     Ok(())
@@ -225,16 +232,20 @@ pub(super) fn by_grant(
 fn check_room(
     transaction: &Transaction<'_>,
     question: &Question,
+    is_lodged: bool,
     counts: &dyn Fn(i64) -> bool,
 ) -> Result<(), StateError> {
-    let query = "SELECT id, agent = ? FROM approval WHERE state = 'pending'";
+    let query = "SELECT id, agent = ?, retry IS NOT NULL FROM approval WHERE state = 'pending'";
     let mut pending = transaction.prepare_cached(query)?;
     let mut rows = pending.query([&question.agent])?;
-    let (mut all, mut own) = (0, 0);
+    let (mut all, mut own, mut lodged, mut own_lodged) = (0, 0, 0, 0);
     while let Some(row) = rows.next()? {
         if counts(row.get(0)?) {
+            let (is_own, lies): (bool, bool) = (row.get(1)?, row.get(2)?);
             all += 1;
-            own += i64::from(row.get::<_, bool>(1)?);
+            own += i64::from(is_own);
+            lodged += i64::from(lies);
+            own_lodged += i64::from(is_own && lies);
         }
     }
     if all >= PENDING_MAX {
@@ -246,21 +257,39 @@ fn check_room(
         let text = format!("this agent has {PENDING_PER_AGENT_MAX} actions held already");
         return Err(StateError::Refused(text));
     }
+    if is_lodged && lodged >= LODGED_MAX {
+        let text = format!(
+            "{LODGED_MAX} actions that nobody waits for are held already; this one can be waited for"
+        );
+        return Err(StateError::Refused(text));
+    }
+    if is_lodged && own_lodged >= LODGED_PER_AGENT_MAX {
+        let text = format!(
+            "this agent has {LODGED_PER_AGENT_MAX} actions held already that it does not wait for; this one can be waited for"
+        );
+        return Err(StateError::Refused(text));
+    }
     Ok(())
 }
 
 /// The answer of a closed row. An allowed one becomes used and a denied one is marked read, so
 /// that each answers one action; `None` if the row holds no answer that is still good.
 pub(super) fn use_up(connection: &Connection, id: i64) -> Result<Option<Answer>, StateError> {
-    type Row = (String, Option<String>, Option<String>, Option<i64>);
+    type Row = (
+        String,
+        Option<String>,
+        Option<String>,
+        Option<i64>,
+        Option<String>,
+    );
     let row: Option<Row> = connection
         .query_row(
-            "SELECT state, decided_by, reason, grant_id FROM approval WHERE id = ?",
+            "SELECT state, decided_by, reason, grant_id, decided_through FROM approval WHERE id = ?",
             [id],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
         )
         .optional()?;
-    let Some((state, by, reason, grant)) = row else {
+    let Some((state, by, reason, grant, through)) = row else {
         return Ok(None);
     };
     match State::read(&state) {
@@ -274,7 +303,7 @@ pub(super) fn use_up(connection: &Connection, id: i64) -> Result<Option<Answer>,
                 let used = grant::first_use(connection, grant)?;
                 return Ok(Some(used.map_or_else(|| over(grant), Answer::Granted)));
             }
-            let by = voters(connection, id)?;
+            let by = voters_through(connection, id)?;
             Ok(Some(Answer::Allowed { by }))
         }
         Some(State::Denied) => {
@@ -282,7 +311,7 @@ pub(super) fn use_up(connection: &Connection, id: i64) -> Result<Option<Answer>,
             let update = "UPDATE approval SET identity = x'' WHERE id = ?";
             connection.execute(update, [id])?;
             Ok(Some(Answer::Denied {
-                by: by.unwrap_or_default(),
+                by: person_through(&by.unwrap_or_default(), through),
                 reason,
             }))
         }

@@ -52,7 +52,11 @@ impl ToldState {
 pub struct Telling {
     pub approval: i64,
     pub channel: String,
+    /// Whose question it is, as [`crate::identity::Identity::agent_key`].
+    pub agent: String,
     pub state: ToldState,
+    /// When it was last begun or ended.
+    pub at_us: i64,
     /// How the question stood that the channel was told of.
     pub shown: String,
     /// What the channel calls its message, once it has one.
@@ -74,7 +78,8 @@ impl Queue {
     /// The database cannot be read.
     pub async fn tellings(&self) -> Result<Vec<Telling>, StateError> {
         let all = |connection: &mut Connection| {
-            let query = "SELECT approval, channel, state, shown, place FROM approval_told WHERE over = 0";
+            let query = "SELECT approval, channel, told.state, shown, place, agent, at_us
+                         FROM approval_told AS told JOIN approval ON approval.id = approval WHERE over = 0";
             let mut statement = connection.prepare_cached(query)?;
             let rows = statement.query_map([], |row| {
                 Ok(Telling {
@@ -83,6 +88,8 @@ impl Queue {
                     state: ToldState::read(&row.get::<_, String>(2)?),
                     shown: row.get(3)?,
                     place: row.get(4)?,
+                    agent: row.get(5)?,
+                    at_us: row.get(6)?,
                 })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)

@@ -18,6 +18,14 @@ pub enum Voter {
         /// Of a node that another tailnet shared in: no wildcard means it.
         is_guest: bool,
     },
+    /// As a channel says: whoever has its secret speaks for those that it lists.
+    Through {
+        /// `webhook.ops`.
+        channel: String,
+        person: Box<Voter>,
+        /// Nothing but that secret tells its people apart: together they count once in a quorum.
+        is_one: bool,
+    },
 }
 
 impl Voter {
@@ -27,6 +35,15 @@ impl Voter {
         match self {
             Voter::Account(name) => name.clone(),
             Voter::Login { login, .. } => person_of(login),
+            Voter::Through { person, .. } => person.name(),
+        }
+    }
+
+    /// The channel that says who they are.
+    pub fn through(&self) -> Option<&str> {
+        match self {
+            Voter::Through { channel, .. } => Some(channel),
+            _ => None,
         }
     }
 
@@ -34,6 +51,7 @@ impl Voter {
     /// It adds to nobody's rights.
     pub fn counts_as(&self, login: Option<String>) -> String {
         match (self, login) {
+            (Voter::Through { person, .. }, login) => person.counts_as(login),
             (Voter::Account(_), Some(login)) => person_of(&login),
             // An account that is called like a login is the same person's.
             (Voter::Account(name), None) if name.contains('@') => name.to_ascii_lowercase(),
@@ -49,6 +67,7 @@ impl Voter {
 
     fn is_meant(&self, entry: &str) -> bool {
         match (entry.strip_prefix(APPROVER_GRANT), self) {
+            (_, Voter::Through { person, .. }) => person.is_meant(entry),
             (Some(grant), Voter::Login { grants, .. }) => grants.iter().any(|own| own == grant),
             (Some(_), Voter::Account(_)) => false,
             (None, Voter::Account(name)) => entry == name,

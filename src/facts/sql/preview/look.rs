@@ -91,13 +91,20 @@ SELECT CASE
     THEN 'a rule would rewrite it'
   WHEN EXISTS (SELECT FROM own o JOIN pg_catalog.pg_depend d ON d.classid = o.class AND d.objid = o.id
       WHERE d.refclassid IN ('pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_operator'::regclass,
-          'pg_catalog.pg_opclass'::regclass, 'pg_catalog.pg_opfamily'::regclass)
-        OR d.refclassid = 'pg_catalog.pg_type'::regclass AND d.objsubid = 0 AND NOT EXISTS (SELECT FROM types s WHERE s.id = d.refobjid))
-    THEN 'a default, a constraint, a policy, an index or a partition calls a function that is not the server''s own'
+        'pg_catalog.pg_opclass'::regclass, 'pg_catalog.pg_opfamily'::regclass))
+    THEN 'a default, a constraint, a policy, an index or a partition key calls a function that is not the server''s own'
+  WHEN EXISTS (SELECT FROM own o JOIN pg_catalog.pg_depend d ON d.classid = o.class AND d.objid = o.id
+      JOIN pg_catalog.pg_type t ON t.oid = d.refobjid
+      WHERE d.refclassid = 'pg_catalog.pg_type'::regclass AND NOT EXISTS (SELECT FROM types s WHERE s.id = t.oid)
+        AND (t.typtype <> 'e' OR t.typinput::oid >= 16384))
+    THEN 'a default, a constraint, a policy or an index is of a type whose functions may not be the server''s own'
   WHEN EXISTS (SELECT FROM own o JOIN pg_catalog.pg_depend d ON d.classid = o.class AND d.objid = o.id
       WHERE o.class = 'pg_catalog.pg_policy'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
         AND NOT EXISTS (SELECT FROM near n WHERE n.id = d.refobjid))
-    THEN 'a policy of its table reads another'
+    THEN 'a policy reads another table or a view, whose functions are not known'
+  WHEN EXISTS (SELECT FROM pg_catalog.pg_cast c
+      WHERE c.castfunc >= 16384 AND c.castsource < 16384 AND c.casttarget < 16384)
+    THEN 'a cast between the server''s own types is not its own'
   WHEN EXISTS (SELECT FROM types s JOIN pg_catalog.pg_type t ON t.oid = s.id WHERE t.oid >= 16384
       AND (t.typinput::oid >= 16384 OR EXISTS (SELECT FROM pg_catalog.pg_cast c
         WHERE (c.castsource = t.oid OR c.casttarget = t.oid) AND c.castfunc >= 16384)))
