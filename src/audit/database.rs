@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::journal::{self, Kind};
+use super::journal;
 use super::note::{self, Heads};
 use super::retention;
 use super::row::{Hash, OutcomeRow, Row, chain};
@@ -90,11 +90,10 @@ impl Database {
         Ok(())
     }
 
-    /// Enters rows behind the chains' ends, and adds their frames to `frames`.
+    /// Enters records behind the chain's end, and adds their frames to `frames`.
     pub(super) fn enter<'a>(
         &mut self,
         records: impl Iterator<Item = &'a Record>,
-        outcomes: &[(RecordId, Outcome)],
         frames: &mut Vec<u8>,
     ) -> rusqlite::Result<()> {
         let mut insert = self.connection.prepare_cached(Row::INSERT)?;
@@ -103,10 +102,19 @@ impl Database {
             let text = row.text();
             let hash = chain(&self.heads.record.1, &text);
             row.insert(&mut insert, &hash)?;
-            journal::put(frames, Kind::Record, &text, &hash);
+            journal::put(frames, &text, &hash);
             self.heads.record = (row.id, hash);
             self.uncommitted += 1;
         }
+        Ok(())
+    }
+
+    /// Enters outcomes behind their chain's end.
+    pub(super) fn enter_outcomes(&mut self, outcomes: &[(RecordId, Outcome)]) -> rusqlite::Result<()> {
+        if outcomes.is_empty() {
+            return Ok(());
+        }
+        self.begin()?;
         let mut insert = self.connection.prepare_cached(OutcomeRow::INSERT)?;
         for (record, outcome) in outcomes {
             let row = OutcomeRow {
@@ -114,24 +122,18 @@ impl Database {
                 record: record.0,
                 outcome: outcome.clone(),
             };
-            let text = row.text();
-            let hash = chain(&self.heads.outcome.1, &text);
+            let hash = chain(&self.heads.outcome.1, &row.text());
             row.insert(&mut insert, &hash)?;
-            journal::put(frames, Kind::Outcome, &text, &hash);
             self.heads.outcome = (row.seq, hash);
             self.uncommitted += 1;
         }
         Ok(())
     }
 
-    /// Enters what the journal has and the database lacks: the frames that follow the chains' ends.
+    /// Enters what the journal has and the database lacks: the frames that follow the chain's end.
     pub(super) fn replay(&mut self, bytes: &[u8]) -> rusqlite::Result<()> {
         for frame in journal::frames(bytes) {
-            let follows = match frame.kind {
-                Kind::Record => self.replay_record(frame.text, &frame.hash)?,
-                Kind::Outcome => self.replay_outcome(frame.text, &frame.hash)?,
-            };
-            if !follows {
+            if !self.replay_record(frame.text, &frame.hash)? {
                 break;
             }
             self.uncommitted += 1;
@@ -148,18 +150,6 @@ impl Database {
         self.begin()?;
         row.insert(&mut *self.connection.prepare_cached(Row::INSERT)?, hash)?;
         self.heads.record = (row.id, *hash);
-        Ok(true)
-    }
-
-    fn replay_outcome(&mut self, text: &[u8], hash: &Hash) -> rusqlite::Result<bool> {
-        let (last, before) = &self.heads.outcome;
-        let row = match OutcomeRow::parse(text) {
-            Some(row) if row.seq == last + 1 && chain(before, text) == *hash => row,
-            _ => return Ok(false),
-        };
-        self.begin()?;
-        row.insert(&mut *self.connection.prepare_cached(OutcomeRow::INSERT)?, hash)?;
-        self.heads.outcome = (row.seq, *hash);
         Ok(true)
     }
 

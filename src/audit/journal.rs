@@ -1,8 +1,8 @@
 //! What the database has not committed yet, on disk: a group is durable by one write here.
 //!
-//! A frame is a kind, a length, the row's JSON and its link in the chain, which is its checksum as
+//! A frame is a length, the record's JSON and its link in the chain, which is its checksum as
 //! well: a frame that does not follow the chain's end is an older one's remains, and ends the
-//! journal. Each commit of the database makes the whole journal needless, so the next group is
+//! journal. Outcomes are not waited for, and come with a commit alone. Each commit of the database makes the whole journal needless, so the next group is
 //! written over it from the start, where the file has its blocks already. A start after a crash,
 //! and a database that was opened anew, get from it what they lack.
 //!
@@ -19,20 +19,12 @@ use super::row::Hash;
 /// Bytes after which the database is to be committed, and that the file keeps at most.
 pub(super) const JOURNAL_BYTES_MAX: u64 = 8 << 20;
 
-/// Kind, and length of the text.
-const HEAD_BYTES: usize = 5;
+/// Length of the text; no text has none.
+const HEAD_BYTES: usize = 4;
 
-/// What a frame holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Record = 1,
-    Outcome = 2,
-}
-
-/// A row as its link was computed from it.
+/// A record as its link was computed from it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Frame<'a> {
-    pub(super) kind: Kind,
     pub(super) text: &'a [u8],
     pub(super) hash: Hash,
 }
@@ -99,10 +91,9 @@ impl Journal {
 }
 
 /// Adds a frame.
-pub(super) fn put(to: &mut Vec<u8>, kind: Kind, text: &[u8], hash: &Hash) {
+pub(super) fn put(to: &mut Vec<u8>, text: &[u8], hash: &Hash) {
     // A record's facts are bounded, each: it is far from 4 GiB.
     let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-    to.push(kind as u8);
     to.extend_from_slice(&length.to_be_bytes());
     to.extend_from_slice(text);
     to.extend_from_slice(hash);
@@ -111,21 +102,12 @@ pub(super) fn put(to: &mut Vec<u8>, kind: Kind, text: &[u8], hash: &Hash) {
 /// The frames up to the first that is none.
 pub(super) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     std::iter::from_fn(move || {
-        let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
-        let kind = match head[0] {
-            1 => Kind::Record,
-            2 => Kind::Outcome,
-            _ => return None,
-        };
-        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
-        let (text, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+        let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
+        let length = usize::try_from(u32::from_be_bytes(*head)).ok()?;
+        let (text, rest) = rest.split_at_checked(length).filter(|_| length > 0)?;
         let (hash, rest) = rest.split_first_chunk()?;
         bytes = rest;
-        Some(Frame {
-            kind,
-            text,
-            hash: *hash,
-        })
+        Some(Frame { text, hash: *hash })
     })
 }
 
@@ -136,24 +118,23 @@ mod tests {
     #[test]
     fn a_journal_cut_anywhere_gives_whole_frames_alone() {
         let mut bytes = Vec::new();
-        put(&mut bytes, Kind::Record, b"{\"id\":1}", &[1; 32]);
+        put(&mut bytes, b"{\"id\":1}", &[1; 32]);
         let first = bytes.len();
-        put(&mut bytes, Kind::Outcome, b"[]", &[2; 32]);
+        put(&mut bytes, b"[]", &[2; 32]);
         for cut in 0..=bytes.len() {
             let whole = usize::from(cut >= first) + usize::from(cut == bytes.len());
             assert_eq!(frames(&bytes[..cut]).count(), whole, "{cut}");
         }
         let last = frames(&bytes).last().unwrap();
-        assert_eq!(
-            (last.kind, last.text, last.hash),
-            (Kind::Outcome, &b"[]"[..], [2; 32])
-        );
+        assert_eq!((last.text, last.hash), (&b"[]"[..], [2; 32]));
+        bytes.extend_from_slice(&[0; 64]);
+        assert_eq!(frames(&bytes).count(), 2);
     }
 
     #[test]
     fn any_bytes_are_read() {
         bolero::check!().for_each(|bytes: &[u8]| {
-            let length: usize = frames(bytes).map(|frame| frame.text.len() + 37).sum();
+            let length: usize = frames(bytes).map(|frame| frame.text.len() + 36).sum();
             assert!(length <= bytes.len());
         });
     }

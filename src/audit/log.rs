@@ -3,7 +3,8 @@
 //! Callers queue records; the writer takes what is queued, encodes and chains it, enters it into the
 //! database's open transaction, writes the group to a journal beside the database, and when that is
 //! on disk it answers. The transaction is committed (`synchronous = FULL`) a little later, for many
-//! groups at once; until then the journal has what a crash would lose. A group that fails is rolled
+//! groups at once and with the outcomes that came meanwhile; until then the journal has the records
+//! that a crash would lose. A group that fails is rolled
 //! back, all its callers get [`AuditDown`], and the next group opens the database anew and is
 //! committed before it is answered, so the log recovers by itself when the disk does.
 //!
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
+use super::outcomes::Outcomes;
 use super::writer::{Job, Writer};
 use super::{Outcome, Record, RecordId, Retention};
 
@@ -39,6 +41,7 @@ pub struct AuditDown(pub String);
 pub struct Log {
     room: Arc<Semaphore>,
     changes: watch::Receiver<u64>,
+    outcomes: Arc<Outcomes>,
     thread: Arc<WriterThread>,
 }
 
@@ -68,7 +71,9 @@ impl Log {
     /// # Errors
     /// The file cannot be opened or created, or its schema is newer than this program.
     pub fn open(path: &Path) -> Result<Log, AuditDown> {
-        let mut writer = Writer::open(path).map_err(|error| AuditDown(error.to_string()))?;
+        let outcomes = Arc::new(Outcomes::default());
+        let mut writer =
+            Writer::open(path, outcomes.clone()).map_err(|error| AuditDown(error.to_string()))?;
         let changes = writer.changes();
         let (jobs, queue) = channel();
         let handle = std::thread::Builder::new()
@@ -78,6 +83,7 @@ impl Log {
         Ok(Log {
             room: Arc::new(Semaphore::new(QUEUE_RECORDS_MAX)),
             changes,
+            outcomes,
             thread: Arc::new(WriterThread {
                 jobs: Some(jobs),
                 handle: Some(handle),
@@ -115,10 +121,9 @@ impl Log {
         answer.map_err(|_| stopped())?
     }
 
-    /// Adds the outcome to a record; not waited for, but never dropped while the log lives. The
-    /// queue of outcomes needs no bound of its own: each belongs to one permitted action.
+    /// Adds the outcome to a record; not waited for, but never dropped while the log lives.
     pub fn finish(&self, id: RecordId, outcome: Outcome) {
-        if self.send(Job::Finish(id, outcome)).is_err() {
+        if self.outcomes.add(id, outcome) && self.send(Job::Look).is_err() {
             tracing::error!(
                 record = id.0,
                 "the outcome of a record is lost: the writer has stopped"

@@ -18,6 +18,8 @@ pub mod log;
 #[cfg(feature = "daemon")]
 mod note;
 #[cfg(feature = "daemon")]
+mod outcomes;
+#[cfg(feature = "daemon")]
 pub mod read;
 #[cfg(feature = "daemon")]
 pub mod replay;

@@ -71,19 +71,19 @@ impl Row {
             endpoint: record.endpoint.to_string(),
             credential: text(&record.credential),
             summary: record.summary.clone(),
-            facts: record.facts.to_string(),
+            facts: json(&record.facts),
             digest: record.digest.to_string(),
             verdict: record.verdict.to_owned(),
             cause: record.cause.to_owned(),
             rule: text(&record.rule),
             reason: record.reason.clone(),
             detail: record.detail.clone(),
-            approvers: serde_json::json!(record.approvers).to_string(),
-            shadow: serde_json::json!(record.shadow).to_string(),
+            approvers: json(&record.approvers),
+            shadow: json(&record.shadow),
             judge_us: record.judge_us & i64::MAX as u64,
             wait_us: record.wait_us & i64::MAX as u64,
             policy: record.policy & i64::MAX as u64,
-            agent: record.agent.as_ref().map(ToString::to_string),
+            agent: record.agent.as_ref().map(json),
         }
     }
 
@@ -235,19 +235,6 @@ impl OutcomeRow {
         serde_json::to_vec(&fields).unwrap_or_default()
     }
 
-    /// Reads what [`OutcomeRow::text`] wrote.
-    pub(super) fn parse(text: &[u8]) -> Option<OutcomeRow> {
-        let (seq, record, status, up, down, took): (u64, u64, String, i64, i64, i64) =
-            serde_json::from_slice(text).ok()?;
-        let outcome = Outcome {
-            status,
-            bytes_up: up as u64,
-            bytes_down: down as u64,
-            took_us: took as u64,
-        };
-        Some(OutcomeRow { seq, record, outcome })
-    }
-
     pub(super) fn insert(&self, insert: &mut Statement<'_>, hash: &Hash) -> rusqlite::Result<()> {
         insert.execute(params![
             self.seq as i64,
@@ -277,6 +264,11 @@ impl OutcomeRow {
         };
         Ok((row_of, row.get(6)?))
     }
+}
+
+/// As `Display` of a [`serde_json::Value`], without its formatter.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// The link after `before` of a row with this text.

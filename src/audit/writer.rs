@@ -1,6 +1,7 @@
 //! The audit log's writer: groups, their journal, recovery.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use super::database::Database;
 use super::journal::Journal;
 use super::log::{AuditDown, Waiter};
 use super::note;
+use super::outcomes::Outcomes;
 use super::{Outcome, Record, RecordId, Retention};
 
 /// Jobs in one group at most.
@@ -29,7 +31,8 @@ const CLOSING_ATTEMPTS: usize = 5;
 /// What the writer's thread is asked to do.
 pub(super) enum Job {
     Append(Box<Record>, Waiter),
-    Finish(RecordId, Outcome),
+    /// There are outcomes.
+    Look,
     Flush(tokio::sync::oneshot::Sender<Result<(), AuditDown>>),
     Retain(Retention),
 }
@@ -39,10 +42,7 @@ pub(super) struct Writer {
     journal: Journal,
     /// `None` after a failure, until the next group opens it anew.
     open: Option<Database>,
-    /// Outcomes that are not entered.
-    outcomes: Vec<(RecordId, Outcome)>,
-    /// Outcomes that are entered, and neither committed nor in the journal.
-    entered: Vec<(RecordId, Outcome)>,
+    outcomes: Arc<Outcomes>,
     /// The frames of what is entered, and neither committed nor in the journal.
     frames: Vec<u8>,
     committed_at: Instant,
@@ -58,7 +58,7 @@ pub(super) struct Writer {
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 impl Writer {
-    pub(super) fn open(path: &Path) -> Result<Writer, Error> {
+    pub(super) fn open(path: &Path, outcomes: Arc<Outcomes>) -> Result<Writer, Error> {
         let mut open = Database::open(path)?;
         open.compare_with_note(path)?;
         let mut writer = Writer {
@@ -66,8 +66,7 @@ impl Writer {
             journal: Journal::open(&path.with_extension("journal"))?,
             changes: watch::channel(0).0,
             open: None,
-            outcomes: Vec::new(),
-            entered: Vec::new(),
+            outcomes,
             frames: Vec::new(),
             committed_at: Instant::now(),
             direct: false,
@@ -93,7 +92,8 @@ impl Writer {
                     self.write_group(jobs);
                 }
                 Err(RecvTimeoutError::Timeout) if self.is_settled() => {}
-                Err(RecvTimeoutError::Timeout) => self.write_group(Vec::new()),
+                // What failed is tried again.
+                Err(RecvTimeoutError::Timeout) => drop(self.settle()),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if Instant::now() >= self.prune_at {
@@ -106,21 +106,25 @@ impl Writer {
             }
         }
         tracing::error!(
-            outcomes = self.outcomes.len() + self.entered.len(),
+            outcomes = self.outcomes.len(),
             "the log was not writable at the end: outcomes are lost, and records are in its journal"
         );
     }
 
     /// Whether the database has all that there is.
     fn is_settled(&self) -> bool {
-        let uncommitted = self.open.as_ref().map_or(1, Database::uncommitted);
-        self.outcomes.is_empty() && uncommitted == 0 && !self.direct
+        self.outcomes.len() == 0 && !self.is_behind()
+    }
+
+    /// Whether the database lacks a record.
+    fn is_behind(&self) -> bool {
+        self.direct || self.open.as_ref().map_or(1, Database::uncommitted) > 0
     }
 
     fn wait(&self) -> Duration {
         let prune = self.prune_at.saturating_duration_since(Instant::now());
         let settle = match self.direct {
-            _ if self.is_settled() => Duration::MAX,
+            _ if !self.outcomes.awaited(self.is_behind()) => Duration::MAX,
             true => Duration::from_millis(RETRY_MS),
             false => Duration::from_millis(COMMIT_EVERY_MS).saturating_sub(self.committed_at.elapsed()),
         };
@@ -137,7 +141,7 @@ impl Writer {
                     records.push(record);
                     waiters.push(waiter);
                 }
-                Job::Finish(id, outcome) => self.outcomes.push((id, outcome)),
+                Job::Look => {}
                 Job::Flush(answer) => flushes.push(answer),
                 Job::Retain(retention) => {
                     self.retention = Some(retention);
@@ -150,7 +154,8 @@ impl Writer {
                 for ((id, waiter), record) in (first..).zip(waiters).zip(&records) {
                     let told = waiter.answer.send(Ok(RecordId(id)));
                     if told.is_err() && record.verdict == "allow" {
-                        self.outcomes.push((RecordId(id), Outcome::not_done()));
+                        // This thread sees it before it rests.
+                        let _ = self.outcomes.add(RecordId(id), Outcome::not_done());
                     }
                 }
             }
@@ -170,14 +175,14 @@ impl Writer {
         }
     }
 
-    /// Enters a group and makes it durable; the number of its first record. Outcomes alone are not
-    /// waited for: they are durable with what comes next.
+    /// Enters a group and makes it durable; the number of its first record.
     fn enter(&mut self, records: &mut [Box<Record>], waiters: &[Waiter]) -> Result<u64, Error> {
+        if records.is_empty() {
+            return Ok(0);
+        }
         let mut open = self.take()?;
         let alone = open.uncommitted() == 0 && self.is_pause();
-        if !(records.is_empty() && self.outcomes.is_empty()) {
-            open.begin()?;
-        }
+        open.begin()?;
         // The wait for another process's lock is over before it is seen who still waits.
         let given_up = records
             .iter_mut()
@@ -185,20 +190,12 @@ impl Writer {
             .filter(|(_, waiter)| waiter.answer.is_closed());
         given_up.for_each(|(record, _)| abandon(record));
         let first = open.heads().record.0 + 1;
-        open.enter(
-            records.iter().map(AsRef::as_ref),
-            &self.outcomes,
-            &mut self.frames,
-        )?;
-        self.entered.append(&mut self.outcomes);
-        if !records.is_empty() {
-            // A journal that takes no more leaves the database, which may.
-            if alone || self.direct || self.journal.append(&self.frames).is_err() {
-                self.commit(&mut open)?;
-            }
-            self.entered.clear();
-            self.frames.clear();
+        open.enter(records.iter().map(AsRef::as_ref), &mut self.frames)?;
+        // A journal that takes no more leaves the database, which may.
+        if alone || self.direct || self.journal.append(&self.frames).is_err() {
+            self.commit(&mut open)?;
         }
+        self.frames.clear();
         self.open = Some(open);
         Ok(first)
     }
@@ -220,14 +217,13 @@ impl Writer {
     /// Whether it is time to commit.
     fn is_due(&self) -> bool {
         let Some(open) = &self.open else { return false };
-        open.uncommitted() > 0
+        (open.uncommitted() > 0 || self.outcomes.len() > 0)
             && (self.is_pause() || open.uncommitted() >= COMMIT_ROWS_MAX || self.journal.is_long())
     }
 
     /// Commits all that there is.
     fn settle(&mut self) -> Result<(), AuditDown> {
-        let settled = self.enter(&mut [], &[]).and_then(|_| {
-            let mut open = self.take()?;
+        let settled = self.take().and_then(|mut open| {
             self.commit(&mut open)?;
             self.open = Some(open);
             Ok(())
@@ -239,8 +235,11 @@ impl Writer {
     }
 
     fn commit(&mut self, open: &mut Database) -> Result<(), Error> {
-        open.commit()?;
-        self.entered.clear();
+        let outcomes = self.outcomes.take();
+        if let Err(error) = open.enter_outcomes(&outcomes).and_then(|()| open.commit()) {
+            self.outcomes.put_back(outcomes);
+            return Err(error.into());
+        }
         self.frames.clear();
         self.journal.reset();
         self.direct = false;
@@ -255,8 +254,6 @@ impl Writer {
         self.open = None;
         self.direct = true;
         self.frames.clear();
-        self.entered.append(&mut self.outcomes);
-        std::mem::swap(&mut self.entered, &mut self.outcomes);
         tracing::error!(%error, "a group of audit records could not be written");
     }
 

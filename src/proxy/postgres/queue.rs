@@ -47,16 +47,18 @@ impl Queue {
         self.bytes >= QUEUE_BYTES_MAX
     }
 
-    /// Writes some, or flushes; waits for ever if there is neither to do. May be dropped at any time.
+    /// Writes some, and flushes when that was all; waits for ever if there is neither to do. May be
+    /// dropped at any time.
     pub(super) async fn carry(&mut self, io: &mut WriteHalf<Box<dyn Wire>>) -> std::io::Result<()> {
         if self.bytes > 0 {
             let count = io.write(self.front()).await?;
             self.wrote(count);
-        } else if self.unflushed {
+        } else if !self.unflushed {
+            pending::<()>().await;
+        }
+        if self.bytes == 0 {
             io.flush().await?;
             self.unflushed = false;
-        } else {
-            pending::<()>().await;
         }
         Ok(())
     }

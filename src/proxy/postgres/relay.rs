@@ -1,6 +1,7 @@
 //! The loop between the two ends: reads, writes, rulings and cancels, none waiting for another.
 
 use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,10 @@ use crate::protocol::postgres::wire::{self, WireError};
 use crate::protocol::{Output, Side};
 use crate::verdict::{Action, Cause, Permit, Refusal};
 
-/// Bytes read at once from a side.
+/// Bytes read at once from a side, at most.
 const READ_BYTES: usize = 64 << 10;
+/// Room for less is not read into: a buffer holds many short messages before it is followed by another.
+const READ_BYTES_MIN: usize = 4 << 10;
 
 const CANCEL_CODE: [u8; 4] = [4, 210, 22, 46];
 
@@ -159,13 +162,18 @@ impl Relay<'_> {
         let idle = Duration::from_secs(self.context.limits.idle_s);
         let (mut from_agent, mut from_server) = (BytesMut::new(), BytesMut::new());
         let now = Instant::now;
+        let mut silence = pin!(tokio::time::sleep(idle));
         loop {
             let heard = self.to_agent.bytes == 0 && !self.to_agent.unflushed;
             if heard && (self.server_gone || self.closing && self.to_server.bytes == 0) {
                 return Ok(());
             }
-            from_agent.reserve(READ_BYTES);
-            from_server.reserve(READ_BYTES);
+            for buffer in [&mut from_agent, &mut from_server] {
+                if buffer.capacity() - buffer.len() < READ_BYTES_MIN {
+                    buffer.reserve(READ_BYTES);
+                }
+            }
+            silence.as_mut().reset(tokio::time::Instant::now() + idle);
             let (hears_server, hears_agent) = self.hears();
             let asking = self.ruling.is_some();
             let mut news = !asking;
@@ -197,7 +205,7 @@ impl Relay<'_> {
                     news = true;
                     self.session.handle_input(Side::Agent, from_agent.split().freeze(), now())?;
                 }
-                () = tokio::time::sleep(idle), if !asking => return Err(ServeError::Late),
+                () = &mut silence, if !asking => return Err(ServeError::Late),
             }
             self.carry_out().await;
             while self.has_room() && self.session.advance(now())? {

@@ -293,7 +293,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("proxy/postgres/mod.rs", &["AGENT_BYTES_MAX", "ROOM_STEP_BYTES"], Test("tests/postgres/starts.rs", "the_connections_of_one_agent_hold_so_much_and_no_more")),
     ("proxy/postgres/preview.rs", &["RUN_MAX"], Owed),
     ("proxy/postgres/queue.rs", &["QUEUE_BYTES_MAX"], Test("tests/postgres/copies.rs", "a_side_that_does_not_read_stops_the_other")),
-    ("proxy/postgres/relay.rs", &["READ_BYTES"], Share),
+    ("proxy/postgres/relay.rs", &["READ_BYTES", "READ_BYTES_MIN"], Share),
     ("proxy/postgres/relay.rs", &["FAREWELL"], Test("tests/postgres/starts.rs", "last_words_are_not_waited_for_long")),
     ("proxy/postgres/settings.rs", &["SETTINGS_MAX"], Test("tests/postgres/settings.rs", "a_setting_of_the_start_is_judged_as_set")),
     ("proxy/postgres/side.rs", &["ANSWER_BYTES_MAX"], Test("src/proxy/postgres/side.rs", "an_answer_has_a_size")),
