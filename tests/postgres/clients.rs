@@ -99,7 +99,8 @@ def refused(run):
     try:
         run()
     except errors.InsufficientPrivilege as error:
-        return str(error)
+        assert 'http://tailkeep.internal/' in error.diag.message_hint
+        return error.diag.message_primary
     return 'not refused'
 ";
 

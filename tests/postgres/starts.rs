@@ -45,7 +45,10 @@ async fn tls_by_request_and_at_once() {
         world.ca
     );
     let ran = world.psql_with(&options, &["select 1", "drop table x"]).await;
-    assert_eq!(said(&ran), "1 | ERROR:  no drops here");
+    assert_eq!(
+        said(&ran),
+        "1 | ERROR:  no drops here HINT:  What you may reach: http://tailkeep.internal/"
+    );
     // At once, with the ALPN that PostgreSQL 17's libpq sends; another one finds no server.
     let tls = connector(&world, b"postgresql")
         .connect(name.clone(), dial(&world).await)

@@ -5,10 +5,9 @@
 //! mean is kept in [`names`]; what the server says is followed in [`server`], so that each answer
 //! finds the message it belongs to in [`awaited`].
 //!
-//! A portal is judged once: where its Bind stands alone, then, else at its first Execute. To read
-//! on after PortalSuspended is the same action, under the same permit and in the same record, which
-//! is finished when the portal is. The digest is over the text and the Bind; how many rows are
-//! fetched at a time is not judged.
+//! A portal is judged once: where its Bind stands alone, then, else at its first Execute. To read on after PortalSuspended
+//! is the same action, under the same permit and in the same record, which is finished when the portal is. The digest is
+//! over the text and the Bind; how many rows are fetched at a time is not judged.
 
 mod agent;
 mod awaited;

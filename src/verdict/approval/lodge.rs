@@ -10,6 +10,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use sha2::{Digest as _, Sha256};
 
+use super::identity::identity;
 use super::store::{self, DECISION_S, micros};
 use super::{Answer, ApprovalDown, Held, Question, Queue};
 use crate::state::{StateError, now_us};
@@ -59,7 +60,7 @@ impl Queue {
 /// With a token: the answer, if there is one.
 fn again(transaction: &Transaction<'_>, question: &Question, token: &str) -> Result<Lodged, StateError> {
     let query = "SELECT id, state, expires_us, closed_us FROM approval WHERE retry = ? AND identity = ?";
-    let (hash, identity) = (hash_of(token), store::identity(question));
+    let (hash, identity) = (hash_of(token), identity(question));
     let key = params![hash.as_slice(), identity.as_slice()];
     let row: Option<(i64, String, i64, Option<i64>)> = transaction
         .query_row(query, key, |row| {
@@ -97,7 +98,7 @@ fn anew(transaction: &Transaction<'_>, question: &Question) -> Result<Lodged, St
     }
     let query = "SELECT id, expires_us FROM approval
                  WHERE identity = ? AND state = 'pending' AND retry IS NOT NULL ORDER BY id LIMIT 1";
-    let identity = store::identity(question);
+    let identity = identity(question);
     let open: Option<(i64, i64)> = transaction
         .query_row(query, [identity.as_slice()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;

@@ -16,6 +16,7 @@
 mod alike;
 mod decision;
 pub mod grant;
+mod identity;
 mod lodge;
 mod queue;
 mod revoked;

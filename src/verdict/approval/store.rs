@@ -6,10 +6,10 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::alike;
 use super::grant::{self, Use, Which};
+use super::identity::identity;
 use super::row::{State, person_through, voters_through};
 use super::{Answer, Question};
 use crate::state::{State as Database, StateError, now_us};
-use crate::verdict::Digest;
 
 /// Pending questions of all agents together.
 pub const PENDING_MAX: i64 = 1024;
@@ -23,7 +23,6 @@ pub const LODGED_MAX: i64 = 512;
 pub const QUESTION_BYTES_MAX: usize = 4 << 20;
 /// Seconds in which a decision that nobody waited for can be used by a retry.
 pub const DECISION_S: u64 = 600;
-
 /// Days that a closed question is kept.
 pub const CLOSED_KEPT_DAYS: u64 = 90;
 /// Closed questions that are kept, whatever their age; the oldest go first.
@@ -32,40 +31,6 @@ pub const CLOSED_KEPT_MAX: i64 = 4096;
 pub const CLOSED_BYTES_MAX: i64 = 256 << 20;
 /// New questions between two looks for closed ones that may go.
 const PRUNE_EVERY: i64 = 32;
-
-/// What identifies an action across retries. Whatever a person was shown is in it.
-pub(super) fn identity(question: &Question) -> [u8; 32] {
-    let required = question.required.to_be_bytes();
-    let policy = question.policy.to_be_bytes();
-    let facts = question.facts.to_string();
-    let does = question.preview["does"].to_string();
-    let eligible = serde_json::json!(question.eligible).to_string();
-    let later = question.escalation.as_ref().map(|later| &later.to);
-    let people_later = serde_json::json!([question.excluded, later]).to_string();
-    *Digest::of_parts([
-        question.digest.as_bytes().as_slice(),
-        question.node.as_bytes(),
-        serde_json::json!(question.login).to_string().as_bytes(),
-        question.profile.as_bytes(),
-        question.endpoint.as_bytes(),
-        serde_json::json!(question.credential.as_deref())
-            .to_string()
-            .as_bytes(),
-        question.rule.as_bytes(),
-        question.approver.as_bytes(),
-        question.summary.as_bytes(),
-        question.detail.as_bytes(),
-        facts.as_bytes(),
-        does.as_bytes(),
-        eligible.as_bytes(),
-        question.agent.as_bytes(),
-        people_later.as_bytes(),
-        question.scope.as_ref().map_or(&[][..], |scope| scope.bytes()),
-        &required,
-        &policy,
-    ])
-    .as_bytes()
-}
 
 /// What became of an attempt to hold a question.
 pub(super) enum Taken {
