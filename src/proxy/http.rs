@@ -64,7 +64,7 @@ pub const STREAMS_MAX: u32 = 128;
 pub const RESETS_MAX: usize = 20;
 
 /// HTTP/2 streams that may fail by the agent's fault (CVE-2025-8671) before it is cut off.
-pub const STREAM_ERRORS_MAX: usize = 64;
+const STREAM_ERRORS_MAX: usize = 64;
 
 /// Bytes of one HTTP/2 stream, and of a connection, that may arrive before they are read. One stream
 /// may have all of its connection's: at 50 ms that is 20 MB/s.

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use serde_json::json;
+use tailkeep::bad_input::{self, Reader};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::world::{SOON, World, mode};
@@ -257,4 +258,63 @@ async fn bytes_that_are_no_request_harm_nobody() {
         health["bad_input"]["admin"]["head"].as_u64() >= Some(2),
         "{health}"
     );
+}
+
+/// What a machine sends that enrols, without TLS's sake for verifying: nothing secret is sent here.
+fn enrols(to: std::net::SocketAddr, body: &str) -> String {
+    let mut curl = Command::new("curl");
+    curl.args([
+        "-sk",
+        "--http1.1",
+        "-H",
+        "Content-Type: application/json",
+        "-H",
+        "Authorization: Bearer x",
+    ]);
+    curl.args([
+        "-w",
+        " %{http_code}",
+        "--data-binary",
+        body,
+        &format!("https://{to}/v1/enrol"),
+    ]);
+    String::from_utf8(curl.output().unwrap().stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_enrols_is_bounded_and_counted() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = free.local_addr().unwrap();
+    drop(free);
+    let own = format!("enrol_listen     = \"{to}\"");
+    let world = World::with(&crate::world::POLICY.replace("enrol_listen     = \"127.0.0.1:0\"", &own)).await;
+    let mut silent = tokio::net::TcpStream::connect(to).await.unwrap();
+    let count = |reason| bad_input::counted(Reader::Enrolment, reason);
+    let before = [count("bad_request"), count("payload_too_large")];
+    let told = enrols(
+        to,
+        &json!({ "public_key": "no key", "name": "a", "version": "1" }).to_string(),
+    );
+    assert!(
+        told.ends_with(" 400") && told.starts_with("{\"error\":"),
+        "{told}"
+    );
+    for (bytes, status) in [(4 << 10, "403"), ((4 << 10) + 1, "413")] {
+        let mut body =
+            json!({ "public_key": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "name": "a", "version": "1" }).to_string();
+        body.push_str(&" ".repeat(bytes - body.len()));
+        let told = enrols(to, &body);
+        assert!(told.ends_with(status), "{bytes} bytes: {told}");
+    }
+    assert_eq!(count("bad_request"), before[0] + 1);
+    assert_eq!(count("payload_too_large"), before[1] + 1);
+    let shown = bad_input::metrics();
+    assert!(
+        shown.contains("{reader=\"enrolment\",reason=\"payload_too_large\"}"),
+        "{shown}"
+    );
+    // One that says nothing has its time, and no more.
+    let closed = tokio::time::timeout(4 * SOON, silent.read(&mut [0; 1])).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "it is waited for still");
+    drop(world);
 }

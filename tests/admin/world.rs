@@ -69,6 +69,11 @@ pub struct World {
 
 impl World {
     pub async fn new() -> World {
+        World::with(POLICY).await
+    }
+
+    /// The same by another policy.
+    pub async fn with(text: &str) -> World {
         let folder = Folder::new();
         let dir = folder.path().join("state");
         let state = State::open(&dir).unwrap();
@@ -77,7 +82,7 @@ impl World {
         let authority = Arc::new(Authority::open(&dir).unwrap());
         let leaves = Arc::new(Leaves::new(authority.clone()).unwrap());
         let secrets = SecretStore::new(&dir);
-        let policy = policy(POLICY);
+        let policy = policy(text);
         let gate = Gate::new(policy.clone(), queue.clone(), log.clone()).hiding(secrets.known().clone());
         let gate = Arc::new(gate);
         let operator = Operator::new(

@@ -67,6 +67,23 @@ fn an_open_connection_is_not_handed_to_another_node() {
 }
 
 #[test]
+fn an_open_connection_is_closed_where_nobody_says_for_long_who_it_is() {
+    alone(|| {
+        let world = World::start();
+        world
+            .daemon
+            .node("100.64.0.2", "ci-1", &["tag:agent-ci"], json!([]));
+        world.change();
+        let mut open = world.connect("100.64.0.2");
+        assert!(open.get().contains(" 200 "));
+        world.daemon.mood(Mood::Failing);
+        world.daemon.tell();
+        assert!(open.get().contains(" 200 "), "it may be over soon");
+        assert!(open.is_closed());
+    });
+}
+
+#[test]
 fn prefs_that_lie_hold_up_no_end_and_take_no_route_of_anothers() {
     alone(|| {
         for mood in Mood::LIES {
