@@ -4,14 +4,13 @@
 //! draft changes neither the gateway itself nor where secrets come from, and reads no file of the machine
 //! that the policy in force does not name: whoever may write rules is not thereby at the machine.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::policy::{Diagnostics, Model, Named, Policy, SecretSource, Source, source, version_of};
+use crate::policy::{Diagnostics, Model, Named, Policy, Source, source, version_of};
 
 /// Bytes of a file's name.
 const NAME_BYTES_MAX: usize = 64;
@@ -124,17 +123,13 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Compiles it. Files that it names are read in the policy's own folder, or where `old` names them, too.
+    /// Compiles it. It may name the files that `old` names, and no others: one might hold a secret.
     pub(super) fn load(&self, old: &Policy) -> Result<Policy, Diagnostics> {
-        let inside = self.folder.canonicalize();
-        let read = |path: &Path| {
-            let is_inside = |folder: &PathBuf| path.canonicalize().is_ok_and(|path| path.starts_with(folder));
-            if old.files().iter().any(|own| own == path) || inside.as_ref().is_ok_and(is_inside) {
-                return source::read_file(path);
-            }
-            let text =
-                "a draft reads files of the policy's own folder, and those that the policy in force names";
-            Err(io::Error::other(text))
+        let read = |path: &Path| match old.files().iter().any(|own| own == path) {
+            true => source::read_file(path),
+            false => Err(io::Error::other(
+                "a draft reads only the files that the policy in force names",
+            )),
         };
         Policy::load(self.sources.clone(), &read)
     }
@@ -188,34 +183,23 @@ impl Draft {
     }
 }
 
-/// Whether `new` keeps to what may be changed by the page.
+/// Whether `new` keeps to what may be changed by the page: who is allowed what. Where secrets come from and go, and who
+/// approves, is changed at the gateway, or whoever edits could have the one and be the other.
 pub(super) fn keeps_to_rules(old: &Model, new: &Model) -> Result<(), DraftError> {
-    if format!("{:?}", old.gateway) != format!("{:?}", new.gateway) {
-        let text =
-            "the gateway block, with who its operators are, is changed at the gateway and not by the page";
-        return Err(DraftError::Beyond(text.to_owned()));
-    }
-    let known = secrets(old);
-    match secrets(new).difference(&known).next() {
-        Some(source) => Err(DraftError::Beyond(format!(
-            "{source} is a new source of a secret: it is written at the gateway, not by the page"
+    let held = |model: &Model| {
+        [
+            ("the gateway block", format!("{:?}", model.gateway)),
+            ("what endpoints there are", format!("{:?}", model.endpoints)),
+            ("what credentials there are", format!("{:?}", model.credentials)),
+            ("what channels there are", format!("{:?}", model.channels)),
+            ("who approves", format!("{:?}", model.approvers)),
+        ]
+    };
+    let changed = held(old).into_iter().zip(held(new)).find(|(was, is)| was != is);
+    match changed {
+        Some(((what, _), _)) => Err(DraftError::Beyond(format!(
+            "{what} is changed at the gateway and not by the page, which changes rules and profiles"
         ))),
         None => Ok(()),
     }
-}
-
-/// Where secrets of this machine come from: a draft may not read another.
-fn secrets(model: &Model) -> BTreeSet<String> {
-    let credentials = model.credentials.iter().flat_map(|own| &own.secrets);
-    let channels = model.channels.iter().flat_map(|own| &own.secrets);
-    let sources = credentials
-        .map(|(_, source)| source)
-        .chain(channels.map(|(_, source)| source));
-    let shown = sources.filter_map(|source| match source {
-        SecretSource::Env(name) => Some(format!("env(\"{name}\")")),
-        SecretSource::File(path) => Some(format!("file(\"{}\")", path.display())),
-        SecretSource::Vault(path) => Some(format!("vault(\"{path}\")")),
-        SecretSource::Store => None,
-    });
-    shown.collect()
 }

@@ -278,7 +278,10 @@ pub(super) async fn write(
                 format!("it cannot be recorded: {down}"),
             )
         })?;
-        draft.write(&asked.base, &path)?;
+        if let Err(error) = draft.write(&asked.base, &path) {
+            runtime.block_on(gate.record_no_edit(&person, &name, &error.to_string()));
+            return Err(error.into());
+        }
         tracing::info!(person, file = name, version = hex(&new), "the policy is written");
         Ok(new.version())
     })

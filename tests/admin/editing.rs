@@ -254,6 +254,8 @@ async fn a_draft_keeps_to_the_rules_and_to_what_was_seen() {
     let mut edited = Edited::start("  dashboard_config_writes = true").await;
     let outside = edited.folder.path().join("outside.txt");
     std::fs::write(&outside, "a file of the machine").unwrap();
+    let inside = edited.folder.path().join("policies/secret.txt");
+    std::fs::write(&inside, "it may be a secret").unwrap();
     let named = |path: &Path| {
         format!(
             "{RULES}policy \"p\" {{\n  text = <<-EOT\n<<file:{}>>\nEOT\n}}\n",
@@ -267,8 +269,30 @@ async fn a_draft_keeps_to_the_rules_and_to_what_was_seen() {
     );
     for (name, text, status, why) in [
         ("rules.hcl", "rule {".to_owned(), 422, "does not load"),
-        ("rules.hcl", secret, 403, "new source of a secret"),
-        ("rules.hcl", named(&outside), 422, "policy's own folder"),
+        ("rules.hcl", secret, 403, "what credentials there are"),
+        // A secret's way, and who says yes.
+        (
+            "rules.hcl",
+            RULES.replace("hosts = [\"api.test\"]", "hosts = [\"api.test\", \"mine.test\"]"),
+            403,
+            "what endpoints there are",
+        ),
+        (
+            "rules.hcl",
+            format!("{RULES}approver \"human_approver\" \"me\" {{}}\n"),
+            403,
+            "who approves",
+        ),
+        (
+            "rules.hcl",
+            format!(
+                "{RULES}channel \"ntfy\" \"mine\" {{\n  url = \"https://mine.test\"\n  topic = \"t\"\n}}\n"
+            ),
+            403,
+            "what channels there are",
+        ),
+        ("rules.hcl", named(&outside), 422, "reads only the files"),
+        ("rules.hcl", named(&inside), 422, "reads only the files"),
         (
             "gateway.hcl",
             gateway.replace("writes = true", "writes = false"),
@@ -305,6 +329,10 @@ async fn a_draft_keeps_to_the_rules_and_to_what_was_seen() {
     let (status, said) = edited.write("rules.hcl", RULES, json!({})).await;
     assert_eq!(status, 500, "{said}");
     assert!(said["error"].as_str().unwrap().contains("it is a link"), "{said}");
+    let (_, log) = edited
+        .asks("GET /v1/audit?newest=true&limit=1", "/v1/audit", Value::Null)
+        .await;
+    assert_eq!(log[0]["cause"], "policy_not_written", "{log}");
     assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), theirs);
 }
 

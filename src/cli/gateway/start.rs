@@ -105,7 +105,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     });
     let written_guard = guard.clone();
     let files = admin::Files {
-        path: path.clone(),
+        path: std::path::absolute(&path)?,
         guard: Arc::new(move |new: &Policy| written_guard(new).map_err(NotNow::why)),
     };
     let mut operator = Operator::new(

@@ -1,7 +1,7 @@
 //! What the gateway has declared at a tailscaled that outlives it, as a file. After a crash that is
 //! taken back, and not what the configuration says by then.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -53,7 +53,10 @@ impl Declared {
             ..self.record.clone()
         };
         let new = self.file.with_extension("new");
-        std::fs::write(&new, serde_json::to_vec(&record)?)?;
+        let mut file = std::fs::File::create(&new)?;
+        file.write_all(&serde_json::to_vec(&record)?)?;
+        // An empty file after a power failure would leave the routes declared.
+        file.sync_all()?;
         std::fs::rename(&new, &self.file)
     }
 

@@ -190,6 +190,13 @@ impl Gate {
         written.map(|_| ())
     }
 
+    /// Records that what was recorded last could not be done.
+    pub async fn record_no_edit(&self, person: &str, file: &str, why: &str) {
+        let summary = format!("{file} could not be written for {person}");
+        let facts = serde_json::json!({ "person": person, "file": file, "error": why });
+        self.note("policy_not_written", summary, facts).await;
+    }
+
     async fn note(&self, cause: &'static str, summary: String, facts: serde_json::Value) {
         tracing::info!(summary, "recorded");
         if let Err(down) = self.log.append(Record::note(cause, summary, facts)).await {
