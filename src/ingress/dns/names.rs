@@ -135,8 +135,14 @@ impl Names {
             );
         }
         if let Some(file) = &mut table.file {
-            file.write_all(format!("{name} {index}\n").as_bytes())?;
-            file.sync_data()?;
+            let end = file.metadata()?.len();
+            let line = format!("{name} {index}\n");
+            let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
+            if let Err(error) = written {
+                // A half of a line, or one that nobody was answered with, would be in the next one's way.
+                let _ = file.set_len(end);
+                return Err(error.into());
+            }
         }
         table.put(name, index);
         self.changes.send_replace(table.by_name.len());
