@@ -301,12 +301,14 @@ mod tests {
             assigned: assigned.clone(),
         };
         let (done, is_done) = std::sync::mpsc::channel();
+        // The folder goes with the test, which may end before this thread does.
+        let path = folder.path().to_owned();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap();
-            refresh(&Store::at(folder.path().to_owned()), &mut enrolment, &runtime);
+            refresh(&Store::at(path), &mut enrolment, &runtime);
             let _ = done.send(enrolment.assigned);
         });
         // The exchange alone would take longer.
