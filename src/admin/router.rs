@@ -20,6 +20,7 @@ use crate::credential::store::SECRET_BYTES_MAX;
 
 /// Bytes of a request's body: a secret, and little else.
 const REQUEST_BYTES_MAX: usize = SECRET_BYTES_MAX as usize + (4 << 10);
+
 /// Streams, and a walk over a log that may be long.
 fn slow() -> Routes {
     Routes::default()

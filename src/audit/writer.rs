@@ -43,8 +43,6 @@ pub(super) struct Writer {
     /// `None` after a failure, until the next group opens it anew.
     open: Option<Database>,
     outcomes: Arc<Outcomes>,
-    /// The frames of what is entered, and neither committed nor in the journal.
-    frames: Vec<u8>,
     committed_at: Instant,
     /// The last commit failed: until one succeeds, a group is committed before it is answered.
     direct: bool,
@@ -67,7 +65,6 @@ impl Writer {
             changes: watch::channel(0).0,
             open: None,
             outcomes,
-            frames: Vec::new(),
             committed_at: Instant::now(),
             direct: false,
             retention: None,
@@ -91,7 +88,6 @@ impl Writer {
                     jobs.extend(queue.try_iter().take(GROUP_JOBS_MAX - 1));
                     self.write_group(jobs);
                 }
-                Err(RecvTimeoutError::Timeout) if self.is_settled() => {}
                 // What failed is tried again.
                 Err(RecvTimeoutError::Timeout) => drop(self.settle()),
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -101,7 +97,7 @@ impl Writer {
             }
         }
         for _ in 0..CLOSING_ATTEMPTS {
-            if self.is_settled() || self.settle().is_ok() {
+            if self.settle().is_ok() {
                 return;
             }
         }
@@ -190,12 +186,12 @@ impl Writer {
             .filter(|(_, waiter)| waiter.answer.is_closed());
         given_up.for_each(|(record, _)| abandon(record));
         let first = open.heads().record.0 + 1;
-        open.enter(records.iter().map(AsRef::as_ref), &mut self.frames)?;
+        let mut frames = Vec::new();
+        open.enter(records.iter().map(AsRef::as_ref), &mut frames)?;
         // A journal that takes no more leaves the database, which may.
-        if alone || self.direct || self.journal.append(&self.frames).is_err() {
+        if alone || self.direct || self.journal.append(&frames).is_err() {
             self.commit(&mut open)?;
         }
-        self.frames.clear();
         self.open = Some(open);
         Ok(first)
     }
@@ -221,8 +217,11 @@ impl Writer {
             && (self.is_pause() || open.uncommitted() >= COMMIT_ROWS_MAX || self.journal.is_long())
     }
 
-    /// Commits all that there is.
+    /// Commits all that there is. Where there is nothing, nobody is woken to read the same again.
     fn settle(&mut self) -> Result<(), AuditDown> {
+        if self.is_settled() {
+            return Ok(());
+        }
         let settled = self.take().and_then(|mut open| {
             self.commit(&mut open)?;
             self.open = Some(open);
@@ -240,7 +239,6 @@ impl Writer {
             self.outcomes.put_back(outcomes);
             return Err(error.into());
         }
-        self.frames.clear();
         self.journal.reset();
         self.direct = false;
         self.committed_at = Instant::now();
@@ -253,7 +251,6 @@ impl Writer {
     fn fail(&mut self, error: &(dyn std::error::Error + Send + Sync)) {
         self.open = None;
         self.direct = true;
-        self.frames.clear();
         tracing::error!(%error, "a group of audit records could not be written");
     }
 
@@ -261,7 +258,7 @@ impl Writer {
     fn prune(&mut self) {
         self.prune_at = Instant::now() + Duration::from_secs(PRUNE_EVERY_S);
         let Some(retention) = self.retention else { return };
-        if !self.is_settled() && self.settle().is_err() {
+        if self.settle().is_err() {
             return;
         }
         let Some(mut open) = self.open.take() else { return };

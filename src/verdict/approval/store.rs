@@ -23,6 +23,7 @@ pub const LODGED_MAX: i64 = 512;
 pub const QUESTION_BYTES_MAX: usize = 4 << 20;
 /// Seconds in which a decision that nobody waited for can be used by a retry.
 pub const DECISION_S: u64 = 600;
+
 /// Days that a closed question is kept.
 pub const CLOSED_KEPT_DAYS: u64 = 90;
 /// Closed questions that are kept, whatever their age; the oldest go first.
