@@ -1,7 +1,6 @@
 //! The operator's token for the TCP listener: one file, mode 0600, made at the first start.
 
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
@@ -85,16 +84,7 @@ fn make(path: &Path) -> Result<Zeroizing<String>, AdminError> {
         let _ = write!(token, "{byte:02x}");
     }
     let failed = |error| AdminError::Listen(path.display().to_string(), error);
-    let fresh = path.with_extension("new");
-    let _ = std::fs::remove_file(&fresh);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&fresh)
-        .map_err(failed)?;
-    writeln!(file, "{}", *token).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    std::fs::rename(&fresh, path).map_err(failed)?;
+    let line = Zeroizing::new(format!("{}\n", *token));
+    crate::sys::file::replace(path, line.as_bytes(), 0o600).map_err(failed)?;
     Ok(token)
 }

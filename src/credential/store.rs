@@ -5,10 +5,10 @@
 //! it. Every read goes to the source, so a rotated file is used by the next request. What was read
 //! is learnt by [`KnownSecrets`], in memory, to be kept out of records.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::fs::DirBuilder;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -99,17 +99,7 @@ impl SecretStore {
             .recursive(true)
             .mode(0o700)
             .create(&self.folder)?;
-        let fresh = path.with_extension("new");
-        let _ = std::fs::remove_file(&fresh);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&fresh)?;
-        file.write_all(value)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, &path)?;
-        std::fs::File::open(&self.folder)?.sync_all()
+        crate::sys::file::replace(&path, value, 0o600)
     }
 
     fn stored(&self, name: &str, slot: &str) -> Result<Zeroizing<Vec<u8>>, String> {

@@ -1,6 +1,6 @@
 //! System calls without a safe wrapper, and what is built right on them: a private network
 //! namespace whose TCP ends connections to any address and port ([`private_tcp`]), TUN devices,
-//! the state of a TCP socket, the end of a command whose reader has gone.
+//! the state of a TCP socket, the end of a command whose reader has gone, a file that is replaced whole.
 //!
 //! Neighbours: `ingress/wireguard/kernel` drives what is made here. It knows nothing of peers.
 //!
@@ -8,6 +8,7 @@
 //! long as its descriptors: no process, name or file stays behind, whatever ends the program.
 
 mod child;
+pub mod file;
 mod netlink;
 mod pipe;
 pub mod private_tcp;

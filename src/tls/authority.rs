@@ -6,8 +6,8 @@
 //! inside `tailkeep run` alone.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -171,25 +171,8 @@ fn exists(path: &Path) -> Result<bool, AuthorityError> {
     path.try_exists().map_err(at(path))
 }
 
-/// Writes a file whole: to a neighbour, to disk, then under its name.
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AuthorityError> {
-    let partial = path.with_extension("partial");
-    let write = || -> io::Result<()> {
-        let _ = fs::remove_file(&partial);
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        match path.parent() {
-            Some(folder) => fs::File::open(folder)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    write().map_err(at(path))
+    crate::sys::file::replace(path, bytes, mode).map_err(at(path))
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> AuthorityError {

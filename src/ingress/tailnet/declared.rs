@@ -1,7 +1,7 @@
 //! What the gateway has declared at a tailscaled that outlives it, as a file. After a crash that is
 //! taken back, and not what the configuration says by then.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -52,12 +52,7 @@ impl Declared {
             routes,
             ..self.record.clone()
         };
-        let new = self.file.with_extension("new");
-        let mut file = std::fs::File::create(&new)?;
-        file.write_all(&serde_json::to_vec(&record)?)?;
-        // An empty file after a power failure would leave the routes declared.
-        file.sync_all()?;
-        std::fs::rename(&new, &self.file)
+        crate::sys::file::replace(&self.file, &serde_json::to_vec(&record)?, 0o644)
     }
 
     /// Nothing is declared any more.
