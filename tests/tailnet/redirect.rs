@@ -137,7 +137,7 @@ pub struct Scene {
     pub gateway: Gateway,
     config: std::path::PathBuf,
     pub node: Tailscaled,
-    _production: Machine,
+    pub production: Machine,
     pub world: World,
 }
 
@@ -178,7 +178,7 @@ pub fn scene(rest: &str, as_nobody: bool) -> Option<Scene> {
         gateway,
         config,
         node,
-        _production: production,
+        production,
         world,
     })
 }
