@@ -42,6 +42,7 @@ mod redirect;
 mod rootless;
 mod round;
 mod stories;
+mod systemd;
 mod tailscaled;
 mod userspace;
 mod whoami;
