@@ -199,7 +199,7 @@ pub fn setup(machine: &Machine, config: &std::path::Path, user: &str, rest: &[&s
 pub fn psql(agent: &Machine, host: &str, sql: &str) -> String {
     let output = agent
         .command("psql")
-        .env("PGCONNECT_TIMEOUT", "10")
+        .env("PGCONNECT_TIMEOUT", "30")
         .args(["-XAtq", "-c", sql])
         .arg(format!("host={host} user=app dbname=postgres sslmode=disable"))
         .output()

@@ -280,7 +280,7 @@ fn what_setup_writes_runs_as_it_should_under_systemd() {
 
     when_the_watch_breaks(&scene, watch, gateway);
     when_the_gateway_breaks(&scene, gateway);
-    when_a_firewall_starts_anew(&scene);
+    when_a_firewall_starts_anew(&scene, watch);
     when_the_table_cannot_be_loaded(&scene, table, gateway);
 
     // An orderly end: first the gateway's, then the table's.
@@ -417,13 +417,19 @@ fn when_the_gateway_breaks(scene: &Scene, gateway: &str) {
 
 /// Debian's firewall flushes every table when it starts, is loaded anew and stops.
 #[track_caller]
-fn when_a_firewall_starts_anew(scene: &Scene) {
+fn when_a_firewall_starts_anew(scene: &Scene, watch: &str) {
     let system = &scene.system;
-    for verb in ["start", "reload", "restart"] {
+    let firewall = |verb| {
         system.does(&["systemctl", verb, "nftables.service"]);
         until("the table is there again", || system.has_table());
         scene.until_served(verb);
-    }
+    };
+    firewall("start");
+    // What is more than to be started, systemd passes on.
+    system.does(&["systemctl", "stop", watch]);
+    firewall("reload");
+    firewall("restart");
+    system.until_is(watch, "active/running");
 }
 
 /// No table, no gateway; the table is tried again by itself.
