@@ -124,6 +124,15 @@ impl System {
         until(&format!("{unit} is {state}"), || is() == state);
     }
 
+    /// Kills the process of a service, which this was.
+    #[track_caller]
+    fn kill(&self, unit: &str) -> String {
+        let pid = self.of(unit, "MainPID");
+        assert_ne!(pid, "0", "{unit} does not run");
+        self.does(&["kill", "-KILL", &pid]);
+        pid
+    }
+
     fn has_table(&self) -> bool {
         self.command(TABLE).output().unwrap().status.success()
     }
@@ -241,8 +250,7 @@ impl Scene {
     /// Kills the process of a service, and waits until systemd knows; what it did after it is done then.
     #[track_caller]
     fn breaks(&self, unit: &str) {
-        let pid = self.system.of(unit, "MainPID");
-        self.system.does(&["kill", "-KILL", &pid]);
+        self.system.kill(unit);
         self.system.until_is(unit, "activating/auto-restart");
     }
 }
@@ -380,8 +388,7 @@ fn when_the_watch_breaks(scene: &Scene, watch: &str, gateway: &str) {
     scene.until_served("without the watch");
     system.as_written(watch);
     system.does(&["systemctl", "start", watch]);
-    let killed = system.of(watch, "MainPID");
-    system.does(&["kill", "-KILL", &killed]);
+    let killed = system.kill(watch);
     until("the watch is back by itself", || {
         system.of(watch, "SubState") == "running" && system.of(watch, "MainPID") != killed
     });
@@ -407,8 +414,7 @@ fn when_the_gateway_breaks(scene: &Scene, gateway: &str) {
     system.as_written(gateway);
     system.does(&["systemctl", "start", gateway]);
     scene.until_served("the gateway is back");
-    let killed = system.of(gateway, "MainPID");
-    system.does(&["kill", "-KILL", &killed]);
+    let killed = system.kill(gateway);
     until("the gateway is back by itself", || {
         system.of(gateway, "SubState") == "running" && system.of(gateway, "MainPID") != killed
     });
