@@ -190,6 +190,8 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("ingress/wireguard/device.rs", &["HANDSHAKES_PER_SECOND_MAX"], Test("src/ingress/wireguard/tests.rs", "a_flood_of_handshakes_must_prove_its_address_and_locks_nobody_out")),
     ("ingress/wireguard/device.rs", &["SCRATCH_BYTES", "COOKIE_REPLY_BYTES"], Number),
     ("ingress/wireguard/driver.rs", &["BATCH_MAX"], Share),
+    ("ingress/wireguard/socket.rs", &["RUN_DATAGRAMS_MAX", "RUN_BYTES_MAX"], Test("src/ingress/wireguard/socket.rs", "a_run_has_one_address_one_length_and_a_bound")),
+    ("ingress/wireguard/socket.rs", &["RECEIVED_BYTES_MAX"], Number),
     ("ingress/wireguard/driver.rs", &["DNS_IN_FLIGHT_MAX", "DNS_IN_FLIGHT_PER_PEER_MAX"], Test("src/ingress/wireguard/tests/limits.rs", "queries_in_flight_have_a_number_for_each_peer_and_for_all")),
     ("ingress/wireguard/driver.rs", &["KEYS_SHARE"], Test("src/ingress/wireguard/tests.rs", "the_keys_of_one_peer_share_its_connections")),
     ("ingress/wireguard/driver.rs", &["REFUSALS_PER_SECOND_MAX"], Test("src/ingress/wireguard/tests.rs", "refusals_and_connections_are_bounded")),
