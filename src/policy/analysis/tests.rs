@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::facts::Family;
+use crate::policy::cel::Condition;
 use crate::policy::{Policy, Source};
 
 const BASE: &str = r#"
@@ -266,12 +268,42 @@ fn a_condition_that_fails_on_what_may_be_missing() {
             "http.body_json.tags.exists(t, t.name == 'x')",
             &["http.body_json.tags", "it.name"],
         ),
+        // An item of a list that may be shorter.
+        ("agent.tags[0] == 'tag:ci'", &["agent.tags[0]"]),
+        ("size(agent.tags) > 0 && agent.tags[0] == 'tag:ci'", &[]),
+        ("agent.tags.size() >= 2 && agent.tags[1] == 'tag:ci'", &[]),
+        ("2 <= size(agent.tags) && agent.tags[1] == 'tag:ci'", &[]),
+        ("size(agent.tags) == 1 ? agent.tags[0] == 'tag:ci' : false", &[]),
+        ("size(agent.tags) != 0 && agent.tags[0] == 'tag:ci'", &[]),
+        ("size(agent.tags) < 1 || agent.tags[0] == 'tag:ci'", &[]),
+        (
+            "size(agent.tags) > 1 && agent.tags[2] == 'tag:ci'",
+            &["agent.tags[2]"],
+        ),
+        (
+            "size(agent.tags) < 9 && agent.tags[1] == 'tag:ci'",
+            &["agent.tags[1]"],
+        ),
+        (
+            "size(agent.caps) > 0 && agent.tags[0] == 'tag:ci'",
+            &["agent.tags[0]"],
+        ),
+        ("http.path.split('/')[0] == '' && ['a', 'b'][1] == 'b'", &[]),
+        ("http.path.split('/')[1] == 'v1'", &["split(http.path, '/')[1]"]),
+        (
+            "'x-team' in http.headers && http.headers['x-team'][1] == 'blue'",
+            &["http.headers['x-team'][1]"],
+        ),
     ];
     for (source, wanted) in table {
         let found = notes(&condition(source));
         let wanted: Vec<String> = wanted.iter().map(|part| fails(part)).collect();
         assert_eq!(found, wanted, "{source}");
     }
+    let sql = "size(sql.parameters) > 0 && sql.parameters[0] == 'x' && sql.parameters[1] == 'y'";
+    let found = Condition::compile(sql, Family::Sql).unwrap().fragile();
+    let shown: Vec<_> = found.iter().map(|one| (&*one.part, &*one.guard)).collect();
+    assert_eq!(shown, [("sql.parameters[1]", "size(sql.parameters) > 1")]);
 }
 
 #[test]

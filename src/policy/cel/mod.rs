@@ -18,6 +18,7 @@ mod hidden;
 pub(crate) mod key;
 mod list;
 pub(crate) mod manual;
+mod named;
 mod net;
 mod node;
 mod pattern;

@@ -141,6 +141,68 @@ fn conditions_over_facts() {
     }
 }
 
+/// A function whose body is not seen: it may be listed, and nothing is found not to be it.
+#[test]
+fn a_name_stands_for_all_that_it_calls() {
+    struct Names(Vec<String>);
+    impl FactSource for Names {
+        fn fact(&self, slot: Slot) -> Fact<View<'_>> {
+            match slot {
+                Slot::SqlFunctions => Fact::Known(View::Named(&self.0)),
+                _ => Fact::Unknown(Blind::NotRead),
+            }
+        }
+    }
+    let names = Names(vec!["own".to_owned(), "count".to_owned()]);
+    let judge = |source: &str| {
+        let condition = Condition::compile(source, Family::Sql).unwrap();
+        match condition.holds(&Env::new(&names, &names)) {
+            Err(Fault::Unknown(Slot::SqlFunctions, Blind::Opaque)) => None,
+            outcome => Some(outcome.unwrap()),
+        }
+    };
+    for (source, wanted) in [
+        // Who lists each of them answers for them.
+        ("sql.functions.all(f, f in ['own', 'count', 'sum'])", Some(true)),
+        ("sql.functions.all(f, f == 'own' || 'count' == f)", Some(true)),
+        (
+            "sql.functions.all(f, dyn(f) in {'own': 1, 'count': 2})",
+            Some(true),
+        ),
+        ("sets.contains(['count', 'own'], sql.functions)", Some(true)),
+        ("'own' in sql.functions", Some(true)),
+        ("sql.functions.exists(f, f in ['own'])", Some(true)),
+        ("sql.functions.all(f, f != 'own')", Some(false)),
+        ("!('own' in sql.functions)", Some(false)),
+        // A list that lacks one, and every list of what shall not run.
+        ("sql.functions.all(f, f in ['count', 'sum'])", None),
+        ("sets.contains(['count'], sql.functions)", None),
+        ("'pg_terminate_backend' in sql.functions", None),
+        ("sql.functions.exists(f, f in ['pg_terminate_backend'])", None),
+        ("!sql.functions.exists(f, f == 'pg_terminate_backend')", None),
+        ("sql.functions.all(f, f != 'pg_terminate_backend')", None),
+        ("sql.functions.all(f, !(f in ['pg_terminate_backend']))", None),
+        ("sql.functions.exists(f, f.startsWith('pg_'))", None),
+        ("sql.functions.exists(f, f.matches('^pg_'))", None),
+        ("sql.functions.exists(f, f > 'a')", None),
+        ("sql.functions.exists(f, f.find('^pg_') != '')", None),
+        ("sql.functions.exists(f, 'pg_sleep' == f + '')", None),
+        ("size(sql.functions) == 2", None),
+        ("sql.functions == ['own', 'count']", None),
+        ("sql.functions[0] == 'own'", None),
+        ("sets.intersects(sql.functions, ['pg_sleep'])", None),
+        ("sql.functions.filter(f, f != 'own') == ['count']", None),
+        ("sql.functions.map(f, f) == ['own', 'count']", None),
+        ("sql.functions.all(f, [f] == ['own'] || [f] == ['count'])", None),
+        ("sql.functions.exists(f, {f: 1} == {'own': 1})", None),
+        ("sql.functions.exists(i, f, f == 'pg_sleep')", None),
+        ("sql.functions.join(' ').contains('pg_')", None),
+        ("sql.functions.exists_one(f, f == 'pg_sleep')", None),
+    ] {
+        assert_eq!(judge(source), wanted, "{source}");
+    }
+}
+
 #[test]
 fn what_could_overflow_the_stack_is_refused_before_it_is_parsed() {
     let deep = [

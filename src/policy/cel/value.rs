@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use ipnet::IpNet;
 use serde_json::Value as Json;
 
-use crate::facts::View;
+use crate::facts::{Slot, View};
 
 /// A CEL value.
 #[derive(Clone, Debug)]
@@ -25,6 +25,10 @@ pub enum Value<'a> {
     Map(Arc<Vec<(Value<'a>, Value<'a>)>>),
     /// A fact that is a list of texts.
     Texts(&'a [String]),
+    /// Names of code that cannot be read; see [`View::Named`]. The slot is for the fault.
+    Names(Slot, &'a [String]),
+    /// One of them.
+    Name(Slot, &'a str),
     /// A fact that maps texts to texts.
     Pairs(&'a [(String, String)]),
     /// A fact that maps texts to lists of texts.
@@ -39,13 +43,14 @@ pub enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    pub(crate) fn of_view(view: View<'a>) -> Value<'a> {
+    pub(crate) fn of_view(slot: Slot, view: View<'a>) -> Value<'a> {
         match view {
             View::Null => Value::Null,
             View::Bool(value) => Value::Bool(value),
             View::Int(value) => Value::Int(value),
             View::Text(value) => Value::Text(Cow::Borrowed(value)),
             View::Texts(values) => Value::Texts(values),
+            View::Named(values) => Value::Names(slot, values),
             View::Json(value) => Value::of_json(value),
             View::Map(pairs) => Value::Pairs(pairs),
             View::MultiMap(pairs) => Value::Multi(pairs),
@@ -90,9 +95,9 @@ impl<'a> Value<'a> {
             Value::Int(_) => "int",
             Value::Uint(_) => "uint",
             Value::Double(_) => "double",
-            Value::Text(_) => "string",
+            Value::Text(_) | Value::Name(..) => "string",
             Value::Bytes(_) => "bytes",
-            Value::List(_) | Value::Texts(_) | Value::JsonList(_) => "list",
+            Value::List(_) | Value::Texts(_) | Value::Names(..) | Value::JsonList(_) => "list",
             Value::Map(_) | Value::Pairs(_) | Value::Multi(_) | Value::JsonMap(_) => "map",
             Value::Timestamp(_) => "google.protobuf.Timestamp",
             Value::Duration(_) => "google.protobuf.Duration",
@@ -106,7 +111,7 @@ impl<'a> Value<'a> {
     pub(crate) fn len(&self) -> Option<usize> {
         Some(match self {
             Value::List(items) => items.len(),
-            Value::Texts(items) => items.len(),
+            Value::Texts(items) | Value::Names(_, items) => items.len(),
             Value::JsonList(items) => items.len(),
             Value::Map(entries) => entries.len(),
             Value::Pairs(entries) => entries.len(),
@@ -132,6 +137,7 @@ impl<'a> Value<'a> {
         match self {
             Value::List(items) => items.get(index).cloned(),
             Value::Texts(items) => items.get(index).map(|text| Value::Text(Cow::Borrowed(text))),
+            Value::Names(slot, items) => items.get(index).map(|name| Value::Name(*slot, name)),
             Value::JsonList(items) => items.get(index).map(Value::of_json),
             _ => None,
         }
@@ -182,6 +188,7 @@ impl<'a> Value<'a> {
             Value::Uint(value) => format!("{value}u"),
             Value::Double(value) => value.to_string(),
             Value::Text(text) => format!("'{text}'"),
+            Value::Name(_, name) => format!("'{name}' and what it calls"),
             Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
             Value::Timestamp(time) => time.to_rfc3339(),
             Value::Duration(span) => format!("{}s", span.num_seconds()),
