@@ -274,6 +274,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("proxy/http/answer.rs", &["DRAIN_BYTES_MAX"], Test("tests/http/limits.rs", "the_body_of_a_denied_request_is_read_out_up_to_a_limit")),
     ("proxy/http/body.rs", &["AHEAD_BYTES_MAX"], Owed),
     ("proxy/http/body.rs", &["PIECES_MAX"], Share),
+    ("proxy/http/faults.rs", &["HEAD_BYTES", "RESET_BYTES", "RST_STREAM"], Number),
     ("proxy/http.rs", &["HELD_BYTES_MAX"], Test("tests/http/limits.rs", "what_is_held_of_one_agents_bodies_is_bounded")),
     ("proxy/http.rs", &["HTTP2_PER_AGENT_MAX"], Test("tests/http/limits.rs", "an_agent_has_so_many_http2_connections_and_more_of_http1")),
     ("proxy/http/send.rs", &["CONTINUE_WAIT"], Test("tests/http/streams.rs", "an_upstream_that_does_not_say_continue_gets_the_body_all_the_same")),
