@@ -362,3 +362,6 @@ impl<J> Connection<J> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

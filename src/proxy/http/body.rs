@@ -172,7 +172,7 @@ impl Begun {
 }
 
 /// Bytes of a streamed body that are read while its verdict is waited for.
-const AHEAD_BYTES_MAX: usize = 64 << 10;
+pub(super) const AHEAD_BYTES_MAX: usize = 64 << 10;
 
 /// Pieces of a held body before they are joined.
 const PIECES_MAX: usize = 1024;
