@@ -15,6 +15,7 @@ mod bench;
 mod credentials;
 #[path = "../support/folder.rs"]
 mod folder;
+mod frames;
 mod graphql;
 mod later;
 mod limits;

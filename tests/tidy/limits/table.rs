@@ -1,6 +1,6 @@
 //! The named numbers of the program, by file below `src`, and what each is.
 
-use Why::{Default, Number, Owed, Own, Pace, Share, Test};
+use Why::{Default, Number, Own, Pace, Share, Test};
 
 /// What a number is.
 pub enum Why {
@@ -16,12 +16,7 @@ pub enum Why {
     Default,
     /// It bounds nothing that comes from elsewhere, and this is why.
     Own(&'static str),
-    /// A limit that no test reaches yet.
-    Owed,
 }
-
-/// How many are [`Owed`].
-pub const OWED_MAX: usize = 6;
 
 #[rustfmt::skip]
 pub const LIMITS: &[(&str, &[&str], Why)] = &[
@@ -103,7 +98,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("cli/gateway/start.rs", &["DESCRIPTORS_RESERVED", "DESCRIPTORS_PER_FLOW"], Test("src/cli/gateway/start.rs", "connections_leave_descriptors_for_the_gateway_itself")),
     ("cli/gateway/tailnet.rs", &["DNS_PORT"], Number),
     ("cli/inspect.rs", &["LINE_BYTES_MAX"], Test("src/cli/inspect.rs", "a_line_that_is_too_long_is_passed_over")),
-    ("cli/inspect.rs", &["DECODED_BYTES_MAX"], Owed),
+    ("cli/inspect.rs", &["DECODED_BYTES_MAX"], Test("src/cli/inspect.rs", "a_body_has_a_size_as_it_is_sent")),
     ("cli/inspect.rs", &["STATEMENT_BYTES_MAX"], Test("tests/cli/inspect.rs", "a_statement_and_a_body_have_a_size")),
     ("cli/judge.rs", &["AT_ONCE"], Share),
     ("cli/judge.rs", &["CASES_MAX"], Test("tests/judge/cases.rs", "what_cannot_be_read_is_wrong_usage")),
@@ -201,7 +196,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("ingress/wireguard/driver.rs", &["OVERDUE_US", "TICK_MS"], Pace),
     ("ingress/wireguard/driver/dns.rs", &["DNS_IDLE_MS"], Test("src/ingress/wireguard/driver/dns.rs", "a_silent_client_is_left")),
     ("ingress/wireguard/driver/dns.rs", &["DNS_PORT"], Number),
-    ("ingress/wireguard/flow.rs", &["RECEIVE_BYTES", "SEND_BYTES"], Share),
+    ("ingress/wireguard/flow.rs", &["RECEIVE_BYTES", "SEND_BYTES"], Test("src/ingress/wireguard/flow.rs", "a_flow_holds_so_much_either_way")),
     ("ingress/wireguard/flow.rs", &["BACKLOG_PACKETS_MAX"], Test("src/ingress/wireguard/flow.rs", "so_many_packets_wait_for_a_turn_and_no_more")),
     ("ingress/wireguard/flow.rs", &["TIMEOUT_S"], Test("src/ingress/wireguard/flow.rs", "a_peer_that_answers_nothing_is_given_up")),
     ("ingress/wireguard/flow.rs", &["LINGER_S"], Test("src/ingress/wireguard/tests/limits.rs", "a_connection_that_was_let_go_is_forgotten_in_time")),
@@ -273,12 +268,13 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("proxy/http.rs", &["HEAD_BYTES_MAX", "HEADERS_MAX"], Test("tests/http/limits.rs", "a_head_that_is_too_large_is_431")),
     ("proxy/http.rs", &["STREAMS_MAX"], Test("tests/http/limits.rs", "streams_at_once_are_bounded")),
     ("proxy/http.rs", &["RESETS_MAX"], Test("tests/http/limits.rs", "rapid_resets_end_the_connection_and_harm_no_other")),
-    ("proxy/http.rs", &["STREAM_ERRORS_MAX"], Owed),
+    ("proxy/http.rs", &["STREAM_ERRORS_MAX"], Test("tests/http/frames.rs", "streams_that_fail_by_the_agents_fault_have_a_number")),
     ("proxy/http.rs", &["STREAM_WINDOW_BYTES", "CONNECTION_WINDOW_BYTES"], Test("tests/http/limits.rs", "http2_windows_are_bounded")),
-    ("proxy/http.rs", &["SEND_BUFFER_BYTES_MAX"], Owed),
+    ("proxy/http.rs", &["SEND_BUFFER_BYTES_MAX"], Test("src/proxy/http/tests.rs", "what_an_agent_does_not_read_is_buffered_up_to_a_limit")),
     ("proxy/http/answer.rs", &["DRAIN_BYTES_MAX"], Test("tests/http/limits.rs", "the_body_of_a_denied_request_is_read_out_up_to_a_limit")),
-    ("proxy/http/body.rs", &["AHEAD_BYTES_MAX"], Owed),
+    ("proxy/http/body.rs", &["AHEAD_BYTES_MAX"], Test("src/proxy/http/tests.rs", "so_much_of_a_body_is_read_ahead_of_its_verdict")),
     ("proxy/http/body.rs", &["PIECES_MAX"], Share),
+    ("proxy/http/faults.rs", &["HEAD_BYTES", "RESET_BYTES", "RST_STREAM"], Number),
     ("proxy/http.rs", &["HELD_BYTES_MAX"], Test("tests/http/limits.rs", "what_is_held_of_one_agents_bodies_is_bounded")),
     ("proxy/http.rs", &["HTTP2_PER_AGENT_MAX"], Test("tests/http/limits.rs", "an_agent_has_so_many_http2_connections_and_more_of_http1")),
     ("proxy/http/send.rs", &["CONTINUE_WAIT"], Test("tests/http/streams.rs", "an_upstream_that_does_not_say_continue_gets_the_body_all_the_same")),
@@ -296,7 +292,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("proxy/postgres/lasting.rs", &["LASTING_BYTES_MAX", "ACTION_BYTES"], Test("tests/postgres/portals.rs", "what_is_too_large_to_be_remembered_ends_with_any_new_policy")),
     ("proxy/postgres/mod.rs", &["STATEMENTS_MAX", "PREPARED_BYTES_MAX"], Test("tests/postgres/starts.rs", "prepared_statements_have_a_number_and_a_size")),
     ("proxy/postgres/mod.rs", &["AGENT_BYTES_MAX", "ROOM_STEP_BYTES"], Test("tests/postgres/starts.rs", "the_connections_of_one_agent_hold_so_much_and_no_more")),
-    ("proxy/postgres/preview.rs", &["RUN_MAX"], Owed),
+    ("proxy/postgres/preview.rs", &["RUN_MAX"], Test("tests/postgres/previews.rs", "what_takes_too_long_is_given_up")),
     ("proxy/postgres/queue.rs", &["QUEUE_BYTES_MAX"], Test("tests/postgres/copies.rs", "a_side_that_does_not_read_stops_the_other")),
     ("proxy/postgres/relay.rs", &["READ_BYTES", "READ_BYTES_MIN"], Share),
     ("proxy/postgres/relay.rs", &["FAREWELL"], Test("tests/postgres/starts.rs", "last_words_are_not_waited_for_long")),
@@ -337,7 +333,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("upstream/dial.rs", &["STAGGER"], Test("src/upstream/dial/tests.rs", "the_next_address_is_tried_when_one_does_not_answer")),
     ("upstream/dial.rs", &["ADDRESSES_MAX"], Test("src/upstream/dial/tests.rs", "families_take_turns_up_to_a_limit")),
     ("upstream/dial.rs", &["DIALLED_FOR", "DIALLED_MAX"], Test("src/upstream/dial/tests.rs", "where_a_wildcards_name_was_found_is_remembered")),
-    ("upstream/dns.rs", &["UDP_BYTES_MAX"], Number),
+    ("upstream/dns.rs", &["UDP_BYTES_MAX"], Test("src/upstream/dns.rs", "an_answer_over_udp_has_a_size")),
     ("upstream/dns.rs", &["ATTEMPT"], Pace),
     ("upstream/dns.rs", &["ATTEMPTS_MAX"], Test("src/upstream/dns.rs", "a_server_that_is_silent_is_asked_so_often")),
     ("upstream/dns.rs", &["ADDRESSES_MAX"], Test("src/upstream/dns.rs", "codes_and_bounds")),
@@ -345,12 +341,12 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("upstream/keep.rs", &["IDLE_MAX"], Test("src/upstream/keep.rs", "a_connection_is_kept_for_a_while")),
     ("upstream/keep.rs", &["KEYS_MAX"], Test("src/upstream/keep.rs", "connections_are_kept_under_so_many_keys")),
     ("upstream/keep.rs", &["IDLE_PER_KEY_MAX"], Test("src/upstream/keep.rs", "so_many_connections_of_a_key_are_kept")),
-    ("upstream/pool.rs", &["READY_MAX"], Own("the word of our own task, which waits for no byte of the upstream")),
+    ("upstream/pool.rs", &["READY_MAX"], Test("src/upstream/pool.rs", "a_kept_connection_that_does_not_become_ready_is_passed_over_and_closed")),
     ("upstream/pool.rs", &["ALPN_MAX_AGE"], Test("src/upstream/pool.rs", "what_an_upstream_speaks_is_remembered_for_a_while")),
     ("upstream/pool.rs", &["RESPONSE_HEAD_BYTES_MAX", "RESPONSE_HEADERS_MAX"], Test("tests/http/upstreams.rs", "the_head_of_an_answer_has_a_size")),
     ("upstream/pool.rs", &["STREAM_WINDOW_BYTES", "CONNECTION_WINDOW_BYTES"], Test("tests/http/streams.rs", "what_is_large_streams_in_bounded_memory")),
     ("upstream/pool.rs", &["PING_INTERVAL"], Pace),
-    ("upstream/pool.rs", &["PING_TIMEOUT"], Owed),
+    ("upstream/pool.rs", &["PING_TIMEOUT"], Test("src/upstream/pool.rs", "an_upstream_that_answers_no_ping_is_given_up_in_time")),
     ("upstream/postgres.rs", &["LOGIN_MESSAGE_BYTES_MAX", "LOGIN_MESSAGES_MAX"], Test("tests/postgres/liars.rs", "a_server_that_lies_gets_no_session")),
     ("upstream/postgres.rs", &["SCRAM_ITERATIONS_MAX"], Test("tests/postgres/liars.rs", "a_server_that_lies_gets_no_session")),
     ("verdict/approval/alike.rs", &["SHOWN_MAX"], Test("tests/state/alike.rs", "questions_of_the_same_rule_and_shape_are_told_with_their_decisions")),
