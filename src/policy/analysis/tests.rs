@@ -268,6 +268,16 @@ fn a_condition_that_fails_on_what_may_be_missing() {
             "http.body_json.tags.exists(t, t.name == 'x')",
             &["http.body_json.tags", "it.name"],
         ),
+        // What may be missing, said so.
+        (
+            "http.body_json.?a.b.orValue(0) == 1 && agent.tags[?0].orValue('') == 'x'",
+            &[],
+        ),
+        ("http.body_json.?a.value() == 1", &["value(http.body_json.?a)"]),
+        (
+            "http.body_json.?a.hasValue() && http.body_json.?a.value() == 1",
+            &[],
+        ),
         // An item of a list that may be shorter.
         ("agent.tags[0] == 'tag:ci'", &["agent.tags[0]"]),
         ("size(agent.tags) > 0 && agent.tags[0] == 'tag:ci'", &[]),
