@@ -11,7 +11,8 @@ use tailkeep::policy::{Policy, Source};
 use tailkeep::verdict::Verdict;
 
 use crate::facts::TABLES;
-use crate::world::server;
+use crate::raw::Raw;
+use crate::world::{SETUP, Setup, both, server};
 
 /// What the tricks call beside the tables.
 const MORE: &str = "
@@ -155,6 +156,39 @@ async fn no_trick_hides_what_the_server_does() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(seen > 80, "{seen}");
+}
+
+/// On the wire: a list of forbidden functions is not got round by a text that another runs, nor by somebody's own
+/// function; and who lists a function of their own has it.
+#[tokio::test]
+async fn a_list_of_forbidden_functions_holds_on_the_wire() {
+    let (server, world) = both().await;
+    assert!(server.sql("create function own() returns int language sql as 'select 7'"));
+    let rules = |first: &str| {
+        format!(
+            "rule \"first\" {{\n  endpoint = postgres.orders\n  priority = 10\n  {first}\n}}\n\
+             rule \"selects\" {{\n  endpoint = postgres.orders\n  condition = \"sql.verb == 'select'\"\n  verdict = \"allow\"\n}}\n"
+        )
+    };
+    let banned = rules("condition = \"'pg_sleep' in sql.functions\"\n  verdict = \"deny\"");
+    let listed = rules("condition = \"sql.functions.all(f, f in ['own', 'lower'])\"\n  verdict = \"allow\"");
+    let mut raw = Raw::enter(world.address).await;
+    let by_text = "select query_to_xml('select pg_sleep(0)', true, true, '')";
+    for (rules, text, tags) in [
+        (&banned, "select lower('A')", "TDCZ"),
+        (&banned, "select pg_sleep(0)", "EZ"),
+        (&banned, by_text, "EZ"),
+        (&banned, "select own()", "EZ"),
+        (&listed, "select own(), lower('A')", "TDCZ"),
+        (&listed, by_text, "EZ"),
+        (&listed, "select own(), pg_sleep(0)", "EZ"),
+        (&listed, "select 1", "TDCZ"),
+    ] {
+        world.reload(server.port, Setup { rules, ..SETUP });
+        let came = raw.query(text).await;
+        assert_eq!(came.tags, tags, "{text}: {came:?}");
+        assert!(tags != "EZ" || came.text().contains("42501"), "{text}: {came:?}");
+    }
 }
 
 /// Whoever may select no column but those that the facts name may run it: the server looks at no other.

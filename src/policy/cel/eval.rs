@@ -225,6 +225,13 @@ impl<'a, W: Watch> Env<'a, W> {
 
     fn select(&self, of: &'a Node, field: &'a str) -> Outcome<'a> {
         let value = self.eval(of)?;
+        let key = Value::Text(Cow::Borrowed(field));
+        if let Value::Optional(of) = &value {
+            return match of {
+                Some(of) => super::optional::read(&self.budget, of, &key),
+                None => Ok(value),
+            };
+        }
         if !value.is_map() {
             return Err(Fault::error(format!(
                 "no such field: `{field}` of {}",
@@ -234,12 +241,17 @@ impl<'a, W: Watch> Env<'a, W> {
         self.budget
             .spend(u32::try_from(value.len().unwrap_or_default() / 8).unwrap_or(u32::MAX))?;
         value
-            .get(&Value::Text(Cow::Borrowed(field)))
+            .get(&key)
             .ok_or_else(|| Fault::error(format!("no such key: {field}")))
     }
 
     fn has(&self, of: &'a Node, field: &'a str) -> Outcome<'a> {
         let value = self.eval(of)?;
+        let value = match value {
+            Value::Optional(None) => return Ok(Value::Bool(false)),
+            Value::Optional(Some(of)) => (*of).clone(),
+            value => value,
+        };
         // A request without a body has no field of it: its JSON is null.
         if matches!((&value, &of.kind), (Value::Null, Kind::Slot(_))) {
             return Ok(Value::Bool(false));

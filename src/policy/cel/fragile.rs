@@ -52,6 +52,7 @@ fn certain(node: &Node, outcome: bool) -> Vec<There> {
             ] => vec![There::Part(format!("{}.{key}", text(of)))],
             _ => Vec::new(),
         },
+        Kind::Call(F::HasValue, args) if outcome => args.iter().map(|of| There::Part(text(of))).collect(),
         Kind::Call(F::Not, args) => args.iter().flat_map(|arg| certain(arg, !outcome)).collect(),
         Kind::Call(function, args) => {
             let not_null = matches!((function, outcome), (F::Unequal, true) | (F::Equal, false));
@@ -114,6 +115,28 @@ fn integer(node: &Node) -> Option<i64> {
     }
 }
 
+/// Whether a part is an optional value, of which only `value()` fails.
+fn is_optional(node: &Node) -> bool {
+    use Function as F;
+    match &node.kind {
+        Kind::Call(
+            F::OptSelect
+            | F::OptIndex
+            | F::OptionalOf
+            | F::OptionalOfNonZero
+            | F::OptionalNone
+            | F::First
+            | F::Last
+            | F::Or,
+            _,
+        )
+        | Kind::Regex(F::RegexExtract, ..) => true,
+        Kind::Call(F::Index, args) => args.first().is_some_and(is_optional),
+        Kind::Select(of, _) => is_optional(of),
+        _ => false,
+    }
+}
+
 /// Items that a list has whatever the action: a literal's own, one where a text is split, one value of a header or a
 /// parameter that is there.
 fn items_min(of: &Node) -> i64 {
@@ -147,6 +170,8 @@ fn walk(node: &Node, known: &[There], found: &mut Vec<Fragile>) {
                 walk(branch, &known, found);
             }
         }
+        // What is read in an optional value is one.
+        Kind::Select(of, _) if is_optional(of) => walk(of, known, found),
         Kind::Select(of, field) => {
             walk(of, known, found);
             let part = format!("{}.{field}", text(of));
@@ -158,6 +183,9 @@ fn walk(node: &Node, known: &[There], found: &mut Vec<Fragile>) {
         Kind::Call(Function::Index, args) => {
             args.iter().for_each(|arg| walk(arg, known, found));
             let [of, key] = args.as_slice() else { return };
+            if is_optional(of) {
+                return;
+            }
             let list = text(of);
             let (is_certain, guard) = match &key.kind {
                 Kind::Const(Value::Text(key)) => (
@@ -182,6 +210,12 @@ fn walk(node: &Node, known: &[There], found: &mut Vec<Fragile>) {
         Kind::Call(function, args) => {
             args.iter().for_each(|arg| walk(arg, known, found));
             use Function as F;
+            if let (F::OptionalValue, [of]) = (function, args.as_slice())
+                && !is_there(known, &text(of))
+            {
+                let (part, guard) = (text(node), format!("{}.hasValue()", text(of)));
+                add(found, Fragile { part, guard });
+            }
             if matches!(function, F::Less | F::LessEqual | F::Greater | F::GreaterEqual) {
                 for arg in args {
                     let optional = |slot: Slot| slot.kind() == FactKind::OptionalInt;

@@ -1,4 +1,4 @@
-//! The `lists` extension of cel-go, without what needs optional values. *Pure.*
+//! The `lists` extension of cel-go; `first` and `last` stand in `optional.rs`. *Pure.*
 
 use std::cmp::Ordering;
 use std::sync::Arc;

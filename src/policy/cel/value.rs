@@ -35,6 +35,8 @@ pub enum Value<'a> {
     Multi(&'a [(String, Vec<String>)]),
     JsonList(&'a [Json]),
     JsonMap(&'a serde_json::Map<String, Json>),
+    /// What may not be there; see `optional.rs`.
+    Optional(Option<Arc<Value<'a>>>),
     Timestamp(DateTime<Utc>),
     Duration(TimeDelta),
     Ip(IpAddr),
@@ -99,6 +101,7 @@ impl<'a> Value<'a> {
             Value::Bytes(_) => "bytes",
             Value::List(_) | Value::Texts(_) | Value::Names(..) | Value::JsonList(_) => "list",
             Value::Map(_) | Value::Pairs(_) | Value::Multi(_) | Value::JsonMap(_) => "map",
+            Value::Optional(_) => "optional_type",
             Value::Timestamp(_) => "google.protobuf.Timestamp",
             Value::Duration(_) => "google.protobuf.Duration",
             Value::Ip(_) => "net.IP",
@@ -195,6 +198,8 @@ impl<'a> Value<'a> {
             Value::Ip(ip) => ip.to_string(),
             Value::Net(net) => net.to_string(),
             Value::Type(name) => (*name).to_owned(),
+            Value::Optional(None) => "none".to_owned(),
+            Value::Optional(Some(value)) => format!("optional {}", value.show()),
             map if map.is_map() => format!("a map of {}", map.len().unwrap_or_default()),
             list => {
                 let count = list.len().unwrap_or_default();
@@ -225,6 +230,10 @@ pub(crate) fn equal(a: &Value<'_>, b: &Value<'_>) -> bool {
         (Value::Ip(a), Value::Ip(b)) => a == b,
         (Value::Net(a), Value::Net(b)) => a == b,
         (Value::Type(a), Value::Type(b)) => a == b,
+        (Value::Optional(a), Value::Optional(b)) => match (a, b) {
+            (Some(a), Some(b)) => equal(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        },
         (a, b) if a.is_list() && b.is_list() => {
             a.len() == b.len()
                 && (0..a.len().unwrap_or_default()).all(|index| match (a.item(index), b.item(index)) {
