@@ -42,6 +42,7 @@ mod rootless;
 mod round;
 mod stories;
 mod tailscaled;
+mod terminal;
 mod userspace;
 mod whoami;
 mod world;
