@@ -27,6 +27,7 @@ mod limits;
 mod mood;
 mod name_limits;
 mod names;
+mod newcomer;
 mod outage;
 mod own;
 mod own_name;
