@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tokio::sync::{Mutex as Turn, Semaphore, watch};
 
-use super::hearing::{Hearing, UNHEARD_MAX};
+use super::hearing::Hearing;
 use super::localapi::{LocalApi, LocalApiError, Protocol, Status, WhoIs};
 use super::memory::{Memory, Recalled};
 use super::miss::{MISS_PAUSE, Misses};
@@ -136,9 +136,13 @@ impl Met {
 
 impl Directory {
     pub fn new(api: LocalApi) -> Arc<Self> {
+        Directory::with(api, Hearing::default())
+    }
+
+    pub(super) fn with(api: LocalApi, hearing: Hearing) -> Arc<Self> {
         Arc::new(Directory {
             api,
-            hearing: Hearing::default(),
+            hearing,
             own: RwLock::default(),
             memory: Mutex::default(),
             changes: watch::Sender::new(0),
@@ -220,14 +224,14 @@ impl Directory {
     }
 
     /// Ends when the node of an open connection has left the tailnet, or tailscaled has not said
-    /// for [`DOUBT`] after a change, or is not heard for [`UNHEARD_MAX`]. What else changes, an expired grant included, is told to
+    /// for [`DOUBT`] after a change, or is not heard for long ([`Hearing::lost`]). What else changes, an expired grant included, is told to
     /// [`Met::live`] and [`Directory::told`].
     pub async fn until_gone(&self, mut met: Met) {
         loop {
             tokio::select! {
                 changed = met.changes.changed() => if changed.is_err() { return },
                 () = expired(&met.known) => {}
-                () = self.hearing.lost_for(UNHEARD_MAX) => return,
+                () = self.hearing.lost() => return,
             }
             let began = Instant::now();
             loop {

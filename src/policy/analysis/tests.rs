@@ -543,3 +543,28 @@ fn an_unknown_host_that_is_to_be_inspected_is_denied_with_a_note() {
     let items = policy.notes().items();
     assert!(items.iter().any(|note| note.message.contains("denies here")));
 }
+
+#[test]
+fn names_that_want_one_virtual_address_beside_a_tailnet() {
+    let text = |gateway: &str| {
+        let endpoint = |number: u32| {
+            format!(
+                "endpoint \"http\" \"n{number}\" {{ hosts = [\"n{number}.test\", \"*.n{number}.test\"] }}\n"
+            )
+        };
+        let endpoints: String = (0..3).map(endpoint).collect();
+        format!("gateway {{\n  {gateway}\n}}\n{endpoints}")
+    };
+    let contended = |gateway: &str| -> Vec<String> {
+        let all = notes(&text(gateway)).into_iter();
+        all.filter(|note| note.contains("want one virtual address"))
+            .collect()
+    };
+    let narrow = contended("virtual_cidr = \"10.78.0.0/29\"\n  tailscale {}");
+    assert_eq!(
+        narrow,
+        ["6: `n1.test`, `n2.test`, `tailkeep.internal` want one virtual address, which one of them has"]
+    );
+    assert_eq!(contended("tailscale {}"), [""; 0]);
+    assert_eq!(contended("virtual_cidr = \"10.78.0.0/29\""), [""; 0]);
+}

@@ -149,6 +149,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("ingress/dns/wire.rs", &["HEADER_BYTES", "NAME_BYTES_MAX", "A", "SOA", "AAAA", "OPT"], Number),
     ("ingress/dns/wire.rs", &["UDP_BYTES_MIN", "UDP_BYTES_MAX"], Test("src/ingress/dns/tests.rs", "passthrough_forwards_what_no_endpoint_claims_and_fits_it")),
     ("ingress/dns/wire.rs", &["ANSWER_TTL_S", "NEGATIVE_TTL_S"], Test("src/ingress/dns/tests.rs", "each_question_has_its_answer")),
+    ("ingress/tailnet/bus.rs", &["SILENT_MAX"], Test("tests/tailnet/bus.rs", "a_bus_that_falls_silent_is_followed_anew")),
     ("ingress/tailnet/daemon.rs", &["RESTART_MIN", "RESTART_MAX", "STEADY"], Test("src/ingress/tailnet/daemon.rs", "the_wait_grows_to_a_bound_and_starts_anew")),
     ("ingress/tailnet/daemon.rs", &["END_MAX"], Test("src/ingress/tailnet/daemon.rs", "one_that_does_not_end_is_killed")),
     ("ingress/tailnet/daemon.rs", &["LINE_BYTES_MAX"], Test("src/ingress/tailnet/daemon.rs", "a_long_line_of_its_log_comes_in_pieces")),
