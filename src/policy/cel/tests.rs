@@ -198,6 +198,7 @@ fn a_name_stands_for_all_that_it_calls() {
         ("sql.functions.exists(i, f, f == 'pg_sleep')", None),
         ("sql.functions.join(' ').contains('pg_')", None),
         ("sql.functions.exists_one(f, f == 'pg_sleep')", None),
+        ("size(sql.functions.map(f, 1)) == 2", None),
     ] {
         assert_eq!(judge(source), wanted, "{source}");
     }
@@ -279,6 +280,8 @@ fn the_step_limit_ends_an_evaluation() {
         let condition = Condition::compile(source, Family::Http).unwrap();
         condition.holds(&Env::new(&table, &table))
     };
+    let gathered = "http.body_json.a.transformMap(i, v, v).size() == 2000";
+    assert_eq!(held(&format!("{gathered} && {gathered}")), Err(Fault::Budget));
     let source = "http.body_json.a.all(x, http.body_json.a.all(y, x + y >= 0))";
     assert_eq!(held(source), Err(Fault::Budget));
     // Nothing absorbs a spent budget.
