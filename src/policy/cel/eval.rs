@@ -309,7 +309,11 @@ impl<'a, W: Watch> Env<'a, W> {
     }
 
     fn fold(&self, fold: &'a Fold) -> Outcome<'a> {
-        let range = self.eval(&fold.range)?;
+        let mut range = self.eval(&fold.range)?;
+        // `all` and `exists` ask of each; how many there are is not known of names that stand for more.
+        if !matches!(fold.init.kind, Kind::Const(Value::Bool(_))) {
+            range = named::read(range)?;
+        }
         let Some(count) = range.len() else {
             return Err(Fault::error(format!("{} cannot be walked", range.type_name())));
         };

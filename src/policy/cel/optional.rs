@@ -126,13 +126,20 @@ fn merge<'a>(budget: &Budget, a: &Value<'a>, b: &Value<'a>) -> Outcome<'a> {
     let (count, more) = (a.len().unwrap_or(0), b.len().unwrap_or(0));
     budget.build(count.saturating_add(more).saturating_mul(32))?;
     budget.scan(count.saturating_mul(more).saturating_mul(16))?;
-    let entries = |of: &Value<'a>| -> Vec<(Value<'a>, Value<'a>)> {
-        let keys = (0..of.len().unwrap_or(0)).filter_map(|index| of.step(index));
-        keys.filter_map(|key| Some((key.clone(), of.get(&key)?)))
-            .collect()
+    let entries = |of: &Value<'a>| -> Result<Vec<(Value<'a>, Value<'a>)>, Fault> {
+        // What a macro gathers is one of these, and copied as it is.
+        if let Value::Map(entries) = of {
+            return Ok(entries.to_vec());
+        }
+        let count = of.len().unwrap_or(0);
+        budget.scan(count.saturating_mul(count).saturating_mul(16))?;
+        let keys = (0..count).filter_map(|index| of.step(index));
+        Ok(keys
+            .filter_map(|key| Some((key.clone(), of.get(&key)?)))
+            .collect())
     };
-    let mut all = entries(a);
-    for (key, value) in entries(b) {
+    let mut all = entries(a)?;
+    for (key, value) in entries(b)? {
         if !matches!(
             key,
             Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Text(_)
