@@ -44,6 +44,35 @@ async fn a_certificate_of_another_ca_or_name_is_refused() {
 }
 
 #[tokio::test]
+async fn an_api_server_that_is_away_is_told_as_a_status() {
+    // Bound, so that nobody else listens there, and not listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let world = World::new(&format!(
+        "endpoint \"kubernetes\" \"prod\" {{\n server = \"https://api.test:6443\"\n upstream = \"{}\"\n}}\n\
+         profile \"dev\" {{\n peers = [\"laptop\"]\n endpoints = [kubernetes.prod]\n}}\n\
+         rule \"all\" {{\n endpoint = kubernetes.prod\n verdict = \"allow\"\n}}",
+        socket.local_addr().unwrap()
+    ));
+    let dialled = Dialled {
+        endpoint: "kubernetes.prod",
+        name: Some("api.test"),
+        destination: "10.78.0.9:6443",
+    };
+    let gateway = world.listen(dialled).await;
+    let request = "GET /api/v1/pods HTTP/1.1\r\nHost: api.test:6443\r\n\r\n";
+    let answer = ask(gateway, request).await.unwrap();
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    // As kubectl reads it, so that it prints the message.
+    let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let parts =
+        ["kind", "apiVersion", "status", "message"].map(|name| said[name].as_str().unwrap_or_default());
+    let reason = "the service behind the gateway failed";
+    assert_eq!(parts, ["Status", "v1", "Failure", reason]);
+    assert_eq!(said["code"], 502);
+}
+
+#[tokio::test]
 async fn an_upstream_that_is_away_is_502_and_one_that_is_slow_504() {
     let service = Service::start(BOTH).await;
     let own = service.address.to_string();
