@@ -1,5 +1,6 @@
 //! Servers that are not who they should be, are away, or hang up.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::agent::{Raw, ask, curl, curls};
-use crate::server::{BOTH, ONLY_HTTP1, Service, Speaks, mint};
+use crate::server::{BOTH, Minted, ONLY_HTTP1, Service, Speaks, mint};
 use crate::world::{API, Dialled, SOON, World, until};
 
 const GET: &str = "GET /1k HTTP/1.1\r\nHost: api.test\r\n\r\n";
@@ -41,6 +42,43 @@ async fn a_certificate_of_another_ca_or_name_is_refused() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn without_a_ca_cert_the_systems_roots_count() {
+    // Which they are is said by the environment, and a process that runs has one: so another one of these is run.
+    let Some(folder) = std::env::var_os("TEST_OF_ROOTS").map(PathBuf::from) else {
+        let folder = crate::folder::Folder::new();
+        let Minted { ca, chain, key } = mint();
+        for (name, text) in [("ca", &ca), ("chain", &chain), ("key", &key)] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let own = std::env::current_exe().unwrap();
+        let ran = tokio::process::Command::new(own)
+            .args(["--exact", "upstreams::without_a_ca_cert_the_systems_roots_count"])
+            .env("TEST_OF_ROOTS", folder.path())
+            .env("SSL_CERT_FILE", folder.path().join("ca"))
+            .env_remove("SSL_CERT_DIR")
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    };
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let minted = Minted {
+        ca: read("ca"),
+        chain: read("chain"),
+        key: read("key"),
+    };
+    let service = Service::start_with(BOTH, &minted).await;
+    let policy = service.open_policy();
+    let own = policy.replace(&format!("ca_cert = <<EOT\n{}EOT\n", service.ca), "");
+    assert_ne!(policy, own);
+    let world = World::new(&own);
+    let answer = ask(world.listen(API).await, GET).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[tokio::test]

@@ -133,7 +133,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("facts/mcp/mod.rs", &["MESSAGES_MAX"], Test("src/facts/mcp/tests.rs", "a_batch_is_bounded_and_its_ids_are_unique")),
     ("facts/sql/cache.rs", &["KEPT_TEXT_BYTES_MAX"], Test("src/facts/sql/cache.rs", "the_cache_stays_within_its_bound_and_gives_the_same_answer")),
     ("facts/sql/dialect.rs", &["NESTING_MAX", "STACK_BYTES_PER_BYTE", "STACK_BYTES_NESTING"], Test("src/facts/sql/dialect/tests.rs", "depth_and_length_are_bounded")),
-    ("facts/sql/look.rs", &["NAMES_COMPARED_MAX"], Test("src/facts/sql/tests.rs", "a_text_of_nothing_but_names_has_each_of_them_once")),
+    ("facts/sql/look.rs", &["NAMES_COMPARED_MAX"], Test("src/facts/sql/look.rs", "so_many_names_are_compared_and_more_at_the_end")),
     ("facts/sql/mod.rs", &["STACK_BYTES_PER_BYTE", "STACK_BYTES_MIN", "SHALLOW_BYTES_MAX"], Test("src/facts/sql/tests.rs", "what_the_grammar_refuses_is_unparseable_and_nothing_breaks")),
     ("facts/sql/path.rs", &["SCHEMAS_MAX"], Test("src/facts/sql/path.rs", "what_was_set_once_stays_and_too_many_are_unseen")),
     ("facts/sql/setting.rs", &["READING_VALUE_CHARS_MAX"], Test("src/facts/sql/tests.rs", "a_value_that_is_longer_than_any_of_the_readings_changes_none")),
