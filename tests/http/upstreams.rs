@@ -256,6 +256,44 @@ async fn the_head_of_an_answer_has_a_size() {
     }
 }
 
+#[tokio::test]
+async fn the_head_of_an_answer_over_http2_has_a_size() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    for (bytes, status) in [
+        (RESPONSE_HEAD_BYTES_MAX - 400, 200),
+        (RESPONSE_HEAD_BYTES_MAX, 502),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = hyper::service::service_fn(move |_| async move {
+                let response = http::Response::builder().header("x", "x".repeat(bytes));
+                response.body(http_body_util::Empty::<bytes::Bytes>::new())
+            });
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        });
+        let service = Service::start(BOTH).await;
+        let policy = service
+            .open_policy()
+            .replace(&service.address.to_string(), &address.to_string())
+            .replace("ca_cert", "tls = false\n  ca_cert");
+        let world = World::new(&policy);
+        let stream = TcpStream::connect(world.listen(API).await).await.unwrap();
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        builder.max_header_list_size(1 << 20);
+        let (mut agent, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get("https://api.test/1k");
+        let request = request
+            .body(http_body_util::Empty::<bytes::Bytes>::new())
+            .unwrap();
+        let answer = agent.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), status, "{bytes} bytes");
+    }
+}
+
 /// A server that answers once on each connection and then hangs up without saying so.
 #[tokio::test]
 async fn a_request_is_sent_again_only_if_it_provably_was_not_sent() {
