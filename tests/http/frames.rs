@@ -233,14 +233,9 @@ async fn a_malformed_stream_ends_alone_and_is_counted() {
     frames.say(&bytes).await;
     assert_eq!(frames.end(stream).await, End::Reset(PROTOCOL_ERROR));
     assert!(counts().1 > before.1);
-    // What was well-formed came, and what was denied by a rule is no malformed input.
+    // What was well-formed came.
     let whole = |seen: &crate::server::Seen| seen.body_sha256 != [0xff; 32];
     assert_eq!(service.seen().iter().filter(|seen| whole(seen)).count(), 7);
-    world.reload(&service.policy(""));
-    let before = counts();
-    frames.say(&request(stream + 2, &[])).await;
-    assert_eq!(frames.end(stream + 2).await, End::Answered);
-    assert_eq!(counts(), before);
 }
 
 #[tokio::test]

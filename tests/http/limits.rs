@@ -133,6 +133,19 @@ async fn the_body_of_a_denied_request_is_read_out_up_to_a_limit() {
     raw.say(head(DRAIN_BYTES_MAX + 1)).await;
     assert_eq!(raw.hear().await.unwrap().status, 403);
     assert!(raw.rest().await.is_empty(), "closed");
+    // In chunks, no length says so before.
+    for (length, is_read) in [(DRAIN_BYTES_MAX / 2, true), (DRAIN_BYTES_MAX * 4, false)] {
+        let body = "x".repeat(length as usize);
+        let chunked = format!(
+            "POST /x HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+        );
+        let mut raw = Raw::connect(gateway).await;
+        raw.say(chunked + "GET /x HTTP/1.1\r\nHost: api.test\r\n\r\n")
+            .await;
+        assert_eq!(raw.hear().await.unwrap().status, 403);
+        let next = raw.hear().await.map(|answer| answer.status);
+        assert_eq!(next, is_read.then_some(403), "{length}");
+    }
 }
 
 #[tokio::test]

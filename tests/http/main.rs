@@ -15,6 +15,7 @@ mod bench;
 mod credentials;
 #[path = "../support/folder.rs"]
 mod folder;
+mod foreign;
 mod frames;
 mod graphql;
 mod later;

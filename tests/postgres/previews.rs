@@ -217,9 +217,9 @@ async fn it_is_held_open_so_long_and_no_longer() {
 async fn what_takes_too_long_is_given_up() {
     let (server, world) = world(ENDPOINT).await;
     let server = std::sync::Arc::new(server);
-    // Somebody else keeps the rows for as long as they please.
+    // Somebody else keeps the rows for longer than anybody waits here.
     let holder = server.clone();
-    let held = move || holder.sql("begin; lock table users; select pg_sleep(600)");
+    let held = move || holder.sql("begin; lock table users; select pg_sleep(60)");
     let held = tokio::task::spawn_blocking(held);
     until("it is locked", || {
         server.says("select count(*) from pg_locks where relation = 'users'::regclass and granted") == "1"

@@ -398,3 +398,35 @@ fn may_be_peer(address: IpAddr) -> bool {
         IpAddr::V6(v6) => v6.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn so_many_questions_are_put_to_tailscaled_at_once() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let directory = Directory::new(LocalApi::new(&socket).unwrap());
+        directory.own.write().unwrap().has_device = true;
+        let asking: Vec<_> = (1..=2 * ASKED_AT_ONCE_MAX as u8)
+            .map(|last| {
+                let directory = directory.clone();
+                let who = async move { directory.who(([100, 64, 0, last], 1).into(), Protocol::Udp).await };
+                tokio::spawn(who)
+            })
+            .collect();
+        // Each question is a connection of its own while none is answered.
+        let mut asked = Vec::new();
+        let more = tokio::time::timeout(super::super::localapi::ANSWER_WAIT / 4, async {
+            while asked.len() <= ASKED_AT_ONCE_MAX {
+                asked.push(listener.accept().await.unwrap());
+            }
+        });
+        assert!(more.await.is_err(), "all ask at once");
+        assert_eq!(asked.len(), ASKED_AT_ONCE_MAX);
+        asking.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}

@@ -108,6 +108,8 @@ impl Resets {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
@@ -117,6 +119,8 @@ mod tests {
 
     /// How many resets are counted in `bytes`, written in pieces of this length.
     fn counted(bytes: &[u8], piece: usize) -> u64 {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _turn = ONE_AT_A_TIME.lock();
         let count = || bad_input::counted(Reader::Http, "stream");
         let before = count();
         let mut resets = Resets::default();
@@ -139,5 +143,27 @@ mod tests {
         // HTTP/1.1 is looked at no further than its first byte.
         let http1 = [b"HTTP/1.1 200 OK\r\n\r\n", bytes.as_slice()].concat();
         assert_eq!(counted(&http1, 7), 0);
+    }
+
+    /// A fuzz target, as those of `tests/fuzz`.
+    #[test]
+    fn frames_of_any_bytes_are_counted_alike_however_they_are_cut() {
+        bolero::check!()
+            .with_iterations(3_000)
+            .with_max_len(2_048)
+            .with_type::<(Vec<(bool, u8, Vec<u8>)>, Vec<u8>, u8)>()
+            .for_each(|(frames, raw, piece)| {
+                let mut bytes = frame(4, &[]);
+                for (is_reset, code, payload) in frames {
+                    match is_reset {
+                        true => bytes.extend(frame(RST_STREAM, &[0, 0, 0, *code])),
+                        false => bytes.extend(frame(*code, payload)),
+                    }
+                }
+                bytes.extend(raw);
+                let whole = counted(&bytes, usize::MAX);
+                assert_eq!(counted(&bytes, 1), whole);
+                assert_eq!(counted(&bytes, usize::from(*piece).max(1)), whole);
+            });
     }
 }
