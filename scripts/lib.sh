@@ -19,6 +19,16 @@ need_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# need_systemd: the program, for a test that runs it in namespaces of its own. It becomes nobody's init by that, and where
+# another package would have to go for it, the test is skipped.
+need_systemd() {
+  [ -x /lib/systemd/systemd ] && return 0
+  say "installing the Debian package systemd, for its test"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove systemd >/dev/null ||
+    say "systemd cannot be had here: its test will be skipped"
+}
+
 # need_cargo_tool BINARY CRATE VERSION: builds a cargo tool once.
 need_cargo_tool() {
   command -v "$1" >/dev/null && return 0

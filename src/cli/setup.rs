@@ -33,7 +33,7 @@ pub struct Args {
     /// Take away what an earlier run has written.
     #[arg(long)]
     remove: bool,
-    /// Load the table anew whenever it was changed or taken away; tailkeep-intercept.service runs this.
+    /// Load the table anew whenever it was changed or taken away; tailkeep-watch.service runs this.
     #[arg(long, conflicts_with = "remove")]
     watch: bool,
     /// Do not ask.
@@ -180,6 +180,10 @@ mod tests {
             (
                 unit::intercept(&wanted),
                 include_str!("../../tailscale/tailkeep-intercept.service"),
+            ),
+            (
+                unit::watch(&wanted),
+                include_str!("../../tailscale/tailkeep-watch.service"),
             ),
             (
                 table::text(&wanted),

@@ -151,8 +151,12 @@ impl Psql {
 
     /// A session that stays open.
     pub fn open(&self) -> Session {
-        let mut child = self
-            .command()
+        self.open_with(|command| command)
+    }
+
+    /// As [`Psql::open`]; `set` may change the command.
+    pub fn open_with(&self, set: impl FnOnce(&mut Command) -> &mut Command) -> Session {
+        let mut child = set(&mut self.command())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -7,6 +7,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests say what they expect")]
 
 mod approval;
+mod asked;
 mod borrowed;
 mod both;
 mod bus;
@@ -42,6 +43,7 @@ mod redirect;
 mod rootless;
 mod round;
 mod stories;
+mod systemd;
 mod tailscaled;
 mod terminal;
 mod userspace;

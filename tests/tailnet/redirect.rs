@@ -137,7 +137,7 @@ pub struct Scene {
     pub gateway: Gateway,
     config: std::path::PathBuf,
     pub node: Tailscaled,
-    _production: Machine,
+    pub production: Machine,
     pub world: World,
 }
 
@@ -178,7 +178,7 @@ pub fn scene(rest: &str, as_nobody: bool) -> Option<Scene> {
         gateway,
         config,
         node,
-        _production: production,
+        production,
         world,
     })
 }
@@ -199,7 +199,7 @@ pub fn setup(machine: &Machine, config: &std::path::Path, user: &str, rest: &[&s
 pub fn psql(agent: &Machine, host: &str, sql: &str) -> String {
     let output = agent
         .command("psql")
-        .env("PGCONNECT_TIMEOUT", "10")
+        .env("PGCONNECT_TIMEOUT", "30")
         .args(["-XAtq", "-c", sql])
         .arg(format!("host={host} user=app dbname=postgres sslmode=disable"))
         .output()

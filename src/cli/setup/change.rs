@@ -14,13 +14,11 @@ use crate::ingress::tailnet::guard::LOADED;
 pub(super) const INTERCEPT: &str = "/etc/tailkeep/intercept.nft";
 const GATEWAY_UNIT: &str = "/etc/systemd/system/tailkeep.service";
 const INTERCEPT_UNIT: &str = "/etc/systemd/system/tailkeep-intercept.service";
+const WATCH_UNIT: &str = "/etc/systemd/system/tailkeep-watch.service";
 const ACCOUNT: &str = "/etc/sysusers.d/tailkeep.conf";
 
-/// A line of the unit around a command that runs where the service was stopped, and not where it broke.
-pub(super) const ORDERLY: (&str, &str) = (
-    "ExecStopPost=-/bin/sh -c 'test $$SERVICE_RESULT != success || exec ",
-    "'",
-);
+/// How the lines of the unit begin that take the table away.
+pub(super) const STOP: &str = "ExecStopPost=-";
 
 /// One thing to be done.
 pub(super) enum Change {
@@ -44,6 +42,7 @@ pub(super) fn setting_up(wanted: &Wanted) -> Vec<Change> {
         (ACCOUNT, unit::account(&wanted.user)),
         (INTERCEPT, table::text(wanted)),
         (INTERCEPT_UNIT, unit::intercept(wanted)),
+        (WATCH_UNIT, unit::watch(wanted)),
         (GATEWAY_UNIT, unit::gateway(wanted)),
     ];
     let has_account = matches!(nix::unistd::User::from_name(&wanted.user), Ok(Some(_)));
@@ -97,18 +96,18 @@ pub(super) fn removal() -> Vec<Change> {
         changes.push(may_fail(words.map(str::to_owned).to_vec()));
     } else {
         // What the unit would do when it is stopped; its own lines know the ranges of that time.
-        let bare = |line: &'_ str| -> Option<String> {
-            let inner = line
-                .strip_prefix(ORDERLY.0)
-                .and_then(|rest| rest.strip_suffix(ORDERLY.1));
-            // As earlier versions wrote it.
-            Some(inner.or_else(|| line.strip_prefix("ExecStopPost=-"))?.to_owned())
-        };
-        let stop = unit.lines().filter_map(bare);
-        let words = |line: String| line.split(' ').map(str::to_owned).collect();
+        let stop = unit.lines().filter_map(|line| line.strip_prefix(STOP));
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect();
         changes.extend(stop.map(words).map(may_fail));
     }
-    let files = [GATEWAY_UNIT, INTERCEPT_UNIT, INTERCEPT, ACCOUNT, LOADED];
+    let files = [
+        GATEWAY_UNIT,
+        WATCH_UNIT,
+        INTERCEPT_UNIT,
+        INTERCEPT,
+        ACCOUNT,
+        LOADED,
+    ];
     let there = files.into_iter().filter(|path| Path::new(path).exists());
     changes.extend(there.map(|path| Change::Remove { path }));
     if has_systemd() && !unit.is_empty() {

@@ -42,12 +42,17 @@ pub(super) fn text(wanted: &Wanted) -> String {
             -110,
             rules(&from, &taken, refuse),
         ),
+        // An open flow that is led on since it is none of the first packets is ended; ICMP would but stall it.
         (
             "keep",
             "filter",
             "forward",
             -10,
-            rules(&from, &taken, "reject with icmpx admin-prohibited"),
+            [
+                rules(&from, &taken, end),
+                rules(&from, &taken, "reject with icmpx admin-prohibited"),
+            ]
+            .concat(),
         ),
         ("turn_own", "nat", "output", -100, rules(&not_ours, &via, &turn)),
         (

@@ -1,10 +1,11 @@
-//! `tailkeep setup --watch`: mends the kernel's table. The intercepting service runs it, as root.
+//! `tailkeep setup --watch`: mends the kernel's table. A service of its own runs it, as root.
 //!
 //! Nothing tells the gateway, which may not read the table, that somebody flushed it. Here it is read
 //! now and then; one that is gone or is another is loaded anew. Invariant: while it is not as it
 //! should be, the file that says that it is loaded is not there, and the gateway withdraws what would
 //! go round it.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -21,11 +22,12 @@ const NFT: &str = "/usr/sbin/nft";
 
 /// Runs until it is ended.
 pub(super) fn run() -> anyhow::Result<ExitCode> {
-    let mut right = listed();
     anyhow::ensure!(
-        right.is_some(),
-        "the table is not loaded: this is run by tailkeep-intercept.service, after `tailkeep setup`"
+        Path::new(INTERCEPT).exists(),
+        "{INTERCEPT} is not there: this is run by tailkeep-watch.service, after `tailkeep setup`"
     );
+    // What is there may be of somebody else, since nobody watched; the kernel puts ours in its place in one step.
+    let mut right = load().ok().and_then(|()| listed());
     let mut said = String::new();
     loop {
         std::thread::sleep(LOOK_EVERY);
@@ -59,13 +61,17 @@ fn listed() -> Option<Vec<u8>> {
     output.status.success().then_some(output.stdout)
 }
 
+/// As [`load`], for a table that is not as it should be.
 fn mend() -> anyhow::Result<()> {
     match std::fs::remove_file(LOADED) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove {LOADED}"));
+            Err(error).with_context(|| format!("cannot remove {LOADED}"))
         }
-        _ => {}
+        _ => load(),
     }
+}
+
+fn load() -> anyhow::Result<()> {
     let text = std::fs::read(INTERCEPT).with_context(|| format!("cannot read {INTERCEPT}"))?;
     let output = Command::new(NFT)
         .args(["-f", INTERCEPT])
