@@ -158,6 +158,9 @@ async fn what_a_dry_run_would_change_is_shown_line_by_line() {
     ] {
         assert!(does.contains(text), "{text}: {does}");
     }
+    let body = browser.run(&between("Its body, as JSON", "What it does")).await;
+    let pretty = "{\n  \"spec\": {\n    \"replicas\": 3\n  }\n}";
+    assert_eq!(body.as_str().unwrap().trim(), pretty);
     let lines =
         "return ['added', 'gone'].map(kind => document.querySelectorAll('.question .' + kind).length)";
     assert_eq!(browser.run(lines).await, json!([2, 2]));

@@ -112,6 +112,8 @@ function Question({ id, listed, now }) {
       ${held.state === 'pending' && !held.waiting && html`<p class="note">Its agent is not connected now. A decision holds for its next try of exactly this.</p>`}
       <h2 class="sub">What will happen, whole</h2>
       <pre class="whole mono" tabindex="0" aria-label="The whole action">${printable(question.detail || question.summary, true)}</pre>
+      ${held.body && html`<h2 class="sub">Its body, as ${held.body.kind}</h2>
+        <pre class="whole mono" tabindex="0" aria-label="Its body">${printable(held.body.text, true)}</pre>`}
       ${question.preview && html`<${Preview} of=${question.preview} />`}
       <h2 class="sub">Why you are asked</h2>
       <${Fields} rows=${[

@@ -291,6 +291,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("proxy/postgres/lasting.rs", &["LASTING_BYTES_MAX", "ACTION_BYTES"], Test("tests/postgres/portals.rs", "what_is_too_large_to_be_remembered_ends_with_any_new_policy")),
     ("proxy/postgres/mod.rs", &["STATEMENTS_MAX", "PREPARED_BYTES_MAX"], Test("tests/postgres/starts.rs", "prepared_statements_have_a_number_and_a_size")),
     ("proxy/postgres/mod.rs", &["AGENT_BYTES_MAX", "ROOM_STEP_BYTES"], Test("tests/postgres/starts.rs", "the_connections_of_one_agent_hold_so_much_and_no_more")),
+    ("protocol/http/rendered.rs", &["RENDERED_BYTES_MAX"], Test("src/protocol/http/rendered.rs", "a_rendered_body_has_a_size")),
     ("protocol/kubernetes/diff.rs", &["LINES_MAX", "TEXT_CHARS_MAX"], Test("src/protocol/kubernetes/diff.rs", "so_many_lines_are_shown_and_values_so_long")),
     ("protocol/kubernetes/trial.rs", &["OBJECTS_MAX"], Test("src/protocol/kubernetes/trial/tests.rs", "of_many_all_are_seen_or_none")),
     ("proxy/http/trial.rs", &["TRIAL_MAX", "LOOK_MAX", "ANSWER_BYTES_MAX"], Test("tests/kubernetes/slow.rs", "an_api_server_that_does_not_say_stops_the_preview_and_then_the_request")),
