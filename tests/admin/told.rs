@@ -164,6 +164,7 @@ async fn what_a_dry_run_would_change_is_shown_line_by_line() {
     let lines =
         "return ['added', 'gone'].map(kind => document.querySelectorAll('.question .' + kind).length)";
     assert_eq!(browser.run(lines).await, json!([2, 2]));
+    browser.picture("body-rendered").await;
     let here = "document.querySelector('[aria-label=\"What would change\"]').scrollIntoView()";
     browser.run(here).await;
     looks(&browser, "dry-run").await;

@@ -270,6 +270,28 @@ async fn what_is_not_tried(cluster: &Cluster, gateway: &Gateway) {
         none
     );
     assert_eq!(object(cluster, "deployment", "web").await["spec"]["replicas"], 1);
+    // A webhook that has its say is called, and what the API server makes of that is shown.
+    let webhook = r#"{"apiVersion":"admissionregistration.k8s.io/v1","kind":"ValidatingWebhookConfiguration","metadata":{"name":"w"},
+      "webhooks":[{"name":"w.example.com","sideEffects":"None","admissionReviewVersions":["v1"],"failurePolicy":"Fail","clientConfig":{"url":"https://127.0.0.1:1/"},
+      "rules":[{"apiGroups":[""],"apiVersions":["v1"],"operations":["CREATE"],"resources":["services"]}]}]}"#;
+    cluster.admin(&["create", "-f", "-"], webhook).await;
+    let service = ["create", "service", "clusterip", "s", "--tcp=80"];
+    let refused = loop {
+        let preview = of(&service).await;
+        if !preview["does"]["error"].is_null() {
+            break preview;
+        }
+        // It comes into force a moment after it was made.
+        cluster.admin(&["delete", "service", "s"], "").await;
+    };
+    let error = refused["does"]["error"].as_str().unwrap();
+    assert!(
+        error.contains("failed calling webhook \"w.example.com\""),
+        "{error}"
+    );
+    cluster
+        .admin(&["delete", "validatingwebhookconfiguration", "w"], "")
+        .await;
     let token = of(&["create", "token", "default"]).await;
     assert_eq!(
         token["none"],

@@ -9,7 +9,7 @@ use tailkeep::verdict::approval::{Decide, Decision};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::world::{Dialled, World};
+use crate::world::{Dialled, SOON, World};
 
 const POLICY: &str = r#"
 endpoint "kubernetes" "prod" {
@@ -28,6 +28,22 @@ rule "all" {
   approve  = [human_approver.ops]
 }
 "#;
+
+const DIALLED: Dialled = Dialled {
+    endpoint: "kubernetes.prod",
+    name: Some("api.test"),
+    destination: "10.78.0.9:6443",
+};
+
+fn yes(id: i64) -> Decide {
+    Decide {
+        id,
+        person: "ann".into(),
+        decision: Decision::Allow,
+        reason: None,
+        grant: None,
+    }
+}
 
 /// What the server says to one request after the other; `None`: nothing.
 type Script = Vec<Option<(u16, String)>>;
@@ -90,12 +106,7 @@ async fn request(stream: &mut BufReader<TcpStream>) -> Option<String> {
 async fn deleted(script: Script) -> (Value, String, Vec<String>) {
     let (address, came) = server(script).await;
     let world = World::new(&POLICY.replace("UPSTREAM", &address));
-    let dialled = Dialled {
-        endpoint: "kubernetes.prod",
-        name: Some("api.test"),
-        destination: "10.78.0.9:6443",
-    };
-    let mut agent = TcpStream::connect(world.listen(dialled).await).await.unwrap();
+    let mut agent = TcpStream::connect(world.listen(DIALLED).await).await.unwrap();
     let body = r#"{"gracePeriodSeconds": 0}"#;
     let head = "DELETE /api/v1/namespaces/a/pods/p HTTP/1.1\r\nHost: api.test:6443\r\nConnection: close\r\nContent-Type: application/json";
     let whole = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
@@ -108,14 +119,7 @@ async fn deleted(script: Script) -> (Value, String, Vec<String>) {
         assert!(tokio::time::Instant::now() < deadline, "nothing was asked");
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    let decide = Decide {
-        id: held.id,
-        person: "ann".into(),
-        decision: Decision::Allow,
-        reason: None,
-        grant: None,
-    };
-    world.queue.decide(decide).await.unwrap();
+    world.queue.decide(yes(held.id)).await.unwrap();
     let mut answer = String::new();
     let read = agent.read_to_string(&mut answer);
     tokio::time::timeout(LOOK_MAX + Duration::from_secs(20), read)
@@ -124,6 +128,32 @@ async fn deleted(script: Script) -> (Value, String, Vec<String>) {
         .unwrap();
     let came = came.lock().unwrap().clone();
     (held.question["preview"].clone(), answer, came)
+}
+
+/// The same by an agent that does not wait: its answer, and that to the request once people said yes.
+async fn deleted_later(script: Script) -> (String, String, Vec<String>) {
+    let (address, came) = server(script).await;
+    let world = World::new(&POLICY.replace("UPSTREAM", &address));
+    let to = world.listen(DIALLED).await;
+    let ask = async |field: &str| {
+        let mut agent = TcpStream::connect(to).await.unwrap();
+        let head = "DELETE /api/v1/namespaces/a/pods/p HTTP/1.1\r\nHost: api.test:6443\r\nConnection: close";
+        let whole = format!("{head}\r\n{field}\r\n\r\n");
+        agent.write_all(whole.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = tokio::time::timeout(SOON, agent.read_to_string(&mut answer)).await;
+        read.unwrap().unwrap();
+        answer
+    };
+    let held = ask("Tailkeep-Approval: async").await;
+    let (_, body) = held.split_once("\r\n\r\n").unwrap();
+    let ticket: Value = serde_json::from_str(body).unwrap();
+    let id = world.queue.list(false).await.unwrap()[0].id;
+    world.queue.decide(yes(id)).await.unwrap();
+    let token = ticket["approval"]["retry_token"].as_str().unwrap();
+    let later = ask(&format!("Tailkeep-Retry: {token}")).await;
+    let came = came.lock().unwrap().clone();
+    (held, later, came)
 }
 
 fn pod(version: &str) -> Option<(u16, String)> {
@@ -191,4 +221,28 @@ async fn an_api_server_that_does_not_say_stops_the_preview_and_then_the_request(
         );
         assert_eq!(came, [GET, DRY, GET]);
     }
+}
+
+/// Whoever comes back with a token is shown nothing new: what was agreed to has to be so still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_comes_back_with_its_token_has_to_do_what_was_shown() {
+    let dry = "DELETE /api/v1/namespaces/a/pods/p?dryRun=All ";
+    let delete = "DELETE /api/v1/namespaces/a/pods/p ";
+    let same = vec![pod("1"), pod("1"), pod("1"), pod("1"), pod("1"), pod("1")];
+    let (held, later, came) = deleted_later(same).await;
+    assert!(held.starts_with("HTTP/1.1 202"), "{held}");
+    assert!(later.starts_with("HTTP/1.1 200"), "{later}");
+    assert_eq!(came, [GET, dry, GET, dry, GET, delete]);
+    let changed = vec![pod("1"), pod("1"), pod("2"), pod("2")];
+    let (_, later, came) = deleted_later(changed).await;
+    assert!(
+        later.starts_with("HTTP/1.1 403") && later.contains("is not as it was shown"),
+        "{later}"
+    );
+    assert_eq!(came, [GET, dry, GET, dry]);
+    // Between the retry's own preview and its going.
+    let at_once = vec![pod("1"), pod("1"), pod("1"), pod("1"), pod("2")];
+    let (_, later, came) = deleted_later(at_once).await;
+    assert!(later.starts_with("HTTP/1.1 409"), "{later}");
+    assert_eq!(came, [GET, dry, GET, dry, GET]);
 }

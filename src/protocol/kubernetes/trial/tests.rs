@@ -67,8 +67,13 @@ fn what_is_asked_of_the_server_is_a_dry_run() {
         asked(&format!("DELETE {trap}"), "{}"),
         triple(&one, &trap, r#"{"dryRun":["All"]}"#)
     );
-    let many = format!("{PODS}?labelSelector=a%3Db&propagationPolicy=Background");
+    let many = format!("{PODS}?labelSelector=a%3Db");
     let list = format!("{PODS}?limit={OBJECTS_MAX}&labelSelector=a%3Db");
+    assert_eq!(
+        asked(&format!("DELETE {many}"), options),
+        triple(&list, &many, tried)
+    );
+    let many = format!("{PODS}?labelSelector=a%3Db&propagationPolicy=Background");
     let run = format!("{PODS}?dryRun=All&labelSelector=a%3Db&propagationPolicy=Background");
     assert_eq!(asked(&format!("DELETE {many}"), ""), triple(&list, &run, ""));
 }
