@@ -264,8 +264,16 @@ fn whole(held: &Value) -> anyhow::Result<String> {
         out.push_str(&format!("\nWhat it would do:\n{}\n", shown.join("\n")));
     }
     let detail = question["detail"].as_str().unwrap_or_default();
-    let detail: Vec<String> = detail.split('\n').map(super::printable).collect();
-    out.push_str(&format!("\n{}\n", detail.join("\n")));
+    let lines = |text: &str| {
+        text.split('\n')
+            .map(super::printable)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    out.push_str(&format!("\n{}\n", lines(detail)));
+    if let (Some(kind), Some(body)) = (held["body"]["kind"].as_str(), held["body"]["text"].as_str()) {
+        out.push_str(&format!("\nIts body, as {kind}:\n{}\n", lines(body)));
+    }
     out.push_str(&format!(
         "\n{}\n",
         serde_json::to_string_pretty(&question["facts"])?

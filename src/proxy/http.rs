@@ -6,6 +6,7 @@
 //! ([`crate::upstream::Pool`]).
 //!
 //! - [`request`] is the path of one request up to its verdict, `ask` what is asked on it, [`send`] from there on; [`answer`] what it is answered when it goes nowhere.
+//! - `trial` shows people what a held Kubernetes request would do, and looks again before it goes.
 //! - `head` checks a request's head against what was dialled.
 //! - [`body`] holds and streams bodies, [`download`] is the response's way back.
 //! - [`upgrade`] splices what is no longer HTTP. [`activity`] ends who is too slow, `faults` counts what breaks the protocol.
@@ -25,6 +26,7 @@ mod head;
 pub mod judge;
 pub mod request;
 pub mod send;
+pub mod trial;
 pub mod upgrade;
 
 use std::net::SocketAddr;

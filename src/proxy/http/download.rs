@@ -274,6 +274,11 @@ impl Ending {
         self.down += down;
     }
 
+    /// Another will write it.
+    pub fn leave(mut self) {
+        self.finish = Box::new(|_, _| ());
+    }
+
     /// The exchange ended as it should.
     pub fn whole(&mut self) {
         self.whole = true;

@@ -57,7 +57,11 @@ pub(super) async fn probe<J: Judge>(shared: &Shared<J>, claimed: &Claimed, to: &
         summary: format!("connect {}:{}", to.host, to.port),
         detail: String::new(),
     };
-    let permit = shared.judge.judge(&claimed.agent, &action, None).await.ok()?;
+    let permit = shared
+        .judge
+        .judge(&claimed.agent, &action, None, None)
+        .await
+        .ok()?;
     let mut ending = ending(shared, &permit, began, Arc::default());
     match shared.pool.probe(&permit, to).await {
         Ok(version) => {
@@ -75,7 +79,12 @@ pub(super) async fn probe<J: Judge>(shared: &Shared<J>, claimed: &Claimed, to: &
     }
 }
 
-fn ending<J: Judge>(shared: &Shared<J>, permit: &Permit, began: Instant, tally: Arc<Tally>) -> Ending {
+pub(super) fn ending<J: Judge>(
+    shared: &Shared<J>,
+    permit: &Permit,
+    began: Instant,
+    tally: Arc<Tally>,
+) -> Ending {
     let judge = shared.judge.clone();
     let finish = Box::new(move |record, outcome| judge.finish(record, outcome));
     Ending::new(permit.record(), began, tally, finish)
@@ -305,7 +314,7 @@ fn lasts(response: &Response<Incoming>) -> bool {
 }
 
 /// Puts the secret into the request, or makes the client certificate of it.
-fn inject_all<J>(
+pub(super) fn inject_all<J>(
     shared: &Shared<J>,
     permit: &Permit,
     parts: &mut Parts,

@@ -16,8 +16,8 @@ use crate::verdict::{Action, Cause, Later, Refusal, Ticket};
 /// What an agent is told where neither the rule nor a person says why.
 const REFUSED_REASON: &str = "an approver refused it";
 const HELD_REASON: &str = "people have to look at it";
-const SPENT_REASON: &str =
-    "this retry token is of another request or another policy, or it was used; send the request without it";
+const SPENT_REASON: &str = "this retry token is of another request or another policy, what it changes is not as it \
+    was shown, or it was used; send the request without it";
 
 /// The rule that asks, and what it tells the agent.
 struct Asking {
