@@ -232,7 +232,12 @@ fn whole(held: &Value) -> anyhow::Result<String> {
     let question = &held["question"];
     let text = |value: &Value| super::printable(value.as_str().unwrap_or("-"));
     let mut out = format!("{}\n\n", line(held));
+    let tags = question["tags"].as_array().into_iter().flatten();
+    let tags: Vec<&str> = tags.filter_map(Value::as_str).collect();
+    let tags = tags.join(", ");
     for (label, value) in [
+        ("came by", &question["transport"]),
+        ("tags", &serde_json::json!(tags)),
         ("asked by", &question["login"]),
         ("profile", &question["profile"]),
         ("credential", &question["credential"]),

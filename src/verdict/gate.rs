@@ -5,6 +5,7 @@
 //! upstream before the record is durable. A policy is an immutable snapshot behind an
 //! [`ArcSwap`]; every call reads the newest one, so a reload applies to open connections.
 
+pub mod asker;
 mod chain;
 mod shown;
 mod stop;

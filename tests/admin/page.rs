@@ -1,6 +1,7 @@
 //! The admin page in a real Chromium, as a person uses it.
 
 use serde_json::json;
+use tailkeep::identity::Transport;
 use tailkeep::verdict::approval::{Answer, Question};
 
 use crate::browser::PASSWORD;
@@ -21,6 +22,8 @@ pub fn refund() -> Question {
         rule: "writes-are-approved".into(),
         reason: "changes to orders are looked at by a person".into(),
         node: "agent-billing".into(),
+        transport: Transport::Tailnet,
+        tags: vec!["tag:billing".into(), "tag:\u{202e}x".into()],
         endpoint: "postgres.orders".into(),
         description: Some("the orders of the shop, in production".into()),
         channel: Some("#orders".into()),
@@ -125,7 +128,7 @@ async fn a_person_signs_in_sees_a_question_arrive_and_decides_by_keyboard() {
     assert_eq!(
         answer,
         Answer::Allowed {
-            by: vec!["ann".to_owned()]
+            by: vec!["ann".into()]
         }
     );
     browser

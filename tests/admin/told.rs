@@ -49,7 +49,7 @@ async fn who_was_told_and_what_it_does_are_shown() {
         if let Some(went) = went {
             world
                 .queue
-                .end_telling((id, channel.to_owned()), went, false)
+                .end_telling((id, channel.to_owned()), went, (false, false))
                 .await
                 .unwrap();
         }

@@ -264,6 +264,8 @@ pub fn question(what: &str) -> Question {
         reason: "writes are looked at".into(),
         node: "laptop".into(),
         login: Some("alice@example.com".into()),
+        transport: Transport::Wireguard,
+        tags: vec![],
         profile: "dev".into(),
         endpoint: "https.api".into(),
         description: Some("the shop's API".into()),
@@ -282,6 +284,7 @@ pub fn question(what: &str) -> Question {
         escalation: None,
         heeds_grants: true,
         chain: vec![],
+        earlier: vec![],
     }
 }
 
