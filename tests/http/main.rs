@@ -13,6 +13,7 @@ mod agent;
 mod basics;
 mod bench;
 mod credentials;
+mod echoes;
 #[path = "../support/folder.rs"]
 mod folder;
 mod foreign;

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::future::select_all;
-use http::header::{ALT_SVC, EXPECT};
+use http::header::{ALT_SVC, EXPECT, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version as HttpVersion};
 use http_body::Body as _;
@@ -256,6 +256,14 @@ impl<J: Judge> Exchange<'_, J> {
         ending.status(format!("HTTP {}", status.as_u16()));
         let switched = status == StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
+        // Chunks are taken off by hyper; another coding below them would hide a secret, and be lost.
+        if headers
+            .get_all(TRANSFER_ENCODING)
+            .iter()
+            .any(|coding| !is_chunked(coding))
+        {
+            return Err(SendError::Coded);
+        }
         strip_hop_by_hop(headers, self.upgrade.filter(|_| switched));
         // Other ways to the service would lead round the gateway.
         headers.remove(ALT_SVC);
@@ -300,6 +308,10 @@ fn revoked<J: Judge>(connection: &Connection<J>, granted: Granted) -> Revoked {
         let (refusal, _, _) = select_all(each).await;
         refusal
     })
+}
+
+fn is_chunked(coding: &HeaderValue) -> bool {
+    coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
 }
 
 /// Whether a response may still run when a new policy comes: a stream, or what says no length, such

@@ -287,7 +287,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("proxy/http/send.rs", &["CONTINUE_WAIT"], Test("tests/http/streams.rs", "an_upstream_that_does_not_say_continue_gets_the_body_all_the_same")),
     ("proxy/http/send.rs", &["SHORT_BYTES_MAX"], Test("tests/http/policies.rs", "a_reload_ends_what_is_under_way")),
     ("proxy/http/upgrade.rs", &["COPY_BYTES"], Share),
-    ("proxy/http/upgrade.rs", &["HOLD", "BEGUN_BYTES", "HOLD_BEGUN"], Test("src/proxy/http/upgrade.rs", "what_has_begun_as_a_secret_waits_longer")),
+    ("proxy/http/download.rs", &["HOLD"], Test("src/proxy/http/upgrade.rs", "what_is_held_back_goes_on_after_a_while_and_is_looked_at_still")),
     ("proxy/mod.rs", &["STATEMENTS_KEPT_MAX"], Test("src/facts/sql/cache.rs", "the_cache_stays_within_its_bound_and_gives_the_same_answer")),
     ("proxy/passthrough.rs", &["COPY_BYTES"], Share),
     ("proxy/passthrough.rs", &["ASKED_ANEW_AFTER"], Pace),
