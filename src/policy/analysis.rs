@@ -2,6 +2,8 @@
 //!
 //! Each is certain: a rule that is called unreachable is one that no action can reach.
 
+mod contentions;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -9,9 +11,8 @@ use super::cel::key::contradiction;
 use super::cel::{Env, Fault, name};
 use super::diagnostic::{At, Diagnostic};
 use super::load::Kind;
-use super::place::contended;
 use super::rule::Rule;
-use super::{Claim, HostPattern, Model, Profile, Unmatched};
+use super::{Model, Profile, Unmatched};
 use crate::facts::{Blind, Fact, FactSource, Slot, View};
 
 /// Names that one message lists at most.
@@ -50,28 +51,8 @@ pub(super) fn notes(model: &Model, rules: &[Rule], place: Place<'_>) -> Vec<Diag
         }
     }
     notes.extend(overlaps(model, place));
-    notes.extend(contentions(model, place));
+    notes.extend(contentions::notes(model, place));
     notes
-}
-
-/// Names whose virtual addresses two gateways of a tailnet need not agree on.
-fn contentions(model: &Model, place: Place<'_>) -> Vec<Diagnostic> {
-    let all = model.gateway.tailscale.as_ref().map(|_| contended(model));
-    let note = |names: &Vec<&str>| {
-        let claims = |name| move |claim: &Claim| claim.host == HostPattern::Name(String::from(name));
-        let endpoint = model.endpoints.iter().find(|endpoint| {
-            let mut names = names.iter().rev();
-            names.any(|name| endpoint.claims.iter().any(claims(*name)))
-        })?;
-        let message = format!(
-            "{} want one virtual address, which one of them has",
-            listed(names)
-        );
-        let help = "a second gateway of the tailnet gives the same ones if both began with all of these names; else let it begin \
-                    with a copy of the first one's state_dir/names, or give both a larger gateway { virtual_cidr }";
-        Some(Diagnostic::new(place(Kind::Endpoint, &endpoint.key), message).help(help))
-    };
-    all.iter().flatten().filter_map(note).collect()
 }
 
 /// Facts of which nothing is known.

@@ -436,7 +436,9 @@ async fn a_rehearsal_has_bounds_and_keeps_nobody_from_writing() {
     assert!(left_out["records"].as_u64().unwrap() >= over as u64, "{left_out}");
     // A slow machine may come to the other bound.
     if left_out["bound"] == "records" {
-        assert_eq!(looked, REHEARSAL_RECORDS_MAX, "{left_out}");
+        // The record of the write above is one, if it came first; nothing in it is judged.
+        let all = REHEARSAL_RECORDS_MAX - 1..=REHEARSAL_RECORDS_MAX;
+        assert!(all.contains(&looked), "{looked}: {left_out}");
     }
 }
 
