@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tailkeep::identity::Transport;
-use tailkeep::verdict::approval::{Answer, Question};
+use tailkeep::verdict::approval::{Answer, Question, Said};
 
 use crate::browser::PASSWORD;
 use crate::chromium::Chromium;
@@ -23,6 +23,10 @@ pub fn refund() -> Question {
         reason: "changes to orders are looked at by a person".into(),
         node: "agent-billing".into(),
         transport: Transport::Tailnet,
+        earlier: vec![Said {
+            person: "bob".to_owned(),
+            through: Some("slack.ops".to_owned()),
+        }],
         tags: vec!["tag:billing".into(), "tag:\u{202e}x".into()],
         endpoint: "postgres.orders".into(),
         description: Some("the orders of the shop, in production".into()),
@@ -103,6 +107,9 @@ async fn a_person_signs_in_sees_a_question_arrive_and_decides_by_keyboard() {
         "4711",
         &refund().digest.to_string(),
         "1 person",
+        "tailnet",
+        "tag:billing, tag:\\u{202e}x",
+        "bob through slack.ops",
     ] {
         assert!(all.as_str().unwrap().contains(text), "{text} is not shown: {all}");
     }

@@ -126,7 +126,7 @@ function Question({ id, listed, now }) {
         ['Wanted', `${question.required} ${question.required === 1 ? 'person' : 'people'}${question.eligible?.length ? ` of ${question.eligible.join(', ')}` : ''}`],
         ['Never', question.excluded && `${question.excluded}, whose agent it is`],
         ['Later also', question.escalate_to && `${question.escalate_to.join(', ')}, after ${span(question.escalate_after_s)}`],
-        ['Said before', question.earlier?.length > 0 && question.earlier.map(one => `${one.person}${one.through ? ` through ${one.through}` : ''}`).join(', ')],
+        ['Said before', question.earlier?.length > 0 && printable(question.earlier.map(one => `${one.person}${one.through ? ` through ${one.through}` : ''}`).join(', '))],
         ['Said so far', held.by.length ? held.by.join(', ') : null],
         ['Said why', held.reason && printable(held.reason)]
       ]} />
@@ -134,7 +134,7 @@ function Question({ id, listed, now }) {
       <${Fields} rows=${[
         ['Agent', html`<code>${printable(question.node)}</code>`],
         ['Came by', question.transport],
-        ['Tags', question.tags?.length > 0 && question.tags.map(printable).join(', ')],
+        ['Tags', question.tags?.length > 0 && printable(question.tags.join(', '))],
         ['Login', question.login && printable(question.login)],
         ['Profile', html`<code>${question.profile}</code>`],
         ['Credential', question.credential ? html`<code>${question.credential}</code> is put in by the gateway` : 'none'],
