@@ -10,8 +10,9 @@ endpoint "postgres" "orders" {
   sslmode  = "verify-full"
 }
 
+# Named, not by its address: a tailscaled without a network device leads agents to names alone.
 endpoint "kubernetes" "staging" {
-  server = "https://10.20.0.7:6443"
+  server = "https://staging.internal.example.com:6443"
 }
 
 # The values come from the environment of the gateway; the agents see `{{github_pat}}`.

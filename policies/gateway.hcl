@@ -16,6 +16,13 @@ gateway {
     endpoint    = "gateway.example.com:51820"
   }
 
+  # On a tailnet, with a tailscaled of its own (the package `tailscale`): no root, and a person logs it in by the
+  # link that it shows. `socket = "/run/tailscale/tailscaled.sock"` instead attaches to the one beside it.
+  # tailscale {
+  #   hostname = "gateway"
+  #   tags     = ["tag:gateway"]
+  # }
+
   limits {
     body_bytes_max = 1048576
   }

@@ -111,6 +111,24 @@ need_resolver() {
   printf '%s\n' "$sources" >"$to/resolver.sources"
 }
 
+# need_celspec: makes the conformance tests of the CEL specification readable for the tests of conditions, once for each
+# version of them.
+need_celspec() {
+  local from="$PWD/tests/policy/celspec" to="$PWD/target/cel-spec" sources
+  sources=$(cat "$from"/go.mod "$from"/go.sum "$from"/*.go | sha256sum)
+  [ -s "$to.jsonl" ] && [ "$(cat "$to.sources" 2>/dev/null)" = "$sources" ] && return 0
+  need_go
+  say "fetching the conformance tests of the CEL specification (once)"
+  (
+    cd "$from"
+    export CGO_ENABLED=0 GOTOOLCHAIN=local
+    go mod download cel.dev/expr
+    go run -buildvcs=false . "$(go list -m -f '{{.Dir}}' cel.dev/expr)/tests/simple/testdata" >"$to.part"
+  )
+  mv "$to.part" "$to.jsonl"
+  printf '%s\n' "$sources" >"$to.sources"
+}
+
 # need_tailnet: builds the tests' control server, and tailscaled with its command line inside, once for each version
 # of their sources.
 need_tailnet() {

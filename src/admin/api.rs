@@ -15,6 +15,7 @@ use super::openapi::Shown;
 use super::token::OperatorToken;
 use super::{Operator, Person, grants, record};
 use crate::audit::read::{Filter, Reader, Verified};
+use crate::protocol::http::rendered::rendered;
 use crate::state::StateError;
 use crate::verdict::approval::grant::GrantError;
 use crate::verdict::approval::{Decide, DecideError, Decision, Grant, Held, Terms, Voter};
@@ -72,12 +73,43 @@ pub(super) async fn approvals(
     operator.queue.list(asked.all).await.map(Json).map_err(broken)
 }
 
+/// The body of a held request, as people read it.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Body {
+    /// `JSON`, `form` (a field a line) or `parts` (of a form, the name of each).
+    kind: String,
+    text: String,
+}
+
+/// A held action, and its body beside it where it has one that can be rendered.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Whole {
+    #[serde(flatten)]
+    held: Held,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<Body>,
+}
+
+impl Whole {
+    fn of(held: Held) -> Whole {
+        let text = |field: &str| held.question[field].as_str().unwrap_or_default();
+        // A statement is no request, whatever it looks like.
+        let is_request = !text("endpoint").starts_with("postgres.");
+        let found = rendered(text("detail")).filter(|_| is_request);
+        let body = found.map(|(kind, text)| Body {
+            kind: kind.to_owned(),
+            text,
+        });
+        Whole { held, body }
+    }
+}
+
 pub(super) async fn approval(
     Shared(operator): Shared<Operator>,
     Path(id): Path<i64>,
-) -> Result<Json<Held>, Failed> {
+) -> Result<Json<Whole>, Failed> {
     match operator.queue.show(id).await.map_err(broken)? {
-        Some(held) => Ok(Json(held)),
+        Some(held) => Ok(Json(Whole::of(held))),
         None => Err(Failed(
             StatusCode::NOT_FOUND,
             format!("there is no approval {id}"),

@@ -2,7 +2,7 @@
 //! by the gateway's own CA where the tailnet has none.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -51,57 +51,9 @@ impl Certificate {
             issued: RwLock::default(),
         });
         if let Some(name) = name {
-            let kept = Arc::downgrade(&certificate);
             let (api, shown) = (tailnet.api.clone(), tailnet.certificate.clone());
-            let show = move |text: String| *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
-            tokio::spawn(async move {
-                let mut was_refused = false;
-                loop {
-                    let fetched = fetch(&api, &name).await;
-                    let Some(certificate) = kept.upgrade() else { return };
-                    let wait = match fetched {
-                        Ok(issued) => {
-                            show(format!(
-                                "tailscaled's, until {}",
-                                issued.until.format("%F %R UTC")
-                            ));
-                            certificate.keep(issued);
-                            was_refused = false;
-                            REFRESH
-                        }
-                        Err(why) => {
-                            let until = certificate
-                                .until()
-                                .map(|until| until.format("%F %R UTC").to_string());
-                            match (&until, was_refused) {
-                                (Some(until), false) => tracing::warn!(
-                                    name,
-                                    why,
-                                    until,
-                                    "tailscaled gives no other certificate for the admin page than the one that is served"
-                                ),
-                                (None, false) => tracing::warn!(
-                                    name,
-                                    why,
-                                    "tailscaled has no certificate for the admin page; until it has, the gateway's own CA \
-                                     signs, which browsers do not know: turn on HTTPS certificates for the tailnet"
-                                ),
-                                (_, true) => {}
-                            }
-                            show(match until {
-                                Some(until) => {
-                                    format!("tailscaled's, until {until}; it gives no other: {why}")
-                                }
-                                None => format!("signed by the gateway's own CA: {why}"),
-                            });
-                            was_refused = true;
-                            AGAIN
-                        }
-                    };
-                    drop(certificate);
-                    tokio::time::sleep(wait).await;
-                }
-            });
+            let kept = Arc::downgrade(&certificate);
+            tokio::spawn(keep_fresh(kept, (api, name), shown, (REFRESH, AGAIN)));
         }
         certificate
     }
@@ -134,6 +86,60 @@ impl Certificate {
 impl Issued {
     fn is_good(&self, now: DateTime<Utc>) -> bool {
         now < self.until
+    }
+}
+
+/// Asks for as long as the certificate is used: after `refresh` where there was one, else after `again`.
+async fn keep_fresh(
+    kept: Weak<Certificate>,
+    (api, name): (LocalApi, String),
+    shown: Arc<Mutex<Option<String>>>,
+    (refresh, again): (Duration, Duration),
+) {
+    let show = |text: String| *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    let mut was_refused = false;
+    loop {
+        let fetched = fetch(&api, &name).await;
+        let Some(certificate) = kept.upgrade() else { return };
+        let wait = match fetched {
+            Ok(issued) => {
+                show(format!(
+                    "tailscaled's, until {}",
+                    issued.until.format("%F %R UTC")
+                ));
+                certificate.keep(issued);
+                was_refused = false;
+                refresh
+            }
+            Err(why) => {
+                let until = certificate
+                    .until()
+                    .map(|until| until.format("%F %R UTC").to_string());
+                match (&until, was_refused) {
+                    (Some(until), false) => tracing::warn!(
+                        name,
+                        why,
+                        until,
+                        "tailscaled gives no other certificate for the admin page than the one that is served"
+                    ),
+                    (None, false) => tracing::warn!(
+                        name,
+                        why,
+                        "tailscaled has no certificate for the admin page; until it has, the gateway's own CA \
+                         signs, which browsers do not know: turn on HTTPS certificates for the tailnet"
+                    ),
+                    (_, true) => {}
+                }
+                show(match until {
+                    Some(until) => format!("tailscaled's, until {until}; it gives no other: {why}"),
+                    None => format!("signed by the gateway's own CA: {why}"),
+                });
+                was_refused = true;
+                again
+            }
+        };
+        drop(certificate);
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -175,7 +181,10 @@ fn read(pair: &[u8], now: DateTime<Utc>) -> Result<Issued, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::SystemTime;
+
+    use axum::Router;
 
     use super::*;
     use crate::tls::Authority;
@@ -217,14 +226,86 @@ mod tests {
         }
     }
 
-    #[test]
-    fn one_that_has_run_out_is_served_no_more() {
+    fn none_yet() -> Certificate {
         let leaves = Leaves::new(Arc::new(Authority::ephemeral().unwrap())).unwrap();
-        let certificate = Certificate {
+        Certificate {
             leaves: Arc::new(leaves),
             own: LeafName::Name(NAME.to_owned()),
             issued: RwLock::default(),
+        }
+    }
+
+    /// Waits until it holds; what is waited for comes by another task.
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        let wait = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
         };
+        let came = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        assert!(came.is_ok(), "{what}");
+    }
+
+    #[tokio::test]
+    async fn it_is_asked_for_again_and_what_is_renewed_is_served() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        // What tailscaled says, nothing at first, and how often it was asked.
+        let (says, asked) = (Arc::new(Mutex::new(None)), Arc::new(AtomicUsize::new(0)));
+        let (said, counted) = (says.clone(), asked.clone());
+        let answer = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let said: Option<String> = said.lock().unwrap().clone();
+            async move {
+                match said {
+                    Some(said) => said,
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+        let say = |lasts| {
+            let (key, text) = pair(chrono::Duration::days(lasts));
+            *says.lock().unwrap() = Some(format!("{key}{text}"));
+        };
+        let certificate = Arc::new(none_yet());
+        let shown = Arc::new(Mutex::new(None));
+        let short = (Duration::from_millis(10), Duration::from_millis(10));
+        let asker = (LocalApi::new(&socket).unwrap(), NAME.to_owned());
+        say(10);
+        tokio::spawn(keep_fresh(
+            Arc::downgrade(&certificate),
+            asker,
+            shown.clone(),
+            short,
+        ));
+        let days = || certificate.until().map(|until| (until - Utc::now()).num_days());
+        until("the first", || days() == Some(9)).await;
+        say(20);
+        until("the renewed one", || days() == Some(19)).await;
+        // An answer that is none.
+        *says.lock().unwrap() = Some("no".to_owned());
+        let told = |what: &str| {
+            shown
+                .lock()
+                .unwrap()
+                .as_ref()
+                .is_some_and(|text: &String| text.contains(what))
+        };
+        until("it is said", || told("gives no other")).await;
+        assert_eq!(days(), Some(19), "what is good is served on");
+        // No answer at all.
+        *says.lock().unwrap() = None;
+        let before = asked.load(Ordering::Relaxed);
+        until("it is asked", || asked.load(Ordering::Relaxed) > before).await;
+        assert_eq!(days(), Some(19), "what is good is served on");
+    }
+
+    #[test]
+    fn one_that_has_run_out_is_served_no_more() {
+        let certificate = none_yet();
         let (key, text) = pair(chrono::Duration::days(30));
         let mut issued = read(format!("{key}{text}").as_bytes(), Utc::now()).unwrap();
         let config = issued.config.clone();

@@ -15,8 +15,16 @@ use crate::policy::{Diagnostics, Model, Named, Policy, Source, source, version_o
 /// Bytes of a file's name.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Whether a policy may come into force, and if not, why; it may block.
-pub type Guard = Arc<dyn Fn(&Policy) -> Result<(), String> + Send + Sync>;
+/// Whether a policy may come into force; it may block.
+pub type Guard = Arc<dyn Fn(&Policy) -> Result<(), HeldBack> + Send + Sync>;
+
+/// Why a policy that loads does not come into force, in words.
+pub enum HeldBack {
+    /// What was recorded would come out otherwise; it may be accepted.
+    Changes(String),
+    /// Agents would get round the gateway.
+    Round(String),
+}
 
 /// Where the policy is written, and what lets a new one in.
 #[derive(Clone)]

@@ -12,8 +12,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -78,7 +77,9 @@ pub(super) async fn serve(listener: TcpListener, operator: Operator, leaves: Arc
                 };
                 let leaf = leaves.get(&name).ok()?;
                 let stream = greeting.finish(&leaf, Offer::Http1).await.ok()?;
-                let builder = auto::Builder::new(TokioExecutor::new());
+                // What was offered, and no HTTP/2 by its preface: its streams would have no bound here.
+                let mut builder = hyper::server::conn::http1::Builder::new();
+                builder.max_buf_size(listen::HEAD_BYTES_MAX);
                 builder.serve_connection(TokioIo::new(stream), service).await.ok()
             };
             tokio::select! {

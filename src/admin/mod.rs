@@ -57,7 +57,7 @@ use crate::tls::{Authority, Leaves};
 use crate::verdict::approval::Queue;
 use crate::verdict::gate::Gate;
 
-pub use draft::{Files, Guard};
+pub use draft::{Files, Guard, HeldBack};
 use people::People;
 pub use router::described;
 use tailnet::Tailnet;
@@ -91,6 +91,7 @@ pub struct Operator {
     /// The policy's files, where it is in files.
     files: Option<Files>,
     works: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
     started: Instant,
 }
 
@@ -138,6 +139,7 @@ impl Operator {
             channels: None,
             files: None,
             works: Arc::new(Semaphore::new(policy::WORKS_MAX)),
+            writes: Arc::new(Semaphore::new(policy::WRITES_MAX)),
             started: Instant::now(),
         })
     }

@@ -19,6 +19,7 @@ use super::record::Diagnostic;
 use crate::audit::activity::{ACTIVITY_RECORDS_MAX, ActiveAgent};
 use crate::audit::read::Reader;
 use crate::bad_input;
+use crate::ingress::tailnet::login;
 use crate::policy::{ApproverKind, HostPattern, ShownRule};
 use crate::state::Kill;
 use crate::state::peer::{Enrolment, PeerKey};
@@ -62,6 +63,8 @@ struct OwnNode {
 struct Heard {
     /// Where a person logs the node in, while that is needed.
     login_url: Option<String>,
+    /// The same as a QR code.
+    login_code: Option<QrCode>,
     /// Who signs the page's certificate, and why no other does.
     certificate: Option<String>,
     addresses: Vec<IpAddr>,
@@ -72,6 +75,13 @@ struct Heard {
     /// The routes that the tailnet approved.
     #[schemars(with = "Vec<String>")]
     approved: Vec<IpNet>,
+}
+
+/// A square of `width` modules; `path` is an SVG path over the dark ones, a unit each.
+#[derive(Serialize, JsonSchema)]
+struct QrCode {
+    width: usize,
+    path: String,
 }
 
 pub(super) async fn health(Shared(operator): Shared<Operator>) -> Result<Json<Health>, Failed> {
@@ -120,8 +130,13 @@ fn tailnet(operator: &Operator) -> Option<OwnNode> {
         // A link for a person, so it must be one.
         let is_link = |url: &String| url.starts_with("https://") || url.starts_with("http://");
         let own = status.own.as_ref();
+        let login_url = Some(status.auth_url).filter(is_link);
         Heard {
-            login_url: Some(status.auth_url).filter(is_link),
+            login_code: login_url
+                .as_deref()
+                .and_then(login::qr_path)
+                .map(|(width, path)| QrCode { width, path }),
+            login_url,
             certificate: tailnet
                 .certificate
                 .lock()

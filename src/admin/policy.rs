@@ -10,24 +10,35 @@ use axum::http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::api::{Failed, bad, broken, not_found};
-use super::draft::{DraftError, Files, OnDisk, keeps_to_rules, name_of};
+use super::draft::{DraftError, Files, HeldBack, OnDisk, keeps_to_rules, name_of};
 use super::openapi::Shown;
 use super::record::{Diagnostic, Rehearsed};
 use super::{Operator, Person};
 use crate::audit::read::{Filter, Reader};
-use crate::audit::replay;
+use crate::audit::replay::{self, Bounds, LeftOut};
 use crate::policy::{CoveredRule, Policy, Step, source};
 use crate::verdict::{Digest, Verdict};
 
 /// Drafts, rehearsals and coverages that are worked on at a time: each may take a core for seconds.
 pub const WORKS_MAX: usize = 1;
+/// Files that are written at a time. A rehearsal keeps nobody from it.
+pub(super) const WRITES_MAX: usize = 1;
 /// Seconds that a rehearsal, or a coverage, looks back where nothing is said.
 const LOOK_BACK_S: u64 = 86_400;
 /// Seconds that it looks back at most.
 const LOOK_BACK_S_MAX: u64 = 30 * 86_400;
+/// What a rehearsal, or a coverage, looks at: people wait for it. The newest records are; the answer says what is left out.
+const REHEARSAL: Bounds = Bounds {
+    records: REHEARSAL_RECORDS_MAX,
+    time: REHEARSAL_TIME_MAX,
+};
+/// Records that a rehearsal, or a coverage, looks at.
+pub const REHEARSAL_RECORDS_MAX: u64 = 100_000;
+/// How long it looks.
+const REHEARSAL_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long one who wrote a policy waits until it is in force.
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -106,6 +117,8 @@ pub(super) struct Covered {
     /// Requests that were judged.
     judged: u64,
     rules: Vec<CoveredRule>,
+    /// What was not looked at.
+    left_out: Option<LeftOut>,
 }
 
 /// Why the policy in force judges a recorded action as it does.
@@ -142,12 +155,12 @@ fn files(operator: &Operator) -> Result<Files, Failed> {
 
 /// Does what takes a core, one at a time.
 async fn work<T: Send + 'static>(
-    operator: &Operator,
+    places: &Arc<Semaphore>,
     what: impl FnOnce() -> Result<T, Failed> + Send + 'static,
 ) -> Result<T, Failed> {
-    let place = operator.works.clone().try_acquire_owned();
+    let place = places.clone().try_acquire_owned();
     let place = place.map_err(|_| {
-        let text = "another draft is being looked at; try again in a moment";
+        let text = "another draft is being looked at or written; try again in a moment";
         Failed(StatusCode::SERVICE_UNAVAILABLE, text.to_owned())
     })?;
     let held = move |_place: OwnedSemaphorePermit| what();
@@ -190,7 +203,7 @@ pub(super) async fn check(
     Json(asked): Json<Draft>,
 ) -> Result<Json<Checked>, Failed> {
     let (Files { path, .. }, old) = (files(&operator)?, operator.gate.policy());
-    work(&operator, move || {
+    work(&operator.works, move || {
         let draft = OnDisk::read(&path)?.with(&asked.file, &asked.text)?;
         Ok(Json(match draft.load(&old) {
             Ok(new) => Checked {
@@ -231,10 +244,10 @@ pub(super) async fn rehearse(
 ) -> Result<Json<Shown<Rehearsed>>, Failed> {
     let (Files { path, .. }, old) = (files(&operator)?, operator.gate.policy());
     let (since, log) = (since_us(asked.since_s)?, operator.audit().await);
-    work(&operator, move || {
+    work(&operator.works, move || {
         let draft = OnDisk::read(&path)?.with(&asked.file, &asked.text)?;
         let new = loaded(&draft, &old)?;
-        let found = replay::replay(&log, since, Some(&old), &new).map_err(broken)?;
+        let found = replay::rehearse(&log, since, REHEARSAL, &old, &new).map_err(broken)?;
         Ok(Json(Shown::new(found.to_json())))
     })
     .await
@@ -254,7 +267,7 @@ pub(super) async fn write(
     }
     let runtime = tokio::runtime::Handle::current();
     let gate = operator.gate.clone();
-    let version = work(&operator, move || {
+    let version = work(&operator.writes, move || {
         let on_disk = OnDisk::read(&path)?;
         if on_disk.version() != asked.base {
             return Err(DraftError::Changed.into());
@@ -262,12 +275,17 @@ pub(super) async fn write(
         let draft = on_disk.with(&name, &asked.text)?;
         let new = loaded(&draft, &old)?;
         keeps_to_rules(old.model(), new.model())?;
-        if asked.accept {
-            source::accept(&old.model().gateway.state_dir, new.version()).map_err(broken)?;
-        }
-        guard(&new).map_err(|why| Failed(StatusCode::CONFLICT, why))?;
+        let accepted = match guard(&new) {
+            Ok(()) => false,
+            Err(HeldBack::Changes(_)) if asked.accept => true,
+            Err(HeldBack::Changes(changes)) => {
+                let why = format!("it would change verdicts:\n{changes}");
+                return Err(Failed(StatusCode::CONFLICT, why));
+            }
+            Err(HeldBack::Round(why)) => return Err(Failed(StatusCode::CONFLICT, why)),
+        };
         let facts = json!({
-            "person": person, "file": name, "before": hex(&old), "after": hex(&new), "accepted": asked.accept,
+            "person": person, "file": name, "before": hex(&old), "after": hex(&new), "accepted": accepted,
             "digest": Digest::of(asked.text.as_bytes()).to_string(), "bytes": asked.text.len(),
         });
         // First the record: what nobody answers for is not written.
@@ -278,10 +296,20 @@ pub(super) async fn write(
                 format!("it cannot be recorded: {down}"),
             )
         })?;
-        if let Err(error) = draft.write(&asked.base, &path) {
-            runtime.block_on(gate.record_no_edit(&person, &name, &error.to_string()));
-            return Err(error.into());
+        // Then what is accepted, which the reload asks for; and not for longer than what it is of is written.
+        let state_dir = &old.model().gateway.state_dir;
+        let noted = match accepted {
+            true => source::accept(state_dir, new.version()).map_err(broken),
+            false => Ok(()),
+        };
+        let written = noted.and_then(|()| draft.write(&asked.base, &path).map_err(Failed::from));
+        if let Err(Failed(_, why)) = &written {
+            if accepted {
+                source::accept_no_more(state_dir, new.version());
+            }
+            runtime.block_on(gate.record_no_edit(&person, &name, why));
         }
+        written?;
         tracing::info!(person, file = name, version = hex(&new), "the policy is written");
         Ok(new.version())
     })
@@ -305,12 +333,13 @@ pub(super) async fn coverage(
         operator.audit().await,
         operator.gate.policy(),
     );
-    work(&operator, move || {
-        let (coverage, judged) = replay::cover(&log, since, &policy).map_err(broken)?;
+    work(&operator.works, move || {
+        let (coverage, judged, left_out) = replay::cover(&log, since, REHEARSAL, &policy).map_err(broken)?;
         Ok(Json(Covered {
             version: hex(&policy),
             judged,
             rules: coverage.rules(),
+            left_out,
         }))
     })
     .await

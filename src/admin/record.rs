@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde_json::Value;
 
+use crate::audit::replay::LeftOut;
+
 /// One action as it was judged, or a note of the gateway's own.
 #[derive(JsonSchema)]
 pub(super) struct Record {
@@ -90,6 +92,8 @@ pub(super) struct Rehearsed {
     changes: Vec<Change>,
     /// Why others could not be judged, with how many.
     not_replayed: BTreeMap<String, u64>,
+    /// What was not looked at, as it was over a bound.
+    left_out: Option<LeftOut>,
 }
 
 /// Records whose verdict would change in the same way.

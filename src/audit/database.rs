@@ -184,8 +184,9 @@ impl Database {
     }
 
     /// At the start: whether the database still ends where the note beside it says. What is
-    /// missing cannot be brought back, but that it is missing goes into the chain.
-    pub(super) fn compare_with_note(&mut self, path: &Path) -> rusqlite::Result<()> {
+    /// missing cannot be brought back, but that it is missing goes into the chain; and the journal, of which nothing
+    /// follows the chain any more, is kept in a file of its own.
+    pub(super) fn compare_with_note(&mut self, path: &Path, journal: &[u8]) -> rusqlite::Result<()> {
         let note = std::fs::read_to_string(note::path(path)).ok();
         let Some(noted) = note.as_deref().and_then(note::parse) else {
             return Ok(());
@@ -215,7 +216,14 @@ impl Database {
             "record {} was noted, and the log ends at {last} without it",
             noted.record.0
         );
-        let facts = serde_json::json!({ "noted": noted.record.0, "hash": noted.record.1 }).to_string();
+        let mut facts = serde_json::json!({ "noted": noted.record.0, "hash": noted.record.1 });
+        if journal::frames(journal).next().is_some() {
+            let kept = path.with_extension(format!("journal-{last}"));
+            crate::sys::file::replace(&kept, journal, 0o600)
+                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+            facts["journal"] = kept.file_name().map(|name| name.to_string_lossy()).into();
+        }
+        let facts = facts.to_string();
         let row = Row::of_gateway(last + 1, crate::state::now_us(), "log_damaged", summary, facts);
         let transaction = self.connection.transaction()?;
         let head = append(&transaction, &row, &self.heads)?;

@@ -2,9 +2,9 @@
 //!
 //! A frame is a length, the record's JSON and its link in the chain, which is its checksum as
 //! well: a frame that does not follow the chain's end is an older one's remains, and ends the
-//! journal. Outcomes are not waited for, and come with a commit alone. Each commit of the database makes the whole journal needless, so the next group is
-//! written over it from the start, where the file has its blocks already. A start after a crash,
-//! and a database that was opened anew, get from it what they lack.
+//! journal. Outcomes are not waited for, and come with a commit alone. Each commit of the database makes the whole
+//! journal needless, so the next group is written over it from the start, where the file has its blocks already. A start
+//! after a crash, and a database that was opened anew, get from it what they lack.
 //!
 //! The note of the chain's head is of what is committed: who can stop the gateway and write its
 //! folder can take away the last [`super::writer::COMMIT_EVERY_MS`] unseen.

@@ -39,6 +39,7 @@ pub struct AuditDown(pub String);
 /// A handle to the writer; cheap to clone. The last one to go waits until all is written.
 #[derive(Clone)]
 pub struct Log {
+    path: Arc<Path>,
     room: Arc<Semaphore>,
     changes: watch::Receiver<u64>,
     outcomes: Arc<Outcomes>,
@@ -81,6 +82,7 @@ impl Log {
             .spawn(move || writer.run(&queue))
             .map_err(|error| AuditDown(error.to_string()))?;
         Ok(Log {
+            path: Arc::from(path),
             room: Arc::new(Semaphore::new(QUEUE_RECORDS_MAX)),
             changes,
             outcomes,
@@ -134,6 +136,11 @@ impl Log {
     /// From now on older records are removed by this rule; the chain stays verifiable.
     pub fn retain(&self, retention: Retention) {
         let _ = self.send(Job::Retain(retention));
+    }
+
+    /// The database, for a reader of its own.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A number that grows whenever there is more to read.

@@ -137,6 +137,17 @@ impl Reader {
         Ok(values)
     }
 
+    /// How many records there are since a time, before a number.
+    pub(super) fn count(&self, since_us: i64, before: Option<u64>) -> Result<u64, ReadError> {
+        let before = before.and_then(|before| i64::try_from(before).ok());
+        let count: i64 = self.connection.query_row(
+            "SELECT count(*) FROM record WHERE at_us >= ?1 AND (?2 IS NULL OR id < ?2)",
+            params![since_us, before],
+            |row| row.get(0),
+        )?;
+        Ok(u64::try_from(count).unwrap_or_default())
+    }
+
     /// Walks both chains, and compares their ends with the note beside the database.
     ///
     /// Detects an edited, removed or inserted row and a cut-off tail. It cannot detect that

@@ -5,19 +5,26 @@
 //! by the profile that was recorded, and counted ([`Replayed::assumed`]). A verdict that hangs on what
 //! was not recorded is counted and not guessed.
 
+mod terms;
+mod walk;
+mod who;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use super::read::{Filter, ReadError, Reader};
+use super::read::ReadError;
 use crate::facts::{FactSource, Family};
-use crate::identity::{Identity, Transport};
 use crate::policy::{Coverage, Judgement, Policy, RecordedFacts, Step};
 use crate::verdict::{Cause, Verdict};
+
+use walk::newest;
+pub use walk::{Bounds, LeftOut, each};
+pub use who::agent;
+use who::{identity, profile};
 
 /// A verdict with its rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +34,8 @@ pub struct Said {
     pub rule: Option<String>,
     /// Who is asked, in their order, where the verdict is `approve`; `None` where a record does not tell.
     pub approvers: Option<Vec<String>>,
-    /// Of these, whose own block is another than in the policy in force, with the fields that are.
+    /// By which other terms than in the policy in force it passes or is asked: an approver's own fields, the channels'
+    /// people and places, the rule's limit.
     pub asked_otherwise: Vec<String>,
 }
 
@@ -68,10 +76,12 @@ pub struct Replayed {
     pub assumed: u64,
     /// Why others could not be judged, with how many.
     pub not_replayed: BTreeMap<String, u64>,
+    /// What was not looked at, as it was over a bound.
+    pub left_out: Option<LeftOut>,
 }
 
 impl Replayed {
-    /// One document: `judged`, `changed`, `assumed`, `changes`, `not_replayed`.
+    /// One document: `judged`, `changed`, `assumed`, `changes`, `not_replayed`, `left_out`.
     pub fn to_json(&self) -> Value {
         let said = |said: &Said| {
             let mut object = json!({ "verdict": said.verdict, "rule": said.rule });
@@ -92,14 +102,14 @@ impl Replayed {
         });
         json!({
             "judged": self.judged, "changed": self.changed, "assumed": self.assumed, "changes": changes.collect::<Vec<_>>(),
-            "not_replayed": self.not_replayed,
+            "not_replayed": self.not_replayed, "left_out": self.left_out,
         })
     }
 }
 
 /// Judges every record since a time (Unix, microseconds) by `policy`.
 ///
-/// Whom a rule asks, and by which terms of their blocks, is compared with whom `old`, the policy in force, asks; without
+/// Whom a rule asks, by which terms and how often it lets pass is compared with what `old`, the policy in force, says; without
 /// it, with those who approved, as a record names no others and no terms.
 ///
 /// # Errors
@@ -110,9 +120,39 @@ pub fn replay(
     old: Option<&Policy>,
     policy: &Policy,
 ) -> Result<Replayed, ReadError> {
-    let mut found = Replayed::default();
-    let mut groups: BTreeMap<(String, String, Said, Said), Change> = BTreeMap::new();
-    each(log, since_us, |record| {
+    let mut work = Work::default();
+    each(log, since_us, |record| work.judge(old, policy, record))?;
+    Ok(work.done(None))
+}
+
+/// As [`replay`], of the newest records within some bounds.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn rehearse(
+    log: &Path,
+    since_us: i64,
+    bounds: Bounds,
+    old: &Policy,
+    policy: &Policy,
+) -> Result<Replayed, ReadError> {
+    let mut work = Work::default();
+    let left_out = newest(log, since_us, bounds, |record| {
+        work.judge(Some(old), policy, record)
+    })?;
+    Ok(work.done(left_out))
+}
+
+/// A replay that is under way.
+#[derive(Default)]
+struct Work {
+    found: Replayed,
+    groups: BTreeMap<(String, String, Said, Said), Change>,
+}
+
+impl Work {
+    fn judge(&mut self, old: Option<&Policy>, policy: &Policy, record: &Value) {
+        let found = &mut self.found;
         let (mut was, mut would) = match (was(record), judge(policy, record)) {
             (Some(was), Ok(would)) => (was, would),
             (None, _) => {
@@ -130,13 +170,15 @@ pub fn replay(
         };
         found.judged += 1;
         found.assumed += u64::from(identity(record).is_none());
-        if let Some(Ok(in_force)) = old.map(|old| judge(old, record))
+        if let Some(old) = old.filter(|_| was.verdict == would.verdict)
+            && let Ok(in_force) = judge(old, record)
             && in_force.verdict == was.verdict
         {
             was.approvers = in_force.approvers;
-        }
-        if let Some(old) = old.filter(|_| was.verdict == would.verdict) {
-            would.asked_otherwise = otherwise(old, policy, would.approvers.as_deref().unwrap_or_default());
+            let rules = [in_force.rule.as_deref(), would.rule.as_deref()];
+            let endpoint = text(record, "endpoint").unwrap_or_default();
+            let chain = would.approvers.as_deref().unwrap_or_default();
+            would.asked_otherwise = terms::changed((old, policy), endpoint, rules, chain);
         }
         if !was.differs(&would) {
             return;
@@ -144,41 +186,28 @@ pub fn replay(
         found.changed += 1;
         let own = |name| text(record, name).unwrap_or_default().to_owned();
         let key = (own("endpoint"), own("profile"), was.clone(), would.clone());
-        let group = groups.entry(key).or_insert_with(|| Change {
+        let number = record["id"].as_u64().unwrap_or_default();
+        let group = self.groups.entry(key).or_insert_with(|| Change {
             endpoint: own("endpoint"),
             profile: own("profile"),
             was,
             would,
             count: 0,
-            record: record["id"].as_u64().unwrap_or_default(),
+            record: number,
             summary: own("summary"),
         });
         group.count += 1;
-    })?;
-    found.changes = groups.into_values().collect();
-    found
-        .changes
-        .sort_by_key(|change| std::cmp::Reverse(change.count));
-    Ok(found)
-}
+        if number < group.record {
+            (group.record, group.summary) = (number, own("summary"));
+        }
+    }
 
-/// Every record since a time, in order.
-///
-/// # Errors
-/// The log cannot be read.
-pub fn each(log: &Path, since_us: i64, mut visit: impl FnMut(&Value)) -> Result<(), ReadError> {
-    let reader = Reader::open(log)?;
-    let mut filter = Filter {
-        since_us: Some(since_us),
-        ..Filter::default()
-    };
-    loop {
-        let page = reader.select(&filter)?;
-        let Some(last) = page.last().and_then(|record| record["id"].as_u64()) else {
-            return Ok(());
-        };
-        filter.after = last;
-        page.iter().for_each(&mut visit);
+    fn done(mut self, left_out: Option<LeftOut>) -> Replayed {
+        let changes = &mut self.found.changes;
+        *changes = self.groups.into_values().collect();
+        changes.sort_by_key(|change| std::cmp::Reverse(change.count));
+        self.found.left_out = left_out;
+        self.found
     }
 }
 
@@ -214,17 +243,6 @@ fn approved(record: &Value) -> Option<Vec<String>> {
     let mut keys: Vec<String> = keys.collect::<Option<_>>()?;
     keys.dedup();
     Some(keys)
-}
-
-/// Of those who are asked, whose own terms `new` changes: how many must allow, who may, how long they have, what a judge
-/// is told, ….
-fn otherwise(old: &Policy, new: &Policy, chain: &[String]) -> Vec<String> {
-    let changed = |key: &String| {
-        let (was, is) = (old.model().approver(key)?, new.model().approver(key)?);
-        let fields = was.differences(is);
-        (!fields.is_empty()).then(|| format!("{key}: {}", fields.join(", ")))
-    };
-    chain.iter().filter_map(changed).collect()
 }
 
 /// A request as it was recorded, for a policy that may be another.
@@ -281,21 +299,26 @@ pub fn explain(policy: &Policy, record: &Value) -> Result<(Judgement, Vec<Step>)
     }
 }
 
-/// What the policy came to on every request since a time, and on how many.
+/// What the policy came to on the newest requests since a time, within some bounds; and on how many.
 ///
 /// # Errors
 /// The log cannot be read.
-pub fn cover<'a>(log: &Path, since_us: i64, policy: &'a Policy) -> Result<(Coverage<'a>, u64), ReadError> {
+pub fn cover<'a>(
+    log: &Path,
+    since_us: i64,
+    bounds: Bounds,
+    policy: &'a Policy,
+) -> Result<(Coverage<'a>, u64, Option<LeftOut>), ReadError> {
     let coverage = policy.coverage();
     let mut judged = 0;
-    each(log, since_us, |record| {
+    let left_out = newest(log, since_us, bounds, |record| {
         if let Ok(own) = asked(policy, record) {
             let who = (&*own.profile, &own.agent as &dyn FactSource);
             coverage.judge_recorded(who, own.endpoint, own.credential, &own.facts, own.at);
             judged += 1;
         }
     })?;
-    Ok((coverage, judged))
+    Ok((coverage, judged, left_out))
 }
 
 /// A request of which rules are asked.
@@ -341,51 +364,4 @@ fn judge(policy: &Policy, record: &Value) -> Result<Said, String> {
             said("deny", refusal.rule().map(|rule| &**rule))
         }
     })
-}
-
-/// Whose an action was, as far as a record tells; `None` where it has no tags of a tailnet's node.
-fn identity(record: &Value) -> Option<Identity> {
-    let address = text(record, "address")?.parse::<IpAddr>().ok()?;
-    let node = text(record, "node")?;
-    if text(record, "transport") == Some(Transport::Wireguard.name()) {
-        return Some(Identity::new(Transport::Wireguard, address, node));
-    }
-    let agent = record.get("agent")?;
-    let texts = |name: &str| -> Option<Vec<String>> {
-        let items = agent.get(name)?.as_array()?.iter();
-        items.map(|item| Some(item.as_str()?.to_owned())).collect()
-    };
-    Some(Identity {
-        login: text(record, "login").map(str::to_owned),
-        is_guest: agent.get("is_guest")?.as_bool()?,
-        tags: texts("tags")?,
-        grants: texts("grants")?,
-        caps: texts("caps")?,
-        ..Identity::new(Transport::Tailnet, address, node)
-    })
-}
-
-/// The profile that `policy` gives the agent of a record.
-fn profile(policy: &Policy, record: &Value) -> Option<Arc<str>> {
-    if let Some(identity) = identity(record) {
-        return policy.profile_for(&identity).ok();
-    }
-    policy
-        .model()
-        .profile(text(record, "profile")?)
-        .map(|own| own.name.clone())
-}
-
-/// The agent's facts that a record has.
-pub fn agent(record: &Value, profile: &str) -> Value {
-    let mut agent = json!({
-        "login": text(record, "login").unwrap_or_default(),
-        "node": record["node"], "address": record["address"],
-        "profile": profile, "transport": record["transport"],
-    });
-    if let Some(identity) = identity(record) {
-        agent["tags"] = json!(identity.tags);
-        agent["caps"] = json!(identity.caps);
-    }
-    agent
 }

@@ -58,10 +58,11 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 impl Writer {
     pub(super) fn open(path: &Path, outcomes: Arc<Outcomes>) -> Result<Writer, Error> {
         let mut open = Database::open(path)?;
-        open.compare_with_note(path)?;
+        let journal = Journal::open(&path.with_extension("journal"))?;
+        open.compare_with_note(path, &journal.read()?)?;
         let mut writer = Writer {
             path: path.to_owned(),
-            journal: Journal::open(&path.with_extension("journal"))?,
+            journal,
             changes: watch::channel(0).0,
             open: None,
             outcomes,

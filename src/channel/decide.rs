@@ -5,7 +5,7 @@ use http::HeaderMap;
 use super::post::Failure;
 use super::sign::Unsigned;
 use super::{Channels, channels_of, slack, webhook};
-use crate::policy::{Channel, ChannelKind};
+use crate::policy::{Channel, ChannelKind, Model};
 use crate::state::{StateError, now_us};
 use crate::verdict::approval::{Decide, DecideError, Decision, Held, Voter};
 
@@ -134,6 +134,24 @@ impl Channels {
         channel.ok_or(Denied::NoChannel)
     }
 
+    /// The channels that are one voice with this one. Slack signs in each member; a webhook is one secret, with
+    /// whatever stands behind it. A secret that cannot be had may be the same.
+    fn voices(&self, model: &Model, channel: &Channel) -> Vec<String> {
+        let is_webhook = |channel: &Channel| matches!(channel.kind, ChannelKind::Webhook { .. });
+        if !is_webhook(channel) {
+            return Vec::new();
+        }
+        let key = |channel: &Channel| {
+            let secret = self.secret(channel, "secret").ok()?;
+            webhook::key(secret.expose())
+        };
+        let own = key(channel);
+        let others = model.channels.iter().filter(|other| is_webhook(other));
+        let same =
+            others.filter(|other| other.key == channel.key || key(other).is_none_or(|key| Some(key) == own));
+        same.map(|other| other.key.to_string()).collect()
+    }
+
     /// The token goes first: two answers at once by one token are one answer.
     async fn decide(&self, channel: &Channel, answer: Answer<'_>) -> Result<Held, Denied> {
         let (id, key) = (answer.id, channel.key.to_string());
@@ -154,8 +172,7 @@ impl Channels {
             person: Voter::Through {
                 channel: key.clone(),
                 person: Box::new(voter(name)),
-                // Slack signs in each member; a webhook is one secret, with whatever stands behind it.
-                is_one: matches!(channel.kind, ChannelKind::Webhook { .. }),
+                voices: self.voices(policy.model(), channel),
             },
             decision: answer.decision,
             reason: answer.reason.map(|reason| self.known.scrub(&reason).into_owned()),

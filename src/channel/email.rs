@@ -82,12 +82,17 @@ fn message(mail: &Mail, notice: &Notice) -> Result<Message, String> {
         true => notice.action.as_str(),
         false => "It is too long for a mail; the page shows all of it.",
     };
-    let text = format!(
+    let mut text = format!(
         "{}\n\nDecide on the page; nobody can by mail:\n{}\n\n{}\n\nWhat will happen:\n\n{shown}\n",
         notice.title,
         notice.link,
         notice.about(),
     );
+    for (head, lines) in [("Read as", &notice.facts), ("Who asks", &notice.asker)] {
+        if !lines.is_empty() {
+            text.push_str(&format!("\n{head}:\n\n{}\n", lines.join("\n")));
+        }
+    }
     message.body(text).map_err(|error| error.to_string())
 }
 
@@ -114,6 +119,8 @@ mod tests {
             title: "Approval 7: lap\r\nBcc: eve@example.com\r\n\r\n asks https.api".to_owned(),
             about: vec![("Agent", "laptop".to_owned())],
             action,
+            facts: vec!["method: post".to_owned()],
+            asker: Vec::new(),
             link: "https://page/#/approvals/7".to_owned(),
             state: QuestionState::Pending,
             is_escalated: false,

@@ -14,6 +14,7 @@ pub mod notice;
 pub mod ntfy;
 pub mod pace;
 pub mod post;
+pub mod short;
 pub mod sign;
 pub mod slack;
 pub mod webhook;
@@ -179,7 +180,8 @@ impl Channels {
             .queue
             .begin_telling(id, key.clone(), Notice::version(&held))
             .await?;
-        let went = self.send(channel, (&held, &begun), place).await;
+        let notice = self.notice(channel, &held).await;
+        let went = self.send(channel, (&held, &notice, &begun), place).await;
         let went = went.map_err(|problem| self.known.scrub(&problem).into_owned());
         if let Err(problem) = &went {
             tracing::warn!(
@@ -190,19 +192,37 @@ impl Channels {
             );
         }
         let is_over = held.state != QuestionState::Pending;
-        self.queue.end_telling((id, key), went, is_over).await
+        let went = self.queue.end_telling((id, key), went, (held.escalated, is_over));
+        went.await
+    }
+
+    /// What a channel's people are told. Where they see the action itself, of who asks it too.
+    async fn notice(&self, channel: &Channel, held: &Held) -> Notice {
+        let page = page_of(&self.gate.policy().model().gateway);
+        let mut notice = Notice::of(held, &page);
+        let shows = matches!(channel.kind, ChannelKind::Slack { .. } | ChannelKind::Email(_));
+        if shows && held.state == QuestionState::Pending {
+            notice.asker = match self.gate.asker(held.id).await {
+                Ok(asker) => asker.as_ref().map(short::asker).unwrap_or_default(),
+                Err(error) => {
+                    tracing::error!(%error, id = held.id, "what an agent did of late cannot be told");
+                    vec!["What its agent did of late cannot be read.".to_owned()]
+                }
+            };
+        }
+        notice
     }
 
     /// The channel's name for its message, where it has one. Tried again within bounds.
     async fn send(
         &self,
         channel: &Channel,
-        (held, begun): (&Held, &Begun),
+        told: (&Held, &Notice, &Begun),
         mut place: Option<SemaphorePermit<'_>>,
     ) -> Result<Option<String>, String> {
         let mut tries = Tries::default();
         loop {
-            match self.try_once(channel, held, begun).await {
+            match self.try_once(channel, told).await {
                 Ok(said) => return Ok(said),
                 Err(failure) => {
                     // A service that is down, or asks to be waited for, keeps nobody else's from theirs.
@@ -222,12 +242,8 @@ impl Channels {
     async fn try_once(
         &self,
         channel: &Channel,
-        held: &Held,
-        begun: &Begun,
+        (held, notice, begun): (&Held, &Notice, &Begun),
     ) -> Result<Option<String>, Failure> {
-        let policy = self.gate.policy();
-        let page = page_of(&policy.model().gateway);
-        let notice = Notice::of(held, &page);
         match &channel.kind {
             ChannelKind::Slack { room, base_url, .. } => {
                 let token = self.text(channel, "token")?;
@@ -235,14 +251,18 @@ impl Channels {
                     Some(_) => "chat.update",
                     None => "chat.postMessage",
                 };
-                let message = slack::message(&notice, room, begun.place.as_deref(), &begun.token);
+                let message = slack::message(notice, room, begun.place.as_deref(), &begun.token);
                 let request = self.client.post(format!("{base_url}/{method}"));
                 let said = answer(request.bearer_auth(&*token).json(&message)).await?;
                 let place = slack::posted(&said)?;
                 // A message that is changed calls nobody.
-                if begun.place.is_some() && held.escalated && held.state == QuestionState::Pending {
+                if begun.place.is_some()
+                    && held.escalated
+                    && !begun.called
+                    && notice.state == QuestionState::Pending
+                {
                     let request = self.client.post(format!("{base_url}/chat.postMessage"));
-                    let reply = slack::reply(&notice, &place);
+                    let reply = slack::reply(notice, &place);
                     if let Err(failure) = answer(request.bearer_auth(&*token).json(&reply)).await {
                         tracing::warn!(channel = %channel.key, id = held.id, ?failure, "nobody was called anew");
                     }
@@ -252,7 +272,8 @@ impl Channels {
             ChannelKind::Webhook { url, .. } => {
                 let secret = self.secret(channel, "secret")?;
                 let id = format!("msg_{}_{}", held.id, Notice::version(held).replace(' ', "_"));
-                let body = webhook::body(held, &page, &begun.token).to_string();
+                let body = webhook::body(held, &page_of(&self.gate.policy().model().gateway), &begun.token)
+                    .to_string();
                 let signed = webhook::sign(secret.expose(), &id, now_us() / 1_000_000, body.as_bytes());
                 let mut request = self.client.post(url).header("content-type", "application/json");
                 for (name, value) in signed.map_err(Failure::Final)? {
@@ -262,7 +283,7 @@ impl Channels {
                 Ok(Some(id))
             }
             ChannelKind::Ntfy { url, topic } => {
-                let mut request = self.client.post(url).json(&ntfy::message(&notice, topic));
+                let mut request = self.client.post(url).json(&ntfy::message(notice, topic));
                 if channel.secret("token").is_some() {
                     request = request.bearer_auth(&*self.text(channel, "token")?);
                 }
@@ -272,7 +293,7 @@ impl Channels {
             ChannelKind::Email(mail) => {
                 let password = channel.secret("password").map(|_| self.text(channel, "password"));
                 let password = password.transpose()?;
-                email::send(mail, password.as_ref().map(|own| own.as_str()), &notice).await?;
+                email::send(mail, password.as_ref().map(|own| own.as_str()), notice).await?;
                 Ok(None)
             }
         }

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::short;
 use crate::verdict::approval::{Held, QuestionState};
 
 /// Ends the version of a question that others may decide too by now.
@@ -22,6 +23,11 @@ pub struct Notice {
     pub about: Vec<(&'static str, String)>,
     /// The whole action, and what it would do where that was found out.
     pub action: String,
+    /// What the gateway read it as, in short.
+    pub facts: Vec<String>,
+    /// What the agent did of late and how questions like this were decided, in short; empty where it was not
+    /// looked for.
+    pub asker: Vec<String>,
     /// Where the page shows it.
     pub link: String,
     pub state: QuestionState,
@@ -38,6 +44,7 @@ impl Notice {
         let text = |field: &str| line(question[field].as_str().unwrap_or_default());
         let labels = [
             ("Agent", "node"),
+            ("Came by", "transport"),
             ("Login", "login"),
             ("Profile", "profile"),
             ("Endpoint", "endpoint"),
@@ -53,14 +60,20 @@ impl Notice {
             .map(|(label, field)| (label, text(field)))
             .filter(|(_, text)| !text.is_empty())
             .collect();
+        let names = |field: &str| -> Vec<String> {
+            let names = question[field].as_array().into_iter().flatten();
+            names.filter_map(|name| name.as_str()).map(line).collect()
+        };
+        let tags = names("tags");
+        if !tags.is_empty() {
+            about.push(("Tags", tags.join(", ")));
+        }
         let required = question["required"].as_u64().unwrap_or(1);
         if required > 1 {
             about.push(("Wanted", format!("{required} people")));
         }
         if held.escalated {
-            let names = question["escalate_to"].as_array().into_iter().flatten();
-            let names: Vec<_> = names.filter_map(|name| name.as_str()).map(line).collect();
-            about.push(("By now also of", names.join(", ")));
+            about.push(("By now also of", names("escalate_to").join(", ")));
         }
         if let Some(at) = chrono::DateTime::from_timestamp_micros(held.expires_us) {
             about.push(("Until", at.format("%Y-%m-%d %H:%M:%S UTC").to_string()));
@@ -93,6 +106,8 @@ impl Notice {
             title: format!("Approval {}: {} asks {}", held.id, text("node"), text("endpoint")),
             about,
             action,
+            facts: short::facts(&question["facts"]),
+            asker: Vec::new(),
             link: link(page, held.id),
             state: held.state,
             is_escalated: held.escalated,
@@ -175,7 +190,7 @@ mod tests {
     fn held(detail: &str) -> Held {
         let question = serde_json::json!({
             "node": "lap\u{202e}top", "endpoint": "https.api", "rule": "ask", "detail": detail,
-            "digest": "sha256:00", "required": 2, "preview": { "does": { "tag": "DELETE 3" } },
+            "digest": "sha256:00", "required": 2, "transport": "tailnet", "tags": ["tag:ci", "tag:x\u{200b}"], "preview": { "does": { "tag": "DELETE 3" } },
         });
         let held = serde_json::json!({
             "id": 7, "state": "pending", "question": question, "asked_us": 0, "expires_us": 60_000_000,
@@ -199,7 +214,7 @@ mod tests {
         assert!(
             notice
                 .about()
-                .contains("Wanted: 2 people\nUntil: 1970-01-01 00:01:00 UTC")
+                .contains("Tags: tag:ci, tag:x\\u{200b}\nWanted: 2 people\nUntil: 1970-01-01 00:01:00 UTC")
         );
     }
 }

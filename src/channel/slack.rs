@@ -42,6 +42,11 @@ pub fn message(notice: &Notice, room: &str, place: Option<&str>, token: &str) ->
             "It is too long to be shown here whole. Decide on the page, which shows all of it.",
         ));
     }
+    for lines in [&notice.facts, &notice.asker] {
+        if !lines.is_empty() {
+            blocks.push(section(&cut(&escaped(&lines.join("\n")), BLOCK_CHARS_MAX)));
+        }
+    }
     if !notice.said.is_empty() {
         blocks.push(section(&cut(&escaped(&notice.said), BLOCK_CHARS_MAX)));
     }

@@ -111,7 +111,8 @@ pub fn verify(secret: &[u8], headers: &HeaderMap, body: &[u8]) -> Result<(i64, V
     own.map(|own| (at, own)).ok_or(Unsigned::Wrong)
 }
 
-fn key(secret: &[u8]) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+/// The key that a secret's text stands for; `None` if it is none.
+pub(super) fn key(secret: &[u8]) -> Option<zeroize::Zeroizing<Vec<u8>>> {
     let bytes = match secret.strip_prefix(PREFIX.as_bytes()) {
         Some(text) => STANDARD.decode(text).ok()?,
         None => secret.to_vec(),

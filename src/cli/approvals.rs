@@ -232,7 +232,12 @@ fn whole(held: &Value) -> anyhow::Result<String> {
     let question = &held["question"];
     let text = |value: &Value| super::printable(value.as_str().unwrap_or("-"));
     let mut out = format!("{}\n\n", line(held));
+    let tags = question["tags"].as_array().into_iter().flatten();
+    let tags: Vec<&str> = tags.filter_map(Value::as_str).collect();
+    let tags = tags.join(", ");
     for (label, value) in [
+        ("came by", &question["transport"]),
+        ("tags", &serde_json::json!(tags)),
         ("asked by", &question["login"]),
         ("profile", &question["profile"]),
         ("credential", &question["credential"]),
@@ -264,8 +269,16 @@ fn whole(held: &Value) -> anyhow::Result<String> {
         out.push_str(&format!("\nWhat it would do:\n{}\n", shown.join("\n")));
     }
     let detail = question["detail"].as_str().unwrap_or_default();
-    let detail: Vec<String> = detail.split('\n').map(super::printable).collect();
-    out.push_str(&format!("\n{}\n", detail.join("\n")));
+    let lines = |text: &str| {
+        text.split('\n')
+            .map(super::printable)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    out.push_str(&format!("\n{}\n", lines(detail)));
+    if let (Some(kind), Some(body)) = (held["body"]["kind"].as_str(), held["body"]["text"].as_str()) {
+        out.push_str(&format!("\nIts body, as {kind}:\n{}\n", lines(body)));
+    }
     out.push_str(&format!(
         "\n{}\n",
         serde_json::to_string_pretty(&question["facts"])?

@@ -354,6 +354,19 @@ mod tests {
     }
 
     #[test]
+    fn a_body_has_a_size_as_it_is_sent() {
+        // A short line may stand for a long body: `1e9` is sent as 1000000000.0.
+        let fits = (DECODED_BYTES_MAX - 1) / ",1000000000.0".len();
+        for (numbers, is_known) in [(fits, true), (fits + 1, false)] {
+            let body = vec!["1e9"; numbers].join(",");
+            let line = format!(r#"{{"method":"POST","path":"/","body":[{body}]}}"#);
+            let shown = facts(Family::Http, line.as_bytes()).unwrap();
+            let length = shown["body"].as_str().map(str::len);
+            assert_eq!(length, is_known.then_some(fits * 13 + 1));
+        }
+    }
+
+    #[test]
     fn a_line_that_is_too_long_is_passed_over() {
         let mut input = vec![b'x'; LINE_BYTES_MAX + 10];
         input.extend_from_slice(b"\nshort\n\nlast");

@@ -275,9 +275,11 @@ mod tests {
         known.learn("a.b", "", b"abc");
         assert_eq!(known.scrub("abc"), "abc");
         let line = "MHcCAQEEIIUKU2T0hXLnp7yDBEYFAQ";
-        let pem = format!("-----BEGIN EC PRIVATE KEY-----\n{line}\n-----END EC PRIVATE KEY-----\n");
+        let rest = "b".repeat(LINE_BYTES_MIN - 1);
+        let pem = format!("-----BEGIN EC PRIVATE KEY-----\n{line}\n{rest}\n-----END EC PRIVATE KEY-----\n");
         known.learn("mtls_credential.c", "key", pem.as_bytes());
         assert_eq!(known.scrub(line), "(secret of mtls_credential.c)");
+        assert_eq!(known.scrub(&rest), rest, "the end of a key is too short to tell");
         let harmless = "-----BEGIN EC PRIVATE KEY-----";
         assert_eq!(known.scrub(harmless), harmless);
     }

@@ -1,7 +1,7 @@
 //! A real secret in a response put back to its placeholder. *Pure.*
 //!
 //! Looks for the secret as it is, as it went on the wire, in base64 at each of its three offsets
-//! (both alphabets), percent-encoded and JSON-escaped, over the seams of chunks. The length
+//! (both alphabets), in hex, percent-encoded, and escaped for JSON and HTML, over the seams of chunks. The length
 //! changes, so [`Scrub::head`] drops what speaks of the old bytes. An upstream that hides a secret
 //! in another way (reversed, encrypted, byte by byte) is not caught; nothing on the wire can.
 
@@ -20,6 +20,10 @@ use super::Secret;
 /// Shortest text that is looked for, bytes; shorter ones would be found by chance everywhere.
 pub const NEEDLE_BYTES_MIN: usize = 4;
 
+/// Bytes with which lines, events and JSON messages end, and which secrets hardly ever have: what
+/// came up to one of them need not wait. Few, since an agent may learn which of them a secret has.
+const BREAKS: &[u8] = b"\n\r\0}]";
+
 /// Replaces one secret in one response: first [`Scrub::head`], then every chunk through
 /// [`Scrub::push`], then [`Scrub::finish`].
 pub struct Scrub {
@@ -31,6 +35,9 @@ pub struct Scrub {
     released: usize,
     /// How many times a secret was put back.
     hits: u64,
+    torn: bool,
+    /// Those of [`BREAKS`] that none of the needles has.
+    breaks: Vec<u8>,
 }
 
 impl Scrub {
@@ -38,6 +45,8 @@ impl Scrub {
     pub fn new(secret: &Secret, wire: &[u8], placeholder: &str) -> Self {
         let needles = needles(secret, wire);
         let longest = needles.first().map_or(0, |needle| needle.len());
+        let stands = |byte: &u8| needles.iter().any(|needle| needle.contains(byte));
+        let breaks = BREAKS.iter().copied().filter(|byte| !stands(byte)).collect();
         Scrub {
             needles,
             longest,
@@ -45,6 +54,8 @@ impl Scrub {
             held: Zeroizing::new(Vec::new()),
             released: 0,
             hits: 0,
+            torn: false,
+            breaks,
         }
     }
 
@@ -80,7 +91,8 @@ impl Scrub {
         headers.remove(name);
         for value in values {
             let mut out = Vec::new();
-            self.replace(value.as_bytes(), &mut out, true);
+            let all = value.as_bytes();
+            self.hits += self.replace(all, all.len(), &mut out).hits;
             // A value that the placeholder makes invalid is left out.
             if let Ok(value) = HeaderValue::from_bytes(&out) {
                 headers.append(name, value);
@@ -88,29 +100,15 @@ impl Scrub {
         }
     }
 
-    /// Takes the next chunk of the body; returns what may go to the agent. At most one needle's
-    /// length less one byte is kept back, and only where a secret may have begun.
+    /// Takes the next chunk of the body; returns what may go to the agent. The end of what came is
+    /// kept back, less than a needle's length, up to the last byte that no secret has: the same
+    /// whatever stands there. Were it kept back only where a secret begins, an agent that has its
+    /// own bytes come back to it would find the secret byte by byte, by what comes late.
     pub fn push(&mut self, chunk: &[u8]) -> Bytes {
-        if self.needles.is_empty() {
-            return Bytes::copy_from_slice(chunk);
-        }
         let mut input = std::mem::take(&mut self.held);
         input.extend_from_slice(chunk);
-        let mut out = Vec::with_capacity(input.len());
-        let (hits, used) = (self.hits, self.replace(&input, &mut out, false));
-        self.held = Zeroizing::new(input.get(used..).unwrap_or_default().to_vec());
-        self.without_released(&mut out, hits, used);
-        Bytes::from(out)
-    }
-
-    /// Takes what [`Scrub::release`] gave off what goes on now. Where a secret was found, its first part
-    /// may have gone; its place is the caller's to close.
-    fn without_released(&mut self, out: &mut Vec<u8>, hits: u64, used: usize) {
-        let gone = self.released.min(used);
-        self.released -= gone;
-        if self.hits == hits {
-            out.drain(..gone.min(out.len()));
-        }
+        let kept = self.kept(&input);
+        self.take(input, kept)
     }
 
     /// What is held, for a stream that pauses. It is still looked at, with what comes behind it.
@@ -126,19 +124,16 @@ impl Scrub {
         self.held.len() > self.released
     }
 
-    /// Bytes at the end of what came that a secret begins with, those that went on included.
-    pub fn begun(&self) -> usize {
-        self.held.len()
-    }
-
     /// What was kept back, at the end of the body.
     pub fn finish(&mut self) -> Bytes {
         let input = std::mem::take(&mut self.held);
-        let mut out = Vec::with_capacity(input.len());
-        let hits = self.hits;
-        self.replace(&input, &mut out, true);
-        self.without_released(&mut out, hits, input.len());
-        Bytes::from(out)
+        let end = input.len();
+        self.take(input, end)
+    }
+
+    /// Whether a secret was found whose beginning had been released: the stream must end.
+    pub fn torn(&self) -> bool {
+        self.torn
     }
 
     /// How many times the secret was found.
@@ -146,49 +141,63 @@ impl Scrub {
         self.hits
     }
 
-    /// Copies `input` with its secrets replaced; returns how much of it was used up.
-    fn replace(&mut self, input: &[u8], out: &mut Vec<u8>, last: bool) -> usize {
-        let mut used = 0;
+    /// Lets go of what stands before `until` or before the end of a secret, and keeps the rest, in
+    /// which no whole secret is.
+    fn take(&mut self, input: Zeroizing<Vec<u8>>, until: usize) -> Bytes {
+        let mut out = Vec::with_capacity(input.len());
+        let found = self.replace(&input, until, &mut out);
+        self.hits += found.hits;
+        if found.first.is_some_and(|first| first < self.released) {
+            self.torn = true;
+            return Bytes::new();
+        }
+        let gone = self.released.min(found.used);
+        self.released -= gone;
+        out.drain(..gone.min(out.len()));
+        self.held = Zeroizing::new(input.get(found.used..).unwrap_or_default().to_vec());
+        Bytes::from(out)
+    }
+
+    /// Copies up to `until`, or to the end of the last secret behind it, with all secrets replaced.
+    fn replace(&self, input: &[u8], until: usize, out: &mut Vec<u8>) -> Replaced {
+        let mut done = Replaced::default();
         loop {
-            let rest = input.get(used..).unwrap_or_default();
-            let first = self
+            let rest = input.get(done.used..).unwrap_or_default();
+            let next = self
                 .needles
                 .iter()
                 .filter_map(|needle| memmem::find(rest, needle).map(|at| (at, needle.len())))
                 .min_by_key(|(at, length)| (*at, std::cmp::Reverse(*length)));
-            let open = if last { rest.len() } else { self.open(rest) };
-            match first {
-                // A longer form may have begun before this one; wait for its end.
-                Some((at, _)) if !last && open < at => {
-                    out.extend_from_slice(rest.get(..open).unwrap_or_default());
-                    return used + open;
-                }
-                Some((at, length)) => {
-                    out.extend_from_slice(rest.get(..at).unwrap_or_default());
-                    out.extend_from_slice(&self.placeholder);
-                    self.hits += 1;
-                    used += at + length;
-                }
-                None => {
-                    out.extend_from_slice(rest.get(..open).unwrap_or_default());
-                    return used + open;
-                }
-            }
+            let Some((at, length)) = next else {
+                out.extend_from_slice(input.get(done.used..until).unwrap_or_default());
+                done.used = done.used.max(until);
+                return done;
+            };
+            out.extend_from_slice(rest.get(..at).unwrap_or_default());
+            out.extend_from_slice(&self.placeholder);
+            done.first.get_or_insert(done.used + at);
+            done.used += at + length;
+            done.hits += 1;
         }
     }
 
-    /// Where the longest end of `rest` starts that a secret may begin with.
-    fn open(&self, rest: &[u8]) -> usize {
-        let from = rest.len().saturating_sub(self.longest.saturating_sub(1));
-        (from..rest.len())
-            .find(|&at| {
-                let end = rest.get(at..).unwrap_or_default();
-                self.needles
-                    .iter()
-                    .any(|needle| needle.len() > end.len() && needle.starts_with(end))
-            })
-            .unwrap_or(rest.len())
+    /// Where the end of `input` begins that is kept back. No secret goes over a break.
+    fn kept(&self, input: &[u8]) -> usize {
+        let from = input.len().saturating_sub(self.longest.saturating_sub(1));
+        let end = input.get(from..).unwrap_or_default();
+        let last = end.iter().rposition(|byte| self.breaks.contains(byte));
+        last.map_or(from, |at| from + at + 1)
     }
+}
+
+/// What [`Scrub::replace`] did.
+#[derive(Default)]
+struct Replaced {
+    /// How much of the input was used up.
+    used: usize,
+    hits: u64,
+    /// Where the first secret stood.
+    first: Option<usize>,
 }
 
 /// What is looked for, longest first: a form that begins with another is replaced whole.
@@ -214,14 +223,23 @@ pub(super) fn needles(secret: &Secret, wire: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
         add(percent.into_bytes());
         add(form(raw));
         let json = serde_json::Value::from(text).to_string();
-        let inner = json.trim_start_matches('"');
+        let inner = json.strip_prefix('"').unwrap_or(&json);
         add(inner.strip_suffix('"').unwrap_or(inner).as_bytes().to_vec());
-        add(inner
-            .strip_suffix('"')
-            .unwrap_or(inner)
-            .replace('/', "\\/")
-            .into_bytes());
+        let inner = inner.strip_suffix('"').unwrap_or(inner);
+        add(inner.replace('/', "\\/").into_bytes());
+        if text.contains(['&', '<', '>', '"', '\'']) {
+            for_html(text, inner)
+                .into_iter()
+                .for_each(|text| add(text.into_bytes()));
+        }
     }
+    let hex = |digits: &[u8; 16]| {
+        let both = raw.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        both.filter_map(|digit| digits.get(usize::from(digit)).copied())
+            .collect::<Vec<u8>>()
+    };
+    add(hex(b"0123456789abcdef"));
+    add(hex(b"0123456789ABCDEF"));
     needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
     needles
 }
@@ -236,6 +254,30 @@ fn base64_at(raw: &[u8], offset: usize) -> [Vec<u8>; 2] {
     let end = padded.len() * 8 / 6;
     let cut = |text: String| text.as_bytes().get(start..end).unwrap_or_default().to_vec();
     [cut(STANDARD.encode(&*padded)), cut(URL_SAFE.encode(&*padded))]
+}
+
+/// As pages show it, by what the templates of most languages make of `&<>"'`, and as JSON that may stand in a page (Go's,
+/// PHP's and Rails' own), where those are `\u0026`.
+fn for_html(text: &str, json: &str) -> Vec<String> {
+    let escaped = |double: &str, single: &str| {
+        let text = text
+            .replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;");
+        text.replace('"', double).replace('\'', single)
+    };
+    let mut forms: Vec<String> = ["&quot;", "&#34;", "\""]
+        .iter()
+        .flat_map(|double| ["&#39;", "&#039;", "&#x27;", "&apos;", "'"].map(|single| escaped(double, single)))
+        .collect();
+    let json = json
+        .replace('&', "\\u0026")
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e");
+    forms.push(json.replace("\\u003c", "\\u003C").replace("\\u003e", "\\u003E"));
+    forms.push(json.replace('\'', "\\u0027"));
+    forms.push(json);
+    forms
 }
 
 /// As HTML forms encode it: what RFC 3986 calls unreserved stays, the rest is escaped.

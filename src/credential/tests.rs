@@ -143,7 +143,7 @@ fn choose(fallback: Option<&str>, target: &str, headers: &[(&str, &str)], body: 
     }
 }
 
-/// A stream that pauses within a secret has no more of it than went before.
+/// What is kept back and let go is seen with what comes behind it, and goes on once.
 #[test]
 fn a_secret_is_seen_over_a_pause() {
     let secret = Secret::new(b"s3cr3t-of-login".to_vec());
@@ -157,16 +157,24 @@ fn a_secret_is_seen_over_a_pause() {
     out.extend(scrub.push(b"-of"));
     out.extend(scrub.release());
     assert_eq!((&out[..], scrub.hits()), (&b"a s3cr3t-of"[..], 0));
-    scrub.push(b"-login");
-    assert_eq!(scrub.hits(), 1);
-    // What only began like one goes on whole, and once.
+    let mut rest = scrub.push(b"-login").to_vec();
+    rest.extend(scrub.finish());
+    assert_eq!((&rest[..], scrub.hits()), (&b""[..], 1));
+    assert!(scrub.torn(), "a part of it has gone");
+    // What only began like one goes on whole, and once; a whole one behind it is put back.
     let mut scrub = Scrub::new(&secret, b"s3cr3t-of-login", "{{pat}}");
     let mut out = scrub.push(b"s3cr3t").to_vec();
     out.extend(scrub.release());
     out.extend(scrub.push(b"-of-state s3"));
     out.extend(scrub.release());
+    out.extend(scrub.push(b" s3cr3t-of-login, and more that is longer than what is kept back of it"));
     out.extend(scrub.finish());
-    assert_eq!((&out[..], scrub.hits()), (&b"s3cr3t-of-state s3"[..], 0));
+    let want = "s3cr3t-of-state s3 {{pat}}, and more that is longer than what is kept back of it";
+    assert_eq!(
+        (String::from_utf8(out).unwrap().as_str(), scrub.hits()),
+        (want, 1)
+    );
+    assert!(!scrub.torn());
 }
 
 #[test]
@@ -409,6 +417,25 @@ fn a_secret_is_put_back_however_the_response_is_cut() {
 }
 
 #[test]
+fn a_secret_is_found_as_pages_and_programs_write_it() {
+    const ODD: &str = r#"S&c<r>e't"1"#;
+    for text in [
+        "S&amp;c&lt;r&gt;e&#39;t&quot;1",
+        "S&amp;c&lt;r&gt;e&#x27;t&quot;1",
+        "S&amp;c&lt;r&gt;e&#39;t&#34;1",
+        "S&amp;c&lt;r&gt;e't\"1",
+        "S\\u0026c\\u003cr\\u003ee't\\\"1",
+        "S\\u0026c\\u003Cr\\u003Ee't\\\"1",
+        "5326633c723e6527742231",
+        "5326633C723E6527742231",
+    ] {
+        let mut own = Scrub::new(&Secret::new(ODD.as_bytes().to_vec()), b"wire-form", "{{pat}}");
+        let out = [own.push(text.as_bytes()), own.finish()].concat();
+        assert_eq!(String::from_utf8(out).unwrap(), "{{pat}}", "{text}");
+    }
+}
+
+#[test]
 fn a_secret_in_base64_is_found_at_every_offset() {
     for front in ["", "a", "ab", "user:"] {
         let text = format!("{front}{SECRET}tail");
@@ -438,14 +465,31 @@ fn headers_are_cleaned_and_those_of_the_old_bytes_dropped() {
     assert!(!own.head(&mut headers), "a coded response cannot be searched");
 }
 
+/// An agent whose own bytes come back to it could else ask for the secret byte by byte.
 #[test]
-fn only_what_may_begin_a_secret_is_kept_back() {
+fn what_is_kept_back_does_not_hang_on_the_secret() {
+    let went = |chunk: &str| scrub().push(chunk.as_bytes()).len();
+    for length in 1..200 {
+        let other = "x".repeat(length);
+        let begun = format!("{}{SECRET}", "x".repeat(200));
+        let whole = 200 + SECRET.len() - 1;
+        assert_eq!(went(&other), went(&begun[whole - length..whole]), "{length}");
+    }
+    assert!(went(&"x".repeat(200)) > 0);
+    // Lines, events and messages of JSON go on at once.
+    for text in ["data: ghp_S3cr\n\n", "{\"a\":\"ghp_S3cr\"}", "ghp_\r\n"] {
+        assert_eq!(went(text), text.len());
+    }
     let mut own = scrub();
-    assert_eq!(&own.push(b"data: 1\n\n")[..], b"data: 1\n\n");
-    assert_eq!(&own.push(b"data: ghp_")[..], b"data: ");
-    assert_eq!(&own.push(b"other\n\n")[..], b"ghp_other\n\n");
+    assert_eq!(&own.push(b"data: 1\n\ndata: ghp_")[..], b"data: 1\n\n");
+    assert_eq!(&own.push(b"other\n\n")[..], b"data: ghp_other\n\n");
+    // But not where a secret has such a byte.
+    let mut odd = Scrub::new(&Secret::new(b"a}bcd".to_vec()), b"a}bcd", "{{x}}");
+    assert_eq!(&odd.push(b"a}")[..], b"");
+    assert_eq!(&[odd.push(b"bcd"), odd.finish()].concat()[..], b"{{x}}");
     let mut short = Scrub::new(&Secret::new(b"abc".to_vec()), b"abc", "{{x}}");
-    assert_eq!(&short.push(b"abcabc")[..], b"abcabc", "under NEEDLE_BYTES_MIN");
+    let went = [short.push(b"abcabc"), short.finish()].concat();
+    assert_eq!(went, b"abcabc", "under NEEDLE_BYTES_MIN");
 }
 
 proptest::proptest! {

@@ -71,6 +71,9 @@ pub enum View<'a> {
     Int(i64),
     Text(&'a str),
     Texts(&'a [String]),
+    /// Names of code that cannot be read: each stands for itself and for whatever its body calls. A condition can
+    /// find that one is there, and that all are among those that it lists; that another is not there is unknown.
+    Named(&'a [String]),
     Json(&'a serde_json::Value),
     /// `map(string, string)`, in wire order.
     Map(&'a [(String, String)]),
@@ -108,7 +111,7 @@ impl Facts {
     }
 
     /// All facts of the family as one JSON object, for the audit log and for `tailkeep eval`.
-    /// An unknown fact stands as `{"unknown": "<why>"}`; a fact that was not read is left out.
+    /// An unknown fact stands as `{"unknown": "<why>"}`, with `"named": […]` where names are known; a fact that was not read is left out.
     /// Credentials are masked: the agent's own ones have no place in a record.
     pub fn to_json(&self, mask: &Mask) -> serde_json::Value {
         let Some(family) = self.family() else {
@@ -183,6 +186,7 @@ impl View<'_> {
             View::Int(value) => json!(value),
             View::Text(value) => json!(value),
             View::Texts(values) => json!(values),
+            View::Named(values) => json!({ "unknown": Blind::Opaque, "named": values }),
             View::Json(value) => value.clone(),
             View::Map(pairs) => pairs.iter().map(|(k, v)| (k.clone(), json!(v))).collect(),
             View::MultiMap(pairs) => pairs.iter().map(|(k, v)| (k.clone(), json!(v))).collect(),

@@ -109,22 +109,22 @@ slots! {
     SqlTables Sql "tables" Texts "Every table that is touched, as written and by its bare name; unknown where sql.opaque is true.";
     SqlReads Sql "reads" Texts "The tables that are read; unknown where sql.opaque is true.";
     SqlWrites Sql "writes" Texts "The tables that are written, altered or dropped; unknown where sql.opaque is true, or the text does not name them (CASCADE, DROP OWNED).";
-    SqlFunctions Sql "functions" Texts "Every function that is called.";
-    SqlColumns Sql "columns" Texts "Every column that is named; * where all of a row are meant.";
-    SqlObjects Sql "objects" Texts "Every object that DDL or DCL names: tables, roles, schemas, functions, extensions.";
+    SqlFunctions Sql "functions" Texts "Every function that is called. Where sql.opaque is true: unknown if code without a name runs (DO, a text that query_to_xml runs, an operator or a cast); else each name stands for all that its body calls, so that sql.functions.all(f, f in [...]) holds where all are listed, and that one is not called is unknown.";
+    SqlColumns Sql "columns" Texts "Every column that is named; * where all of a row are meant; unknown where sql.opaque is true.";
+    SqlObjects Sql "objects" Texts "Every object that DDL or DCL names: tables, roles, schemas, functions, extensions; unknown where sql.opaque is true, or the text does not name them (CASCADE, DROP OWNED).";
     SqlSearchPath Sql "search_path" Texts "The schemas that the session's search_path has held, \"$user\" as its roles; unknown where one could not be seen.";
     SqlParameters Sql "parameters" Json "The bound parameters as text, null for NULL.";
     SqlStatement Sql "statement" Text "The statement's text.";
     SqlStatements Sql "statements" Int "How many statements were sent together.";
     SqlDatabase Sql "database" Text "The database of the session.";
     SqlUser Sql "user" Text "The role that the session logged in as.";
-    SqlHasWhere Sql "has_where" Bool "Whether every UPDATE and DELETE has a WHERE that is not constant.";
-    SqlRowLimit Sql "row_limit" OptionalInt "The outermost LIMIT, null without one.";
+    SqlHasWhere Sql "has_where" Bool "Whether every UPDATE and DELETE has a WHERE that is not constant; where sql.opaque is true, false or unknown.";
+    SqlRowLimit Sql "row_limit" OptionalInt "The outermost LIMIT, null without one; where sql.opaque is true, null or unknown.";
     SqlProgram Sql "program" Bool "Whether COPY … PROGRAM runs a program on the server.";
     SqlServerFile Sql "server_file" Bool "Whether COPY reads or writes a file of the server.";
     SqlLocks Sql "locks" Bool "Whether locks are taken that others wait for (SELECT … FOR UPDATE or SHARE, LOCK TABLE).";
     SqlRoleChange Sql "role_change" Bool "Whether the role is changed (SET ROLE, SET SESSION AUTHORIZATION, set_config).";
-    SqlOpaque Sql "opaque" Bool "Whether code runs that cannot be read (DO, EXECUTE of text, CALL, a function or a cast to a type that is not the server's own). What such code reaches or does is unknown: verbs, tables, reads, writes, and program, server_file, role_change and locks where the text itself has none.";
+    SqlOpaque Sql "opaque" Bool "Whether code runs that cannot be read (DO, EXECUTE of text, CALL, a function or a cast to a type that is not the server's own). What such code reaches or does is unknown: verbs, tables, reads, writes, columns, objects, has_where and row_limit, functions by what each of them calls, and program, server_file, role_change and locks where the text itself has none.";
     SqlUnparseable Sql "unparseable" Bool "Whether the server's grammar refuses the statement.";
 
     K8sVerb K8s "verb" Text "The API server's verb: get, list, watch, create, deletecollection, …";

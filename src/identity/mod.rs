@@ -19,7 +19,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::facts::{Blind, Fact, FactSource, Slot, View};
 
 /// How the peer reached the gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     Tailnet,

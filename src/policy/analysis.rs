@@ -2,6 +2,8 @@
 //!
 //! Each is certain: a rule that is called unreachable is one that no action can reach.
 
+mod contentions;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -28,6 +30,7 @@ pub(super) fn notes(model: &Model, rules: &[Rule], place: Place<'_>) -> Vec<Diag
         notes.extend(never_matches(model, rule));
     }
     unreached(model, rules, &mut notes);
+    unread(model, rules, &mut notes);
     for endpoint in &model.endpoints {
         notes.extend(no_default(model, rules, &endpoint.key, place));
     }
@@ -48,6 +51,7 @@ pub(super) fn notes(model: &Model, rules: &[Rule], place: Place<'_>) -> Vec<Diag
         }
     }
     notes.extend(overlaps(model, place));
+    notes.extend(contentions::notes(model, place));
     notes
 }
 
@@ -243,6 +247,54 @@ fn unreached(model: &Model, rules: &[Rule], notes: &mut Vec<Diagnostic>) {
     }
 }
 
+/// Facts that code which cannot be read leaves unknown, all or in part.
+const HIDDEN: &[Slot] = &[
+    Slot::SqlVerbs,
+    Slot::SqlTables,
+    Slot::SqlReads,
+    Slot::SqlWrites,
+    Slot::SqlFunctions,
+    Slot::SqlColumns,
+    Slot::SqlObjects,
+    Slot::SqlHasWhere,
+    Slot::SqlRowLimit,
+    Slot::SqlProgram,
+    Slot::SqlServerFile,
+    Slot::SqlRoleChange,
+    Slot::SqlLocks,
+];
+
+/// The rule of an endpoint that denies what is `sql.opaque` where no rule says so: the reference implementation takes
+/// what the text shows for all that there is, and goes on.
+fn unread(model: &Model, rules: &[Rule], notes: &mut Vec<Diagnostic>) {
+    let mut told = HashSet::new();
+    for endpoint in &model.endpoints {
+        for asked in walked(rules, &endpoint.key) {
+            let rule = asked.rule;
+            let Some(condition) = rule.condition.as_ref().filter(|_| !rule.shadow) else {
+                continue;
+            };
+            if condition.reads().contains(Slot::SqlOpaque) {
+                break;
+            }
+            let Some(slot) = HIDDEN.iter().find(|slot| condition.reads().contains(**slot)) else {
+                continue;
+            };
+            if told.insert(rule.order) {
+                let message = format!(
+                    "rule `{}` denies a statement that runs code which cannot be read (`sql.opaque`): `{}` is unknown of it",
+                    rule.name,
+                    name(*slot)
+                );
+                let help = "`!sql.opaque && …` leaves it to the rules behind, as the reference implementation does; \
+                            a rule with `sql.opaque` before this one says what becomes of it";
+                notes.push(Diagnostic::new(rule.at, message).help(help));
+            }
+            break;
+        }
+    }
+}
+
 /// An endpoint of which no rule says what happens to the rest.
 fn no_default(model: &Model, rules: &[Rule], key: &Arc<str>, place: Place<'_>) -> Option<Diagnostic> {
     let holders = model
@@ -321,9 +373,7 @@ fn overlap(a: &Profile, b: &Profile) -> bool {
     let marked = |profile: &Profile| tagged(profile) || owned(profile) || granted(profile);
     let names = |profile: &Profile| !profile.nodes.is_empty();
     let pair = |a: &Profile, b: &Profile| {
-        (!a.tags.is_empty() && tagged(b) && !(names(b) && b.tags.is_empty() && a.tags.is_empty()))
-            || (!a.logins.is_empty() && names(b))
-            || (granted(a) && marked(b))
+        (!a.tags.is_empty() && tagged(b)) || (!a.logins.is_empty() && names(b)) || (granted(a) && marked(b))
     };
     pair(a, b) || pair(b, a)
 }

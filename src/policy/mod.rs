@@ -14,6 +14,7 @@ mod index;
 mod load;
 pub mod model;
 mod named;
+pub mod place;
 mod recorded;
 mod rule;
 mod shown;

@@ -19,6 +19,7 @@ enum Kept {
     Int(i64),
     Text(String),
     Texts(Vec<String>),
+    Named(Vec<String>),
     Json(Json),
     Map(Vec<(String, String)>),
     MultiMap(Vec<(String, Vec<String>)>),
@@ -65,6 +66,9 @@ fn texts(value: &Json) -> Option<Vec<String>> {
 fn kept(slot: Slot, value: &Json) -> Option<Kept> {
     if hidden(value) {
         return None;
+    }
+    if let (Slot::SqlFunctions, Some(names)) = (slot, value.get("named")) {
+        return Some(Kept::Named(texts(names)?));
     }
     if let Some(why) = value.get("unknown") {
         // A body of this very form cannot be told from the mark; nor is what the log's own limit
@@ -125,6 +129,7 @@ impl FactSource for RecordedFacts {
             Kept::Int(value) => View::Int(*value),
             Kept::Text(text) => View::Text(text),
             Kept::Texts(texts) => View::Texts(texts),
+            Kept::Named(names) => View::Named(names),
             Kept::Json(json) => View::Json(json),
             Kept::Map(pairs) => View::Map(pairs),
             Kept::MultiMap(pairs) => View::MultiMap(pairs),
@@ -176,6 +181,7 @@ mod tests {
     fn every_kind_reads_back_as_it_was_written() {
         let json = serde_json::json!({
             "verb": "select", "verbs": ["select"], "statements": 2, "row_limit": null, "parameters": [null, "a"],
+            "functions": {"unknown": "opaque", "named": ["own"]},
         });
         let facts = RecordedFacts::read(Family::Sql, &json);
         for (slot, wanted) in [
@@ -184,6 +190,10 @@ mod tests {
             (Slot::SqlStatements, serde_json::json!(2)),
             (Slot::SqlRowLimit, serde_json::json!(null)),
             (Slot::SqlParameters, serde_json::json!([null, "a"])),
+            (
+                Slot::SqlFunctions,
+                serde_json::json!({"unknown": "opaque", "named": ["own"]}),
+            ),
         ] {
             let Fact::Known(view) = facts.fact(slot) else {
                 panic!("{slot:?}");

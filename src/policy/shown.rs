@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Policy;
 use super::rule::{Outcome, Rule};
+use super::{Limit, Policy};
 use crate::verdict::Digest;
 
 /// One rule, as it is walked.
@@ -32,6 +32,11 @@ impl Policy {
     /// Every rule that is walked, in the order of declaration.
     pub fn shown_rules(&self) -> Vec<ShownRule> {
         self.rules.all().into_iter().map(|rule| shown(rule)).collect()
+    }
+
+    /// How often a rule of an endpoint lets actions pass.
+    pub fn rule_limits(&self, endpoint: &str, rule: &str) -> Option<&[Limit]> {
+        self.rules.find(endpoint, rule)?.limits.as_deref()
     }
 
     /// What a rule asks of whom, for which server and with which credential, as one digest: anything

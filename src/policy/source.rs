@@ -89,7 +89,14 @@ pub fn accept(state_dir: &Path, version: u64) -> io::Result<()> {
     std::fs::write(state_dir.join(ACCEPTED_FILE), format!("{version:016x}\n"))
 }
 
-/// Whether `tailkeep replay --accept` wrote down this version of a policy.
+/// Takes back that a version is meant, if it is the one that was written down last.
+pub fn accept_no_more(state_dir: &Path, version: u64) {
+    if is_accepted(state_dir, version) {
+        let _ = std::fs::remove_file(state_dir.join(ACCEPTED_FILE));
+    }
+}
+
+/// Whether `tailkeep replay --accept`, or who wrote it by the page, wrote down this version of a policy.
 pub fn is_accepted(state_dir: &Path, version: u64) -> bool {
     let noted = std::fs::read_to_string(state_dir.join(ACCEPTED_FILE));
     noted.is_ok_and(|noted| noted.trim() == format!("{version:016x}"))

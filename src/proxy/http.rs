@@ -6,9 +6,10 @@
 //! ([`crate::upstream::Pool`]).
 //!
 //! - [`request`] is the path of one request up to its verdict, `ask` what is asked on it, [`send`] from there on; [`answer`] what it is answered when it goes nowhere.
+//! - `trial` shows people what a held Kubernetes request would do, and looks again before it goes.
 //! - `head` checks a request's head against what was dialled.
 //! - [`body`] holds and streams bodies, [`download`] is the response's way back.
-//! - [`upgrade`] splices what is no longer HTTP. [`activity`] ends who is too slow.
+//! - [`upgrade`] splices what is no longer HTTP. [`activity`] ends who is too slow, `faults` counts what breaks the protocol.
 //!
 //! Invariants: policy and endpoint are asked for anew for every request, so that a reload applies
 //! to open connections; what a rule could read of a body is exactly what is sent; an agent that
@@ -19,25 +20,26 @@ pub mod answer;
 mod ask;
 pub mod body;
 pub mod download;
+mod faults;
 pub mod form;
 mod head;
 pub mod judge;
 pub mod request;
 pub mod send;
+pub mod trial;
 pub mod upgrade;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::timeout;
 
 use super::route;
-use crate::bad_input;
 use crate::credential::Secret;
 use crate::identity::Agent;
 use crate::identity::budget::Budget;
@@ -64,7 +66,7 @@ pub const STREAMS_MAX: u32 = 128;
 pub const RESETS_MAX: usize = 20;
 
 /// HTTP/2 streams that may fail by the agent's fault (CVE-2025-8671) before it is cut off.
-const STREAM_ERRORS_MAX: usize = 64;
+pub const STREAM_ERRORS_MAX: usize = 64;
 
 /// Bytes of one HTTP/2 stream, and of a connection, that may arrive before they are read. One stream
 /// may have all of its connection's: at 50 ms that is 20 MB/s.
@@ -156,7 +158,7 @@ pub enum ServeError {
     #[error("the connection broke: {0}")]
     Io(#[from] std::io::Error),
     #[error("HTTP was broken: {0}")]
-    Http(Box<dyn std::error::Error + Send + Sync>),
+    Http(#[from] hyper::Error),
     #[error("the agent was too slow: {0:?}")]
     Slow(Slow),
 }
@@ -177,15 +179,18 @@ where
     if read.await.map_err(|_| ServeError::Silent)?? == 0 {
         return Ok(());
     }
-    let [first] = first;
-    let clear = Replayed::new(io, first);
-    if first != HANDSHAKE_RECORD {
-        let place = shared.http2.take(&claimed.agent.identity, 1);
-        let talk = place.as_ref().map_or(Talk::Http1, |_| Talk::Either);
+    let mut ahead = first.to_vec();
+    if first != [HANDSHAKE_RECORD] {
+        let reading = timeout(patience, begins_http2(&mut io, &mut ahead));
+        let place = match reading.await.map_err(|_| ServeError::Silent)?? {
+            true => shared.http2.take(&claimed.agent.identity, 1),
+            false => None,
+        };
+        let talk = place.as_ref().map_or(Talk::Http1, |_| Talk::Http2);
         let connection = Connection::new(shared, claimed, None);
-        return run(clear, connection, talk, &limits).await;
+        return run(Replayed::new(io, ahead), connection, talk, &limits).await;
     }
-    let greeting = greet(clear, patience).await?;
+    let greeting = greet(Replayed::new(io, ahead), patience).await?;
     let leads = |name: &str| shared.leads(&claimed, name);
     let expected = Expected {
         leads: &leads,
@@ -215,12 +220,26 @@ where
     run(stream, Connection::new(shared, claimed, sni), talk, &limits).await
 }
 
-/// What an agent speaks: agreed by ALPN, or to be seen from the HTTP/2 preface.
+/// What an agent speaks: agreed by ALPN, or seen from the HTTP/2 preface, and nothing else from then on. hyper-util's
+/// choice of the two would let an agent have HTTP/2 that was not offered to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Talk {
     Http1,
     Http2,
-    Either,
+}
+
+/// What an HTTP/2 client says first (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Whether a stream in the clear begins as HTTP/2; as much as tells it is read on into `ahead`.
+async fn begins_http2(io: &mut (impl AsyncRead + Unpin), ahead: &mut Vec<u8>) -> std::io::Result<bool> {
+    while ahead.len() < PREFACE.len() && PREFACE.starts_with(ahead) {
+        let left = (PREFACE.len() - ahead.len()) as u64;
+        if (&mut *io).take(left).read_buf(ahead).await? == 0 {
+            break;
+        }
+    }
+    Ok(ahead == PREFACE)
 }
 
 /// Which protocols to offer: what the upstream speaks. It is asked by connecting to it once in
@@ -275,13 +294,18 @@ where
         let connection = each.clone();
         async move { Ok::<_, std::convert::Infallible>(request::serve(&connection, request).await) }
     });
-    let builder = builder(talk);
+    let serving = async move {
+        match talk {
+            Talk::Http1 => http1().serve_connection(io, service).with_upgrades().await,
+            Talk::Http2 => http2().serve_connection(io, service).await,
+        }
+    };
     let patience = Patience {
         head: Duration::from_millis(limits.handshake_ms),
         idle: Duration::from_secs(limits.idle_s),
     };
     tokio::select! {
-        ended = builder.serve_connection_with_upgrades(io, service) => ended.map_err(broken)?,
+        ended = serving => ended.inspect_err(faults::count_connection)?,
         slow = activity.watch(patience) => match slow {
             // An idle connection that is closed is no fault of anyone's.
             Slow::Idle => return Ok(()),
@@ -299,31 +323,20 @@ where
     Ok(())
 }
 
-/// Why a connection broke; a head that cannot be read is counted.
-fn broken(error: Box<dyn std::error::Error + Send + Sync>) -> ServeError {
-    let is_head = |error: &hyper::Error| error.is_parse();
-    if error.downcast_ref::<hyper::Error>().is_some_and(is_head) {
-        bad_input::count(bad_input::Reader::Http, &"head");
-    }
-    ServeError::Http(error)
-}
-
-fn builder(talk: Talk) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder = match talk {
-        Talk::Http1 => builder.http1_only(),
-        Talk::Http2 => builder.http2_only(),
-        Talk::Either => builder,
-    };
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         // `activity` times heads: hyper's own clock would cut idle connections too.
         .header_read_timeout(None)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX);
     builder
-        .http2()
+}
+
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(RESETS_MAX)
@@ -351,3 +364,6 @@ impl<J> Connection<J> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -239,4 +239,48 @@ mod tests {
         last.store(0, Ordering::SeqCst);
         assert!(has(5, "192.0.2.1:443").await.is_err(), "not knowing is no leave");
     }
+    #[tokio::test]
+    async fn so_many_names_are_asked_for_at_once() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let dialer = Dialer::new(Some(socket.local_addr().unwrap()), Closed::default(), 2000);
+        let names = 2 * ASKED_AT_ONCE_MAX;
+        let hosts: Vec<String> = (0..names).map(|number| format!("\"n{number}.test\"")).collect();
+        let text = format!("endpoint \"https\" \"a\" {{ hosts = [{}] }}\n", hosts.join(", "));
+        let source = Source {
+            path: "policy.hcl".into(),
+            text,
+        };
+        let policy = Policy::load(vec![source], &|path| std::fs::read_to_string(path)).unwrap();
+        let (mut most, mut whole) = (0, 0);
+        let answers = async {
+            // How many of a name's two questions are answered, and what waits.
+            let mut answered: HashMap<Vec<u8>, usize> = HashMap::new();
+            let mut waiting = Vec::new();
+            let mut buffer = [0; 512];
+            while whole < names {
+                socket.readable().await.unwrap();
+                while let Ok((length, from)) = socket.try_recv_from(&mut buffer) {
+                    answered.entry(buffer[12..length - 4].to_vec()).or_default();
+                    waiting.push((buffer[..length].to_vec(), from));
+                }
+                let begun = answered.values().filter(|count| **count < 2).count();
+                most = most.max(begun);
+                // Nobody is answered before as many as may have asked.
+                if begun < ASKED_AT_ONCE_MAX.min(names - whole) {
+                    continue;
+                }
+                for (mut answer, from) in waiting.drain(..) {
+                    *answered.get_mut(&answer[12..answer.len() - 4]).unwrap() += 1;
+                    answer[2] = 0x80;
+                    socket.send_to(&answer, from).await.unwrap();
+                }
+                whole = answered.values().filter(|count| **count == 2).count();
+            }
+        };
+        let services = Services::default();
+        let asks = services.has((policy.model(), 1), &dialer, "192.0.2.1:443".parse().unwrap());
+        let (found, ()) = tokio::join!(asks, answers);
+        assert!(!found.unwrap());
+        assert_eq!(most, ASKED_AT_ONCE_MAX);
+    }
 }

@@ -1,23 +1,24 @@
-//! A stream whose first byte was looked at.
+//! A stream whose first bytes were looked at.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Gives a byte that was read before, then the stream's own.
+/// Gives bytes that were read before, then the stream's own.
 #[derive(Debug)]
 pub struct Replayed<IO> {
     io: IO,
-    first: Option<u8>,
+    ahead: Bytes,
 }
 
 impl<IO> Replayed<IO> {
-    pub fn new(io: IO, first: u8) -> Self {
+    pub fn new(io: IO, ahead: impl Into<Bytes>) -> Self {
         Replayed {
             io,
-            first: Some(first),
+            ahead: ahead.into(),
         }
     }
 }
@@ -28,10 +29,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Replayed<IO> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if buf.remaining() > 0
-            && let Some(first) = self.first.take()
-        {
-            buf.put_slice(&[first]);
+        if buf.remaining() > 0 && !self.ahead.is_empty() {
+            let most = buf.remaining().min(self.ahead.len());
+            buf.put_slice(&self.ahead.split_to(most));
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.io).poll_read(cx, buf)

@@ -117,6 +117,9 @@ CREATE INDEX approval_alike ON approval (endpoint, rule, shape, state);
 ALTER TABLE approval_vote ADD COLUMN through TEXT;
 ALTER TABLE approval ADD COLUMN decided_through TEXT;
 ",
+    "
+ALTER TABLE approval_told ADD COLUMN called INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// The state cannot be read or written.

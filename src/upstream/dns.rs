@@ -335,6 +335,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_over_udp_has_a_size() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = server.local_addr().unwrap();
+        let length = question(0, "a.test", TYPE_A).unwrap().len();
+        let fits = (UDP_BYTES_MAX - length) / 16;
+        for (records, is_read) in [(fits, true), (fits + 1, false)] {
+            let asked = ask(at, "a.test", TYPE_A, usize::MAX);
+            let answers = async {
+                let mut buffer = [0; 512];
+                let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+                let all = vec![(TYPE_A, &[192, 0, 2, 1][..]); records];
+                let reply = answer(&buffer[..length], [0x80, 0], &all);
+                server.send_to(&reply, from).await.unwrap();
+            };
+            let (found, ()) = tokio::join!(asked, answers);
+            // What was cut off is no shorter answer.
+            assert_eq!(found.ok().map(|all| all.len()), is_read.then_some(records));
+        }
+    }
+
+    #[tokio::test]
     async fn a_server_that_is_silent_is_asked_so_often() {
         let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let server = silent.local_addr().unwrap();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::{timeout, timeout_at};
 
@@ -242,7 +243,7 @@ impl Pool {
     {
         match version {
             Version::Http1 => {
-                let (sender, connection) = hyper::client::conn::http1::Builder::new()
+                let (sender, connection) = http1::Builder::new()
                     .max_headers(RESPONSE_HEADERS_MAX)
                     .max_header_size(RESPONSE_HEAD_BYTES_MAX)
                     .handshake(io)
@@ -254,15 +255,7 @@ impl Pool {
                 Ok(Fresh::Http1(Kept::new(sender, task.abort_handle())))
             }
             Version::Http2 => {
-                let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-                    .timer(TokioTimer::new())
-                    .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                    .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                    .max_header_list_size(RESPONSE_HEAD_BYTES_MAX as u32)
-                    .keep_alive_interval(PING_INTERVAL)
-                    .keep_alive_timeout(PING_TIMEOUT)
-                    .handshake(io)
-                    .await?;
+                let (sender, connection) = http2(TokioTimer::new()).handshake(io).await?;
                 let task = tokio::spawn(async move {
                     let _ = connection.await;
                 });
@@ -312,6 +305,19 @@ impl Pool {
             spoken.insert(spoken_key(to), (version, Instant::now()));
         }
     }
+}
+
+/// How HTTP/2 is spoken to an upstream, by this clock.
+fn http2(timer: impl hyper::rt::Timer + Send + Sync + 'static) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(timer)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(RESPONSE_HEAD_BYTES_MAX as u32)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
 }
 
 /// Waits for the head of a response as long as the request's body still moves, and then `answer`.
@@ -393,31 +399,114 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     use super::*;
     use crate::identity::Transport;
     use crate::policy::{Policy, Source};
     use crate::upstream::Closed;
 
-    #[test]
-    fn what_an_upstream_speaks_is_remembered_for_a_while() {
+    /// A pool, and what is asked of it.
+    fn pool() -> (Arc<Pool>, Arc<Policy>, Identity) {
         let source = Source {
             path: "policy.hcl".into(),
             text: "endpoint \"https\" \"a\" { hosts = [\"a.test\"] }\n".to_owned(),
         };
         let policy = Policy::load(vec![source], &|path| std::fs::read_to_string(path)).unwrap();
         let agent = Identity::new(Transport::Wireguard, [10, 77, 0, 2].into(), "laptop");
-        let to = To {
-            agent: &agent,
+        let dialer = Dialer::new(None, Closed::default(), 1000);
+        let pool = Pool::new(Arc::new(dialer), Arc::new(Connectors::default()));
+        (pool, Arc::new(policy), agent)
+    }
+
+    fn to<'a>(policy: &'a Policy, agent: &'a Identity) -> To<'a> {
+        To {
+            agent,
             endpoint: &policy.model().endpoints[0],
             dial: "a.test",
             host: "a.test",
             port: 443,
             identity: None,
             version: Version::Http1,
-            answer: READY_MAX,
-        };
-        let dialer = Dialer::new(None, Closed::default(), 1000);
-        let pool = Pool::new(Arc::new(dialer), Arc::new(Connectors::default()));
+            answer: Duration::from_secs(30),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_that_does_not_become_ready_is_passed_over_and_closed() {
+        let (pool, policy, agent) = pool();
+        let to = to(&policy, &agent);
+        let (_upstream, own) = tokio::io::duplex(1024);
+        // The task that would say so never runs.
+        let (sender, _connection) = http1::Builder::new().handshake(TokioIo::new(own)).await.unwrap();
+        let task = tokio::spawn(std::future::pending::<()>());
+        let kept = Kept::new(sender, task.abort_handle());
+        let key = Key::of(&to);
+        let request = Request::get("/once").body(UpBody::empty()).unwrap();
+        let sent = pool.exchange1(&key, kept, request, to.answer);
+        let sent = timeout(to.answer, sent).await.expect("it waits for ever");
+        let unsent = sent.unwrap().map(|_| ()).unwrap_err();
+        assert_eq!(unsent.uri(), "/once", "given back whole, to be sent elsewhere");
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
+
+    /// A clock on which every sleep is over at once, and puts it forward.
+    #[derive(Clone)]
+    struct Hasty(Arc<Mutex<Instant>>);
+
+    struct Nap(Hasty, Instant);
+
+    impl Future for Nap {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            let mut now = lock(&self.0.0);
+            *now = self.1.max(*now);
+            Poll::Ready(())
+        }
+    }
+
+    impl hyper::rt::Sleep for Nap {}
+
+    impl hyper::rt::Timer for Hasty {
+        fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+            self.sleep_until(self.now() + duration)
+        }
+
+        fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+            Box::pin(Nap(self.clone(), deadline))
+        }
+
+        fn reset(&self, sleep: &mut Pin<Box<dyn hyper::rt::Sleep>>, deadline: Instant) {
+            *sleep = self.sleep_until(deadline);
+        }
+
+        fn now(&self) -> Instant {
+            *lock(&self.0)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_answers_no_ping_is_given_up_in_time() {
+        let began = Instant::now();
+        let clock = Hasty(Arc::new(Mutex::new(began)));
+        // Bytes are taken, and nothing is ever said.
+        let (_upstream, own) = tokio::io::duplex(64 << 10);
+        let (mut sender, connection) = http2(clock.clone()).handshake(TokioIo::new(own)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get("https://a.test/").body(UpBody::empty()).unwrap();
+        let answer = timeout(Duration::from_secs(30), sender.send_request(request)).await;
+        let error = answer.expect("it waits for ever").map(|_| ()).unwrap_err();
+        assert!(error.is_timeout(), "{error:?}");
+        let took = hyper::rt::Timer::now(&clock) - began;
+        assert_eq!(took, PING_INTERVAL + PING_TIMEOUT);
+    }
+
+    #[test]
+    fn what_an_upstream_speaks_is_remembered_for_a_while() {
+        let (pool, policy, agent) = pool();
+        let to = to(&policy, &agent);
         pool.learn(&to, Version::Http2);
         let ages = |age| lock(&pool.spoken).get_mut(&spoken_key(&to)).unwrap().1 -= age;
         ages(ALPN_MAX_AGE / 2);

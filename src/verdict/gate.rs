@@ -5,6 +5,7 @@
 //! upstream before the record is durable. A policy is an immutable snapshot behind an
 //! [`ArcSwap`]; every call reads the newest one, so a reload applies to open connections.
 
+pub mod asker;
 mod chain;
 mod shown;
 mod stop;
@@ -189,9 +190,9 @@ impl Gate {
         self.judge_as(agent, action, how).await
     }
 
-    /// As [`Gate::judge`], for an agent that may not wait for people: with `later`, what people have to decide
-    /// is refused with a ticket ([`Cause::Held`]), by which the same action takes the answer. Where several of
-    /// the chain's steps are people's, it waits all the same.
+    /// As [`Gate::judge_shown`], for an agent that may not wait for people: with `later`, what people have to
+    /// decide is refused with a ticket ([`Cause::Held`]), by which the same action takes the answer. Where several
+    /// of the chain's steps are people's, it waits all the same.
     ///
     /// # Errors
     /// As [`Gate::judge`].
@@ -200,12 +201,9 @@ impl Gate {
         agent: &Agent,
         action: &Action,
         later: Option<&Later>,
+        preview: Option<&dyn Preview>,
     ) -> Result<Permit, Refusal> {
-        let how = How {
-            later,
-            ..How::default()
-        };
-        self.judge_as(agent, action, how).await
+        self.judge_as(agent, action, How { preview, later }).await
     }
 
     async fn judge_as(&self, agent: &Agent, action: &Action, how: How<'_>) -> Result<Permit, Refusal> {

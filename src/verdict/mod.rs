@@ -126,7 +126,7 @@ impl Refusal {
     /// The rule that decided, where one did.
     pub fn rule(&self) -> Option<&Arc<str>> {
         match &self.cause {
-            Cause::Rule(rule) | Cause::Unevaluable(rule) => Some(rule),
+            Cause::Rule(rule) | Cause::Unevaluable(rule) | Cause::Changed(rule) => Some(rule),
             Cause::Refused { rule, .. }
             | Cause::TimedOut { rule, .. }
             | Cause::Limit { rule, .. }
@@ -151,6 +151,8 @@ pub enum Cause {
     TimedOut { rule: Arc<str>, approver: Arc<str> },
     /// Its agent does not wait, and people have not decided yet.
     Held { rule: Arc<str>, ticket: Ticket },
+    /// People said yes by this rule, and what the action is about is not known to be as they were shown it.
+    Changed(Arc<str>),
     /// The approval could not be asked for.
     ApprovalDown(Arc<str>),
     /// The audit record could not be made durable.
@@ -181,6 +183,7 @@ impl Cause {
             Cause::Refused { .. } => "refused",
             Cause::TimedOut { .. } => "timed_out",
             Cause::Held { .. } => "held",
+            Cause::Changed(_) => "changed",
             Cause::ApprovalDown(_) => "approval_down",
             Cause::AuditDown => "audit_down",
             Cause::Killed => "killed",

@@ -124,6 +124,8 @@ pub(super) fn question(
         reason: reason.to_owned(),
         node: agent.identity.node.clone(),
         login: agent.identity.login.clone(),
+        transport: agent.identity.transport,
+        tags: agent.identity.tags.clone(),
         profile: agent.profile.clone(),
         endpoint: action.endpoint.clone(),
         description: endpoint.and_then(|endpoint| endpoint.description.clone()),
@@ -143,6 +145,7 @@ pub(super) fn question(
         scope: None,
         heeds_grants: false,
         chain: Vec::new(),
+        earlier: Vec::new(),
     })
 }
 

@@ -1,6 +1,9 @@
 //! The operator's commands, each against a running API.
 
-use crate::world::{World, mode};
+use serde_json::{Value, json};
+use tailkeep::verdict::approval::Question;
+
+use crate::world::{World, mode, question};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn peers() {
@@ -149,6 +152,7 @@ async fn approvals() {
     let held = world.json(&["approvals", "show", &id, "--format", "json"]);
     assert_eq!(held["asker"]["did"]["counts"][0]["actions"], 1);
     assert_eq!(held["question"]["summary"], "DELETE /a\u{1b}[2Jb\u{202e}c");
+    bodies(&world).await;
     let approved = world.json(&["approvals", "approve", &id, "--format", "json"]);
     assert!(["allowed", "used"].contains(&approved["state"].as_str().unwrap()));
     asked.await.unwrap();
@@ -157,6 +161,35 @@ async fn approvals() {
     let unknown = world.command(&["approvals", "show", "77"]).output().unwrap();
     assert_eq!(unknown.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("no approval 77"));
+}
+
+/// A request's body is rendered whatever facts the rules read of it, and a statement's likeness of one is not.
+async fn bodies(world: &World) {
+    let detail = "POST /a\ncontent-type: application/json\n\n{\"to\":[\"\u{202e}x\"]}";
+    for (endpoint, want) in [
+        (
+            "https.api",
+            json!({ "kind": "JSON", "text": "{\n  \"to\": [\n    \"\u{202e}x\"\n  ]\n}" }),
+        ),
+        ("postgres.db", Value::Null),
+    ] {
+        let asked = world.hold(Question {
+            endpoint: endpoint.into(),
+            detail: detail.to_owned(),
+            facts: json!({}),
+            ..question(endpoint)
+        });
+        let id = world.pending(2).await[1].id.to_string();
+        assert_eq!(
+            world.json(&["approvals", "show", &id, "--format", "json"])["body"],
+            want
+        );
+        let shown = world.run(&["approvals", "show", &id]);
+        let lines = "Its body, as JSON:\n{\n  \"to\": [\n    \"\\u{202e}x\"\n  ]\n}\n";
+        assert_eq!(shown.contains(lines), !want.is_null(), "{shown}");
+        world.run(&["approvals", "deny", &id]);
+        asked.await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

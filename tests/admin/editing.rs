@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
-use tailkeep::admin::policy::WORKS_MAX;
+use tailkeep::admin::policy::{REHEARSAL_RECORDS_MAX, WORKS_MAX};
 use tailkeep::audit::log::Log;
 use tailkeep::state::State;
 
@@ -28,11 +30,18 @@ pub struct Edited {
 
 impl Edited {
     pub async fn start(lines: &str) -> Edited {
+        Edited::start_with(lines, 3).await
+    }
+
+    /// With so many records at least.
+    async fn start_with(lines: &str, records: usize) -> Edited {
         let folder = folder(&format!("  dashboard_listen = \"127.0.0.1:0\"\n{lines}"));
         let state = folder.path().join("state");
         drop(State::open(&state).unwrap());
         let log = Log::open(&state.join("audit.db")).unwrap();
-        for (method, rule) in [("GET", "reads"), ("GET", "reads"), ("POST", "writes")] {
+        let more = (3..records).map(|_| ("GET", "reads"));
+        let mut appends = FuturesUnordered::new();
+        for (method, rule) in more.chain([("GET", "reads"), ("GET", "reads"), ("POST", "writes")]) {
             let mut seen = record(&format!("{method} /orders"));
             seen.at_us = chrono::Utc::now().timestamp_micros();
             seen.facts = json!({ "method": method.to_lowercase() });
@@ -40,7 +49,13 @@ impl Edited {
             if rule == "writes" {
                 (seen.verdict, seen.reason) = ("deny", "nothing is written here".to_owned());
             }
-            log.append(seen).await.unwrap();
+            appends.push(log.append(seen));
+            if records <= 3 || appends.len() > 500 {
+                appends.next().await.unwrap().unwrap();
+            }
+        }
+        while let Some(appended) = appends.next().await {
+            appended.unwrap();
         }
         log.flush().await.unwrap();
         std::fs::write(folder.path().join("policies/rules.hcl"), RULES).unwrap();
@@ -352,6 +367,79 @@ async fn what_the_guard_holds_back_is_written_once_it_is_accepted() {
         .await;
     assert_eq!((status, &said["in_force"]), (200, &json!(true)), "{said}");
     assert_eq!(std::fs::read_to_string(edited.rules()).unwrap(), strict);
+}
+
+/// What people accept is one version, once it is on record, and no longer than it is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_written_is_not_accepted() {
+    let mut edited = Edited::start("  dashboard_config_writes = true\n  reload_guard = \"24h\"").await;
+    let before = edited.in_force().await;
+    let accepted = edited.folder.path().join("state/reload-accepted");
+    let elsewhere = edited.folder.path().join("elsewhere.hcl");
+    std::fs::rename(edited.rules(), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, edited.rules()).unwrap();
+    let strict = RULES.replace("\"allow\"", "\"deny\"");
+    let (status, said) = edited
+        .write("rules.hcl", &strict, json!({ "accept": true }))
+        .await;
+    assert_eq!(status, 500, "{said}");
+    assert!(said["error"].as_str().unwrap().contains("it is a link"), "{said}");
+    assert!(!accepted.exists());
+    let (_, log) = edited
+        .asks("GET /v1/audit?newest=true&limit=2", "/v1/audit", Value::Null)
+        .await;
+    assert_eq!(log[0]["facts"]["accepted"], true, "{log}");
+    assert_eq!(log[1]["cause"], "policy_not_written", "{log}");
+    // Written by another hand, the same policy waits.
+    std::fs::write(&elsewhere, &strict).unwrap();
+    edited
+        .gateway
+        .says("the new policy would change verdicts and waits");
+    assert_eq!(edited.in_force().await, before);
+    // What the guard lets through needs no acceptance, whatever is asked for.
+    std::fs::remove_file(edited.rules()).unwrap();
+    std::fs::write(edited.rules(), RULES).unwrap();
+    let remark = format!("{RULES}# a remark\n");
+    let (status, said) = edited
+        .write("rules.hcl", &remark, json!({ "accept": true }))
+        .await;
+    assert_eq!((status, &said["in_force"]), (200, &json!(true)), "{said}");
+    assert!(!accepted.exists());
+}
+
+/// A long record is looked at as far as people wait, and whoever writes a policy does not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_has_bounds_and_keeps_nobody_from_writing() {
+    let over = 3;
+    let records = usize::try_from(REHEARSAL_RECORDS_MAX).unwrap() + over;
+    let mut edited = Edited::start_with("  dashboard_config_writes = true", records).await;
+    let socket = edited.socket();
+    let body = json!({ "file": "rules.hcl", "text": RULES.replace("\"allow\"", "\"deny\"") }).to_string();
+    let rehearsal = tokio::spawn(async move {
+        loop {
+            let (status, said) = ask(&socket, "POST /v1/policy/rehearse", &body).await;
+            // One of the checks below has the place.
+            if status != 503 {
+                return (status, said);
+            }
+        }
+    });
+    // Its place is taken.
+    while edited.draft("check", RULES).await.0 == 200 && !rehearsal.is_finished() {}
+    let remark = format!("{RULES}# a remark\n");
+    let (status, said) = edited.write("rules.hcl", &remark, json!({})).await;
+    assert_eq!((status, &said["in_force"]), (200, &json!(true)), "{said}");
+    let (status, said) = rehearsal.await.unwrap();
+    assert_eq!(status, 200, "{said}");
+    let looked = said["judged"].as_u64().unwrap();
+    let left_out = &said["left_out"];
+    assert!(left_out["records"].as_u64().unwrap() >= over as u64, "{left_out}");
+    // A slow machine may come to the other bound.
+    if left_out["bound"] == "records" {
+        // The record of the write above is one, if it came first; nothing in it is judged.
+        let all = REHEARSAL_RECORDS_MAX - 1..=REHEARSAL_RECORDS_MAX;
+        assert!(all.contains(&looked), "{looked}: {left_out}");
+    }
 }
 
 /// A draft may take a core for a while, and there is one place for it.

@@ -1,6 +1,7 @@
 //! The API by raw HTTP: who may, what is refused, and that every answer is JSON.
 
-use std::process::Command;
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 use tailkeep::bad_input::{self, Reader};
@@ -313,6 +314,28 @@ async fn what_enrols_is_bounded_and_counted() {
         shown.contains("{reader=\"enrolment\",reason=\"payload_too_large\"}"),
         "{shown}"
     );
+    // HTTP/2 is not to be had by its preface either: it would be answered by SETTINGS, whose length begins with a zero.
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "s_client",
+        "-quiet",
+        "-alpn",
+        "http/1.1",
+        "-connect",
+        &to.to_string(),
+    ]);
+    openssl
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut openssl = openssl.spawn().unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    openssl.stdin.as_mut().unwrap().write_all(preface).unwrap();
+    let mut first = [0; 1];
+    let read = openssl.stdout.as_mut().unwrap().read(&mut first).unwrap();
+    openssl.kill().unwrap();
+    openssl.wait().unwrap();
+    assert!(read == 0 || first == *b"H", "{first:?}");
     // One that says nothing has its time, and no more.
     let closed = tokio::time::timeout(4 * SOON, silent.read(&mut [0; 1])).await;
     assert!(matches!(closed, Ok(Ok(0) | Err(_))), "it is waited for still");

@@ -17,11 +17,16 @@ mod gateway;
 mod granting;
 mod guard;
 mod http;
+mod login;
+#[path = "../tailnet/mood.rs"]
+mod mood;
 mod openapi;
 mod page;
 mod places;
 mod rewriting;
 mod streams;
+#[path = "../tailnet/tailscaled.rs"]
+mod tailscaled;
 mod told;
 mod tunnel;
 mod world;

@@ -1,7 +1,8 @@
 //! The admin page in a real Chromium, as a person uses it.
 
 use serde_json::json;
-use tailkeep::verdict::approval::{Answer, Question};
+use tailkeep::identity::Transport;
+use tailkeep::verdict::approval::{Answer, Question, Said};
 
 use crate::browser::PASSWORD;
 use crate::chromium::Chromium;
@@ -21,6 +22,12 @@ pub fn refund() -> Question {
         rule: "writes-are-approved".into(),
         reason: "changes to orders are looked at by a person".into(),
         node: "agent-billing".into(),
+        transport: Transport::Tailnet,
+        earlier: vec![Said {
+            person: "bob".to_owned(),
+            through: Some("slack.ops".to_owned()),
+        }],
+        tags: vec!["tag:billing".into(), "tag:\u{202e}x".into()],
         endpoint: "postgres.orders".into(),
         description: Some("the orders of the shop, in production".into()),
         channel: Some("#orders".into()),
@@ -100,6 +107,9 @@ async fn a_person_signs_in_sees_a_question_arrive_and_decides_by_keyboard() {
         "4711",
         &refund().digest.to_string(),
         "1 person",
+        "tailnet",
+        "tag:billing, tag:\\u{202e}x",
+        "bob through slack.ops",
     ] {
         assert!(all.as_str().unwrap().contains(text), "{text} is not shown: {all}");
     }
@@ -125,7 +135,7 @@ async fn a_person_signs_in_sees_a_question_arrive_and_decides_by_keyboard() {
     assert_eq!(
         answer,
         Answer::Allowed {
-            by: vec!["ann".to_owned()]
+            by: vec!["ann".into()]
         }
     );
     browser

@@ -4,6 +4,7 @@ use serde_json::json;
 use tailkeep::facts::Facts;
 use tailkeep::verdict::{Action, Cause, Digest, Refusal, Step};
 
+use crate::chromium::Chromium;
 use crate::world::{World, agent};
 
 const ENTER: &str = "\u{e007}";
@@ -142,11 +143,73 @@ async fn every_place_is_accessible_light_and_dark_wide_and_narrow() {
     let Some(browser) = world.signed_in("ann").await else {
         return;
     };
+    every_place(&browser, "").await;
+    held.abort();
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
+
+/// What there is before anything is set up, and what to do about it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_is_empty_says_what_to_do_next() {
+    let world = World::with(
+        "endpoint \"https\" \"api\" {\n  hosts = [\"api.test\"]\n}\n\
+         profile \"dev\" {\n  peers = [\"laptop\"]\n  endpoints = [https.api]\n}\n",
+    );
+    let world = world.await;
+    let Some(browser) = world.signed_in("ann").await else {
+        return;
+    };
+    every_place(&browser, "empty-").await;
+    for (place, says) in [
+        ("approvals", "approve = [human_approver.ops]"),
+        ("traffic", "tailkeep"),
+        ("agents", "first action"),
+        ("policy", "rule"),
+        ("credentials", "credential"),
+        ("audit", "Every verdict"),
+    ] {
+        browser.run(&format!("location.hash = '#/{place}'")).await;
+        browser
+            .until(&format!(
+                "document.querySelector('nav [aria-current]').getAttribute('href') === '#/{place}'"
+            ))
+            .await;
+        browser
+            .until(&format!(
+                "document.querySelector('.empty')?.textContent.includes('{says}')"
+            ))
+            .await;
+    }
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
+
+/// And with more than anybody has open at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_place_is_usable_with_thousands_of_rows() {
+    let world = World::new().await;
+    busy(&world, 0..3000).await;
+    let held: Vec<_> = (0..32)
+        .map(|number| world.ask(&format!("held/{number}/{}", "long/".repeat(40))))
+        .collect();
+    let Some(browser) = world.signed_in("ann").await else {
+        return;
+    };
+    browser
+        .until("document.querySelectorAll('.asked a').length === 32")
+        .await;
+    every_place(&browser, "full-").await;
+    held.iter().for_each(|task| task.abort());
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
+
+/// Looks at each, light and dark, wide and narrow.
+async fn every_place(browser: &Chromium, kind: &str) {
     for (name, width, height, scheme) in [
         ("light", 1280, 800, "light"),
         ("dark", 1280, 800, "dark"),
         ("narrow", 390, 844, "light"),
     ] {
+        let name = format!("{kind}{name}");
         browser.size(width, height).await;
         browser.scheme(scheme).await;
         for place in PLACES {
@@ -165,8 +228,6 @@ async fn every_place_is_accessible_light_and_dark_wide_and_narrow() {
             assert_eq!(wide, json!(0), "{place} {name} is wider than its window");
         }
     }
-    held.abort();
-    assert_eq!(browser.complaints().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

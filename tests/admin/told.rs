@@ -49,7 +49,7 @@ async fn who_was_told_and_what_it_does_are_shown() {
         if let Some(went) = went {
             world
                 .queue
-                .end_telling((id, channel.to_owned()), went, false)
+                .end_telling((id, channel.to_owned()), went, (false, false))
                 .await
                 .unwrap();
         }
@@ -124,5 +124,50 @@ async fn who_was_told_and_what_it_does_are_shown() {
         looks(&browser, name).await;
         asked.abort();
     }
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dry_run_would_change_is_shown_line_by_line() {
+    let world = World::new().await;
+    let Some(browser) = world.signed_in("ann").await else {
+        return;
+    };
+    let asked = world.hold(Question {
+        endpoint: "kubernetes.prod".into(),
+        summary: "PATCH /apis/apps/v1/namespaces/shop/deployments/web".to_owned(),
+        detail: "PATCH /apis/apps/v1/namespaces/shop/deployments/web\n\n{\"spec\":{\"replicas\":3}}".to_owned(),
+        ..shown(json!({
+            "does": { "verb": "patch", "kind": "Deployment", "namespace": "shop", "name": "web",
+                "uid": "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "resource_version": "4711", "lines": 205, "digest": "00" },
+            "diff": ["- spec.replicas: 1", "+ spec.replicas: 3", "+ metadata.labels.\u{202e}x: \"<b>\"",
+                format!("- spec.template.spec.containers[main].image: \"{}\"", "good/".repeat(40))],
+            "note": "5 more lines are not shown",
+        }))
+    });
+    browser.until("document.querySelector('.asked a')").await;
+    browser.keys("j").await;
+    browser.until("document.querySelector('.question .added')").await;
+    let does = browser.run(&between("What it does", "Why you are asked")).await;
+    let does = does.as_str().unwrap();
+    for text in [
+        "The API server's own dry run of this: patch Deployment shop/web, version 4711. A yes sends it only if that is still so then.",
+        "uid 6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+        "- spec.replicas: 1\n+ spec.replicas: 3\n+ metadata.labels.\\u{202e}x: \"<b>\"\n",
+        "5 more lines are not shown.",
+    ] {
+        assert!(does.contains(text), "{text}: {does}");
+    }
+    let body = browser.run(&between("Its body, as JSON", "What it does")).await;
+    let pretty = "{\n  \"spec\": {\n    \"replicas\": 3\n  }\n}";
+    assert_eq!(body.as_str().unwrap().trim(), pretty);
+    let lines =
+        "return ['added', 'gone'].map(kind => document.querySelectorAll('.question .' + kind).length)";
+    assert_eq!(browser.run(lines).await, json!([2, 2]));
+    browser.picture("body-rendered").await;
+    let here = "document.querySelector('[aria-label=\"What would change\"]').scrollIntoView()";
+    browser.run(here).await;
+    looks(&browser, "dry-run").await;
+    asked.abort();
     assert_eq!(browser.complaints().await, Vec::<String>::new());
 }

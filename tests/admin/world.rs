@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tailkeep::admin::tailnet::Tailnet;
 use tailkeep::admin::{Operator, serve};
 use tailkeep::audit::Record;
 use tailkeep::audit::log::Log;
@@ -74,6 +75,11 @@ impl World {
 
     /// The same by another policy.
     pub async fn with(text: &str) -> World {
+        World::beside(text, None).await
+    }
+
+    /// Beside a node of a tailnet.
+    pub async fn beside(text: &str, tailnet: Option<Arc<Tailnet>>) -> World {
         let folder = Folder::new();
         let dir = folder.path().join("state");
         let state = State::open(&dir).unwrap();
@@ -85,7 +91,7 @@ impl World {
         let policy = policy(text);
         let gate = Gate::new(policy.clone(), queue.clone(), log.clone()).hiding(secrets.known().clone());
         let gate = Arc::new(gate);
-        let operator = Operator::new(
+        let mut operator = Operator::new(
             state.clone(),
             queue.clone(),
             gate.clone(),
@@ -93,6 +99,9 @@ impl World {
             authority,
         )
         .unwrap();
+        if let Some(tailnet) = tailnet {
+            operator = operator.beside(tailnet);
+        }
         let address = serve(operator, &policy.model().gateway, leaves).await.unwrap();
         World {
             folder,
@@ -255,6 +264,8 @@ pub fn question(what: &str) -> Question {
         reason: "writes are looked at".into(),
         node: "laptop".into(),
         login: Some("alice@example.com".into()),
+        transport: Transport::Wireguard,
+        tags: vec![],
         profile: "dev".into(),
         endpoint: "https.api".into(),
         description: Some("the shop's API".into()),
@@ -273,6 +284,7 @@ pub fn question(what: &str) -> Question {
         escalation: None,
         heeds_grants: true,
         chain: vec![],
+        earlier: vec![],
     }
 }
 

@@ -74,6 +74,9 @@ async fn mail_goes_by_verified_tls_and_leads_to_the_page() {
             &link,
             "tea\\u{d}",
             "nobody can by mail",
+            "Read as:",
+            "method: post",
+            "Its last hour: nothing else",
         ] {
             assert!(message.contains(part), "{part}: {message}");
         }

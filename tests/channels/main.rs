@@ -21,7 +21,8 @@ use tailkeep::audit::log::Log;
 use tailkeep::audit::read::{Filter, Reader};
 use tailkeep::channel::{Channels, SENDING_MAX};
 use tailkeep::credential::KnownSecrets;
-use tailkeep::facts::Facts;
+use tailkeep::facts::http::{HeldBody, HttpFacts};
+use tailkeep::facts::{FactSet, Facts};
 use tailkeep::identity::{Agent, Identity, Transport};
 use tailkeep::policy::{Policy, Source};
 use tailkeep::state::State;
@@ -58,9 +59,19 @@ impl World {
     }
 
     pub async fn in_folder(folder: Folder, channel: (&str, &str), approver: &str) -> World {
+        World::with_more(folder, channel, approver, ("", "human_approver.ops")).await
+    }
+
+    /// With other blocks, and who is asked in turn.
+    pub async fn with_more(
+        folder: Folder,
+        channel: (&str, &str),
+        approver: &str,
+        more: (&str, &str),
+    ) -> World {
         let queue = Queue::new(State::open(&folder.path().join("state")).unwrap());
         let log = Log::open(&folder.path().join("audit.db")).unwrap();
-        let policy = policy(&folder, channel, approver);
+        let policy = policy(&folder, channel, approver, more);
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let gate = Arc::new(Gate::new(policy, queue.clone(), log.clone()));
         let channels = Channels::new(queue.clone(), gate.clone(), KnownSecrets::default()).unwrap();
@@ -123,8 +134,18 @@ impl World {
     }
 }
 
-fn policy(folder: &Folder, (kind, channel): (&str, &str), approver: &str) -> Arc<Policy> {
-    let channel = channel.replace("@/", &format!("{}/", folder.path().display()));
+fn policy(
+    folder: &Folder,
+    (kind, channel): (&str, &str),
+    approver: &str,
+    (more, chain): (&str, &str),
+) -> Arc<Policy> {
+    let in_folder = |text: &str| text.replace("@/", &format!("{}/", folder.path().display()));
+    let (channel, more) = (in_folder(channel), in_folder(more));
+    let channels = match approver.contains("channels") {
+        true => String::new(),
+        false => format!("channels = [{kind}.ops]"),
+    };
     let others = (0..SENDING_MAX + 1).map(|number| format!("node-{number}"));
     let peers = serde_json::json!(others.chain(["laptop".to_owned()]).collect::<Vec<_>>());
     let text = format!(
@@ -136,7 +157,7 @@ channel "{kind}" "ops" {{
 }}
 approver "human_approver" "ops" {{
   timeout  = 60
-  channels = [{kind}.ops]
+  {channels}
   {approver}
 }}
 profile "dev" {{
@@ -145,8 +166,9 @@ profile "dev" {{
 }}
 rule "ask" {{
   endpoint = https.api
-  approve  = [human_approver.ops]
+  approve  = [{chain}]
 }}
+{more}
 "#
     );
     let source = Source {
@@ -169,12 +191,19 @@ fn action(text: &str) -> Action {
         step: Step::Request,
         endpoint: "https.api".into(),
         credential: None,
-        facts: Facts::None,
+        facts: facts(),
         digest: Digest::of(text.as_bytes()),
         whole: true,
         summary: "POST /orders".to_owned(),
         detail: format!("POST /orders\n\n{text}"),
     }
+}
+
+fn facts() -> Facts {
+    let request = http::Request::post("/orders?dry=%3Cno%3E").body(());
+    let (parts, ()) = request.unwrap().into_parts();
+    let facts = HttpFacts::read(&parts, "api.test", HeldBody::Empty, FactSet::ALL, 1 << 20);
+    Facts::Http(Box::new(facts.unwrap()))
 }
 
 pub fn now_s() -> i64 {

@@ -322,6 +322,76 @@ async fn a_failure_is_tried_again_within_bounds_and_allows_nothing() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn that_others_may_decide_by_now_is_posted_once() {
+    let server = Server::start().await;
+    let more = "require_approvers = 2\n  escalate_after = \"1h\"\n  escalate_to = [\"eve@example.com\"]";
+    let world = world(&server, more).await;
+    let asked = world.ask("tea");
+    assert_eq!(server.next().await.path, "/api/chat.postMessage");
+    world
+        .held(|held| held.told.iter().any(|told| told.state == ToldState::Sent))
+        .await;
+    let passed = "UPDATE approval SET escalates_us = escalates_us - 3600000000";
+    world.database().execute(passed, []).unwrap();
+    let mut updated = server.next().await;
+    assert_eq!(updated.path, "/api/chat.update");
+    let called = server.next().await;
+    assert_eq!(
+        (called.path.as_str(), &called.body["reply_broadcast"]),
+        ("/api/chat.postMessage", &json!(true))
+    );
+    // Each vote changes the message, and calls nobody.
+    for member in ["U0ANN", "U0EVE"] {
+        let button = buttons(&updated.body).remove(0);
+        assert_eq!(Press::new(&server, member, &button).send(&world).await, 200);
+        updated = server.next().await;
+        assert_eq!(updated.path, "/api/chat.update", "{}", updated.body);
+    }
+    asked.await.unwrap().unwrap();
+    assert!(server.is_done());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_is_read_as_and_who_asks_stand_beside_it() {
+    let server = Server::start().await;
+    let world = world(&server, "").await;
+    let first = world.ask("tea");
+    let posted = server.next().await.body.to_string();
+    for part in [
+        "method: post",
+        "path: /orders",
+        "query: {\\\"dry\\\":[\\\"&lt;no&gt;\\\"]}",
+        "Its last hour: nothing else",
+    ] {
+        assert!(posted.contains(part), "{part}: {posted}");
+    }
+    let decide = Decide {
+        id: 1,
+        person: "ann@example.com".into(),
+        decision: Decision::Deny,
+        reason: None,
+        grant: None,
+    };
+    world.queue.decide(decide).await.unwrap();
+    first.await.unwrap().unwrap_err();
+    let second = world.ask("more tea");
+    let posted = loop {
+        let seen = server.next().await;
+        if seen.path == "/api/chat.postMessage" {
+            break seen.body.to_string();
+        }
+    };
+    for part in [
+        "Its last hour: 1 deny at https.api",
+        "like this: 1 denied",
+        "others: none",
+    ] {
+        assert!(posted.contains(part), "{part}: {posted}");
+    }
+    second.abort();
+}
+
 /// A message that was posted before a restart is updated after it, and its buttons still count.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_goes_on_with_the_same_message() {

@@ -52,9 +52,13 @@ struct Back<'a> {
 
 impl Back<'_> {
     async fn send(&self, world: &World) -> (u16, Value) {
+        self.send_to("ops", world).await
+    }
+
+    async fn send_to(&self, channel: &str, world: &World) -> (u16, Value) {
         let (body, time) = (self.body.to_string(), self.at_s.to_string());
         let answer = reqwest::Client::new()
-            .post(format!("http://{}/webhook/ops", world.back))
+            .post(format!("http://{}/webhook/{channel}", world.back))
             .header("webhook-id", self.id)
             .header("webhook-timestamp", &time)
             .header(
@@ -132,11 +136,10 @@ async fn what_is_not_signed_whole_and_of_now_decides_nothing() {
         other
     };
     let own = |id| back(id, &told, "42", "approve");
-    let other_secret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     for (wrong, status) in [
         (
             Back {
-                secret: other_secret,
+                secret: OTHER,
                 ..own("a")
             },
             401,
@@ -228,6 +231,88 @@ async fn what_is_not_signed_whole_and_of_now_decides_nothing() {
             .0,
         400
     );
+}
+
+/// Two webhooks, the second of this secret, asked by two steps or by one.
+async fn two_webhooks(secret: &str, approver: &str, chain: &str) -> (World, [Server; 2]) {
+    let servers = [Server::start().await, Server::start().await];
+    let channel = |server: &Server, secret: &str| {
+        let address = server.address;
+        format!("url = \"http://{address}/\"\nsecret = file(\"@/{secret}\")\n{PEOPLE}")
+    };
+    let [first, second] = [channel(&servers[0], "secret"), channel(&servers[1], secret)];
+    let more = format!(
+        "channel \"webhook\" \"two\" {{\n{second}\n}}\n\
+         approver \"human_approver\" \"next\" {{\n  channels = [webhook.ops]\n  approvers = [\"bob@example.com\"]\n}}\n"
+    );
+    let folder = crate::folder::Folder::new();
+    std::fs::write(folder.path().join("secret"), SECRET).unwrap();
+    std::fs::write(folder.path().join("same"), SECRET).unwrap();
+    std::fs::write(folder.path().join("other"), OTHER).unwrap();
+    let world = World::with_more(folder, ("webhook", &first), approver, (&more, chain)).await;
+    (world, servers)
+}
+
+const OTHER: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_webhooks_of_one_secret_are_one_voice() {
+    for (secret, is_one) in [("same", true), ("other", false)] {
+        let approver =
+            format!("{APPROVERS}\n  require_approvers = 2\n  channels = [webhook.ops, webhook.two]");
+        let (world, servers) = two_webhooks(secret, &approver, "human_approver.ops").await;
+        let asked = world.ask("tea");
+        let told = servers[0].next().await.body;
+        assert_eq!(back("a", &told, "42", "approve").send(&world).await.0, 200);
+        // The second is told anew, of the vote.
+        let told = loop {
+            let told = servers[1].next().await.body;
+            if told["type"] == "approval.voted" {
+                break told;
+            }
+        };
+        let other = Back {
+            secret: if is_one { SECRET } else { OTHER },
+            ..back("b", &told, "43", "approve")
+        };
+        let (status, answer) = other.send_to("two", &world).await;
+        assert_eq!(status, if is_one { 409 } else { 200 }, "{answer}");
+        match is_one {
+            true => asked.abort(),
+            false => asked.await.unwrap().unwrap(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_webhook_is_one_voice_in_a_chain() {
+    let chain = "human_approver.ops, human_approver.next";
+    let (world, [server, _]) = two_webhooks("other", APPROVERS, chain).await;
+    let asked = world.ask("tea");
+    let told = server.next().await.body;
+    assert_eq!(told["question"]["earlier"], json!([]));
+    assert_eq!(back("a", &told, "42", "approve").send(&world).await.0, 200);
+    let told = loop {
+        let told = server.next().await.body;
+        if told["question"]["approver"] == "human_approver.next" {
+            break told;
+        }
+    };
+    let earlier = json!([{ "person": "ann@example.com", "through": "webhook.ops" }]);
+    assert_eq!(told["question"]["earlier"], earlier);
+    let (status, answer) = back("b", &told, "43", "approve").send(&world).await;
+    assert_eq!(status, 409, "{answer}");
+    assert!(answer.to_string().contains("counts once"), "{answer}");
+    // No is taken from whoever has the secret, and yes elsewhere.
+    let decide = Decide {
+        id: told["approval"].as_i64().unwrap(),
+        person: "bob@example.com".into(),
+        decision: Decision::Allow,
+        reason: None,
+        grant: None,
+    };
+    world.queue.decide(decide).await.unwrap();
+    asked.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

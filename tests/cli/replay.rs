@@ -101,6 +101,43 @@ fn the_published_format() {
     }
 }
 
+/// Recorded tables are read or written as the text says, and what it does not name is written unless it only reads.
+#[test]
+fn recorded_tables_are_what_is_read_and_written() {
+    let (folder, policy) = policy();
+    let rules = r#"
+rule "logs" {
+  endpoint  = postgres.orders
+  condition = "sql.verb == 'insert' && sql.tables == ['log'] && sql.writes == ['log'] && size(sql.reads) == 0"
+  verdict   = "allow"
+}
+rule "others" {
+  endpoint  = postgres.orders
+  condition = "sql.verb == 'insert' && sql.writes == ['other'] && sql.reads == ['other']"
+  approve   = [human_approver.ops]
+}
+rule "explains" {
+  endpoint  = postgres.orders
+  condition = "sql.verb == 'explain' && sql.reads == ['cards'] && size(sql.writes) == 0"
+  verdict   = "allow"
+}
+"#;
+    let mut file = std::fs::OpenOptions::new().append(true).open(&policy).unwrap();
+    std::io::Write::write_all(&mut file, rules.as_bytes()).unwrap();
+    for (statement, table, verdict, rule) in [
+        ("INSERT INTO log VALUES (1)", "log", "allow", "logs"),
+        ("INSERT INTO log VALUES (1)", "other", "approve", "others"),
+        ("EXPLAIN SELECT id FROM items", "cards", "allow", "explains"),
+    ] {
+        let sql = json!({ "statement": statement, "tables": [table] });
+        let action = json!({ "host": "orders.test:5432", "credential": "login", "sql": sql });
+        let one = folder.path().join("one.json");
+        std::fs::write(&one, fixture("orders", verdict, rule, action).to_string()).unwrap();
+        let run = tailkeep(&["test", &policy, one.to_str().unwrap()], b"");
+        assert_eq!(run.code, 0, "{statement}: {}{}", run.out, run.errors);
+    }
+}
+
 #[test]
 fn ours_with_agents_and_whole_requests() {
     let pods = json!({ "verb": "get", "resource": "pods" });

@@ -28,6 +28,32 @@ fn a_startup_packet() {
     });
 }
 
+#[test]
+fn what_is_told_the_server_of_a_session_is_read_as_it_was_meant() {
+    fuzz!((String, String, Vec<(u8, String)>), |(
+        user,
+        database,
+        settings,
+    )| {
+        let plain = |text: &str| text.replace('\0', "");
+        let names = ["work_mem", "application_name", "search_path", "my.own"];
+        let settings: Vec<(String, String)> = settings
+            .iter()
+            .map(|(name, value)| (names[usize::from(*name) % names.len()].to_owned(), plain(value)))
+            .collect();
+        let user = format!("u{}", plain(user));
+        let packet = startup::to_server(&user, &plain(database), &settings);
+        match startup::read(packet.slice(4..)) {
+            Ok(startup::Opening::Startup(read)) => {
+                assert_eq!((read.user, read.database), (user, plain(database)));
+                // Those by which the server's reading is settled are the gateway's own.
+                assert_eq!(read.settings, settings);
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
 fn session() -> PgSession {
     let config = Config {
         grammar: Arc::new(Reader {

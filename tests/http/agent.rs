@@ -194,6 +194,29 @@ pub async fn ask(gateway: SocketAddr, request: &str) -> Option<Answer> {
     raw.hear().await
 }
 
+/// A connection over TLS to `name`, on which `protocol` is agreed.
+pub async fn secured(
+    world: &World,
+    gateway: SocketAddr,
+    name: &'static str,
+    protocol: &[u8],
+) -> tokio_rustls::client::TlsStream<TcpStream> {
+    use rustls::pki_types::pem::PemObject as _;
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = rustls::pki_types::CertificateDer::from_pem_file(world.ca()).unwrap();
+    roots.add(ca).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = TcpStream::connect(gateway).await.unwrap();
+    connector.connect(name.try_into().unwrap(), stream).await.unwrap()
+}
+
 /// HTTP/1.1 over TLS, which agrees on `name`.
 pub async fn tls<B>(
     world: &World,
@@ -205,19 +228,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    use rustls::pki_types::pem::PemObject as _;
-    let mut roots = rustls::RootCertStore::empty();
-    let ca = rustls::pki_types::CertificateDer::from_pem_file(world.ca()).unwrap();
-    roots.add(ca).unwrap();
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    let stream = TcpStream::connect(gateway).await.unwrap();
-    let stream = connector.connect(name.try_into().unwrap(), stream).await.unwrap();
+    let stream = secured(world, gateway, name, b"http/1.1").await;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .unwrap();

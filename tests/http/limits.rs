@@ -9,9 +9,10 @@ use tailkeep::proxy::http::answer::DRAIN_BYTES_MAX;
 use tailkeep::proxy::http::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use tailkeep::proxy::http::{HEAD_BYTES_MAX, HEADERS_MAX, STREAMS_MAX};
 use tailkeep::proxy::http::{HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
-use crate::agent::{Raw, ask, http2};
+use crate::agent::{Raw, ask, http2, secured};
 use crate::server::{BOTH, Service};
 use crate::world::{API, World, until};
 
@@ -132,6 +133,19 @@ async fn the_body_of_a_denied_request_is_read_out_up_to_a_limit() {
     raw.say(head(DRAIN_BYTES_MAX + 1)).await;
     assert_eq!(raw.hear().await.unwrap().status, 403);
     assert!(raw.rest().await.is_empty(), "closed");
+    // In chunks, no length says so before.
+    for (length, is_read) in [(DRAIN_BYTES_MAX / 2, true), (DRAIN_BYTES_MAX * 4, false)] {
+        let body = "x".repeat(length as usize);
+        let chunked = format!(
+            "POST /x HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+        );
+        let mut raw = Raw::connect(gateway).await;
+        raw.say(chunked + "GET /x HTTP/1.1\r\nHost: api.test\r\n\r\n")
+            .await;
+        assert_eq!(raw.hear().await.unwrap().status, 403);
+        let next = raw.hear().await.map(|answer| answer.status);
+        assert_eq!(next, is_read.then_some(403), "{length}");
+    }
 }
 
 #[tokio::test]
@@ -266,9 +280,26 @@ async fn an_agent_has_so_many_http2_connections_and_more_of_http1() {
         (got.status, got.version)
     };
     assert_eq!(version().await, (200, "1.1".to_owned()));
+    // Nor is HTTP/2 to be had unasked: in the clear, or where HTTP/1.1 was agreed.
+    let io = secured(&world, gateway, "api.test", b"http/1.1").await;
+    assert!(!answers_http2(io).await);
+    assert!(!answers_http2(TcpStream::connect(gateway).await.unwrap()).await);
     held.clear();
     until("they are closed", || world.open() == 0).await;
     assert_eq!(version().await, (200, "2".to_owned()));
+    assert!(answers_http2(TcpStream::connect(gateway).await.unwrap()).await);
+    // What was agreed is what is spoken.
+    let io = secured(&world, gateway, "api.test", b"http/1.1").await;
+    assert!(!answers_http2(io).await);
+}
+
+/// Whether the other side answers HTTP/2's preface with its own SETTINGS.
+async fn answers_http2(mut io: impl AsyncRead + AsyncWrite + Unpin) -> bool {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    io.write_all(preface).await.unwrap();
+    io.flush().await.unwrap();
+    let mut head = [0; 9];
+    io.read_exact(&mut head).await.is_ok() && head[3] == 4 && head[5..] == [0; 4]
 }
 
 #[tokio::test]
@@ -276,7 +307,7 @@ async fn http2_windows_are_bounded() {
     let service = Service::start(BOTH).await;
     let world = World::new(&service.open_policy());
     let gateway = world.listen(API).await;
-    let mut stream = tokio::net::TcpStream::connect(gateway).await.unwrap();
+    let mut stream = TcpStream::connect(gateway).await.unwrap();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     stream.write_all(preface).await.unwrap();
     let (mut stream_window, mut more) = (None, None);

@@ -13,8 +13,11 @@ mod agent;
 mod basics;
 mod bench;
 mod credentials;
+mod echoes;
 #[path = "../support/folder.rs"]
 mod folder;
+mod foreign;
+mod frames;
 mod graphql;
 mod later;
 mod limits;

@@ -1,5 +1,6 @@
 //! Servers that are not who they should be, are away, or hang up.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::agent::{Raw, ask, curl, curls};
-use crate::server::{BOTH, ONLY_HTTP1, Service, Speaks, mint};
+use crate::server::{BOTH, Minted, ONLY_HTTP1, Service, Speaks, mint};
 use crate::world::{API, Dialled, SOON, World, until};
 
 const GET: &str = "GET /1k HTTP/1.1\r\nHost: api.test\r\n\r\n";
@@ -41,6 +42,72 @@ async fn a_certificate_of_another_ca_or_name_is_refused() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn without_a_ca_cert_the_systems_roots_count() {
+    // Which they are is said by the environment, and a process that runs has one: so another one of these is run.
+    let Some(folder) = std::env::var_os("TEST_OF_ROOTS").map(PathBuf::from) else {
+        let folder = crate::folder::Folder::new();
+        let Minted { ca, chain, key } = mint();
+        for (name, text) in [("ca", &ca), ("chain", &chain), ("key", &key)] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let own = std::env::current_exe().unwrap();
+        let ran = tokio::process::Command::new(own)
+            .args(["--exact", "upstreams::without_a_ca_cert_the_systems_roots_count"])
+            .env("TEST_OF_ROOTS", folder.path())
+            .env("SSL_CERT_FILE", folder.path().join("ca"))
+            .env_remove("SSL_CERT_DIR")
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    };
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let minted = Minted {
+        ca: read("ca"),
+        chain: read("chain"),
+        key: read("key"),
+    };
+    let service = Service::start_with(BOTH, &minted).await;
+    let policy = service.open_policy();
+    let own = policy.replace(&format!("ca_cert = <<EOT\n{}EOT\n", service.ca), "");
+    assert_ne!(policy, own);
+    let world = World::new(&own);
+    let answer = ask(world.listen(API).await, GET).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_is_told_as_a_status() {
+    // Bound, so that nobody else listens there, and not listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let world = World::new(&format!(
+        "endpoint \"kubernetes\" \"prod\" {{\n server = \"https://api.test:6443\"\n upstream = \"{}\"\n}}\n\
+         profile \"dev\" {{\n peers = [\"laptop\"]\n endpoints = [kubernetes.prod]\n}}\n\
+         rule \"all\" {{\n endpoint = kubernetes.prod\n verdict = \"allow\"\n}}",
+        socket.local_addr().unwrap()
+    ));
+    let dialled = Dialled {
+        endpoint: "kubernetes.prod",
+        name: Some("api.test"),
+        destination: "10.78.0.9:6443",
+    };
+    let gateway = world.listen(dialled).await;
+    let request = "GET /api/v1/pods HTTP/1.1\r\nHost: api.test:6443\r\n\r\n";
+    let answer = ask(gateway, request).await.unwrap();
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    // As kubectl reads it, so that it prints the message.
+    let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let parts =
+        ["kind", "apiVersion", "status", "message"].map(|name| said[name].as_str().unwrap_or_default());
+    let reason = "the service behind the gateway failed";
+    assert_eq!(parts, ["Status", "v1", "Failure", reason]);
+    assert_eq!(said["code"], 502);
 }
 
 #[tokio::test]
@@ -186,6 +253,44 @@ async fn the_head_of_an_answer_has_a_size() {
         let gateway = world.listen(API).await;
         let answer = ask(gateway, GET).await.unwrap();
         assert_eq!(answer.status, status, "{} bytes", more.len());
+    }
+}
+
+#[tokio::test]
+async fn the_head_of_an_answer_over_http2_has_a_size() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    for (bytes, status) in [
+        (RESPONSE_HEAD_BYTES_MAX - 400, 200),
+        (RESPONSE_HEAD_BYTES_MAX, 502),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = hyper::service::service_fn(move |_| async move {
+                let response = http::Response::builder().header("x", "x".repeat(bytes));
+                response.body(http_body_util::Empty::<bytes::Bytes>::new())
+            });
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        });
+        let service = Service::start(BOTH).await;
+        let policy = service
+            .open_policy()
+            .replace(&service.address.to_string(), &address.to_string())
+            .replace("ca_cert", "tls = false\n  ca_cert");
+        let world = World::new(&policy);
+        let stream = TcpStream::connect(world.listen(API).await).await.unwrap();
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        builder.max_header_list_size(1 << 20);
+        let (mut agent, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get("https://api.test/1k");
+        let request = request
+            .body(http_body_util::Empty::<bytes::Bytes>::new())
+            .unwrap();
+        let answer = agent.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), status, "{bytes} bytes");
     }
 }
 

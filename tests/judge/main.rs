@@ -20,8 +20,8 @@ use tailkeep::policy::{Policy, Source};
 use tailkeep::state::State;
 use tailkeep::verdict::approval::{Decide, Decision, Queue};
 use tailkeep::verdict::gate::Gate;
-use tailkeep::verdict::judge::Judges;
 use tailkeep::verdict::judge::wire::prompt_version;
+use tailkeep::verdict::judge::{ASKED_AT_ONCE_MAX, Judges};
 use tailkeep::verdict::{Action, Cause, Digest, Refusal, Step};
 
 use folder::Folder;
@@ -374,6 +374,27 @@ async fn budgets_hold() {
         );
         assert_eq!(world.server.seen().len(), 2, "{budget}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_questions_are_put_to_judges_at_once() {
+    let world = Arc::new(World::new(&format!("{CLAUDE}\n  requests_per_hour = 1000"), ALONE).await);
+    world.server.mood(Mood::Slow);
+    let ask = |number: usize| {
+        let world = world.clone();
+        tokio::spawn(async move { world.judge(&format!("number {number}")).await })
+    };
+    let asking: Vec<_> = (0..2 * ASKED_AT_ONCE_MAX).map(ask).collect();
+    let mut seen = 0;
+    let more = tokio::time::timeout(Duration::from_secs(2), async {
+        while seen <= ASKED_AT_ONCE_MAX {
+            seen += world.server.seen().len();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(more.await.is_err(), "{seen} were asked");
+    assert_eq!(seen, ASKED_AT_ONCE_MAX);
+    asking.iter().for_each(|one| one.abort());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,6 +56,8 @@ pub struct Cluster {
 pub struct Gateway {
     pub world: World,
     pub address: SocketAddr,
+    /// The policy in force at first, for a reload.
+    pub policy: String,
     config: PathBuf,
 }
 
@@ -132,7 +134,8 @@ impl Cluster {
             .replace("KIND", kind)
             .replace("HELD", held)
             .replace("CA\n", &format!("{}\n", self.ca.trim_end()));
-        let world = World::new(&format!("{policy}{rules}"));
+        let policy = format!("{policy}{rules}");
+        let world = World::new(&policy);
         let shared = world.shared.clone();
         let claimed = Claimed {
             help: "http://tailkeep.internal/".to_owned(),
@@ -153,6 +156,7 @@ impl Cluster {
         Gateway {
             world,
             address,
+            policy,
             config,
         }
     }

@@ -13,6 +13,8 @@ mod cluster;
 mod credentials;
 #[path = "../support/folder.rs"]
 mod folder;
+mod previews;
+mod slow;
 mod streams;
 mod verbs;
 #[path = "../http/world.rs"]

@@ -306,7 +306,7 @@ async fn list_by_curl(gateway: &Gateway, token: &str) -> (String, usize, usize) 
 }
 
 /// The question that is asked, once it is.
-async fn held(gateway: &Gateway) -> Held {
+pub async fn held(gateway: &Gateway) -> Held {
     let deadline = tokio::time::Instant::now() + SOON;
     loop {
         if let Some(held) = gateway.world.queue.list(false).await.unwrap().pop() {

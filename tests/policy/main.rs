@@ -57,6 +57,8 @@ fn a_policy_of_the_documented_grammar_loads_unchanged() {
         "this gateway does not read ssh yet",
         "this gateway cannot inject slack_tokens yet",
         "`defaults { unmatched = \"allow\" }` lets it pass",
+        "rule `banned` denies a statement that runs code which cannot be read",
+        "`!sql.opaque && …` leaves it to the rules behind",
     ] {
         check(&["validate", file], 0, said);
     }

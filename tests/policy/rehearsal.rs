@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailkeep::audit::Record;
 use tailkeep::audit::log::Log;
+use tailkeep::audit::replay::{self, Bounds};
+use tailkeep::policy::{Policy, source};
 use tailkeep::verdict::{Digest, Step};
 
 use crate::{check, tailkeep as run};
@@ -39,6 +42,10 @@ impl Folder {
             log.flush().await.unwrap();
         });
         Folder { folder }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("audit.db")
     }
 
     fn policy(&self, name: &str, rules: &str) -> PathBuf {
@@ -261,6 +268,120 @@ fn a_replay_sees_each_field_of_those_who_are_asked() {
         judged(ann, "policy = policy.others"),
         (1, json!(["llm_approver.judge: policy"]))
     );
+}
+
+/// So is who votes by a channel, how long people have where their approver does not say, and how often a rule lets pass.
+#[test]
+fn a_replay_sees_channels_time_outs_and_limits() {
+    let mut asked = get("/a");
+    asked.cause = "approved";
+    asked.approvers = vec!["human_approver.ops:ann".to_owned()];
+    let folder = Folder::new(&[asked, get("/b")]);
+    const RULES: &str = r#"
+defaults { human_timeout = "10m" }
+channel "slack" "ops" {
+  token          = env("T")
+  signing_secret = env("S")
+  room           = "C1"
+  person {
+    id   = "U1"
+    name = "ann@example.com"
+  }
+}
+channel "ntfy" "unused" {
+  url   = "https://ntfy.example.com"
+  topic = "t"
+}
+approver "human_approver" "ops" { channels = [slack.ops] }
+rule "b" {
+  endpoint  = https.api
+  condition = "http.path == '/b'"
+  limit {
+    rate = "30/m"
+  }
+  verdict = "allow"
+}
+rule "r" {
+  endpoint = https.api
+  approve  = [human_approver.ops]
+}
+"#;
+    let old = folder.policy("old.hcl", RULES);
+    let judged = |from: &str, to: &str| {
+        assert!(from.is_empty() || RULES.contains(from), "{from}");
+        let new = folder.policy(
+            "new.hcl",
+            &RULES.replacen(from, to, usize::from(!from.is_empty())),
+        );
+        let (new, old) = (new.to_str().unwrap(), old.to_str().unwrap());
+        let (code, found) = json_of(&[
+            "replay",
+            new,
+            "--since",
+            "1h",
+            "--in-force",
+            old,
+            "--format",
+            "json",
+        ]);
+        let of = |change: &Value| change["would"]["asked_otherwise"].clone();
+        let changes = found["changes"].as_array().unwrap().iter().map(of);
+        (code, Value::from_iter(changes))
+    };
+    assert_eq!(judged("", ""), (0, json!([])));
+    for (from, to, said) in [
+        ("\"U1\"", "\"U2\"", "slack.ops: person"),
+        ("ann@", "eve@", "slack.ops: person"),
+        ("\"C1\"", "\"C2\"", "slack.ops: where it is"),
+        ("env(\"S\")", "env(\"S2\")", "slack.ops: secrets"),
+        ("\"10m\"", "\"1h\"", "human_approver.ops: defaults.human_timeout"),
+        (
+            "30/m",
+            "31/m",
+            "the rule's limit: 30 in 60 s for an agent, then 31 in 60 s for an agent",
+        ),
+        (
+            "  limit {\n    rate = \"30/m\"\n  }\n",
+            "",
+            "the rule's limit: 30 in 60 s for an agent, then none",
+        ),
+    ] {
+        assert_eq!(judged(from, to), (1, json!([[said]])), "{to}");
+    }
+    // What nobody is asked by, and a time-out that nobody waits for.
+    assert_eq!(judged("topic = \"t\"", "topic = \"u\"").0, 0);
+}
+
+/// Where somebody waits for it, the newest records are judged, and it is said how many are left out.
+#[test]
+fn the_newest_are_looked_at_as_far_as_there_are_bounds() {
+    let mut records: Vec<Record> = (1..=8).map(|_| get("/a")).collect();
+    for (at, one) in (1..).zip(&mut records) {
+        one.at_us = at;
+    }
+    let folder = Folder::new(&records);
+    let rule = "rule \"r\" {\n  endpoint = https.api\n  verdict = \"VERDICT\"\n}\n";
+    let load = |verdict: &str| {
+        let path = folder.policy("p.hcl", &rule.replace("VERDICT", verdict));
+        Policy::load(source::read(&path).unwrap(), &source::read_file)
+            .unwrap_or_else(|errors| panic!("{errors}"))
+    };
+    let (old, new) = (load("allow"), load("deny"));
+    let looked = |since_us, records, time| {
+        let bounds = Bounds { records, time };
+        let found = replay::rehearse(&folder.log(), since_us, bounds, &old, &new).unwrap();
+        let left_out = found.left_out.as_ref();
+        let left_out = left_out.map(|out| (out.records, out.oldest, out.bound));
+        let covered = replay::cover(&folder.log(), since_us, bounds, &new).unwrap();
+        assert_eq!((covered.1, &covered.2), (found.judged, &found.left_out));
+        // The one that is shown of a group is its oldest.
+        (found.changes.first().map(|one| (one.count, one.record)), left_out)
+    };
+    let long = Duration::from_secs(3600);
+    assert_eq!(looked(3, 6, long), (Some((6, 3)), None));
+    assert_eq!(looked(3, 2, long), (Some((2, 7)), Some((4, Some(7), "records"))));
+    assert_eq!(looked(3, 9, Duration::ZERO), (None, Some((6, None, "time"))));
+    assert_eq!(looked(9, 9, Duration::ZERO), (None, None));
 }
 
 /// A statement's facts, as the log has them.

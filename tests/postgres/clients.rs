@@ -83,11 +83,14 @@ async fn pgbench_runs_in_every_mode() {
 
 /// Runs a script with psycopg, which `scripts/test` installs in `target/venv`.
 pub async fn psycopg(world: &crate::world::World, script: &str) -> String {
+    psycopg_with(world, "sslmode=disable", script).await
+}
+
+/// The same, with other options of libpq's.
+pub async fn psycopg_with(world: &crate::world::World, options: &str, script: &str) -> String {
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
     let mut command = Command::new(python);
-    command
-        .args(["-c", script])
-        .env("URL", world.url("sslmode=disable"));
+    command.args(["-c", script]).env("URL", world.url(options));
     said(&run(&mut command).await)
 }
 

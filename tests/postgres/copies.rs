@@ -51,10 +51,19 @@ async fn copy_in_ends_by_done_by_fail_and_by_the_server() {
     assert_eq!(raw.until('G', 1).await.tags, "12G");
     raw.send(&[data("8\n"), done.clone(), sync()].concat()).await;
     assert_eq!(raw.until_ready(1).await.tags, "CZ");
-    // A statement in the middle of COPY breaks the protocol.
-    raw.send(&[copy, query("drop table t")].concat()).await;
-    let came = raw.until_ready(1).await;
-    assert!(!came.tags.contains('Z'), "{came:?}");
+    // A statement in the middle of COPY breaks the protocol, whatever it is; and so does one that was sent ahead.
+    for ahead in [false, true] {
+        let mut raw = Raw::enter(world.address).await;
+        if ahead {
+            raw.send(&[copy.clone(), query("drop table t")].concat()).await;
+        } else {
+            raw.send(&copy).await;
+            assert_eq!(raw.until('G', 1).await.tags, "G");
+            raw.send(&query("select 1")).await;
+        }
+        let came = raw.until_ready(1).await;
+        assert!(!came.tags.contains(['Z', 'T', 'D']), "{came:?}");
+    }
     assert_eq!(server.says("select array_agg(x) from t"), "{1,2,6,8}");
 }
 

@@ -2,22 +2,30 @@
 //! and wrote is in the facts, or the facts say that it cannot be told.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::Value;
+use tailkeep::facts::Facts;
 use tailkeep::facts::sql::{SqlFacts, Statement, read};
-use tailkeep::facts::{Fact, FactSource as _, Slot, View};
+use tailkeep::policy::{Policy, Source};
+use tailkeep::verdict::Verdict;
 
 use crate::facts::TABLES;
-use crate::world::server;
+use crate::raw::Raw;
+use crate::world::{SETUP, Setup, both, server};
 
 /// What the tricks call beside the tables.
 const MORE: &str = "
+create function ends() returns boolean language sql as 'select pg_terminate_backend(0)';
+create function runs(text) returns void language plpgsql as 'begin execute $1; end';
 create function wipe(t) returns int language sql as 'delete from secrets returning 1';
 create function fits(int) returns boolean language sql as 'select count(*) >= 0 from secrets';
 create domain guarded as int check (fits(value));
 create function same(int, int) returns boolean language sql as 'select count(*) >= 0 from secrets';
 create operator public.@@@ (leftarg = int, rightarg = int, function = same);
 create schema kept;
+create table hoard (a int);
+create materialized view kept.seen as select a from hoard;
 create table kept.names as select oid, relname from pg_class
   where relnamespace = 'public'::regnamespace and relkind in ('r', 'v', 'm', 'p');
 ";
@@ -41,10 +49,56 @@ fn blind(all: &[std::sync::Arc<Statement>]) -> Option<&'static str> {
     }
 }
 
+/// What hides a part of itself meets none of these by what its text alone shows.
+const CLEAN: &[&str] = &[
+    "sql.tables.all(t, t in ['t', 'seen', 'kept.seen'])",
+    "!sql.reads.exists(t, t == 'secrets')",
+    "!('secrets' in sql.writes)",
+    "sql.objects.all(o, o != 'secrets')",
+];
+/// Nor one of these, if it is code that is hidden.
+const CLEAN_CODE: &[&str] = &[
+    "sql.verbs.all(v, v in ['select', 'update'])",
+    "!sql.functions.exists(f, f == 'pg_terminate_backend')",
+    "sql.functions.all(f, f != 'pg_terminate_backend')",
+    "!('a' in sql.columns) && !('*' in sql.columns)",
+    "sql.has_where",
+    "sql.row_limit == 1",
+];
+
+/// A policy that allows what meets a condition.
+fn allowing(condition: &str) -> Policy {
+    let text = format!(
+        "endpoint \"postgres\" \"e\" {{ host = \"e.test\" }}\n\
+         profile \"ci\" {{\n  tags = [\"tag:ci\"]\n  endpoints = [postgres.e]\n}}\n\
+         rule \"r\" {{\n  endpoint = postgres.e\n  condition = \"{condition}\"\n  verdict = \"allow\"\n}}\n"
+    );
+    let path = "policy.hcl".into();
+    let none = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
+    Policy::load(vec![Source { path, text }], &none).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn meets(policy: &Policy, one: &Arc<Statement>) -> bool {
+    let facts = SqlFacts::new(one.clone(), "d", "ann");
+    let said = policy.evaluate_recorded(
+        ("ci", &Facts::None),
+        "postgres.e",
+        None,
+        &facts,
+        chrono::Utc::now(),
+    );
+    matches!(said.verdict, Verdict::Allow { .. })
+}
+
 #[tokio::test]
 async fn no_trick_hides_what_the_server_does() {
     let server = server(&[]).await;
     assert!(server.sql(TABLES) && server.sql(MORE));
+    let clean = [CLEAN, CLEAN_CODE].concat();
+    let clean: Vec<_> = clean.into_iter().map(|one| (one, allowing(one))).collect();
+    // What hides nothing meets them.
+    let plain = &read("select b from t where b = 1 limit 1", 1 << 10)[0];
+    assert!(clean.iter().all(|(_, policy)| meets(policy, plain)));
     let mut wrong = Vec::new();
     let mut seen = 0;
     for line in include_str!("evasions.jsonl").lines() {
@@ -63,13 +117,13 @@ async fn no_trick_hides_what_the_server_does() {
             continue;
         }
         if expected.is_some() {
-            // No condition takes an empty list for what is hidden.
-            let known = all.iter().filter(|one| one.opaque || one.wide).any(|one| {
-                let facts = SqlFacts::new(one.clone(), "d", "ann");
-                matches!(facts.fact(Slot::SqlTables), Fact::Known(View::Texts(_)))
-            });
-            if known {
-                wrong.push(format!("{trick}: its tables are known"));
+            for one in all.iter().filter(|one| one.opaque || one.wide) {
+                let asked = clean
+                    .iter()
+                    .take(if one.opaque { clean.len() } else { CLEAN.len() });
+                for (condition, _) in asked.filter(|(_, policy)| meets(policy, one)) {
+                    wrong.push(format!("{trick}: it meets {condition}"));
+                }
             }
             continue;
         }
@@ -102,6 +156,39 @@ async fn no_trick_hides_what_the_server_does() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(seen > 80, "{seen}");
+}
+
+/// On the wire: a list of forbidden functions is not got round by a text that another runs, nor by somebody's own
+/// function; and who lists a function of their own has it.
+#[tokio::test]
+async fn a_list_of_forbidden_functions_holds_on_the_wire() {
+    let (server, world) = both().await;
+    assert!(server.sql("create function own() returns int language sql as 'select 7'"));
+    let rules = |first: &str| {
+        format!(
+            "rule \"first\" {{\n  endpoint = postgres.orders\n  priority = 10\n  {first}\n}}\n\
+             rule \"selects\" {{\n  endpoint = postgres.orders\n  condition = \"sql.verb == 'select'\"\n  verdict = \"allow\"\n}}\n"
+        )
+    };
+    let banned = rules("condition = \"'pg_sleep' in sql.functions\"\n  verdict = \"deny\"");
+    let listed = rules("condition = \"sql.functions.all(f, f in ['own', 'lower'])\"\n  verdict = \"allow\"");
+    let mut raw = Raw::enter(world.address).await;
+    let by_text = "select query_to_xml('select pg_sleep(0)', true, true, '')";
+    for (rules, text, tags) in [
+        (&banned, "select lower('A')", "TDCZ"),
+        (&banned, "select pg_sleep(0)", "EZ"),
+        (&banned, by_text, "EZ"),
+        (&banned, "select own()", "EZ"),
+        (&listed, "select own(), lower('A')", "TDCZ"),
+        (&listed, by_text, "EZ"),
+        (&listed, "select own(), pg_sleep(0)", "EZ"),
+        (&listed, "select 1", "TDCZ"),
+    ] {
+        world.reload(server.port, Setup { rules, ..SETUP });
+        let came = raw.query(text).await;
+        assert_eq!(came.tags, tags, "{text}: {came:?}");
+        assert!(tags != "EZ" || came.text().contains("42501"), "{text}: {came:?}");
+    }
 }
 
 /// Whoever may select no column but those that the facts name may run it: the server looks at no other.

@@ -69,6 +69,15 @@ async fn a_bind_alone_is_judged_and_its_execute_is_not_judged_again() {
     assert_eq!(came.tags, "12Z", "{came:?}");
     let came = raw.ask(&[execute("c", 0), sync()]).await;
     assert_eq!(came.tags, "CZ", "{came:?}");
+    // Once it is over, to execute it is to be judged again; the server has nothing more to run.
+    let again = [
+        query("savepoint s"),
+        execute("c", 0),
+        sync(),
+        query("rollback to s"),
+    ];
+    let came = raw.ask(&again).await;
+    assert!(came.text().contains("55000"), "{came:?}");
     // One that is never executed.
     let came = raw
         .ask(&[parse("", "insert into t values (2)"), bind("e", "", &[]), sync()])
@@ -87,6 +96,9 @@ async fn a_bind_alone_is_judged_and_its_execute_is_not_judged_again() {
         [
             "begin | allow | BEGIN",
             "insert into t values (1) | allow | INSERT 0 1",
+            "savepoint s | allow | SAVEPOINT",
+            "insert into t values (1) | allow | ERROR 55000",
+            "rollback to s | allow | ROLLBACK",
             "insert into t values (2) | allow | NOT RUN",
             "commit | allow | COMMIT",
             "delete from t | deny | -",

@@ -213,6 +213,30 @@ async fn it_is_held_open_so_long_and_no_longer() {
     assert_eq!(server.says(COUNT), "4");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_too_long_is_given_up() {
+    let (server, world) = world(ENDPOINT).await;
+    let server = std::sync::Arc::new(server);
+    // Somebody else keeps the rows for longer than anybody waits here.
+    let holder = server.clone();
+    let held = move || holder.sql("begin; lock table users; select pg_sleep(60)");
+    let held = tokio::task::spawn_blocking(held);
+    until("it is locked", || {
+        server.says("select count(*) from pg_locks where relation = 'users'::regclass and granted") == "1"
+    })
+    .await;
+    let mut agent = Raw::enter(world.address).await;
+    agent.send(&query("delete from users where id <= 2")).await;
+    let (id, shown) = preview(&world).await;
+    assert_eq!(shown["none"], "it takes too long", "{shown}");
+    assert_eq!(open_transactions(&server), "0");
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity where query like 'begin; lock%'";
+    assert!(server.sql(end));
+    assert!(!held.await.unwrap(), "it held them to the end");
+    decide(&world, id, Decision::Deny).await;
+    assert_eq!(agent.until_ready(1).await.tags, "EZ");
+}
+
 #[tokio::test]
 async fn what_a_rollback_does_not_undo_is_never_tried() {
     let (server, world) = world(ENDPOINT).await;

@@ -119,6 +119,63 @@ async fn what_was_cut_off_before_a_start_stays_a_fault() {
     assert!(fault.contains("record 20 was noted"), "{fault}");
 }
 
+/// The journal's records follow a chain that is not there any more: they are kept, and the log says where.
+#[test]
+fn a_journal_that_follows_nothing_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.db");
+    let mut child = child("", "audit::child_that_writes", dir.path()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // Some groups, so that the journal has been written.
+    lines
+        .map_while(Result::ok)
+        .filter(|line| line.starts_with("id "))
+        .take(2_000)
+        .last();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let journal = std::fs::read(path.with_extension("journal")).unwrap();
+    assert!(!journal.is_empty());
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute_batch("DELETE FROM record WHERE id > 15")
+        .unwrap();
+    drop(Log::open(&path).unwrap());
+    assert_eq!(
+        std::fs::read(dir.path().join("audit.journal-15")).unwrap(),
+        journal
+    );
+    let facts: String = connection
+        .query_row(
+            "SELECT facts FROM record WHERE cause = 'log_damaged'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert!(facts.contains(r#""journal":"audit.journal-15""#), "{facts}");
+}
+
+/// The database takes each group itself, before it is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_takes_nothing_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.db");
+    std::os::unix::fs::symlink("/dev/full", path.with_extension("journal")).unwrap();
+    let log = Log::open(&path).unwrap();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    for n in 0..100 {
+        let id = log.append(record(&format!("GET /{n}"))).await.unwrap();
+        // Read by another connection, which sees what is committed alone.
+        let last: u64 = connection
+            .query_row("SELECT max(id) FROM record", [], |row| row.get::<_, i64>(0))
+            .unwrap()
+            .cast_unsigned();
+        assert_eq!(last, id.0);
+    }
+    drop(log);
+    assert_eq!(verify(&path).fault, None);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_allow_that_nobody_waits_for_is_no_allow() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tailkeep::identity::Transport;
 use tailkeep::policy::Escalation;
 use tailkeep::verdict::Digest;
 use tailkeep::verdict::approval::{Answer, Decision, Question, Queue};
@@ -15,6 +16,8 @@ const CHANGES: &[Change] = &[
     ("bytes", |one| one.digest = Digest::of(b"other")),
     ("node", |one| one.node = "other".into()),
     ("login", |one| one.login = Some("bob@example.com".into())),
+    ("transport", |one| one.transport = Transport::Tailnet),
+    ("tags", |one| one.tags = vec!["tag:ci".into()]),
     ("profile", |one| one.profile = "other".into()),
     ("agent", |one| one.agent = "node:other".into()),
     ("endpoint", |one| one.endpoint = "https.other".into()),
@@ -27,6 +30,7 @@ const CHANGES: &[Change] = &[
     ("required", |one| one.required = 2),
     ("eligible", |one| one.eligible = vec!["alice".into()]),
     ("excluded", |one| one.excluded = Some("bob".into())),
+    ("earlier", |one| one.earlier = vec!["dave".into()]),
     ("escalation", |one| {
         let (to, after) = (vec!["carol".into()], LONG);
         one.escalation = Some(Escalation { to, after });
@@ -62,7 +66,7 @@ async fn a_decision_is_for_what_was_shown_and_nothing_else() {
     assert_eq!(
         answer,
         Answer::Allowed {
-            by: vec!["alice".to_owned()]
+            by: vec!["alice".into()]
         }
     );
     let again = queue.ask(question("a", Duration::from_millis(1))).await.unwrap();

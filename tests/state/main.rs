@@ -25,6 +25,7 @@ use std::time::Duration;
 use tailkeep::audit::log::Log;
 use tailkeep::audit::read::{Filter, Reader};
 use tailkeep::audit::{Outcome, Record};
+use tailkeep::identity::Transport;
 use tailkeep::state::{State, Subnets};
 use tailkeep::verdict::approval::{
     Answer, Decide, DecideError, Decision, Question, QuestionState, Queue, Voter,
@@ -68,6 +69,8 @@ fn question(bytes: &str, timeout: Duration) -> Question {
         reason: "writes are looked at".into(),
         node: "laptop".into(),
         login: None,
+        transport: Transport::Wireguard,
+        tags: vec![],
         profile: "ci".into(),
         endpoint: "https.github".into(),
         description: None,
@@ -86,6 +89,7 @@ fn question(bytes: &str, timeout: Duration) -> Question {
         escalation: None,
         heeds_grants: true,
         chain: vec![],
+        earlier: vec![],
     }
 }
 

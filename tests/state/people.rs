@@ -64,6 +64,7 @@ impl World {
     fn ask(&self, what: &str) -> tokio::task::JoinHandle<Result<(), Refusal>> {
         let identity = Identity {
             login: Some("ann@example.com".to_owned()),
+            tags: vec!["tag:ci".to_owned()],
             ..Identity::new(Transport::Tailnet, IpAddr::from([100, 64, 0, 2]), "laptop").proved_by("node:n1")
         };
         let agent = Agent::new(Arc::new(identity), "dev".into());
@@ -206,6 +207,27 @@ async fn others_may_decide_once_nobody_did_for_so_long() {
     }
     assert!(refused > 0 && began.elapsed() >= Duration::from_secs(1));
     asked.await.unwrap().unwrap();
+    assert!(world.queue.show(id).await.unwrap().unwrap().escalated);
+    // What was decided before never comes to be so.
+    let asked = world.ask("b");
+    let id = pending(&world.queue, 1).await[0];
+    world.decide(id, &"bob".into(), None).await.unwrap();
+    asked.await.unwrap().unwrap();
+    let database = rusqlite::Connection::open(world.folder.path().join("state/state.db")).unwrap();
+    let passed = "UPDATE approval SET closed_us = closed_us - 9000000, escalates_us = escalates_us - 8000000";
+    database.execute(passed, []).unwrap();
+    assert!(!world.queue.show(id).await.unwrap().unwrap().escalated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_says_how_its_agent_came_and_its_tags() {
+    let world = World::new("", "", FIRST);
+    let asked = world.ask("a");
+    let id = pending(&world.queue, 1).await[0];
+    let question = world.queue.show(id).await.unwrap().unwrap().question;
+    assert_eq!(question["transport"], "tailnet");
+    assert_eq!(question["tags"], serde_json::json!(["tag:ci"]));
+    asked.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tailkeep::verdict::approval::{
     Answer, CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, DecideError, Decision, LIST_MAX,
-    LISTED_BYTES_MAX, PENDING_MAX, PENDING_PER_AGENT_MAX, Question, QuestionState, Queue,
+    LISTED_BYTES_MAX, PENDING_FEW, PENDING_KEPT, PENDING_MAX, PENDING_PER_AGENT_MAX, Question, QuestionState,
+    Queue,
 };
 
 use crate::{LONG, ask, open, pending, question, say};
@@ -37,7 +38,9 @@ async fn of_decisions_at_once_exactly_one_wins() {
         assert_eq!(won.len(), 1, "{won:?}");
         let (person, decision) = won.remove(0);
         match asked.await.unwrap() {
-            Answer::Allowed { by } => assert_eq!((by, decision), (vec![person], Decision::Allow)),
+            Answer::Allowed { by } => {
+                assert_eq!((by, decision), (vec![person.as_str().into()], Decision::Allow))
+            }
             Answer::Denied { by, .. } => assert_eq!((by, decision), (person, Decision::Deny)),
             other => panic!("{other:?}"),
         }
@@ -220,6 +223,38 @@ async fn the_queue_and_its_listing_are_bounded() {
     insert(&connection, i64::from(LIST_MAX) + 5, "denied", 1);
     let listed = queue.list(true).await.unwrap().len();
     assert_eq!(listed, usize::try_from(LIST_MAX).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_few_agents_fill_the_queue() {
+    let (dir, _state, queue) = open();
+    let connection = rusqlite::Connection::open(dir.path().join("state/state.db")).unwrap();
+    let fill = |agent: &str, count: i64| {
+        insert(&connection, count, "pending", i64::MAX);
+        let update = "UPDATE approval SET agent = ? WHERE agent = ''";
+        connection.execute(update, [agent]).unwrap();
+    };
+    let many = (PENDING_MAX - PENDING_KEPT) / PENDING_PER_AGENT_MAX;
+    for agent in 0..many - 1 {
+        fill(&format!("node:n{agent}"), PENDING_PER_AGENT_MAX);
+    }
+    fill("node:last", PENDING_PER_AGENT_MAX - 1);
+    let of = |agent: &str, text: &str| Question {
+        agent: agent.to_owned(),
+        ..question(text, LONG)
+    };
+    let mut held = vec![ask(&queue, of("node:last", "the last of the shared ones"))];
+    let full = usize::try_from(PENDING_MAX - PENDING_KEPT).unwrap();
+    pending(&queue, full).await;
+    for one in 0..PENDING_FEW {
+        held.push(ask(&queue, of("node:new", &one.to_string())));
+    }
+    pending(&queue, full + held.len() - 1).await;
+    let over = queue.ask(of("node:new", "over")).await.unwrap_err().to_string();
+    assert!(over.contains("for agents with fewer than"), "{over}");
+    held.push(ask(&queue, of("node:other", "a")));
+    pending(&queue, full + held.len() - 1).await;
+    held.iter().for_each(|task| task.abort());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,15 +24,20 @@ pub fn folder(world: &World) -> PathBuf {
 }
 
 fn start(world: &World, machine: &Machine, policy: &str, secret: &str) -> Gateway {
-    let path = program("tailscaled").parent().unwrap().display().to_string();
     Gateway::start(machine, &folder(world), policy, |command| {
-        command.env("PATH", format!("{path}:/usr/bin:/bin"));
+        surroundings(command);
         command.env("TAILNET_KEY", secret);
     })
 }
 
+/// Where it finds its tailscaled.
+fn surroundings(command: &mut std::process::Command) {
+    let path = program("tailscaled").parent().unwrap().display().to_string();
+    command.env("PATH", format!("{path}:/usr/bin:/bin"));
+}
+
 impl Own {
-    fn start(fields: &str, secret: impl FnOnce(&World) -> String) -> Option<Own> {
+    pub fn start(fields: &str, secret: impl FnOnce(&World) -> String) -> Option<Own> {
         Some(Own::on(World::rootless(POLICY)?, fields, secret))
     }
 
@@ -73,6 +78,13 @@ endpoint "http" "api" {{
     /// Starts it again, over the state that it left.
     fn again(&mut self) {
         self.gateway = start(&self.world, &self.machine, &self.policy, &self.secret);
+    }
+
+    /// Starts it again at a terminal.
+    pub fn again_at_terminal(&mut self) {
+        self.gateway.kill();
+        let folder = folder(&self.world);
+        self.gateway = Gateway::start_at_terminal(&self.machine, &folder, &self.policy, surroundings);
     }
 
     /// What the operator's API says of the node.

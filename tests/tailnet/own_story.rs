@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::lab::{API_TEST, Tailscaled, World, until};
+use crate::names::{Way, ask, by_datagram};
 use crate::own::{Own, folder};
 
 /// Every node may reach every port: what is refused, the gateway refuses.
@@ -70,6 +71,12 @@ fn names_whoami_and_the_page_are_there_and_routes_go_with_the_gateway() {
         curl(&ci, &["http://api.test/"]).1 == "done"
     });
     assert_ne!(curl(&nobody, &["http://api.test/"]).0, 0);
+    // By datagrams, too, which the gateway's tailscaled forwards without a device: each asker is known.
+    for server in own.shown()["addresses"].as_array().unwrap().iter().map(text) {
+        let to = (server.as_str(), by_datagram as Way);
+        assert_eq!(ask(&ci, to, "api.test", 1), (0, 1), "{server}");
+        assert_eq!(ask(&nobody, to, "api.test", 1), (5, 0), "{server}: refused");
+    }
     let (known, told) = whoami(&ci);
     let manifest: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"));
     assert!(

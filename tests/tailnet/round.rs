@@ -3,10 +3,19 @@
 use serde_json::json;
 
 use crate::lab::{API_TEST, Gateway, POLICY, Tailscaled, World, until};
+use crate::mood::Mood;
 use crate::real::{CI_ALL, Service, attached, policy, service};
+use crate::tailscaled::Tailscaled as Played;
+use crate::world::{self as played, alone};
 
 /// How a gateway ends that is attached to it, and what it says.
 fn ended(world: &World, node: &Tailscaled, fields: &str, upstream: &str) -> String {
+    let endpoint = format!("hosts = [\"api.test:80\"]\n  upstream = \"{upstream}\"");
+    ended_with(world, node, fields, &endpoint)
+}
+
+/// The same for an endpoint of other fields.
+fn ended_with(world: &World, node: &Tailscaled, fields: &str, endpoint: &str) -> String {
     let policy = format!(
         r#"
 gateway {{
@@ -17,8 +26,7 @@ gateway {{
   }}
 }}
 endpoint "http" "api" {{
-  hosts    = ["api.test:80"]
-  upstream = "{upstream}"
+  {endpoint}
 }}
 "#,
         socket = node.socket.display()
@@ -54,13 +62,24 @@ fn a_prefix_that_holds_an_upstream_is_refused_without_a_device() {
     );
     // What somebody else has it advertise, with an upstream by address and by name.
     node.set(json!({ "AdvertiseRoutes": ["127.0.0.0/8"] }));
-    for upstream in ["127.0.0.1:9000", "localhost:9000"] {
+    for upstream in ["127.0.0.1:9000", "localhost:9000", "[::ffff:127.0.0.9]:9000"] {
         let said = ended(&world, &node, "", upstream);
         assert!(
             said.contains("127.0.0.0/8, which holds") && said.contains("past every rule"),
             "{said}"
         );
     }
+    // Names that nobody knows now may lead there: one of an endpoint's, and all under another's.
+    let said = ended(&world, &node, "", "nowhere.invalid:9000");
+    assert!(
+        said.contains("nowhere.invalid cannot be resolved") && said.contains("cannot be told"),
+        "{said}"
+    );
+    let said = ended_with(&world, &node, "", "hosts = [\"*.test:80\"]");
+    assert!(
+        said.contains("a name under") && said.contains("past every rule"),
+        "{said}"
+    );
 }
 
 /// The tests' policy file of the tailnet lets agents dial every port of the gateway's node.
@@ -70,7 +89,12 @@ fn no_upstream_stands_where_the_nodes_own_address_leads() {
         return;
     };
     let node = world.gateway_node("gw");
-    for upstream in ["127.0.0.1:9000", "localhost:9000", "[::1]:9000"] {
+    for upstream in [
+        "127.0.0.1:9000",
+        "localhost:9000",
+        "[::1]:9000",
+        "[::ffff:127.0.0.1]:9000",
+    ] {
         let said = ended(&world, &node, "", upstream);
         assert!(
             said.contains("the node's own address") && said.contains("past every rule"),
@@ -140,4 +164,26 @@ fn listener(node: &Tailscaled, address: &str) -> Service {
     let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
     std::io::BufRead::read_line(&mut out, &mut line).unwrap();
     Service(child)
+}
+
+#[test]
+fn a_tailscaled_that_does_not_say_what_it_advertises_is_not_attached_to() {
+    alone(|| {
+        let mut world = played::World::start_with(|daemon| {
+            daemon.without_device();
+            daemon.prefs_mood(Mood::Failing);
+        });
+        assert!(!world.ends(), "who may be led round is guarded");
+        assert!(world.says("tailscaled does not say which routes it advertises"));
+        // What is in force by what was sure before stays, and it is said.
+        let mut world = played::World::start_with(Played::without_device);
+        until("the routes are declared", || world.daemon.routes().len() == 3);
+        world.daemon.prefs_mood(Mood::Failing);
+        world.daemon.tell();
+        until("it is said", || {
+            world.says("open past the gateway: tailscaled does not say which routes it advertises")
+        });
+        world.daemon.prefs_mood(Mood::Honest);
+        world.stop();
+    });
 }

@@ -180,6 +180,16 @@ rule "dev" {{
         );
     }
 
+    /// Waits until the gateway ends by itself; whether it says that all is well.
+    pub fn ends(&mut self) -> bool {
+        let mut status = None;
+        until("the gateway ends", || {
+            status = self.gateway.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().success()
+    }
+
     /// A tailkeep command on this machine; `home` is the agent's.
     pub fn command(&self, home: &str, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tailkeep"));

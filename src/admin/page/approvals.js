@@ -112,6 +112,8 @@ function Question({ id, listed, now }) {
       ${held.state === 'pending' && !held.waiting && html`<p class="note">Its agent is not connected now. A decision holds for its next try of exactly this.</p>`}
       <h2 class="sub">What will happen, whole</h2>
       <pre class="whole mono" tabindex="0" aria-label="The whole action">${printable(question.detail || question.summary, true)}</pre>
+      ${held.body && html`<h2 class="sub">Its body, as ${held.body.kind}</h2>
+        <pre class="whole mono" tabindex="0" aria-label="Its body">${printable(held.body.text, true)}</pre>`}
       ${question.preview && html`<${Preview} of=${question.preview} />`}
       <h2 class="sub">Why you are asked</h2>
       <${Fields} rows=${[
@@ -124,12 +126,15 @@ function Question({ id, listed, now }) {
         ['Wanted', `${question.required} ${question.required === 1 ? 'person' : 'people'}${question.eligible?.length ? ` of ${question.eligible.join(', ')}` : ''}`],
         ['Never', question.excluded && `${question.excluded}, whose agent it is`],
         ['Later also', question.escalate_to && `${question.escalate_to.join(', ')}, after ${span(question.escalate_after_s)}`],
+        ['Said before', question.earlier?.length > 0 && printable(question.earlier.map(one => `${one.person}${one.through ? ` through ${one.through}` : ''}`).join(', '))],
         ['Said so far', held.by.length ? held.by.join(', ') : null],
         ['Said why', held.reason && printable(held.reason)]
       ]} />
       <h2 class="sub">Who asks</h2>
       <${Fields} rows=${[
         ['Agent', html`<code>${printable(question.node)}</code>`],
+        ['Came by', question.transport],
+        ['Tags', question.tags?.length > 0 && printable(question.tags.join(', '))],
         ['Login', question.login && printable(question.login)],
         ['Profile', html`<code>${question.profile}</code>`],
         ['Credential', question.credential ? html`<code>${question.credential}</code> is put in by the gateway` : 'none'],
@@ -182,10 +187,25 @@ function Preview({ of }) {
     ${does?.error && html`<p class="note">It fails: ${printable(does.error)}</p>`}
     ${does?.tag && html`<p>It has run and is held back: <code>${printable(does.tag)}</code>. A yes commits it. After ${held} s, or when others wait
       for it, it is rolled back; a yes then ${does.digest ? 'runs it once more, and commits only the same rows' : 'does nothing: the agent has to send it again'}.</p>`}
+    ${does?.verb && html`<${Tried} does=${does} diff=${of.diff} />`}
     ${note && html`<p class="note">${printable(note)}.</p>`}
     ${sample?.length > 0 && html`<div class="scroll" tabindex="0"><table><caption>Some of its rows</caption>
       <thead><tr>${columns.map(name => html`<th scope="col">${printable(name)}</th>`)}</tr></thead>
       <tbody>${sample.map(row => html`<tr>${row.map(value => html`<td class="mono">${value === null ? 'NULL' : printable(value)}</td>`)}</tr>`)}</tbody></table></div>`}`
+}
+
+const SIGNS = { '+': 'added', '-': 'gone' }
+
+// What an API server's dry run says of a change: on what it was tried, and line by line what would be otherwise.
+function Tried({ does, diff }) {
+  const where = [does.namespace, does.name].filter(Boolean).join('/')
+  const bound = does.resource_version || does.objects !== undefined
+  return html`<p>The API server's own dry run of this: <code>${does.verb}</code> <code>${printable(does.kind)}</code> ${where && html`<code>${printable(where)}</code>`}${
+    does.resource_version ? html`, version <code>${printable(does.resource_version)}</code>` : does.objects !== undefined ? `, ${does.objects} objects` : ''}.
+      ${bound ? ' A yes sends it only if that is still so then.' : ''}</p>
+    ${does.uid && html`<p class="dim">uid <code>${printable(does.uid)}</code></p>`}
+    ${diff?.length > 0 && html`<pre class="whole mono" tabindex="0" aria-label="What would change">${diff.map((line, at) =>
+      html`<div key=${at} class=${SIGNS[line[0]]}>${printable(line)}</div>`)}</pre>`}`
 }
 
 function Decide({ id, grantable, onDone }) {

@@ -17,10 +17,16 @@ function Diagnostics({ of, kind, onGo }) {
     <span>${one.message}</span>${one.text && html`<pre class="value">${printable(one.text)}</pre>`}${one.help && html`<div class="dim">${one.help}</div>`}${one.other && html`<div class="dim">also ${one.other}</div>`}</li>`)}</ul>`
 }
 
+// What a rehearsal, or a coverage, did not look at.
+export function LeftOut({ of }) {
+  return of && html`<p class="note" role="status">${of.records} older records were left out: so many are looked at${of.bound === 'time' ? ' in the time that there is' : ''}.</p>`
+}
+
 function Rehearsal({ of }) {
   const rest = Object.values(of.not_replayed).reduce((sum, count) => sum + count, 0)
   return html`<section aria-label="Rehearsal"><h2 class="next">The last day by this draft</h2>
     <p role="status">${of.judged} verdicts judged anew, <strong>${of.changed} would change</strong>${rest > 0 && `, ${rest} cannot be told`}.${of.assumed > 0 && ` ${of.assumed} by the profile that was recorded.`}</p>
+    <${LeftOut} of=${of.left_out} />
     ${of.changes.length > 0 && html`<div class="table" tabindex="0" role="region" aria-label="Changes"><table><thead><tr><th class="num">Times</th><th>Was</th><th>Would be</th><th>Where</th><th>Such as</th></tr></thead><tbody>
       ${of.changes.map((one, at) => html`<tr key=${at}><td class="num">${one.count}</td><td>${said(one.was)}</td><td>${said(one.would)}</td><td>${one.endpoint}<br/><span class="dim">${one.profile}</span></td>
         <td class="wide"><a href=${`#/traffic/${one.record}`}>#${one.record}</a> <span class="mono">${printable(one.summary)}</span></td></tr>`)}</tbody></table></div>`}

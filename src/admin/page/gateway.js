@@ -10,11 +10,19 @@ const STATES = {
   Starting: ['wait', 'It connects.'], unheard: ['bad', 'tailscaled is not heard; nobody of the tailnet is let in.']
 }
 
+// Dark on light in every colour scheme, with the margin that a reader wants.
+function QrCode({ of: { width, path } }) {
+  const [start, size] = [-4, width + 8]
+  return html`<svg class="code" role="img" aria-label="The same address as a QR code" viewBox=${`${start} ${start} ${size} ${size}`}>
+    <rect x=${start} y=${start} width=${size} height=${size} fill="#fff" /><path d=${path} fill="#000" shape-rendering="crispEdges" /></svg>`
+}
+
 function Tailnet({ tailnet }) {
   if (!tailnet) return html`<p class="dim">No <code>tailscale</code> block in the gateway's configuration: agents come by WireGuard alone.</p>`
   const [kind, means] = STATES[tailnet.state] || ['wait', '']
   return html`<p><${Badge} of=${tailnet.state} kind=${kind} /> ${means}</p>
     ${tailnet.login_url && html`<p class="problem">Log the node in at <a href=${tailnet.login_url} rel="noreferrer" target="_blank">${tailnet.login_url}</a></p>`}
+    ${tailnet.login_code && html`<${QrCode} of=${tailnet.login_code} />`}
     ${tailnet.problem && html`<p class="problem">${printable(tailnet.problem)}</p>`}
     <${Fields} rows=${[
       ['tailscaled', tailnet.own ? "the gateway's own" : 'attached to the one of this machine'],

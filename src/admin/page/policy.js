@@ -2,6 +2,7 @@
 
 import { html, useState } from './vendor/preact-htm.js'
 import { get } from './api.js'
+import { LeftOut } from './draft.js'
 import { Badge, Empty, Problem, ago, useEvery, useLoaded, useNow } from './show.js'
 
 const list = keys => (keys.length ? keys.map(key => html`<code class="chip">${key}</code> `) : html`<span class="dim">none</span>`)
@@ -45,7 +46,7 @@ export function Policy() {
       <a href="#/policy/files">Files</a>
       <span class="dim">version <code>${version}</code></span></div>
     <${Problem} error=${covered?.error} />
-    ${covered?.data && html`<p class="note" role="status">${plural(covered.data.judged, 'request', 'requests')} of the last day, each judged by every rule of the policy in force. A gap is a part of a condition that never came out one way.</p>`}
+    ${covered?.data && html`<p class="note" role="status">${plural(covered.data.judged, 'request', 'requests')} of the last day, each judged by every rule of the policy in force. A gap is a part of a condition that never came out one way.</p><${LeftOut} of=${covered.data.left_out} />`}
     <${Problem} error=${loaded.error} />
     ${notes.length > 0 && html`<details class="notes"><summary>${plural(notes.length, 'note', 'notes')} on this policy</summary>${notes.map(note => html`<div class="card" key=${note.message + note.line}><strong>${note.message}</strong>
       ${note.file && html`<div class="dim mono">${note.file}:${note.line}:${note.column}</div>`}${note.text && html`<pre class="value">${note.text}</pre>`}${note.help && html`<p>${note.help}</p>`}</div>`)}</details>`}

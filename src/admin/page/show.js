@@ -88,7 +88,7 @@ export function Facts({ facts, without = [] }) {
 }
 
 export const Fields = ({ rows }) =>
-  html`<dl class="fields">${rows.filter(row => row && row[1] !== undefined && row[1] !== null && row[1] !== '').map(
+  html`<dl class="fields">${rows.filter(row => row && row[1] !== undefined && row[1] !== null && row[1] !== false && row[1] !== '').map(
     ([name, of]) => html`<div key=${name}><dt>${name}</dt><dd>${of}</dd></div>`)}</dl>`
 
 export const Empty = ({ title, children }) => html`<div class="empty"><h2>${title}</h2><div>${children}</div></div>`

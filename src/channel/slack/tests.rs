@@ -8,6 +8,8 @@ fn notice(action: &str) -> Notice {
         title: "Approval 7: <!channel> asks https.api".to_owned(),
         about: vec![("Agent", "lap<@U1>top".to_owned())],
         action: action.to_owned(),
+        facts: vec!["path: /<!here>".to_owned()],
+        asker: Vec::new(),
         link: "https://page/#/approvals/7".to_owned(),
         state: QuestionState::Pending,
         is_escalated: false,

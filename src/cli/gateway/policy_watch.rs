@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::admin::{Guard, HeldBack};
 use crate::audit::replay::replay;
 use crate::bad_input;
 use crate::policy::{Named, Policy, Source, source, version_of};
@@ -19,30 +20,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The second look of one that SIGHUP asked for.
 const ASKED_LOOK_AFTER: Duration = Duration::from_millis(50);
 
-/// Says whether a policy may come into force now.
-pub(super) type Guard = Arc<dyn Fn(&Policy) -> Result<(), NotNow> + Send + Sync>;
-
-impl NotNow {
-    /// In words.
-    pub(super) fn why(self) -> String {
-        match self {
-            NotNow::Changes(changes) => format!("it would change verdicts:\n{changes}"),
-            NotNow::Round(why) => why,
-        }
-    }
-}
-
-/// Why a policy that loads does not come into force.
-pub(super) enum NotNow {
-    /// What was recorded would come out otherwise; it may be accepted.
-    Changes(String),
-    /// Agents would get round the gateway.
-    Round(String),
-}
-
 /// Whether `new` may take the place of `old`: where `old` has a `reload_guard`, the record of that
 /// time must not come out otherwise by `new`, nor ask others, or the change must have been accepted.
-pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), NotNow> {
+pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), HeldBack> {
     let gateway = &old.model().gateway;
     let Some(back) = gateway.reload_guard else {
         return Ok(());
@@ -53,10 +33,10 @@ pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), NotNow> {
     let back_us = i64::try_from(back.as_micros()).unwrap_or(i64::MAX);
     let since = crate::state::now_us().saturating_sub(back_us);
     let log = gateway.state_dir.join("audit.db");
-    let found = replay(&log, since, Some(old), new).map_err(|error| NotNow::Changes(error.to_string()))?;
+    let found = replay(&log, since, Some(old), new).map_err(|error| HeldBack::Changes(error.to_string()))?;
     match found.changed {
         0 => Ok(()),
-        _ => Err(NotNow::Changes(crate::cli::replay::text(&found))),
+        _ => Err(HeldBack::Changes(crate::cli::replay::text(&found))),
     }
 }
 
@@ -126,12 +106,12 @@ pub(super) async fn watch(
                 let (judge, judged) = (guard.clone(), policy.clone());
                 match tokio::task::spawn_blocking(move || judge(&judged)).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(NotNow::Round(why))) => {
+                    Ok(Err(HeldBack::Round(why))) => {
                         broken = Some(version);
                         tracing::error!("the new policy does not come into force; the old one stays: {why}");
                         continue;
                     }
-                    Ok(Err(NotNow::Changes(changes))) => {
+                    Ok(Err(HeldBack::Changes(changes))) => {
                         broken = Some(version);
                         held = Some(policy.model().gateway.state_dir.clone());
                         tracing::error!(

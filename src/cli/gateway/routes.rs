@@ -89,17 +89,28 @@ pub(super) async fn refusal(node: &Node, dialer: &Dialer, model: &Model) -> Resu
         nets.iter()
             .find_map(|(net, port)| led_round(&others, *net, *port, &net.to_string()))
     });
+    let mut unsure = None;
     for HostPort { host, port } in hosts {
         if found.is_some() {
             break;
         }
-        // A name that nobody knows now is dialled by nobody now; it is asked for again.
-        let addresses: Vec<IpAddr> = dialer.addresses(&host).await.unwrap_or_default();
-        found = addresses
-            .into_iter()
-            .find_map(|address| led_round(&others, address.into(), port, &host));
+        match dialer.addresses(&host).await {
+            Ok(addresses) if !addresses.is_empty() => {
+                found = addresses
+                    .into_iter()
+                    .find_map(|address| led_round(&others, address.into(), port, &host));
+            }
+            // A name that nobody knows now leads somewhere once it is known again.
+            Ok(_) | Err(_) => unsure = others.first().map(|route| (*route, host)).or(unsure),
+        }
     }
-    Ok(found)
+    match (found, unsure) {
+        (None, Some((route, host))) => Err(format!(
+            "tailscaled advertises {route} and has no network device, and {host} cannot be resolved: whether agents reach \
+             it past every rule cannot be told. Withdraw that route (tailscale set --advertise-routes=), or {WAY_OUT}"
+        )),
+        (found, _) => Ok(found),
+    }
 }
 
 /// An endpoint of all names under one leads to addresses that nobody knows beforehand: each route could hold them.
@@ -117,20 +128,22 @@ fn any_name(model: &Model, others: &[IpNet]) -> Option<String> {
         })?;
     Some(format!(
         "tailscaled advertises {route} and has no network device, and a name under {suffix} may lead there: agents reach \
-         it past every rule. Withdraw that route (tailscale set --advertise-routes=), or let tailscaled run without \
-         --tun=userspace-networking"
+         it past every rule. Withdraw that route (tailscale set --advertise-routes=), or {WAY_OUT}"
     ))
 }
 
 /// How agents reach an upstream past the gateway, if they do: by what others have tailscaled advertise, or where it takes
 /// what is sent to the node's own address.
 fn led_round(others: &[IpNet], upstream: IpNet, port: u16, called: &str) -> Option<String> {
-    let way_out = "let tailscaled run without --tun=userspace-networking";
-    let overlaps = |net: &IpNet| net.contains(&upstream) || upstream.contains(net);
+    let upstream = canonical(upstream);
+    let overlaps = |net: &IpNet| {
+        let net = canonical(*net);
+        net.contains(&upstream) || upstream.contains(&net)
+    };
     if let Some(route) = others.iter().find(|net| overlaps(net)) {
         return Some(format!(
             "tailscaled advertises {route}, which holds {called}, and has no network device: agents reach it past every \
-             rule. Withdraw that route (tailscale set --advertise-routes=), or {way_out}"
+             rule. Withdraw that route (tailscale set --advertise-routes=), or {WAY_OUT}"
         ));
     }
     let taken = TAKEN.iter().any(|address| upstream.contains(address))
@@ -141,9 +154,21 @@ fn led_round(others: &[IpNet], upstream: IpNet, port: u16, called: &str) -> Opti
         format!(
             "tailscaled has no network device, and dials at 127.0.0.1 and ::1 what is sent to the node's own address: \
              agents reach the upstream {called} past every rule. Let it listen at another address alone (127.0.0.2 will \
-             do), or {way_out}"
+             do), or {WAY_OUT}"
         )
     })
+}
+
+/// What helps in any case.
+const WAY_OUT: &str = "let tailscaled run without --tun=userspace-networking";
+
+/// An IPv4 range that is written as an IPv6 one is dialled as the IPv4 one.
+fn canonical(net: IpNet) -> IpNet {
+    let mapped = net.addr().to_canonical();
+    match net.prefix_len().checked_sub(96) {
+        Some(prefix) if mapped.is_ipv4() && net.addr().is_ipv6() => IpNet::new(mapped, prefix).unwrap_or(net),
+        _ => net,
+    }
 }
 
 /// Where a tailscaled without a network device dials what peers send to its node's addresses, and what means the same.

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use super::policy_watch::{self, NotNow};
+use super::policy_watch;
 use super::{routes, tailnet};
 use crate::admin::{self, Operator};
 use crate::audit::log::Log;
@@ -93,20 +93,19 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     tokio::spawn(channels.clone().run());
     let (guard_gate, guard_node, guard_dialer) = (gate.clone(), node.clone(), dialer.clone());
     let runtime = tokio::runtime::Handle::current();
-    let guard: policy_watch::Guard = Arc::new(move |new: &Policy| {
+    let guard: admin::Guard = Arc::new(move |new: &Policy| {
         // Called where it may block.
         if let Some(node) = &guard_node
             && let Ok(Some(why)) | Err(why) =
                 runtime.block_on(routes::refusal(node, &guard_dialer, new.model()))
         {
-            return Err(NotNow::Round(why));
+            return Err(admin::HeldBack::Round(why));
         }
         policy_watch::guard(&guard_gate.policy(), new)
     });
-    let written_guard = guard.clone();
     let files = admin::Files {
         path: std::path::absolute(&path)?,
-        guard: Arc::new(move |new: &Policy| written_guard(new).map_err(NotNow::why)),
+        guard: guard.clone(),
     };
     let mut operator = Operator::new(
         state.clone(),

@@ -109,6 +109,9 @@ impl K8s {
     }
 }
 
+/// Verbs of statements that change nothing.
+const READS: &[&str] = &["select", "show", "explain"];
+
 /// A statement; what is set besides takes the place of what its text says.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,10 +168,28 @@ fn replace(statement: &mut Statement, recorded: &Sql) {
         statement.verbs = vec![statement.verb.clone()];
     }
     if let Some(tables) = &recorded.tables {
-        statement.tables = tables.clone();
+        replace_tables(statement, tables);
     }
     if let Some(function) = &recorded.function {
         statement.functions = vec![function.clone()];
+    }
+}
+
+/// Recorded tables are read and written as the text says; what it does not name is read, and written too unless the
+/// statement only reads.
+fn replace_tables(statement: &mut Statement, tables: &[String]) {
+    let changes = !statement.verbs.iter().all(|verb| READS.contains(&verb.as_str()));
+    statement.tables = tables.to_vec();
+    statement.reads.retain(|own| tables.contains(own));
+    statement.writes.retain(|own| tables.contains(own));
+    for table in tables {
+        if statement.reads.contains(table) || statement.writes.contains(table) {
+            continue;
+        }
+        statement.reads.push(table.clone());
+        if changes {
+            statement.writes.push(table.clone());
+        }
     }
 }
 

@@ -137,6 +137,16 @@ fn limits_of_a_document() {
     }
     bomb.push_str(" fragment F30 on Q { a }");
     assert_eq!(of_document(&bomb, None), Err(Blind::Truncated));
+    // As deep by fragments that are each flat.
+    let chain = |length: usize| {
+        let links = (0..length).map(|n| format!(" fragment F{n} on Q {{ ...F{next} }}", next = n + 1));
+        format!(
+            "{{ ...F0 }}{} fragment F{length} on Q {{ a }}",
+            links.collect::<String>()
+        )
+    };
+    assert!(of_document(&chain(DEPTH_MAX - 1), None).is_ok());
+    assert_eq!(of_document(&chain(DEPTH_MAX), None), Err(Blind::Truncated));
     let one = json!({"query": "{ a }"});
     let batch = |count: usize| Value::Array(vec![one.clone(); count]);
     assert_eq!(

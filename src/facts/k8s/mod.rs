@@ -141,6 +141,11 @@ impl K8sFacts {
         }
     }
 
+    /// What the API server's resolver makes of it.
+    pub fn resolved(&self) -> &Resolved {
+        &self.resolved
+    }
+
     /// The parameters as the request has them, the first value of each.
     pub fn written_params(&self) -> &[(String, String)] {
         &self.written

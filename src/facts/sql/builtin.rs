@@ -48,6 +48,11 @@ pub(super) fn is_plain_function(parts: &[String]) -> bool {
     own(parts).is_some_and(|bare| NAMES.contains(bare) && !RUNS_TEXT.contains(&bare))
 }
 
+/// Whether it is the server's own function that these parts name, and one that runs a text.
+pub(super) fn runs_text(parts: &[String]) -> bool {
+    own(parts).is_some_and(|bare| RUNS_TEXT.contains(&bare))
+}
+
 /// Whether it is the server's own operator that these parts name.
 pub(super) fn is_operator(parts: &[String]) -> bool {
     own(parts).is_some_and(|bare| OPERATORS.split_whitespace().any(|known| known == bare))

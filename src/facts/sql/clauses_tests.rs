@@ -435,7 +435,7 @@ fn bare_names_are_looked_up_where_the_session_said() {
     let seen = |text: &str, path: &SearchPath, slot| {
         let facts = SqlFacts::new(one(text), "d", "ann").looked_up(path);
         match facts.fact(slot) {
-            Fact::Known(View::Texts(names)) => names.join(" "),
+            Fact::Known(View::Texts(names) | View::Named(names)) => names.join(" "),
             Fact::Known(other) => format!("{other:?}"),
             Fact::Unknown(blind) => format!("{blind:?}"),
         }
@@ -480,7 +480,7 @@ fn bare_names_are_looked_up_where_the_session_said() {
         seen("select 1 from a.users", &path, Slot::SqlTables),
         "a.users users"
     );
-    assert_eq!(seen("select lower(a)", &path, Slot::SqlFunctions), "Ambiguous");
+    assert_eq!(seen("select lower(a)", &path, Slot::SqlFunctions), "Opaque");
     let roles = |text: &str| one(text).roles.clone();
     let to = |role: &str| PathChange::To(vec![role.to_owned()]);
     assert_eq!(roles("set role x"), to("x"));
@@ -532,11 +532,13 @@ fn files_and_programs_of_the_server() {
 /// What code that cannot be read does is neither empty nor `false`; what the text itself says stays.
 #[test]
 fn what_unread_code_does_is_unknown() {
-    const HIDDEN: [Slot; 8] = [
+    const HIDDEN: [Slot; 10] = [
         Slot::SqlVerbs,
         Slot::SqlTables,
         Slot::SqlReads,
         Slot::SqlWrites,
+        Slot::SqlColumns,
+        Slot::SqlObjects,
         Slot::SqlProgram,
         Slot::SqlServerFile,
         Slot::SqlRoleChange,
@@ -545,10 +547,7 @@ fn what_unread_code_does_is_unknown() {
     let unknown = |text: &str| -> Vec<&str> {
         let facts = SqlFacts::new(one(text), "db", "ann");
         let blind = |slot: &Slot| matches!(facts.fact(*slot), Fact::Unknown(Blind::Opaque));
-        assert!(
-            !blind(&Slot::SqlVerb) && !blind(&Slot::SqlFunctions) && !blind(&Slot::SqlColumns),
-            "{text}"
-        );
+        assert!(!blind(&Slot::SqlVerb), "{text}");
         HIDDEN.into_iter().filter(blind).map(Slot::name).collect()
     };
     let all = HIDDEN.map(Slot::name);
@@ -560,14 +559,46 @@ fn what_unread_code_does_is_unknown() {
         "explain analyze execute nobody_knows(1)",
         "create table t as execute nobody_knows",
         "create view v as select own(1)",
+        "refresh materialized view v",
+        "select query_to_xml('delete from t', true, true, '')",
     ] {
         assert_eq!(unknown(text), all, "{text}");
     }
-    assert_eq!(unknown("select own(a) from t for update"), all[..7]);
+    assert_eq!(unknown("select own(a) from t for update"), all[..9]);
     assert_eq!(
         unknown("copy (select own(1)) to program 'id'"),
-        [&all[..4], &all[5..]].concat()
+        [&all[..6], &all[7..]].concat()
     );
+    let json = |text: &str, slot| {
+        let facts = SqlFacts::new(one(text), "db", "ann");
+        match facts.fact(slot) {
+            Fact::Known(view) => view.to_json(),
+            Fact::Unknown(blind) => serde_json::json!({ "unknown": blind }),
+        }
+    };
+    // What the text itself says to the worse stays said.
+    let unread = serde_json::json!({ "unknown": "opaque" });
+    for (text, has_where, row_limit) in [
+        (
+            "delete from t where a = own(1)",
+            unread.clone(),
+            serde_json::Value::Null,
+        ),
+        (
+            "delete from t returning own(a)",
+            false.into(),
+            serde_json::Value::Null,
+        ),
+        (
+            "select own(a) from t where a = 1 limit 5",
+            unread.clone(),
+            unread.clone(),
+        ),
+        ("select a from t where a = 1 limit 5", true.into(), 5.into()),
+    ] {
+        assert_eq!(json(text, Slot::SqlHasWhere), has_where, "{text}");
+        assert_eq!(json(text, Slot::SqlRowLimit), row_limit, "{text}");
+    }
     for text in [
         "select 1",
         "select count(a) from t",
@@ -578,11 +609,60 @@ fn what_unread_code_does_is_unknown() {
     }
 }
 
+/// A function of somebody's own is named, and is more than its name; code without a name leaves the list unknown.
+#[test]
+fn functions_are_known_as_far_as_what_runs_has_a_name() {
+    let functions = |text: &str| {
+        let facts = SqlFacts::new(one(text), "db", "ann");
+        match facts.fact(Slot::SqlFunctions) {
+            Fact::Known(View::Texts(names)) => format!("just {}", names.join(" ")),
+            Fact::Known(View::Named(names)) => format!("named {}", names.join(" ")),
+            Fact::Known(_) => panic!("{text}"),
+            Fact::Unknown(blind) => format!("{blind:?}"),
+        }
+    };
+    for (text, wanted) in [
+        ("select count(a) from t", "just count"),
+        ("select 1", "just "),
+        ("select count(app.own(a)) from t", "named count app.own own"),
+        ("call app.refresh()", "named app.refresh refresh"),
+        (
+            "create trigger x before update on t execute function app.own()",
+            "named app.own own",
+        ),
+        // A procedure that is called as one of the server's functions is none of them.
+        ("call lower()", "Opaque"),
+        (
+            "select pg_catalog.query_to_xml('select own()', true, true, '')",
+            "Opaque",
+        ),
+        ("select own(), table_to_xml('t', true, true, '')", "Opaque"),
+        ("do $$ begin perform pg_terminate_backend(1); end $$", "Opaque"),
+        ("select own(1) operator(public.@@@) 2", "Opaque"),
+        ("select own(1)::guarded", "Opaque"),
+        ("execute nobody_knows", "Opaque"),
+        (
+            "create function f() returns int language sql as 'select pg_terminate_backend(1)'",
+            "Opaque",
+        ),
+        ("create extension dblink", "Opaque"),
+    ] {
+        assert_eq!(functions(text), wanted, "{text}");
+    }
+    let prepared = one("do $$ begin end $$");
+    let whole = one("execute p(count(1))").executing(&prepared);
+    let facts = SqlFacts::new(std::sync::Arc::new(whole), "db", "ann");
+    assert!(matches!(
+        facts.fact(Slot::SqlFunctions),
+        Fact::Unknown(Blind::Opaque)
+    ));
+}
+
 #[test]
 fn what_reaches_unnamed_tables_has_no_known_lists() {
     let unknown = |text: &str| {
         let facts = SqlFacts::new(one(text), "db", "ann");
-        [Slot::SqlTables, Slot::SqlReads, Slot::SqlWrites]
+        [Slot::SqlTables, Slot::SqlReads, Slot::SqlWrites, Slot::SqlObjects]
             .map(|slot| matches!(facts.fact(slot), Fact::Unknown(Blind::Opaque)))
     };
     for text in [
@@ -604,7 +684,7 @@ fn what_reaches_unnamed_tables_has_no_known_lists() {
         "import foreign schema s from server f into public",
         "alter schema s rename to z",
     ] {
-        assert_eq!(unknown(text), [true; 3], "{text}");
+        assert_eq!(unknown(text), [true; 4], "{text}");
     }
     for text in [
         "drop table t",
@@ -613,7 +693,7 @@ fn what_reaches_unnamed_tables_has_no_known_lists() {
         "alter role a rename to b",
         "select 1 from t",
     ] {
-        assert_eq!(unknown(text), [false; 3], "{text}");
+        assert_eq!(unknown(text), [false; 4], "{text}");
     }
 }
 

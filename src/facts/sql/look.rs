@@ -249,3 +249,23 @@ pub(super) fn effect_of(tree: &Tree) -> Effect {
         _ => Effect::None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_names_are_compared_and_more_at_the_end() {
+        let mut names: Vec<String> = (0..=NAMES_COMPARED_MAX)
+            .map(|number| format!("c{number}"))
+            .collect();
+        let all = names.clone();
+        push(&mut names, "c0");
+        assert_eq!(names.len(), all.len() + 1, "looked for in a list that is long");
+        dedupe(&mut names);
+        assert_eq!(names, all);
+        let mut few = vec!["a".to_owned()];
+        push(&mut few, "a");
+        assert_eq!(few, ["a"]);
+    }
+}

@@ -6,7 +6,11 @@
 //!
 //! What no parser can know is a fact too: `opaque`, for text that runs and for the bodies of
 //! functions and operators that are not the server's own. What such code reaches or does is unknown then: verbs,
-//! tables, reads and writes, and each of `program`, `server_file`, `role_change` and `locks` that the text itself has not. `a.f` may be a call of `f`; it is listed
+//! tables, reads, writes, columns and objects; `has_where` and `row_limit`, unless the text itself says `false` or `null`; and each of
+//! `program`, `server_file`, `role_change` and `locks` that the text itself has not. `functions` is unknown where such code has no name
+//! of its own (DO, a text that `query_to_xml` runs, an operator); where it is functions, their names are known, and each stands
+//! for all that its body calls ([`View::Named`](super::View::Named)): a rule may list them, and none finds out by them that another is not
+//! called. `a.f` may be a call of `f`; it is listed
 //! as the column that it looks like. Views, triggers, rules, defaults and policies are not on the wire: a view
 //! stands as the table that it looks like, whatever its own query calls. Who may `create` them can hide there
 //! what SET or a function would show, but for how texts are read, which the session sees from the server.
@@ -78,6 +82,9 @@ pub struct Statement {
     pub opaque: bool,
     /// As `opaque`, but for EXECUTE.
     pub opaque_itself: bool,
+    /// Some of that code has no name in `functions`: DO, a text that the server's own functions run, an operator or a
+    /// type of somebody's own.
+    pub nameless: bool,
     /// The names that EXECUTE in it runs.
     pub executes: Vec<String>,
     /// For PREPARE, the statement in it.
@@ -135,6 +142,7 @@ impl Statement {
             wide: false,
             opaque: false,
             opaque_itself: false,
+            nameless: false,
             executes: Vec::new(),
             prepares: None,
             setting: None,
@@ -179,6 +187,7 @@ impl Statement {
         whole.wide |= prepared.wide;
         whole.opaque = self.opaque_itself || prepared.opaque;
         whole.opaque_itself = whole.opaque;
+        whole.nameless |= prepared.nameless;
         whole.executes.clone_from(&prepared.executes);
         whole.rereads |= prepared.rereads;
         whole.unparseable |= prepared.unparseable;
@@ -217,14 +226,24 @@ impl Statement {
         let shadowed = path.shadows_builtin() && calls;
         whole.opaque |= shadowed;
         whole.opaque_itself |= shadowed;
+        whole.nameless |= shadowed;
         whole
     }
 
-    /// Whether code that cannot be read could make another value of a fact than the text has: more verbs and tables,
-    /// a `true` where the text itself says `false`.
+    /// Whether code that cannot be read could make another value of a fact than the text has: more names in a list, a
+    /// `true` where the text itself says `false`, an UPDATE without a WHERE, rows that no LIMIT of the text counts.
     fn may_be_more(&self, slot: Slot) -> bool {
         match slot {
-            Slot::SqlVerbs | Slot::SqlTables | Slot::SqlReads | Slot::SqlWrites => true,
+            Slot::SqlVerbs
+            | Slot::SqlTables
+            | Slot::SqlReads
+            | Slot::SqlWrites
+            | Slot::SqlColumns
+            | Slot::SqlObjects => true,
+            // Else each name stands for what it calls: `View::Named`.
+            Slot::SqlFunctions => self.nameless || !self.executes.is_empty() || self.functions.is_empty(),
+            Slot::SqlHasWhere => self.has_where,
+            Slot::SqlRowLimit => self.row_limit.is_some(),
             Slot::SqlProgram => !self.program,
             Slot::SqlServerFile => !self.server_file,
             Slot::SqlRoleChange => !self.role_change,
@@ -248,6 +267,7 @@ impl Statement {
         Statement {
             opaque: true,
             opaque_itself: true,
+            nameless: true,
             has_where: false,
             ..Statement::empty(text)
         }

@@ -85,7 +85,7 @@ impl FactSource for SqlFacts {
             // Opaque code with no verb of its own: a function call message, an unknown EXECUTE.
             _ if statement.verb.is_empty() => return Fact::Unknown(Blind::Opaque),
             // Whose names only the server knows.
-            Slot::SqlTables | Slot::SqlReads | Slot::SqlWrites if statement.wide => {
+            Slot::SqlTables | Slot::SqlReads | Slot::SqlWrites | Slot::SqlObjects if statement.wide => {
                 return Fact::Unknown(Blind::Opaque);
             }
             slot if statement.opaque && statement.may_be_more(slot) => return Fact::Unknown(Blind::Opaque),
@@ -98,6 +98,7 @@ impl FactSource for SqlFacts {
             Slot::SqlTables => View::Texts(&statement.tables),
             Slot::SqlReads => View::Texts(&statement.reads),
             Slot::SqlWrites => View::Texts(&statement.writes),
+            Slot::SqlFunctions if statement.opaque => View::Named(&statement.functions),
             Slot::SqlFunctions => View::Texts(&statement.functions),
             Slot::SqlColumns => View::Texts(&statement.columns),
             Slot::SqlObjects => View::Texts(&statement.objects),

@@ -1,6 +1,6 @@
 //! Everything that is neither a query nor a change of rows: what it acts on; casts and operators. *Pure.*
 
-use super::builtin::{is_operator, is_type};
+use super::builtin::{is_operator, is_plain_function, is_type};
 use super::look::{named_objects, push, strings};
 use super::tree::Tree;
 use super::walk::Walk;
@@ -66,13 +66,13 @@ impl Walk {
     /// A domain's CHECK, a type's input and the function of a CREATE CAST run with a cast.
     pub(super) fn cast(&mut self, to: &Tree) {
         let parts = strings(to.get("names"));
-        self.out.opaque_itself |= !parts.is_empty() && !is_type(&parts);
+        self.out.nameless |= !parts.is_empty() && !is_type(&parts);
         self.out.bare.operators |= parts.len() == 1;
     }
 
     pub(super) fn operator(&mut self, name: &Tree) {
         let parts = strings(name);
-        self.out.opaque_itself |= !parts.is_empty() && !is_operator(&parts);
+        self.out.nameless |= !parts.is_empty() && !is_operator(&parts);
     }
 
     /// A statement's relations are what it acts on; a query in it reads.
@@ -86,12 +86,18 @@ impl Walk {
         match tree.name() {
             // What is defined here, or stands in a script or a library, runs later or now.
             "DoStmt"
-            | "CallStmt"
             | "LoadStmt"
             | "CreateFunctionStmt"
             | "AlterFunctionStmt"
             | "CreateExtensionStmt"
-            | "AlterExtensionStmt" => self.out.opaque_itself = true,
+            | "AlterExtensionStmt" => self.out.nameless = true,
+            // The view's own query runs, and is not in the text.
+            "RefreshMatViewStmt" => self.out.nameless |= !tree.get("skip_data").is(true),
+            // A procedure is nobody's but somebody's own, even one that is called as a function of the server's.
+            "CallStmt" => {
+                self.out.opaque_itself = true;
+                self.out.nameless |= is_plain_function(&strings(tree.get("funccall").get("funcname")));
+            }
             // A list that may hold a name twice: two are never followed.
             "ExecuteStmt" => self.out.executes.push(tree.get("name").text().to_owned()),
             "VariableSetStmt" => {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::Statement;
-use super::builtin::is_plain_function;
+use super::builtin::{is_plain_function, runs_text};
 use super::look::{dedupe, has_where, is_constant, is_off, named, push, row_limit, strings, verb_of};
 use super::tree::Tree;
 
@@ -26,6 +26,7 @@ pub(super) fn facts_of(tree: &Tree, text: &str) -> Statement {
     {
         walk.out.has_where = has_where(tree);
     }
+    walk.out.opaque_itself |= walk.out.nameless;
     walk.out.opaque = walk.out.opaque_itself || !walk.out.executes.is_empty();
     // A row as a whole, `SELECT t FROM t`, is all of its columns.
     let ranges: HashSet<&String> = walk.ranges.iter().collect();
@@ -318,6 +319,7 @@ impl Walk {
         }
         push(&mut self.out.functions, bare);
         self.out.opaque_itself |= !is_plain_function(parts);
+        self.out.nameless |= runs_text(parts);
     }
 
     /// Walks the CTEs of a query, then the query with their names bound.

@@ -1,7 +1,8 @@
 //! The bijection between names and virtual addresses. A name's place in the ranges is a hash of it, so
 //! that two gateways before one tailnet agree whatever they saw first: a fail-over must not lead to
 //! another endpoint. Append-only, so that nothing ever moves; where two names want one place, the
-//! later gets the next that is free, and the log says so.
+//! later gets the next that is free. Gateways that begin with one policy agree on these, too; those
+//! that saw its names come one by one need not, and so `validate` and the log name them.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -11,8 +12,9 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use ipnet::IpNet;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
+
+use crate::policy::place::{last, place};
 
 /// Names that may have an address, however large the ranges.
 pub const NAMES_MAX: usize = 60_000;
@@ -53,19 +55,14 @@ pub struct Names {
 impl Names {
     /// A table over two ranges; kept in `file`, a name and its index a line, where given.
     pub fn open(v4: IpNet, v6: IpNet, file: Option<&Path>) -> Result<Self, NamesError> {
+        let last = last(v4, v6);
         let (IpNet::V4(v4), IpNet::V6(v6)) = (v4, v6) else {
             return Err(NamesError::Ranges);
         };
-        // The first and the last address of the IPv4 range stay free.
-        let room_v4 = 1u128 << (32 - v4.prefix_len());
-        let room_v6 = 1u128
-            .checked_shl(u32::from(128 - v6.prefix_len()))
-            .unwrap_or(u128::MAX);
-        let room = room_v4.saturating_sub(2).min(room_v6.saturating_sub(1));
         let names = Names {
             v4: v4.network(),
             v6: v6.network(),
-            last: u32::try_from(room).unwrap_or(u32::MAX),
+            last,
             table: RwLock::default(),
             changes: watch::Sender::new(0),
         };
@@ -189,17 +186,6 @@ impl Names {
         };
         self.table.read().ok()?.by_index.get(&index).cloned()
     }
-}
-
-/// Where a name belongs: from 1 to `last`, by its bytes alone. Gateways of other versions rely on it.
-fn place(name: &str, last: u32) -> u32 {
-    let digest = Sha256::digest(name.as_bytes());
-    let start = digest
-        .iter()
-        .take(8)
-        .fold(0u64, |sum, byte| (sum << 8) | u64::from(*byte));
-    let offset = start.checked_rem(last.into()).unwrap_or_default();
-    u32::try_from(offset).unwrap_or_default() + 1
 }
 
 impl Table {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::wire::{UDP_BYTES_MAX, UDP_BYTES_MIN};
 use super::*;
 use crate::identity::Transport;
+use crate::policy::place::place;
 use crate::policy::{Policy, Source};
 
 const A: u16 = 1;
@@ -24,6 +25,10 @@ fn policy(unknown: &str) -> Policy {
          endpoint \"https\" \"api\" {{ hosts = [\"api.prod.test\", \"*.cdn.test\", \"10.0.0.0/8\"] }}\n\
          endpoint \"https\" \"hidden\" {{ hosts = [\"hidden.test\"] }}\n"
     );
+    load(text)
+}
+
+fn load(text: String) -> Policy {
     let path = "policy.hcl".into();
     Policy::load(vec![Source { path, text }], &|_| {
         Err(std::io::ErrorKind::NotFound.into())
@@ -293,6 +298,57 @@ fn gateways_agree_whatever_they_saw_first() {
     // For good: a gateway of another version may be the other one.
     assert_eq!(one.index("api.test"), Some(52_393));
     assert_eq!(one.index("orders.test"), Some(15_314));
+}
+
+#[test]
+fn gateways_that_begin_with_one_policy_agree_on_names_that_want_one_place_and_keep_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |file: &str| {
+        let names = Names::open(
+            "10.78.0.0/28".parse().unwrap(),
+            "fd7a::/64".parse().unwrap(),
+            Some(&folder.path().join(file)),
+        );
+        Arc::new(names.unwrap())
+    };
+    let serve = |names: &Arc<Names>, order: &[u32]| {
+        let hosts = order.iter().map(|number| format!("\"n{number}.test\""));
+        let text = format!(
+            "endpoint \"http\" \"e\" {{ hosts = [{}] }}\n",
+            hosts.collect::<Vec<_>>().join(", ")
+        );
+        let zone = Zone::new(load(text).model(), Arc::new(|_, _| true));
+        Answerer::new(names.clone(), zone, nowhere()).unwrap()
+    };
+    let given = |names: &Names| -> Vec<Option<u32>> {
+        (0..9)
+            .map(|number| names.index(&format!("n{number}.test")))
+            .collect()
+    };
+    let (one, other) = (open("one"), open("other"));
+    serve(&one, &[0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    serve(&other, &[8, 2, 6, 0, 4, 1, 7, 3, 5]);
+    let first = given(&one);
+    assert_eq!(first, given(&other));
+    let wanted = |number: u32| Some(place(&format!("n{number}.test"), 14));
+    assert!(
+        (0..9).any(|number| first[number as usize] != wanted(number)),
+        "none is contended"
+    );
+    // Names go and come, and the gateway starts anew: none ever leads elsewhere.
+    drop(one);
+    let one = open("one");
+    serve(&one, &[9, 3]);
+    serve(&one, &[8, 7, 6, 5, 4, 3, 2, 1, 0, 9]);
+    assert_eq!(given(&one), first);
+    // One that begins later is given the file.
+    std::fs::copy(folder.path().join("one"), folder.path().join("third")).unwrap();
+    let third = open("third");
+    serve(&third, &[9, 8]);
+    assert_eq!(
+        (given(&third), third.index("n9.test")),
+        (first, one.index("n9.test"))
+    );
 }
 
 #[test]

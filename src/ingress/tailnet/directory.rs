@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tokio::sync::{Mutex as Turn, Semaphore, watch};
 
-use super::hearing::{Hearing, UNHEARD_MAX};
+use super::hearing::Hearing;
 use super::localapi::{LocalApi, LocalApiError, Protocol, Status, WhoIs};
 use super::memory::{Memory, Recalled};
 use super::miss::{MISS_PAUSE, Misses};
@@ -136,9 +136,13 @@ impl Met {
 
 impl Directory {
     pub fn new(api: LocalApi) -> Arc<Self> {
+        Directory::with(api, Hearing::default())
+    }
+
+    pub(super) fn with(api: LocalApi, hearing: Hearing) -> Arc<Self> {
         Arc::new(Directory {
             api,
-            hearing: Hearing::default(),
+            hearing,
             own: RwLock::default(),
             memory: Mutex::default(),
             changes: watch::Sender::new(0),
@@ -220,14 +224,14 @@ impl Directory {
     }
 
     /// Ends when the node of an open connection has left the tailnet, or tailscaled has not said
-    /// for [`DOUBT`] after a change, or is not heard for [`UNHEARD_MAX`]. What else changes, an expired grant included, is told to
+    /// for [`DOUBT`] after a change, or is not heard for long ([`Hearing::lost`]). What else changes, an expired grant included, is told to
     /// [`Met::live`] and [`Directory::told`].
     pub async fn until_gone(&self, mut met: Met) {
         loop {
             tokio::select! {
                 changed = met.changes.changed() => if changed.is_err() { return },
                 () = expired(&met.known) => {}
-                () = self.hearing.lost_for(UNHEARD_MAX) => return,
+                () = self.hearing.lost() => return,
             }
             let began = Instant::now();
             loop {
@@ -392,5 +396,37 @@ fn may_be_peer(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64,
         IpAddr::V6(v6) => v6.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn so_many_questions_are_put_to_tailscaled_at_once() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let directory = Directory::new(LocalApi::new(&socket).unwrap());
+        directory.own.write().unwrap().has_device = true;
+        let asking: Vec<_> = (1..=2 * ASKED_AT_ONCE_MAX as u8)
+            .map(|last| {
+                let directory = directory.clone();
+                let who = async move { directory.who(([100, 64, 0, last], 1).into(), Protocol::Udp).await };
+                tokio::spawn(who)
+            })
+            .collect();
+        // Each question is a connection of its own while none is answered.
+        let mut asked = Vec::new();
+        let more = tokio::time::timeout(super::super::localapi::ANSWER_WAIT / 4, async {
+            while asked.len() <= ASKED_AT_ONCE_MAX {
+                asked.push(listener.accept().await.unwrap());
+            }
+        });
+        assert!(more.await.is_err(), "all ask at once");
+        assert_eq!(asked.len(), ASKED_AT_ONCE_MAX);
+        asking.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

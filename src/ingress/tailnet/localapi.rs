@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::bus::Bus;
 use crate::credential::Secret;
 
 /// Bytes of one answer. A WhoIs answer is about 2 KiB; the status of a node without its peers, 4 KiB.
@@ -29,10 +30,11 @@ pub const ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// How long tailscaled may take to have a certificate issued.
 pub const CERTIFICATE_WAIT: Duration = Duration::from_secs(120);
 
-/// Changes of prefs, state and netmap, and what they are at the beginning, without private keys:
-/// `NotifyInitialState | NotifyInitialPrefs | NotifyInitialNetMap | NotifyNoPrivateKeys |
-/// NotifyRateLimit` of `ipn/backend.go`.
-const BUS_MASK: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 8;
+/// Changes of prefs, state and netmap, and what they are at the beginning, without private keys, and the
+/// engine's counters, which come every 3 seconds whatever happens and so tell a bus that is dead:
+/// `NotifyWatchEngineUpdates | NotifyInitialState | NotifyInitialPrefs | NotifyInitialNetMap |
+/// NotifyNoPrivateKeys | NotifyRateLimit` of `ipn/backend.go`.
+const BUS_MASK: u32 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 8;
 
 /// tailscaled was not heard, or not understood.
 #[derive(Debug, thiserror::Error)]
@@ -280,11 +282,7 @@ impl LocalApi {
         if !answer.status().is_success() {
             return Err(LocalApiError::Refused(answer.status().as_u16(), String::new()));
         }
-        Ok(Bus {
-            answer,
-            line: Vec::new(),
-            seen: 0,
-        })
+        Ok(Bus::new(answer))
     }
 
     async fn ask<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, LocalApiError> {
@@ -316,54 +314,12 @@ impl LocalApi {
     }
 }
 
-/// The bus of one tailscaled.
-#[derive(Debug)]
-pub struct Bus {
-    answer: reqwest::Response,
-    line: Vec<u8>,
-    /// Bytes of `line` that hold no end of a line.
-    seen: usize,
-}
-
-impl Bus {
-    /// The next change. Silence is no error: nothing may change for days.
-    ///
-    /// Cancel safe: a line that was read in part is kept.
-    ///
-    /// # Errors
-    /// The bus has ended; what changed from here on is not known.
-    pub async fn next(&mut self) -> Result<Notify, LocalApiError> {
-        loop {
-            let unseen = self.line.get(self.seen..).unwrap_or_default();
-            if let Some(end) = memchr::memchr(b'\n', unseen) {
-                let rest = self.line.split_off(self.seen + end + 1);
-                self.seen = 0;
-                let line = std::mem::replace(&mut self.line, rest);
-                let line = line.trim_ascii();
-                if line.is_empty() {
-                    continue;
-                }
-                return serde_json::from_slice(line)
-                    .map_err(|error| counted(LocalApiError::Answer(error.to_string())));
-            }
-            self.seen = self.line.len();
-            match self.answer.chunk().await.map_err(down)? {
-                None => return Err(LocalApiError::Down("the bus has ended".to_owned())),
-                Some(piece) if self.line.len() + piece.len() > LINE_BYTES_MAX => {
-                    return Err(counted(LocalApiError::Long(LINE_BYTES_MAX)));
-                }
-                Some(piece) => self.line.extend_from_slice(&piece),
-            }
-        }
-    }
-}
-
 /// tailscaled answers to this name alone: another, or an `Origin`, could be a browser's.
 fn url(path: &str) -> String {
     format!("http://local-tailscaled.sock/localapi/v0/{path}")
 }
 
-fn counted(error: LocalApiError) -> LocalApiError {
+pub(super) fn counted(error: LocalApiError) -> LocalApiError {
     crate::bad_input::count(crate::bad_input::Reader::Tailscaled, &error);
     error
 }
@@ -380,11 +336,11 @@ async fn whole(mut answer: reqwest::Response) -> Result<Vec<u8>, LocalApiError> 
     Ok(told)
 }
 
-fn late(wait: Duration) -> LocalApiError {
+pub(super) fn late(wait: Duration) -> LocalApiError {
     LocalApiError::Down(format!("nothing within {wait:?}"))
 }
 
-fn down(error: reqwest::Error) -> LocalApiError {
+pub(super) fn down(error: reqwest::Error) -> LocalApiError {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(error) = source {
@@ -430,11 +386,7 @@ mod tests {
         let long = whole(says(vec![b' '; ANSWER_BYTES_MAX + 1])).await;
         assert!(matches!(long, Err(LocalApiError::Long(ANSWER_BYTES_MAX))));
         assert!(counted(Reader::Tailscaled, "long") > before);
-        let mut bus = Bus {
-            answer: says(b"\n{]\n".to_vec()),
-            line: Vec::new(),
-            seen: 0,
-        };
+        let mut bus = Bus::new(says(b"\n{]\n".to_vec()));
         let before = counted(Reader::Tailscaled, "answer");
         assert!(matches!(bus.next().await, Err(LocalApiError::Answer(_))));
         assert!(counted(Reader::Tailscaled, "answer") > before);

@@ -101,6 +101,16 @@ pub fn qr(url: &str) -> Option<String> {
     Some(lines.collect::<Vec<_>>().join("\n"))
 }
 
+/// A URL as a QR code for a page: how many modules wide it is, and its dark ones as an SVG path, a unit each.
+pub fn qr_path(url: &str) -> Option<(usize, String)> {
+    let code = qrcode::QrCode::with_error_correction_level(url, qrcode::EcLevel::L).ok()?;
+    let width = code.width();
+    let modules = code.to_colors().into_iter().enumerate();
+    let dark = modules.filter(|(_, colour)| *colour == qrcode::Color::Dark);
+    let path = dark.map(|(at, _)| format!("M{} {}h1v1h-1z", at % width, at / width));
+    Some((width, path.collect()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +126,27 @@ mod tests {
                 .iter()
                 .all(|line| line.starts_with("\x1b[30;107m") && line.ends_with("\x1b[0m"))
         );
-        assert!(qr(&"x".repeat(8000)).is_none());
+        assert!(qr(&"x".repeat(8000)).is_none() && qr_path(&"x".repeat(8000)).is_none());
+    }
+
+    #[test]
+    fn a_url_is_drawn_for_a_page_as_for_a_terminal() {
+        let url = "https://login.example.com/a/0123456789abcdef";
+        let (width, path) = qr_path(url).unwrap();
+        let drawn = qr(url).unwrap();
+        let lines: Vec<Vec<char>> = drawn
+            .lines()
+            .map(|line| line.trim_start_matches("\x1b[30;107m").chars().collect())
+            .collect();
+        for at in 0..width * width {
+            let (x, y) = (at % width, at / width);
+            // Two modules to a character, with a margin of four.
+            let character = lines[(y + 4) / 2][x + 4];
+            let is_dark = match y % 2 {
+                0 => ['█', '▀'].contains(&character),
+                _ => ['█', '▄'].contains(&character),
+            };
+            assert_eq!(path.contains(&format!("M{x} {y}h1v1h-1z")), is_dark, "{x} {y}");
+        }
     }
 }

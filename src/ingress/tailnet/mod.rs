@@ -24,6 +24,7 @@
 //! [`Identity`]: crate::identity::Identity
 
 pub mod approval;
+pub mod bus;
 pub mod daemon;
 pub mod declared;
 pub mod directory;

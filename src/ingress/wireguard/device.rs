@@ -9,6 +9,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 
+use super::socket::Datagram;
 use super::{Drop, Peer, PeerSet, PeerStatus};
 use crate::bad_input;
 use crate::identity::{Identity, Transport, key_proof};
@@ -37,7 +38,7 @@ struct Entry {
 #[derive(Default)]
 pub(super) struct Output {
     /// Datagrams to send.
-    pub(super) network: Vec<(SocketAddr, Vec<u8>)>,
+    pub(super) network: Vec<Datagram>,
     /// Decrypted packets, each with the peer that sent it.
     pub(super) tunnel: Vec<(PeerIndex, Vec<u8>)>,
 }

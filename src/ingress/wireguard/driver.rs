@@ -9,18 +9,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::net::UdpSocket;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::device::{Device, Output, PeerIndex};
 use super::flow::{self, Ends, FlowId, Shared};
 use super::kernel::Stack;
 use super::packet::{self, Kind, Packet, Segment};
+use super::socket::{RECEIVED_BYTES_MAX, Received, Socket};
 use super::{Config, Drop, PeerSet, Status};
 use crate::identity::Identity;
 use crate::ingress::Flow;
 
-/// Datagrams taken in one go before the flows have their turn.
+/// Datagrams in one go, and those that come with the last of them, before the flows have their turn.
 const BATCH_MAX: usize = 64;
 /// DNS queries in flight, all peers together.
 pub(super) const DNS_IN_FLIGHT_MAX: usize = 256;
@@ -54,7 +54,7 @@ struct DnsReply {
 
 pub(super) struct Driver {
     config: Config,
-    socket: UdpSocket,
+    socket: Socket,
     peers: watch::Receiver<Arc<PeerSet>>,
     accepted: mpsc::Sender<Flow>,
     status: Arc<Mutex<Status>>,
@@ -80,7 +80,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(
         config: Config,
-        (socket, kernel): (UdpSocket, Option<Stack>),
+        (socket, kernel): (Socket, Option<Stack>),
         peers: watch::Receiver<Arc<PeerSet>>,
         accepted: mpsc::Sender<Flow>,
         status: Arc<Mutex<Status>>,
@@ -111,7 +111,7 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self) {
-        let mut buffer = vec![0; 1 << 16];
+        let mut buffer = vec![0; RECEIVED_BYTES_MAX];
         let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.apply_peers();
@@ -119,8 +119,8 @@ impl Driver {
             let next = self.deadlines.first().map(|(at, _)| *at);
             let far = Instant::now() + Duration::from_secs(3600);
             let touched = tokio::select! {
-                received = self.socket.recv_from(&mut buffer) => match received {
-                    Ok((length, from)) => self.take_batch(from, length, &mut buffer),
+                received = self.socket.receive(&mut buffer) => match received {
+                    Ok(received) => self.take_batch(&received, &mut buffer),
                     // An ICMP error of an earlier send; the socket is still good.
                     Err(_) => Vec::new(),
                 },
@@ -185,15 +185,12 @@ impl Driver {
         }
     }
 
-    fn take_batch(&mut self, from: SocketAddr, length: usize, buffer: &mut [u8]) -> Vec<FlowId> {
-        self.device
-            .receive(from, buffer.get(..length).unwrap_or_default(), &mut self.output);
-        for _ in 1..BATCH_MAX {
-            let Ok((length, from)) = self.socket.try_recv_from(buffer) else {
-                break;
-            };
-            self.device
-                .receive(from, buffer.get(..length).unwrap_or_default(), &mut self.output);
+    fn take_batch(&mut self, first: &Received, buffer: &mut [u8]) -> Vec<FlowId> {
+        let mut taken = self.take_received(first, buffer);
+        while taken < BATCH_MAX
+            && let Ok(received) = self.socket.try_receive(buffer)
+        {
+            taken += self.take_received(&received, buffer);
         }
         let mut touched = Vec::new();
         for (peer, bytes) in std::mem::take(&mut self.output.tunnel) {
@@ -207,6 +204,14 @@ impl Driver {
             kernel.flush();
         }
         touched
+    }
+
+    /// How many datagrams they were.
+    fn take_received(&mut self, received: &Received, buffer: &[u8]) -> usize {
+        let datagrams = received.datagrams(buffer);
+        datagrams
+            .map(|datagram| self.device.receive(received.from, datagram, &mut self.output))
+            .count()
     }
 
     fn take_dirty(&mut self, first: FlowId) -> Vec<FlowId> {
@@ -343,10 +348,10 @@ impl Driver {
     }
 
     async fn flush(&mut self) {
-        for (to, datagram) in std::mem::take(&mut self.output.network) {
-            if self.socket.send_to(&datagram, to).await.is_err() {
-                self.device.count(Drop::Send);
-            }
+        let lost = self.socket.send(&self.output.network).await;
+        self.output.network.clear();
+        for _ in 0..lost {
+            self.device.count(Drop::Send);
         }
     }
 }

@@ -337,7 +337,7 @@ impl Drop for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingress::wireguard::packet::SYN;
+    use crate::ingress::wireguard::packet::{ACK, SYN};
     use crate::ingress::wireguard::tests::tcp;
 
     fn endpoint() -> (Endpoint, Vec<u8>) {
@@ -369,5 +369,44 @@ mod tests {
         let after = |seconds: u64| Instant::ZERO + Duration::from_secs(seconds);
         assert!(!endpoint.turn(after(TIMEOUT_S - 1), |_| {}).over);
         assert!(endpoint.turn(after(TIMEOUT_S + 1), |_| {}).over);
+    }
+    /// The numbers and the payload of a TCP packet over IPv4.
+    fn read(packet: &[u8]) -> (u32, usize) {
+        let number = u32::from_be_bytes(packet[24..28].try_into().unwrap());
+        (number, packet.len() - 20 - usize::from(packet[32] >> 4) * 4)
+    }
+
+    #[test]
+    fn a_flow_holds_so_much_either_way() {
+        let (mut endpoint, syn) = endpoint();
+        let (source, destination) = (
+            "10.99.0.1:4000".parse().unwrap(),
+            "192.0.2.1:443".parse().unwrap(),
+        );
+        endpoint.push(syn);
+        let mut own = 0;
+        endpoint.turn(Instant::ZERO, |packet| own = read(packet).0 + 1);
+        let data = vec![b'x'; 1000];
+        endpoint.push(tcp(source, destination, ACK, 8, own, b""));
+        endpoint.turn(Instant::ZERO, |_| {});
+        // Nobody reads: what comes after is not taken.
+        for at in 0..2 * RECEIVE_BYTES / data.len() {
+            endpoint.push(tcp(
+                source,
+                destination,
+                ACK,
+                8 + (at * data.len()) as u32,
+                own,
+                &data,
+            ));
+            endpoint.turn(Instant::ZERO, |_| {});
+        }
+        assert_eq!(endpoint.socket().recv_queue(), RECEIVE_BYTES);
+        // Nobody acknowledges: what is to be sent after is not taken.
+        let socket = endpoint.socket();
+        while socket.can_send() {
+            socket.send_slice(&data).unwrap();
+        }
+        assert_eq!(socket.send_queue(), SEND_BYTES);
     }
 }

@@ -15,6 +15,7 @@ mod driver;
 mod flow;
 mod kernel;
 mod packet;
+mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -178,6 +179,7 @@ impl Listener {
         let address = socket.local_addr().map_err(refused)?;
         let (accepted, flows) = mpsc::channel(ACCEPT_QUEUE_MAX);
         let status = Arc::new(Mutex::new(Status::default()));
+        let socket = socket::Socket::new(socket);
         let driver = driver::Driver::new(config, (socket, kernel), peers, accepted, Arc::clone(&status));
         Ok(Listener {
             flows,

@@ -1,7 +1,11 @@
 //! Each note, with its place, on a policy that has nothing else wrong.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use crate::facts::Family;
+use crate::identity::{Identity, Transport};
+use crate::policy::cel::Condition;
 use crate::policy::{Policy, Source};
 
 const BASE: &str = r#"
@@ -239,6 +243,99 @@ fn profiles_that_can_claim_one_agent() {
     }
 }
 
+/// Of all pairs of profiles with few marks: one agent can be claimed by both exactly where that is an error or a note.
+#[test]
+fn two_profiles_that_can_claim_one_agent_are_never_let_through_unsaid() {
+    const MARKS: &[(&str, &str)] = &[
+        ("tags", "tag:a"),
+        ("tags", "tag:b"),
+        ("logins", "ann@example.com"),
+        ("logins", "bob@example.com"),
+        ("logins", "*@example.com"),
+        ("nodes", "n1"),
+        ("nodes", "n2"),
+        ("grants", "g1"),
+        ("grants", "g2"),
+        ("peers", "p1"),
+        ("peers", "p2"),
+    ];
+    let subsets = |of: [&'static str; 2]| [vec![], vec![of[0]], vec![of[1]], of.to_vec()];
+    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let mut agents = Vec::new();
+    for node in ["n1", "n2", "n3", "p1", "p2"] {
+        agents.push(Identity::new(
+            Transport::Wireguard,
+            Ipv4Addr::LOCALHOST.into(),
+            node,
+        ));
+        for tags in subsets(["tag:a", "tag:b"]) {
+            // A tagged node has no login.
+            let logins: &[Option<&str>] = match tags.is_empty() {
+                true => &[
+                    Some("ann@example.com"),
+                    Some("bob@example.com"),
+                    Some("eve@example.com"),
+                ],
+                false => &[None],
+            };
+            for (login, grants) in logins
+                .iter()
+                .flat_map(|login| subsets(["g1", "g2"]).map(|grants| (login, grants)))
+            {
+                agents.push(Identity {
+                    tags: owned(&tags),
+                    login: login.map(str::to_owned),
+                    grants: owned(&grants),
+                    ..Identity::new(Transport::Tailnet, Ipv4Addr::LOCALHOST.into(), node)
+                });
+            }
+        }
+    }
+    let profile = |name: &str, marks: &[(&str, &str)]| {
+        let lists = ["tags", "logins", "nodes", "grants", "peers"].map(|field| {
+            let own = marks.iter().filter(|mark| mark.0 == field);
+            let own: Vec<String> = own.map(|mark| format!("{:?}", mark.1)).collect();
+            format!("  {field} = [{}]\n", own.join(", "))
+        });
+        format!("profile \"{name}\" {{\n{}}}\n", lists.concat())
+    };
+    let load = |text: String| {
+        let path = PathBuf::from("policy.hcl");
+        Policy::load(vec![Source { path, text }], &|_| {
+            Err(std::io::Error::from(std::io::ErrorKind::NotFound))
+        })
+    };
+    let mut seen = [0; 3];
+    for (index, one) in MARKS.iter().enumerate() {
+        for two in &MARKS[index..] {
+            for other in MARKS {
+                let text = profile("x", &[*one, *two]) + &profile("y", &[*other]);
+                let what = format!("{one:?} {two:?}, {other:?}");
+                let Ok(policy) = load(text) else {
+                    // The same mark, or a domain and a login of it.
+                    let clash = |mark: &(&str, &str)| {
+                        mark.0 == other.0
+                            && (mark.1 == other.1 || mark.1.starts_with('*') || other.1.starts_with('*'))
+                    };
+                    assert!(clash(one) || clash(two), "{what} does not load");
+                    seen[0] += 1;
+                    continue;
+                };
+                let both = agents.iter().find(|agent| {
+                    policy
+                        .profile_for(agent)
+                        .is_err_and(|why| why.contains("both claim"))
+                });
+                let mut notes = policy.notes().items().iter();
+                let noted = notes.any(|note| note.message.contains("could claim one agent together"));
+                assert_eq!(noted, both.is_some(), "{what}: {both:?}");
+                seen[1 + usize::from(noted)] += 1;
+            }
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 50), "{seen:?}");
+}
+
 #[test]
 fn a_condition_that_fails_on_what_may_be_missing() {
     let fails =
@@ -266,12 +363,52 @@ fn a_condition_that_fails_on_what_may_be_missing() {
             "http.body_json.tags.exists(t, t.name == 'x')",
             &["http.body_json.tags", "it.name"],
         ),
+        // What may be missing, said so.
+        (
+            "http.body_json.?a.b.orValue(0) == 1 && agent.tags[?0].orValue('') == 'x'",
+            &[],
+        ),
+        ("http.body_json.?a.value() == 1", &["value(http.body_json.?a)"]),
+        (
+            "http.body_json.?a.hasValue() && http.body_json.?a.value() == 1",
+            &[],
+        ),
+        // An item of a list that may be shorter.
+        ("agent.tags[0] == 'tag:ci'", &["agent.tags[0]"]),
+        ("size(agent.tags) > 0 && agent.tags[0] == 'tag:ci'", &[]),
+        ("agent.tags.size() >= 2 && agent.tags[1] == 'tag:ci'", &[]),
+        ("2 <= size(agent.tags) && agent.tags[1] == 'tag:ci'", &[]),
+        ("size(agent.tags) == 1 ? agent.tags[0] == 'tag:ci' : false", &[]),
+        ("size(agent.tags) != 0 && agent.tags[0] == 'tag:ci'", &[]),
+        ("size(agent.tags) < 1 || agent.tags[0] == 'tag:ci'", &[]),
+        (
+            "size(agent.tags) > 1 && agent.tags[2] == 'tag:ci'",
+            &["agent.tags[2]"],
+        ),
+        (
+            "size(agent.tags) < 9 && agent.tags[1] == 'tag:ci'",
+            &["agent.tags[1]"],
+        ),
+        (
+            "size(agent.caps) > 0 && agent.tags[0] == 'tag:ci'",
+            &["agent.tags[0]"],
+        ),
+        ("http.path.split('/')[0] == '' && ['a', 'b'][1] == 'b'", &[]),
+        ("http.path.split('/')[1] == 'v1'", &["split(http.path, '/')[1]"]),
+        (
+            "'x-team' in http.headers && http.headers['x-team'][1] == 'blue'",
+            &["http.headers['x-team'][1]"],
+        ),
     ];
     for (source, wanted) in table {
         let found = notes(&condition(source));
         let wanted: Vec<String> = wanted.iter().map(|part| fails(part)).collect();
         assert_eq!(found, wanted, "{source}");
     }
+    let sql = "size(sql.parameters) > 0 && sql.parameters[0] == 'x' && sql.parameters[1] == 'y'";
+    let found = Condition::compile(sql, Family::Sql).unwrap().fragile();
+    let shown: Vec<_> = found.iter().map(|one| (&*one.part, &*one.guard)).collect();
+    assert_eq!(shown, [("sql.parameters[1]", "size(sql.parameters) > 1")]);
 }
 
 #[test]
@@ -293,6 +430,42 @@ fn a_note_on_what_is_safer_here_says_how_to_undo_it() {
     for line in ["unmatched = \"allow\"", "unknown_host = \"passthrough\""] {
         assert!(helps.iter().any(|help| help.contains(line)), "{helps:?}");
     }
+}
+
+/// What the reference implementation takes for plain is denied here, and the note has the words that leave it to others.
+#[test]
+fn a_rule_that_denies_what_cannot_be_read_is_noted_once() {
+    let rule = |name: &str, endpoints: &str, condition: &str, more: &str| {
+        format!(
+            "rule \"{name}\" {{\n  endpoints = [{endpoints}]\n  condition = \"{condition}\"\n  verdict = \"deny\"\n{more}}}\n"
+        )
+    };
+    let both = "postgres.a, postgres.b";
+    let endpoints = "endpoint \"postgres\" \"a\" { host = \"a.example.com\" }\n\
+                     endpoint \"postgres\" \"b\" { host = \"b.example.com\" }\n";
+    let noted = |rules: &[String]| -> Vec<String> {
+        let found = notes(&format!("{endpoints}{}", rules.concat()));
+        let of = |note: String| Some(note.split_once(": ")?.1.strip_prefix("rule `")?.to_owned());
+        let found = found
+            .into_iter()
+            .filter(|note| note.contains("denies a statement"));
+        found.filter_map(of).collect()
+    };
+    let banned = rule("banned", both, "sql.functions.exists(f, f == 'lo_get')", "");
+    let tables = rule("tables", both, "'t' in sql.tables", "");
+    let said = "banned` denies a statement that runs code which cannot be read (`sql.opaque`): `sql.functions` is unknown of it";
+    assert_eq!(noted(&[banned.clone(), tables.clone()]), [said]);
+    let first = |condition: &str, more: &str| noted(&[rule("first", both, condition, more), banned.clone()]);
+    assert_eq!(first("sql.opaque", ""), [""; 0]);
+    assert_eq!(
+        first("!sql.opaque && sql.functions.exists(f, f == 'x')", ""),
+        [""; 0]
+    );
+    assert_eq!(first("sql.opaque", "  mode = \"shadow\"\n"), [said]);
+    assert_eq!(first("sql.opaque", "  priority = -1\n"), [said]);
+    assert_eq!(first("sql.verb == 'drop'", ""), [said]);
+    let of_a = rule("first", "postgres.a", "sql.opaque", "");
+    assert_eq!(noted(&[of_a, banned]), [said]);
 }
 
 #[test]
@@ -369,4 +542,29 @@ fn an_unknown_host_that_is_to_be_inspected_is_denied_with_a_note() {
     );
     let items = policy.notes().items();
     assert!(items.iter().any(|note| note.message.contains("denies here")));
+}
+
+#[test]
+fn names_that_want_one_virtual_address_beside_a_tailnet() {
+    let text = |gateway: &str| {
+        let endpoint = |number: u32| {
+            format!(
+                "endpoint \"http\" \"n{number}\" {{ hosts = [\"n{number}.test\", \"*.n{number}.test\"] }}\n"
+            )
+        };
+        let endpoints: String = (0..3).map(endpoint).collect();
+        format!("gateway {{\n  {gateway}\n}}\n{endpoints}")
+    };
+    let contended = |gateway: &str| -> Vec<String> {
+        let all = notes(&text(gateway)).into_iter();
+        all.filter(|note| note.contains("want one virtual address"))
+            .collect()
+    };
+    let narrow = contended("virtual_cidr = \"10.78.0.0/29\"\n  tailscale {}");
+    assert_eq!(
+        narrow,
+        ["6: `n1.test`, `n2.test`, `tailkeep.internal` want one virtual address, which one of them has"]
+    );
+    assert_eq!(contended("tailscale {}"), [""; 0]);
+    assert_eq!(contended("virtual_cidr = \"10.78.0.0/29\""), [""; 0]);
 }

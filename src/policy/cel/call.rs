@@ -22,6 +22,24 @@ pub(crate) fn call<'a>(budget: &Budget, function: Function, args: &[Value<'a>]) 
         (F::Unequal, [a, b]) => compare(budget, a, b).map(|same| Value::Bool(!same)),
         (F::Less | F::LessEqual | F::Greater | F::GreaterEqual, [a, b]) => order(function, a, b),
         (F::In, [item, list]) => contains(budget, item, list),
+        (F::Index, [Value::Optional(_), _])
+        | (
+            F::OptionalOf
+            | F::OptionalOfNonZero
+            | F::OptionalNone
+            | F::HasValue
+            | F::OptionalValue
+            | F::Or
+            | F::OrValue
+            | F::First
+            | F::Last
+            | F::OptSelect
+            | F::OptIndex
+            | F::Some
+            | F::SomeEntry
+            | F::Merge,
+            _,
+        ) => super::optional::call(budget, function, args),
         (F::Index, [of, key]) => index(budget, of, key),
         (F::Negate | F::Add | F::Subtract | F::Multiply | F::Divide | F::Remainder, args) => {
             super::function_arithmetic(budget, function, args)

@@ -10,7 +10,7 @@ use cel::common::ast::{
 };
 use cel::parser::Expression;
 
-use self::literal::{header_name, list_node};
+use self::literal::{header_name, joined, list_node, map_node};
 use super::function::Ty;
 use super::node::{Fold, Kind, Node, Span};
 use super::value::Value;
@@ -98,9 +98,6 @@ impl<'a> Compiler<'a> {
             Expr::Select(select) => self.select(expr.id, select),
             Expr::Call(call) => self.call(expr.id, call),
             Expr::List(list) => {
-                if !list.optional_indices.is_empty() {
-                    self.error(expr.id, "optional elements are not supported", None);
-                }
                 let mut items = Vec::with_capacity(list.elements.len());
                 let mut element: Option<Ty> = None;
                 for item in &list.elements {
@@ -112,7 +109,13 @@ impl<'a> Compiler<'a> {
                     });
                     items.push(item);
                 }
-                (list_node(items), Ty::List(Box::new(element.unwrap_or(Ty::Dyn))))
+                if list.optional_indices.is_empty() {
+                    return (list_node(items), Ty::List(Box::new(element.unwrap_or(Ty::Dyn))));
+                }
+                let optional = |at: usize| list.optional_indices.contains(&at);
+                let parts = items.into_iter().enumerate();
+                let parts = parts.map(|(at, item)| (item, optional(at))).collect();
+                (joined(parts), Ty::List(Box::new(Ty::Dyn)))
             }
             Expr::Map(map) => {
                 let mut entries = Vec::new();
@@ -120,12 +123,10 @@ impl<'a> Compiler<'a> {
                     let EntryExpr::MapEntry(entry) = &entry.expr else {
                         continue;
                     };
-                    if entry.optional {
-                        self.error(expr.id, "optional entries are not supported", None);
-                    }
-                    entries.push((self.expr(&entry.key).0, self.expr(&entry.value).0));
+                    let (key, value) = (self.expr(&entry.key).0, self.expr(&entry.value).0);
+                    entries.push((key, value, entry.optional));
                 }
-                (node(Kind::Map(entries)), Ty::Map(Box::new(Ty::Dyn)))
+                (map_node(entries), Ty::Map(Box::new(Ty::Dyn)))
             }
             Expr::Comprehension(fold) => self.fold(fold),
             Expr::Struct(_) | Expr::Unspecified => {

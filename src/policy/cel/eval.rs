@@ -7,6 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use smallvec::SmallVec;
 
+use super::named;
 use super::node::{Fold, Kind, Node};
 use super::value::{Value, equal};
 use super::{EVAL_BUILT_MAX, EVAL_STEPS_MAX};
@@ -169,11 +170,12 @@ impl<'a, W: Watch> Env<'a, W> {
                 _ => Ok(Value::Bool(true)),
             },
             Kind::List(items) => {
-                let items: Result<Vec<_>, _> = items.iter().map(|item| self.eval(item)).collect();
+                let items = items.iter().map(|item| named::read(self.eval(item)?));
+                let items: Result<Vec<_>, _> = items.collect();
                 Ok(Value::List(Arc::new(items?)))
             }
             Kind::Map(entries) => self.map(entries),
-            Kind::Matches(of, regex) => match self.eval(of)? {
+            Kind::Matches(of, regex) => match named::read(self.eval(of)?)? {
                 Value::Text(text) => {
                     self.budget.scan(text.len().saturating_mul(4))?;
                     Ok(Value::Bool(regex.is_match(&text)))
@@ -191,7 +193,7 @@ impl<'a, W: Watch> Env<'a, W> {
             Kind::Regex(function, regex, args) => {
                 let mut values: SmallVec<[Value<'a>; 3]> = SmallVec::new();
                 for arg in args {
-                    values.push(self.eval(arg)?);
+                    values.push(named::read(self.eval(arg)?)?);
                 }
                 super::pattern::call(&self.budget, *function, regex, &values)
             }
@@ -200,7 +202,10 @@ impl<'a, W: Watch> Env<'a, W> {
                 for arg in args {
                     values.push(self.eval(arg)?);
                 }
-                super::call::call(&self.budget, *function, &values)
+                match named::call(&self.budget, *function, &values) {
+                    Some(outcome) => outcome,
+                    None => super::call::call(&self.budget, *function, &values),
+                }
             }
             Kind::Fold(fold) => self.fold(fold),
         }
@@ -213,13 +218,20 @@ impl<'a, W: Watch> Env<'a, W> {
             self.facts
         };
         match source.fact(slot) {
-            Fact::Known(view) => Ok(Value::of_view(view)),
+            Fact::Known(view) => Ok(Value::of_view(slot, view)),
             Fact::Unknown(blind) => Err(Fault::Unknown(slot, blind)),
         }
     }
 
     fn select(&self, of: &'a Node, field: &'a str) -> Outcome<'a> {
         let value = self.eval(of)?;
+        let key = Value::Text(Cow::Borrowed(field));
+        if let Value::Optional(of) = &value {
+            return match of {
+                Some(of) => super::optional::read(&self.budget, of, &key),
+                None => Ok(value),
+            };
+        }
         if !value.is_map() {
             return Err(Fault::error(format!(
                 "no such field: `{field}` of {}",
@@ -229,12 +241,17 @@ impl<'a, W: Watch> Env<'a, W> {
         self.budget
             .spend(u32::try_from(value.len().unwrap_or_default() / 8).unwrap_or(u32::MAX))?;
         value
-            .get(&Value::Text(Cow::Borrowed(field)))
+            .get(&key)
             .ok_or_else(|| Fault::error(format!("no such key: {field}")))
     }
 
     fn has(&self, of: &'a Node, field: &'a str) -> Outcome<'a> {
         let value = self.eval(of)?;
+        let value = match value {
+            Value::Optional(None) => return Ok(Value::Bool(false)),
+            Value::Optional(Some(of)) => (*of).clone(),
+            value => value,
+        };
         // A request without a body has no field of it: its JSON is null.
         if matches!((&value, &of.kind), (Value::Null, Kind::Slot(_))) {
             return Ok(Value::Bool(false));
@@ -275,7 +292,7 @@ impl<'a, W: Watch> Env<'a, W> {
     fn map(&self, entries: &'a [(Node, Node)]) -> Outcome<'a> {
         let mut map: Vec<(Value<'a>, Value<'a>)> = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            let key = self.eval(key)?;
+            let key = named::read(self.eval(key)?)?;
             if !matches!(
                 key,
                 Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Text(_)
@@ -285,14 +302,18 @@ impl<'a, W: Watch> Env<'a, W> {
             if map.iter().any(|(own, _)| equal(own, &key)) {
                 return Err(Fault::error("repeated key"));
             }
-            let value = self.eval(value)?;
+            let value = named::read(self.eval(value)?)?;
             map.push((key, value));
         }
         Ok(Value::Map(Arc::new(map)))
     }
 
     fn fold(&self, fold: &'a Fold) -> Outcome<'a> {
-        let range = self.eval(&fold.range)?;
+        let mut range = self.eval(&fold.range)?;
+        // `all` and `exists` ask of each; how many there are is not known of names that stand for more.
+        if !matches!(fold.init.kind, Kind::Const(Value::Bool(_))) {
+            range = named::read(range)?;
+        }
         let Some(count) = range.len() else {
             return Err(Fault::error(format!("{} cannot be walked", range.type_name())));
         };

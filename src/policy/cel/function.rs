@@ -158,6 +158,21 @@ functions! {
     Sort "sort" true 1 Ty::Dyn;
     Find "find" true 2 Ty::Text;
     FindAll "findAll" true 2 Ty::Dyn;
+    First "first" true 1 Ty::Dyn;
+    Last "last" true 1 Ty::Dyn;
+    RegexExtract "regex.extract" false 2 Ty::Dyn;
+    OptionalOf "optional.of" false 1 Ty::Dyn;
+    OptionalOfNonZero "optional.ofNonZeroValue" false 1 Ty::Dyn;
+    OptionalNone "optional.none" false 0 Ty::Dyn;
+    HasValue "hasValue" true 1 Ty::Bool;
+    OptionalValue "value" true 1 Ty::Dyn;
+    Or "or" true 2 Ty::Dyn;
+    OrValue "orValue" true 2 Ty::Dyn;
+    OptSelect "_?._" false 2 Ty::Dyn;
+    OptIndex "_[?_]" false 2 Ty::Dyn;
+    Some "@some" false 1 Ty::Dyn;
+    SomeEntry "@someEntry" false 2 Ty::Dyn;
+    Merge "@merge" false 2 Ty::Dyn;
     Keys "@keys" false 1 Ty::Dyn;
     SortBy "@sortBy" false 2 Ty::Dyn;
     RegexAll "regex.extractAll" false 2 Ty::Dyn;
@@ -171,7 +186,7 @@ impl Function {
         use Function as F;
         matches!(
             self,
-            F::Find | F::FindAll | F::RegexAll | F::RegexReplace | F::RegexReplaceSome
+            F::Find | F::FindAll | F::RegexAll | F::RegexExtract | F::RegexReplace | F::RegexReplaceSome
         )
     }
 
@@ -214,7 +229,10 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 pub(crate) fn is_namespace(name: &str) -> bool {
-    matches!(name, "sets" | "strings" | "base64" | "lists" | "regex" | "ip")
+    matches!(
+        name,
+        "sets" | "strings" | "base64" | "lists" | "regex" | "ip" | "optional"
+    )
 }
 
 /// The types that stand as identifiers.
@@ -229,6 +247,7 @@ pub(crate) fn type_name(name: &str) -> Option<&'static str> {
         "list",
         "map",
         "null_type",
+        "optional_type",
         "type",
     ];
     NAMES.iter().copied().find(|own| *own == name)
@@ -300,13 +319,27 @@ pub(crate) fn check(function: Function, args: &[&Ty]) -> Result<(), String> {
             ))
         }
         (
-            F::Distinct | F::Flatten | F::FlattenTo | F::Slice | F::Sort | F::Join | F::JoinWith,
+            F::Distinct
+            | F::Flatten
+            | F::FlattenTo
+            | F::Slice
+            | F::Sort
+            | F::Join
+            | F::JoinWith
+            | F::First
+            | F::Last,
             [first, ..],
         ) if !matches!(first, Ty::Dyn | Ty::List(_)) => {
             Err(format!("`{}` is for lists, and this is {first}", function.name()))
         }
         (
-            F::Find | F::FindAll | F::RegexAll | F::RegexReplace | F::RegexReplaceSome | F::Format,
+            F::Find
+            | F::FindAll
+            | F::RegexAll
+            | F::RegexExtract
+            | F::RegexReplace
+            | F::RegexReplaceSome
+            | F::Format,
             [first, ..],
         ) if !text(first) => Err(format!(
             "`{}` is for strings, and this is {first}",

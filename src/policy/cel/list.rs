@@ -1,4 +1,4 @@
-//! The `lists` extension of cel-go, without what needs optional values. *Pure.*
+//! The `lists` extension of cel-go; `first` and `last` stand in `optional.rs`. *Pure.*
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(crate) fn call<'a>(budget: &Budget, function: Function, args: &[Value<'a>]) 
     use Function as F;
     let none = || Fault::error(format!("no such overload: {}", function.name()));
     if let (F::Range, [Value::Int(count)]) = (function, args) {
-        let count = usize::try_from(*count).unwrap_or(0);
+        let count = usize::try_from(*count).map_err(|_| Fault::error("a range has no length below 0"))?;
         budget.build(count.saturating_mul(16))?;
         let count = i64::try_from(count).unwrap_or(0);
         return Ok(Value::List(Arc::new((0..count).map(Value::Int).collect())));
@@ -100,20 +100,25 @@ fn sort(own: Vec<Value<'_>>) -> Option<Vec<Value<'_>>> {
 
 /// The items in the order of their keys; those of equal keys as they stood.
 fn sort_by<'a>(keys: Vec<Value<'a>>, own: Vec<Value<'a>>) -> Option<Vec<Value<'a>>> {
-    let mut comparable = true;
+    // One alone is compared with itself.
+    let mut comparable = keys.iter().all(|key| order(key, key).is_some());
     let mut pairs: Vec<(Value<'a>, Value<'a>)> = keys.into_iter().zip(own).collect();
     pairs.sort_by(|(a, _), (b, _)| {
-        let ordering = match (a, b) {
-            (Value::Text(a), Value::Text(b)) => Some(a.cmp(b)),
-            (Value::Bytes(a), Value::Bytes(b)) => Some(a.cmp(b)),
-            (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
-            (Value::Timestamp(a), Value::Timestamp(b)) => Some(a.cmp(b)),
-            (Value::Duration(a), Value::Duration(b)) => Some(a.cmp(b)),
-            (Value::Double(a), _) | (_, Value::Double(a)) if a.is_nan() => None,
-            (a, b) => numbers(a, b),
-        };
+        let ordering = order(a, b);
         comparable &= ordering.is_some();
         ordering.unwrap_or(Ordering::Equal)
     });
     comparable.then(|| pairs.into_iter().map(|(_, item)| item).collect())
+}
+
+fn order(a: &Value<'_>, b: &Value<'_>) -> Option<Ordering> {
+    match (a, b) {
+        (Value::Text(a), Value::Text(b)) => Some(a.cmp(b)),
+        (Value::Bytes(a), Value::Bytes(b)) => Some(a.cmp(b)),
+        (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
+        (Value::Timestamp(a), Value::Timestamp(b)) => Some(a.cmp(b)),
+        (Value::Duration(a), Value::Duration(b)) => Some(a.cmp(b)),
+        (Value::Double(a), _) | (_, Value::Double(a)) if a.is_nan() => None,
+        (a, b) => numbers(a, b),
+    }
 }

@@ -2,6 +2,10 @@
 
 #![cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "editors read it"))]
 
+mod macros;
+
+pub(crate) use macros::MACROS;
+
 /// One name of the language.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
@@ -14,7 +18,7 @@ pub(crate) struct Entry {
     pub(crate) doc: &'static str,
 }
 
-const fn member(name: &'static str, signature: &'static str, doc: &'static str) -> Entry {
+pub(super) const fn member(name: &'static str, signature: &'static str, doc: &'static str) -> Entry {
     Entry {
         name,
         member: true,
@@ -23,78 +27,12 @@ const fn member(name: &'static str, signature: &'static str, doc: &'static str) 
     }
 }
 
-const fn global(name: &'static str, signature: &'static str, doc: &'static str) -> Entry {
+pub(super) const fn global(name: &'static str, signature: &'static str, doc: &'static str) -> Entry {
     Entry {
         member: false,
         ..member(name, signature, doc)
     }
 }
-
-/// Those that the parser spells out, or that the compiler knows beside the table of functions.
-pub(crate) const MACROS: &[Entry] = &[
-    global("has", "has(map.field) -> bool", "Whether a field is there."),
-    member(
-        "all",
-        "list.all(x, condition) -> bool",
-        "Whether the condition holds for every item, or key of a map.",
-    ),
-    member(
-        "exists",
-        "list.exists(x, condition) -> bool",
-        "Whether the condition holds for an item, or key of a map.",
-    ),
-    member(
-        "exists_one",
-        "list.exists_one(x, condition) -> bool",
-        "Whether the condition holds for exactly one item, or key of a map.",
-    ),
-    member(
-        "map",
-        "list.map(x, value) -> list",
-        "The value for each item; list.map(x, condition, value) takes those that match.",
-    ),
-    member(
-        "filter",
-        "list.filter(x, condition) -> list",
-        "The items for which the condition holds.",
-    ),
-    member(
-        "all",
-        "map.all(key, value, condition) -> bool",
-        "Whether the condition holds for every entry of a map, or index and item of a list.",
-    ),
-    member(
-        "exists",
-        "map.exists(key, value, condition) -> bool",
-        "Whether the condition holds for an entry of a map, or an index and item of a list.",
-    ),
-    member(
-        "existsOne",
-        "map.existsOne(key, value, condition) -> bool",
-        "Whether the condition holds for exactly one entry, or one index and item.",
-    ),
-    member(
-        "transformList",
-        "map.transformList(key, value, [condition,] result) -> list",
-        "The result for each entry of a map, or index and item of a list.",
-    ),
-    member(
-        "sortBy",
-        "list.sortBy(x, key) -> list",
-        "The items in the order of their keys.",
-    ),
-    global(
-        "cel.bind",
-        "cel.bind(name, value, result) -> result",
-        "The result, in which the name stands for the value.",
-    ),
-    member(
-        "matches",
-        "string.matches(pattern) -> bool",
-        "Whether a part of the text matches the regular expression, a literal in RE2's syntax.",
-    ),
-    global("now", "now -> timestamp", "When the action is judged."),
-];
 
 /// Every function, by name; one line for all numbers of arguments.
 pub(crate) const FUNCTIONS: &[Entry] = &[
@@ -390,19 +328,23 @@ pub(crate) const FUNCTIONS: &[Entry] = &[
 
 /// Every function and macro.
 pub(crate) fn all() -> impl Iterator<Item = &'static Entry> {
-    MACROS.iter().chain(FUNCTIONS)
+    MACROS.iter().chain(FUNCTIONS).chain(super::optional::MANUAL)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::function;
+    use super::super::{function, optional};
     use super::*;
+
+    fn functions() -> impl Iterator<Item = &'static Entry> {
+        FUNCTIONS.iter().chain(optional::MANUAL)
+    }
 
     #[test]
     fn every_function_has_its_line_and_every_line_its_function() {
         let table: std::collections::BTreeSet<_> = function::named().collect();
         let manual: std::collections::BTreeSet<_> =
-            FUNCTIONS.iter().map(|entry| (entry.name, entry.member)).collect();
+            functions().map(|entry| (entry.name, entry.member)).collect();
         assert_eq!(manual, table);
         for entry in all() {
             assert!(

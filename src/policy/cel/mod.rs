@@ -18,8 +18,10 @@ mod hidden;
 pub(crate) mod key;
 mod list;
 pub(crate) mod manual;
+mod named;
 mod net;
 mod node;
+mod optional;
 mod pattern;
 mod print;
 mod schema;
@@ -108,7 +110,10 @@ impl Condition {
         variables: &[&str],
     ) -> Result<Condition, Vec<CelError>> {
         guard(source).map_err(|error| vec![error])?;
-        let parsed = Parser::new().parse_with_source_info(source);
+        let parsed = Parser::new()
+            .enable_optional_syntax(true)
+            .enable_ident_escape_syntax(true)
+            .parse_with_source_info(source);
         let (expr, info) = parsed.map_err(|errors| syntax(source, &errors))?;
         let mut compiler = compile::Compiler::new(source, &info, family, variables);
         let node = compiler.root(&expr);

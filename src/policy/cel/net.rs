@@ -8,13 +8,14 @@ use super::eval::{Fault, Outcome};
 use super::function::Function;
 use super::value::Value;
 
-/// An address as Go's `netip` reads it: no zone, and no IPv4 written inside IPv6, which two
-/// readers would take for different addresses. One that is mapped in hexadecimal is the IPv4.
+/// An address as Go's `netip` reads it: no zone, and no IPv4 inside IPv6, however it is written: two readers would take
+/// it for different addresses.
 fn parse_ip(text: &str) -> Option<IpAddr> {
     if text.contains(':') && text.contains('.') {
         return None;
     }
-    Some(text.parse::<IpAddr>().ok()?.to_canonical())
+    let address = text.parse::<IpAddr>().ok()?;
+    (address == address.to_canonical()).then_some(address)
 }
 
 fn parse_net(text: &str) -> Option<IpNet> {

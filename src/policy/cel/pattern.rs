@@ -24,13 +24,19 @@ pub(crate) fn call<'a>(
         (F::Find, [_]) => Ok(Value::text(
             regex.find(text).map(|found| found.as_str()).unwrap_or_default(),
         )),
-        (F::FindAll | F::RegexAll, [_]) => {
+        (F::FindAll | F::RegexAll | F::RegexExtract, [_]) => {
             // One group is what is meant by the pattern; of several none is.
             let group = match (function, regex.captures_len()) {
                 (F::FindAll, _) | (_, 1) => 0,
                 (_, 2) => 1,
                 _ => return Err(Fault::error("the pattern has several groups")),
             };
+            if function == F::RegexExtract {
+                let found = regex.captures(text).and_then(|captures| captures.get(group));
+                return Ok(super::optional::of(
+                    found.map(|found| Value::text(found.as_str())),
+                ));
+            }
             let mut found = Vec::new();
             for captures in regex.captures_iter(text) {
                 if let Some(group) = captures.get(group) {

@@ -65,6 +65,17 @@ fn call(function: Function, nodes: &[Node]) -> String {
     match (name.trim_matches('_'), nodes) {
         ("@in", [a, b]) => format!("{} in {}", text(a), text(b)),
         ("[_]", [a, b]) => format!("{}[{}]", text(a), text(b)),
+        ("[?_]", [a, b]) => format!("{}[?{}]", text(a), text(b)),
+        (
+            "?.",
+            [
+                of,
+                Node {
+                    kind: Kind::Const(Value::Text(field)),
+                    ..
+                },
+            ],
+        ) => format!("{}.?{field}", text(of)),
         (symbol, [a, b]) if name.starts_with('_') => format!("{} {symbol} {}", text(a), text(b)),
         (symbol, [a]) if name.ends_with('_') => format!("{symbol}{}", text(a)),
         (_, nodes) => {

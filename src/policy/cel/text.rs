@@ -255,6 +255,10 @@ pub(crate) fn function_join<'a>(
     Ok(Value::text(joined))
 }
 
+/// The range of google.protobuf.Duration: ten thousand years, in nanoseconds.
+const DURATION_NANOS_MAX: i128 = 315_576_000_000 * NANOS + (NANOS - 1);
+const NANOS: i128 = 1_000_000_000;
+
 /// Go's duration text: `1h30m`, `1.5s`, `250ms`.
 pub(crate) fn duration(text: &str) -> Option<TimeDelta> {
     let (negative, mut rest) = match text.strip_prefix('-') {
@@ -264,35 +268,49 @@ pub(crate) fn duration(text: &str) -> Option<TimeDelta> {
     if rest == "0" {
         return Some(TimeDelta::zero());
     }
-    let mut total = 0f64;
+    let mut total = 0i128;
     if rest.is_empty() {
         return None;
     }
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest.get(..end)?.parse().ok()?;
-        rest = rest.get(end..)?;
-        let unit_end = rest
+        let (number, unit) = (rest.get(..end)?, rest.get(end..)?);
+        let unit_end = unit
             .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len());
-        let scale = match rest.get(..unit_end)? {
-            "ns" => 1.0,
-            "us" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
+            .unwrap_or(unit.len());
+        let scale = match unit.get(..unit_end)? {
+            "ns" => 1,
+            "us" => 1_000,
+            "ms" => 1_000_000,
+            "s" => NANOS,
+            "m" => 60 * NANOS,
+            "h" => 3600 * NANOS,
             _ => return None,
         };
-        total += number * scale;
-        rest = rest.get(unit_end..)?;
+        total = total.checked_add(scaled(number, scale)?)?;
+        rest = unit.get(unit_end..)?;
     }
-    // The range of google.protobuf.Duration: ten thousand years.
-    if !total.is_finite() || total > 315_576_000_000e9 {
+    if total > DURATION_NANOS_MAX {
         return None;
     }
-    let seconds = (total / 1e9).trunc();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let span = TimeDelta::new(seconds as i64, (total - seconds * 1e9) as u32)?;
+    let seconds = i64::try_from(total / NANOS).ok()?;
+    let span = TimeDelta::new(seconds, u32::try_from(total % NANOS).ok()?)?;
     Some(if negative { -span } else { span })
+}
+
+/// `1.5` times a scale; what is below one of it is dropped.
+fn scaled(number: &str, scale: i128) -> Option<i128> {
+    /// Digits behind the point that say anything: an hour has some 10^12 nanoseconds.
+    const DIGITS: usize = 15;
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && part.is_empty() {
+        return None;
+    }
+    let digits = |text: &str| match text {
+        "" => Some(0i128),
+        text => text.parse().ok(),
+    };
+    let part = part.get(..part.len().min(DIGITS))?;
+    let below = digits(part)?.checked_mul(scale)? / 10i128.checked_pow(u32::try_from(part.len()).ok()?)?;
+    digits(whole)?.checked_mul(scale)?.checked_add(below)
 }

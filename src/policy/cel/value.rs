@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use ipnet::IpNet;
 use serde_json::Value as Json;
 
-use crate::facts::View;
+use crate::facts::{Slot, View};
 
 /// A CEL value.
 #[derive(Clone, Debug)]
@@ -25,12 +25,18 @@ pub enum Value<'a> {
     Map(Arc<Vec<(Value<'a>, Value<'a>)>>),
     /// A fact that is a list of texts.
     Texts(&'a [String]),
+    /// Names of code that cannot be read; see [`View::Named`]. The slot is for the fault.
+    Names(Slot, &'a [String]),
+    /// One of them.
+    Name(Slot, &'a str),
     /// A fact that maps texts to texts.
     Pairs(&'a [(String, String)]),
     /// A fact that maps texts to lists of texts.
     Multi(&'a [(String, Vec<String>)]),
     JsonList(&'a [Json]),
     JsonMap(&'a serde_json::Map<String, Json>),
+    /// What may not be there; see `optional.rs`.
+    Optional(Option<Arc<Value<'a>>>),
     Timestamp(DateTime<Utc>),
     Duration(TimeDelta),
     Ip(IpAddr),
@@ -39,13 +45,14 @@ pub enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    pub(crate) fn of_view(view: View<'a>) -> Value<'a> {
+    pub(crate) fn of_view(slot: Slot, view: View<'a>) -> Value<'a> {
         match view {
             View::Null => Value::Null,
             View::Bool(value) => Value::Bool(value),
             View::Int(value) => Value::Int(value),
             View::Text(value) => Value::Text(Cow::Borrowed(value)),
             View::Texts(values) => Value::Texts(values),
+            View::Named(values) => Value::Names(slot, values),
             View::Json(value) => Value::of_json(value),
             View::Map(pairs) => Value::Pairs(pairs),
             View::MultiMap(pairs) => Value::Multi(pairs),
@@ -90,10 +97,11 @@ impl<'a> Value<'a> {
             Value::Int(_) => "int",
             Value::Uint(_) => "uint",
             Value::Double(_) => "double",
-            Value::Text(_) => "string",
+            Value::Text(_) | Value::Name(..) => "string",
             Value::Bytes(_) => "bytes",
-            Value::List(_) | Value::Texts(_) | Value::JsonList(_) => "list",
+            Value::List(_) | Value::Texts(_) | Value::Names(..) | Value::JsonList(_) => "list",
             Value::Map(_) | Value::Pairs(_) | Value::Multi(_) | Value::JsonMap(_) => "map",
+            Value::Optional(_) => "optional_type",
             Value::Timestamp(_) => "google.protobuf.Timestamp",
             Value::Duration(_) => "google.protobuf.Duration",
             Value::Ip(_) => "net.IP",
@@ -106,7 +114,7 @@ impl<'a> Value<'a> {
     pub(crate) fn len(&self) -> Option<usize> {
         Some(match self {
             Value::List(items) => items.len(),
-            Value::Texts(items) => items.len(),
+            Value::Texts(items) | Value::Names(_, items) => items.len(),
             Value::JsonList(items) => items.len(),
             Value::Map(entries) => entries.len(),
             Value::Pairs(entries) => entries.len(),
@@ -132,6 +140,7 @@ impl<'a> Value<'a> {
         match self {
             Value::List(items) => items.get(index).cloned(),
             Value::Texts(items) => items.get(index).map(|text| Value::Text(Cow::Borrowed(text))),
+            Value::Names(slot, items) => items.get(index).map(|name| Value::Name(*slot, name)),
             Value::JsonList(items) => items.get(index).map(Value::of_json),
             _ => None,
         }
@@ -182,12 +191,15 @@ impl<'a> Value<'a> {
             Value::Uint(value) => format!("{value}u"),
             Value::Double(value) => value.to_string(),
             Value::Text(text) => format!("'{text}'"),
+            Value::Name(_, name) => format!("'{name}' and what it calls"),
             Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
             Value::Timestamp(time) => time.to_rfc3339(),
             Value::Duration(span) => format!("{}s", span.num_seconds()),
             Value::Ip(ip) => ip.to_string(),
             Value::Net(net) => net.to_string(),
             Value::Type(name) => (*name).to_owned(),
+            Value::Optional(None) => "none".to_owned(),
+            Value::Optional(Some(value)) => format!("optional {}", value.show()),
             map if map.is_map() => format!("a map of {}", map.len().unwrap_or_default()),
             list => {
                 let count = list.len().unwrap_or_default();
@@ -218,6 +230,10 @@ pub(crate) fn equal(a: &Value<'_>, b: &Value<'_>) -> bool {
         (Value::Ip(a), Value::Ip(b)) => a == b,
         (Value::Net(a), Value::Net(b)) => a == b,
         (Value::Type(a), Value::Type(b)) => a == b,
+        (Value::Optional(a), Value::Optional(b)) => match (a, b) {
+            (Some(a), Some(b)) => equal(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        },
         (a, b) if a.is_list() && b.is_list() => {
             a.len() == b.len()
                 && (0..a.len().unwrap_or_default()).all(|index| match (a.item(index), b.item(index)) {

@@ -40,6 +40,11 @@ impl<'a> Loader<'a> {
         ];
         let (known, help): (&[&str], _) = match protocol {
             Protocol::Postgres => (&names, "write preview = true"),
+            Protocol::Kubernetes if wanted => (
+                &["preview", "preview_masked"],
+                "an API server's dry run holds nothing open, and has no rows",
+            ),
+            Protocol::Kubernetes => (&["preview", "preview_masked"], "write preview = true"),
             _ => (&[], "nothing of this endpoint is tried before it is approved"),
         };
         for name in names {
@@ -49,7 +54,7 @@ impl<'a> Loader<'a> {
                     .note(Diagnostic::new(fields.at_of(name), message).help(help));
             }
         }
-        (wanted && protocol == Protocol::Postgres).then_some(previews)
+        (wanted && matches!(protocol, Protocol::Postgres | Protocol::Kubernetes)).then_some(previews)
     }
 }
 

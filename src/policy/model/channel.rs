@@ -24,12 +24,44 @@ impl Channel {
 
     /// Who decides through it, as what it calls them.
     pub fn person(&self, called: &str) -> Option<&str> {
-        let people = match &self.kind {
-            ChannelKind::Slack { people, .. } | ChannelKind::Webhook { people, .. } => people,
-            ChannelKind::Ntfy { .. } | ChannelKind::Email(_) => return None,
-        };
-        let own = people.iter().find(|person| person.called == called);
+        let own = self.people().iter().find(|person| person.called == called);
         own.map(|person| person.name.as_str())
+    }
+}
+
+impl Channel {
+    /// Whether another of the same key asks and hears others: who decides through it, where it is, by which secrets.
+    pub fn differences(&self, other: &Channel) -> Vec<&'static str> {
+        let fields = [
+            ("person", self.people() == other.people()),
+            ("where it is", self.kind.place() == other.kind.place()),
+            ("secrets", self.secrets == other.secrets),
+        ];
+        let changed = fields.into_iter().filter(|(_, is_same)| !is_same);
+        changed.map(|(name, _)| name).collect()
+    }
+
+    fn people(&self) -> &[ChannelPerson] {
+        match &self.kind {
+            ChannelKind::Slack { people, .. } | ChannelKind::Webhook { people, .. } => people,
+            ChannelKind::Ntfy { .. } | ChannelKind::Email(_) => &[],
+        }
+    }
+}
+
+impl ChannelKind {
+    /// Its fields but the people, each named so that a new one cannot be forgotten here.
+    fn place(&self) -> Vec<String> {
+        match self {
+            ChannelKind::Slack {
+                room,
+                base_url,
+                people: _,
+            } => vec!["slack".to_owned(), room.clone(), base_url.clone()],
+            ChannelKind::Webhook { url, people: _ } => vec!["webhook".to_owned(), url.clone()],
+            ChannelKind::Ntfy { url, topic } => vec!["ntfy".to_owned(), url.clone(), topic.clone()],
+            ChannelKind::Email(mail) => vec!["email".to_owned(), format!("{mail:?}")],
+        }
     }
 }
 

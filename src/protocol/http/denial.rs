@@ -9,7 +9,7 @@ use super::Malformed;
 use super::later::held;
 use crate::verdict::{Cause, Refusal};
 
-/// The answer to a refused request: 202 with a ticket where people are to decide and its client does not wait, 403, 400 where it was malformed, 429 where it was one too many. The rule's reason stands
+/// The answer to a refused request: 202 with a ticket where people are to decide and its client does not wait, 403, 400 where it was malformed, 409 where what it changes is not as people saw it, 429 where it was one too many. The rule's reason stands
 /// in it; an evaluator's detail does not.
 pub fn deny(refusal: &Refusal) -> Response<Bytes> {
     if let Some(ticket) = refusal.ticket() {
@@ -51,6 +51,7 @@ pub(crate) fn status_of(cause: &Cause) -> StatusCode {
         Cause::Malformed => StatusCode::BAD_REQUEST,
         Cause::TooMany => StatusCode::TOO_MANY_REQUESTS,
         Cause::Limit { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Cause::Changed(_) => StatusCode::CONFLICT,
         _ => StatusCode::FORBIDDEN,
     }
 }

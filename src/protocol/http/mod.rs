@@ -12,6 +12,7 @@ pub mod describe;
 pub mod head;
 pub mod hop;
 pub mod later;
+pub mod rendered;
 
 use http::StatusCode;
 

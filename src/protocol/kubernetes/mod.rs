@@ -1,7 +1,11 @@
-//! What is pure of Kubernetes' HTTP: checks of a head and the `Status` of a denial. *Pure.*
+//! What is pure of Kubernetes' HTTP: checks of a head, the `Status` of a denial, and what people are shown of
+//! a held request ([`trial`], [`diff`]). *Pure.*
 //!
 //! A Kubernetes endpoint is HTTP that passes `protocol::http` first; its facts are read by
 //! `facts::k8s`. Invariant: the agent never chooses the user that the API server sees.
+
+pub mod diff;
+pub mod trial;
 
 use bytes::Bytes;
 use http::Response;
@@ -53,6 +57,7 @@ pub fn deny(refusal: &Refusal, facts: Option<&K8sFacts>) -> Response<Bytes> {
     let reason = match code {
         http::StatusCode::FORBIDDEN => "Forbidden",
         http::StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
+        http::StatusCode::CONFLICT => "Conflict",
         _ => "BadRequest",
     };
     let mut details = details(facts, refusal.cause.name(), &refusal.reason);

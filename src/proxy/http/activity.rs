@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::faults::Resets;
+
 /// What a connection is doing. Times are milliseconds since it began.
 #[derive(Debug)]
 pub struct Activity {
@@ -172,15 +174,20 @@ impl Drop for Waiting {
     }
 }
 
-/// A stream that notes when bytes move.
+/// A stream that notes when bytes move, and which HTTP/2 streams the agent is told it broke.
 pub struct Noted<IO> {
     io: IO,
     activity: Arc<Activity>,
+    resets: Resets,
 }
 
 impl<IO> Noted<IO> {
     pub fn new(io: IO, activity: Arc<Activity>) -> Self {
-        Noted { io, activity }
+        Noted {
+            io,
+            activity,
+            resets: Resets::default(),
+        }
     }
 }
 
@@ -202,8 +209,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Noted<IO> {
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Noted<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(cx, bytes);
-        if result.is_ready() {
+        if let Poll::Ready(written) = &result {
             self.activity.wrote();
+            let written = *written.as_ref().unwrap_or(&0);
+            self.resets.look(bytes.get(..written).unwrap_or_default());
         }
         result
     }
@@ -214,8 +223,14 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Noted<IO> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
-        if result.is_ready() {
+        if let Poll::Ready(written) = &result {
             self.activity.wrote();
+            let mut left = *written.as_ref().unwrap_or(&0);
+            for slice in slices {
+                let (written, _) = slice.split_at(left.min(slice.len()));
+                left -= written.len();
+                self.resets.look(written);
+            }
         }
         result
     }

@@ -7,13 +7,14 @@ use http::request::Parts;
 
 use super::judge::Judge;
 use super::request::{Exchange, GONE, Stop, Taken};
+use super::trial::still;
 use crate::audit::Outcome;
 use crate::credential::{in_trailers, select};
 use crate::facts::{FactSet, Facts};
 use crate::policy::Credential;
 use crate::protocol::admit;
 use crate::protocol::http::{detail, digest, is_shown_whole, summary};
-use crate::verdict::{Action, Cause, Permit, Refusal, Step};
+use crate::verdict::{Action, Cause, Permit, Preview, Refusal, Step};
 
 impl<J: Judge> Exchange<'_, J> {
     /// The actions of a request: one, or one for each message or operation of a batch.
@@ -63,6 +64,7 @@ impl<J: Judge> Exchange<'_, J> {
     /// Asks for each action of the request in turn. One that is refused takes all with it.
     pub(super) async fn judged(
         &mut self,
+        (parts, credential): (&Parts, Option<&Arc<Credential>>),
         actions: &[Action],
         taken: &mut Taken,
     ) -> Result<Vec<Permit>, Stop> {
@@ -73,19 +75,24 @@ impl<J: Judge> Exchange<'_, J> {
         // Of a batch, one answer cannot speak for all: it waits.
         let later = self.later.as_ref().filter(|_| actions.len() == 1);
         for (at, action) in actions.iter().enumerate() {
+            let offer = self.offer((parts, credential), action, taken);
+            let shown = offer.as_ref().map(|offer| offer as &dyn Preview);
             let ruling = tokio::select! {
                 biased;
-                ruling = judge.judge(&connection.claimed.agent, action, later) => ruling,
+                ruling = judge.judge(&connection.claimed.agent, action, later, shown) => ruling,
                 () = taken.broken(self.awaits_continue) => {
                     permits.iter().for_each(|permit| self.finish(permit, "NOT SENT"));
                     return Err(Stop::Gone);
                 }
             };
             let stop = match ruling {
-                Ok(permit) if permit.covers(&action.digest) => {
-                    permits.push(permit);
-                    continue;
-                }
+                Ok(permit) if permit.covers(&action.digest) => match still(offer.as_ref(), &permit).await {
+                    Ok(()) => {
+                        permits.push(permit);
+                        continue;
+                    }
+                    Err(refusal) => Stop::Refused(refusal),
+                },
                 Ok(_) => Stop::Refused(Refusal::new(Cause::Malformed, "the request changed")),
                 Err(refusal) => Stop::Denied(refusal),
             };

@@ -16,6 +16,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use super::activity::Activity;
+use super::faults;
 use crate::credential::PlaceholderScan;
 use crate::protocol::http::may_not_trail;
 
@@ -114,7 +115,7 @@ pub async fn hold(mut incoming: Incoming, bytes_max: usize) -> Result<Read, hype
     let mut length = 0;
     let mut trailers = None;
     while let Some(frame) = incoming.frame().await {
-        match frame?.into_data() {
+        match frame.inspect_err(faults::count_body)?.into_data() {
             Ok(data) => {
                 length += data.len();
                 pieces.push(data);
@@ -154,7 +155,10 @@ impl Begun {
                     length += frame.data_ref().map_or(0, Bytes::len);
                     self.prefix.push_back(frame);
                 }
-                Some(Err(error)) => return error,
+                Some(Err(error)) => {
+                    faults::count_body(&error);
+                    return error;
+                }
                 None => break,
             }
         }
@@ -168,7 +172,7 @@ impl Begun {
 }
 
 /// Bytes of a streamed body that are read while its verdict is waited for.
-const AHEAD_BYTES_MAX: usize = 64 << 10;
+pub(super) const AHEAD_BYTES_MAX: usize = 64 << 10;
 
 /// Pieces of a held body before they are joined.
 const PIECES_MAX: usize = 1024;
@@ -343,7 +347,10 @@ impl Streamed {
             Some(frame) => frame,
             None => match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
                 None => return Poll::Ready(None),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Some(Err(error)) => {
+                    faults::count_body(&error);
+                    return Poll::Ready(Some(Err(error.into())));
+                }
                 Some(Ok(frame)) => frame,
             },
         };

@@ -4,11 +4,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Sleep, sleep};
 
 use super::activity::Open;
 use super::body::Tally;
@@ -35,10 +36,20 @@ pub enum Cut {
     Upstream(#[from] hyper::Error),
     #[error("a new policy does not allow this response any more")]
     Revoked,
+    #[error("a secret came in parts, of which one had gone on")]
+    Secret,
 }
 
 /// Comes when the policy in force does not allow what was permitted.
 pub type Revoked = Pin<Box<dyn Future<Output = Refusal> + Send>>;
+
+/// How long the end of what came is held back that may be a part of a secret, where nothing says that more is to
+/// come: longer than the way to most upstreams and back, so that an agent gains nothing by having a secret fall
+/// on two of their packets.
+pub const HOLD: Duration = Duration::from_millis(200);
+
+/// The status of a stream that a secret ended, since it could not be taken out of it.
+pub const ENDED_BY_SECRET: &str = "ended: a secret stood in the stream";
 
 /// The status of what a reload ended.
 pub const ENDED_BY_POLICY: &str = "ended: a new policy does not allow it";
@@ -61,6 +72,8 @@ enum From {
         incoming: Incoming,
         lease: Option<Lease>,
         scrub: Option<Box<Scrub>>,
+        /// Ends when what is held back has waited long enough.
+        hold: Option<Pin<Box<Sleep>>>,
         tally: Arc<Tally>,
         /// Trailers that wait behind what a scrubber had held back.
         trailers: Option<http::HeaderMap>,
@@ -86,6 +99,7 @@ impl Download {
                 incoming,
                 lease: Some(lease),
                 scrub,
+                hold: None,
                 tally: ending.tally.clone(),
                 trailers: None,
                 over: false,
@@ -118,7 +132,7 @@ impl Body for Download {
         if let Some(revoked) = &mut this.revoked
             && revoked.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(Some(Err(this.cut())));
+            return Poll::Ready(Some(Err(this.cut(Cut::Revoked))));
         }
         let frame = match &mut this.from {
             From::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
@@ -131,13 +145,14 @@ impl Body for Download {
                     ending.down += data.len() as u64;
                 }
             }
+            Some(Err(Cut::Secret)) => return Poll::Ready(Some(Err(this.cut(Cut::Secret)))),
             Some(Err(_)) => {}
             None => this.end(),
         }
         if this.is_end_stream() {
             this.end();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Cut::from)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -165,14 +180,17 @@ impl Body for Download {
 
 impl Download {
     /// Lets go of the upstream, whose connection is not used again.
-    fn cut(&mut self) -> Cut {
+    fn cut(&mut self, why: Cut) -> Cut {
         self.from = From::Full(None);
         self.revoked = None;
         if let Some(ending) = &mut self.ending {
-            ending.status(ENDED_BY_POLICY);
+            ending.status(match why {
+                Cut::Secret => ENDED_BY_SECRET,
+                _ => ENDED_BY_POLICY,
+            });
             ending.whole = true;
         }
-        Cut::Revoked
+        why
     }
 
     /// The response was read whole: its connection can be used again.
@@ -190,10 +208,11 @@ impl Download {
 }
 
 impl From {
-    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let From::Upstream {
             incoming,
             scrub,
+            hold,
             trailers,
             over,
             ..
@@ -205,17 +224,36 @@ impl From {
             if *over {
                 return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
             }
-            let frame = match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-                Some(Ok(frame)) => Some(frame),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => None,
+            let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => Some(frame),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+                Poll::Ready(None) => None,
+                Poll::Pending => {
+                    // Of a response that says its length more is to come, or its end.
+                    let waits =
+                        |scrub: &&mut Box<Scrub>| scrub.holds() && incoming.size_hint().upper().is_none();
+                    let Some(scrub) = scrub.as_mut().filter(waits) else {
+                        return Poll::Pending;
+                    };
+                    let sleep = hold.get_or_insert_with(|| Box::pin(sleep(HOLD)));
+                    std::task::ready!(sleep.as_mut().poll(cx));
+                    *hold = None;
+                    return Poll::Ready(Some(Ok(Frame::data(scrub.release()))));
+                }
             };
+            *hold = None;
             let Some(scrub) = scrub else {
                 *over = frame.is_none();
                 return Poll::Ready(frame.map(Ok));
             };
             let out = match frame.map(Frame::into_data) {
-                Some(Ok(data)) => scrub.push(&data),
+                Some(Ok(data)) => {
+                    *over = incoming.is_end_stream();
+                    match *over {
+                        true => [scrub.push(&data), scrub.finish()].concat().into(),
+                        false => scrub.push(&data),
+                    }
+                }
                 Some(Err(frame)) => {
                     *trailers = frame.into_trailers().ok();
                     if let Some(trailers) = trailers {
@@ -229,6 +267,9 @@ impl From {
                     scrub.finish()
                 }
             };
+            if scrub.torn() {
+                return Poll::Ready(Some(Err(Cut::Secret)));
+            }
             if !out.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }
@@ -272,6 +313,11 @@ impl Ending {
     pub fn moved(&mut self, up: u64, down: u64) {
         self.tally.bytes.fetch_add(up, Ordering::Relaxed);
         self.down += down;
+    }
+
+    /// Another will write it.
+    pub fn leave(mut self) {
+        self.finish = Box::new(|_, _| ());
     }
 
     /// The exchange ended as it should.

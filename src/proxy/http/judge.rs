@@ -3,17 +3,20 @@
 use tokio::sync::watch;
 
 use crate::audit::{Outcome, RecordId};
-use crate::facts::FactSet;
+use crate::facts::{FactSet, Mask};
 use crate::identity::Agent;
 use crate::policy::Model;
 use crate::verdict::gate::Gate;
-use crate::verdict::{Action, Approved, Later, Permit, Refusal};
+use crate::verdict::{Action, Approved, Later, Permit, Preview, Refusal};
 
 /// The gate, and what of the policy in force a request needs. Every call is answered by the
 /// newest policy.
 pub trait Judge: Send + Sync + 'static {
     /// Reads the configuration in force.
     fn with_model<T>(&self, read: impl FnOnce(&Model) -> T) -> T;
+
+    /// What hides credentials from people.
+    fn mask(&self) -> Mask;
 
     /// The facts that rules read for this agent and endpoint.
     fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet;
@@ -27,6 +30,7 @@ pub trait Judge: Send + Sync + 'static {
         agent: &Agent,
         action: &Action,
         later: Option<&Later>,
+        preview: Option<&dyn Preview>,
     ) -> impl Future<Output = Result<Permit, Refusal>> + Send;
 
     /// Records a refusal that was found before an action could be read.
@@ -59,6 +63,10 @@ impl Judge for Gate {
         read(self.policy().model())
     }
 
+    fn mask(&self) -> Mask {
+        self.policy().mask().clone()
+    }
+
     fn needs(&self, agent: &Agent, endpoint: &str) -> FactSet {
         Gate::needs(self, agent, endpoint)
     }
@@ -67,8 +75,14 @@ impl Judge for Gate {
         Gate::asks(self, agent, action)
     }
 
-    async fn judge(&self, agent: &Agent, action: &Action, later: Option<&Later>) -> Result<Permit, Refusal> {
-        Gate::judge_later(self, agent, action, later).await
+    async fn judge(
+        &self,
+        agent: &Agent,
+        action: &Action,
+        later: Option<&Later>,
+        preview: Option<&dyn Preview>,
+    ) -> Result<Permit, Refusal> {
+        Gate::judge_later(self, agent, action, later, preview).await
     }
 
     async fn refuse(&self, agent: &Agent, endpoint: &str, summary: &str, refusal: Refusal) -> Refusal {

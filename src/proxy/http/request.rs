@@ -148,10 +148,11 @@ impl<J: Judge> Exchange<'_, J> {
         let taken = self.take(incoming, needs).await?;
         let (mut taken, actions, credential) = self.read(&parts, taken, needs).await?;
         let reloads = judge.reloads();
-        let permits = match self.judged(&actions, &mut taken).await {
+        let about = (&parts, credential.as_ref());
+        let permits = match self.judged(about, &actions, &mut taken).await {
             Ok(permits) => permits,
             Err(stop) => {
-                if matches!(stop, Stop::Denied(_)) {
+                if matches!(stop, Stop::Denied(_) | Stop::Refused(_)) {
                     let refused = actions.into_iter().nth(self.refused);
                     self.facts = refused.map_or(Facts::None, |action| action.facts);
                     self.rest = taken.into_rest();

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::future::select_all;
-use http::header::{ALT_SVC, EXPECT};
+use http::header::{ALT_SVC, EXPECT, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version as HttpVersion};
 use http_body::Body as _;
@@ -57,7 +57,11 @@ pub(super) async fn probe<J: Judge>(shared: &Shared<J>, claimed: &Claimed, to: &
         summary: format!("connect {}:{}", to.host, to.port),
         detail: String::new(),
     };
-    let permit = shared.judge.judge(&claimed.agent, &action, None).await.ok()?;
+    let permit = shared
+        .judge
+        .judge(&claimed.agent, &action, None, None)
+        .await
+        .ok()?;
     let mut ending = ending(shared, &permit, began, Arc::default());
     match shared.pool.probe(&permit, to).await {
         Ok(version) => {
@@ -75,7 +79,12 @@ pub(super) async fn probe<J: Judge>(shared: &Shared<J>, claimed: &Claimed, to: &
     }
 }
 
-fn ending<J: Judge>(shared: &Shared<J>, permit: &Permit, began: Instant, tally: Arc<Tally>) -> Ending {
+pub(super) fn ending<J: Judge>(
+    shared: &Shared<J>,
+    permit: &Permit,
+    began: Instant,
+    tally: Arc<Tally>,
+) -> Ending {
     let judge = shared.judge.clone();
     let finish = Box::new(move |record, outcome| judge.finish(record, outcome));
     Ending::new(permit.record(), began, tally, finish)
@@ -247,6 +256,14 @@ impl<J: Judge> Exchange<'_, J> {
         ending.status(format!("HTTP {}", status.as_u16()));
         let switched = status == StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
+        // Chunks are taken off by hyper; another coding below them would hide a secret, and be lost.
+        if headers
+            .get_all(TRANSFER_ENCODING)
+            .iter()
+            .any(|coding| !is_chunked(coding))
+        {
+            return Err(SendError::Coded);
+        }
         strip_hop_by_hop(headers, self.upgrade.filter(|_| switched));
         // Other ways to the service would lead round the gateway.
         headers.remove(ALT_SVC);
@@ -293,6 +310,10 @@ fn revoked<J: Judge>(connection: &Connection<J>, granted: Granted) -> Revoked {
     })
 }
 
+fn is_chunked(coding: &HeaderValue) -> bool {
+    coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
+}
+
 /// Whether a response may still run when a new policy comes: a stream, or what says no length, such
 /// as events, a watch or a log that is followed, or is long.
 fn lasts(response: &Response<Incoming>) -> bool {
@@ -305,7 +326,7 @@ fn lasts(response: &Response<Incoming>) -> bool {
 }
 
 /// Puts the secret into the request, or makes the client certificate of it.
-fn inject_all<J>(
+pub(super) fn inject_all<J>(
     shared: &Shared<J>,
     permit: &Permit,
     parts: &mut Parts,

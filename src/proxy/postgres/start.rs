@@ -53,7 +53,7 @@ pub(super) async fn open(
         }
         if first == HANDSHAKE_RECORD && !tls {
             (tls, promised) = (true, false);
-            let replayed = Box::new(Replayed::new(io, first));
+            let replayed = Box::new(Replayed::new(io, vec![first]));
             let accept = context
                 .gateway
                 .accept_tls(replayed)

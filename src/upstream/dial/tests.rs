@@ -167,9 +167,8 @@ async fn own_address() -> Option<String> {
     (!own.is_unspecified()).then(|| format!("{own}:1"))
 }
 
-#[tokio::test]
-async fn a_connect_is_given_up_in_time() {
-    // A listener whose queue is full answers no more.
+/// A listener whose queue is full, and so answers no more; it is silent as long as all of it is kept.
+async fn silent() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();
@@ -179,6 +178,12 @@ async fn a_connect_is_given_up_in_time() {
         queued.push(stream);
         assert!(queued.len() < 100, "the queue never fills");
     }
+    (address, listener, queued)
+}
+
+#[tokio::test]
+async fn a_connect_is_given_up_in_time() {
+    let (address, _listener, _queued) = silent().await;
     let endpoint = endpoint("https.a", vec![name("127.0.0.1")], address.port());
     let target = Target {
         host: "127.0.0.1".to_owned(),
@@ -205,6 +210,12 @@ async fn the_next_address_is_tried_when_one_does_not_answer() {
     ];
     assert!(first_of(addresses).await.is_ok());
     assert!(first_of(Vec::new()).await.is_err());
+    // The first neither answers nor refuses.
+    let (silent, _listener, _queued) = silent().await;
+    let addresses = vec![silent, listener.local_addr().unwrap()];
+    let found = timeout(STAGGER * 20, first_of(addresses)).await;
+    let found = found.expect("it waits for the first").unwrap();
+    assert_eq!(found.peer_addr().unwrap().port(), port);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Transaction, params};
 
 use super::grant::{self, GrantError, Offer, People, Person, Terms};
-use super::row::{Held, State, one};
+use super::row::{Held, Said, State, one};
 use super::store::expire;
 use super::{Voter, voter};
 use crate::state::{StateError, now_us, operator};
@@ -40,7 +40,7 @@ pub enum DecideError {
     )]
     NotKnown(String),
     #[error(
-        "{0} has said yes already, and its secret counts once in a quorum, whoever it names: let another decide \
+        "{0} has said yes already, and its secret counts once, whoever it names: let another decide \
          elsewhere"
     )]
     Once(String),
@@ -98,7 +98,7 @@ pub(super) fn decide(
             )?;
         }
         Decision::Allow => {
-            check_once(&transaction, decide, &counts_as)?;
+            check_once(&transaction, decide, &counts_as, &held.question)?;
             if let Some(terms) = decide.grant {
                 let who = (&decide.person, counts_as.as_str());
                 granted = offer(&transaction, (decide.id, who), terms, &held.question, now)?;
@@ -141,22 +141,28 @@ pub(super) fn check(
     }
 }
 
-/// One secret that could name anybody is one yes. Another person's by it is refused, so that theirs by another way
-/// still counts.
-fn check_once(transaction: &Transaction<'_>, decide: &Decide, counts_as: &str) -> Result<(), DecideError> {
-    let Voter::Through {
-        channel,
-        is_one: true,
-        ..
-    } = &decide.person
-    else {
+/// One secret that could name anybody is one yes, of this question and of the steps before it. Another person's by it
+/// is refused, so that theirs by another way still counts.
+fn check_once(
+    transaction: &Transaction<'_>,
+    decide: &Decide,
+    counts_as: &str,
+    question: &serde_json::Value,
+) -> Result<(), DecideError> {
+    let Voter::Through { channel, voices, .. } = &decide.person else {
         return Ok(());
     };
-    let query = "SELECT EXISTS (SELECT 1 FROM approval_vote
-                 WHERE approval = ? AND through = ? AND coalesce(counts_as, person) <> ?)";
-    let said: bool =
-        transaction.query_row(query, params![decide.id, channel, counts_as], |row| row.get(0))?;
-    match said {
+    let query = "SELECT EXISTS (SELECT 1 FROM approval_vote WHERE approval = ?1
+                 AND through IN (SELECT value FROM json_each(?2)) AND coalesce(counts_as, person) <> ?3)";
+    let of = params![decide.id, serde_json::json!(voices).to_string(), counts_as];
+    let here: bool = transaction.query_row(query, of, |row| row.get(0))?;
+    // A question of an earlier version has none.
+    let earlier: Vec<Said> = serde_json::from_value(question["earlier"].clone()).unwrap_or_default();
+    let before = earlier.iter().any(|said| {
+        let is_ours = |through: &String| voices.contains(through);
+        said.through.as_ref().is_some_and(is_ours) && said.person != decide.person.name()
+    });
+    match here || before {
         true => Err(DecideError::Once(channel.clone())),
         false => Ok(()),
     }

@@ -13,13 +13,16 @@ pub(super) fn identity(question: &Question) -> [u8; 32] {
     let eligible = serde_json::json!(question.eligible).to_string();
     let later = serde_json::json!([
         question.excluded,
-        question.escalation.as_ref().map(|later| &later.to)
+        question.escalation.as_ref().map(|later| &later.to),
+        question.earlier,
     ])
     .to_string();
     *Digest::of_parts([
         question.digest.as_bytes().as_slice(),
         question.node.as_bytes(),
-        serde_json::json!(question.login).to_string().as_bytes(),
+        serde_json::json!([question.login, question.transport, question.tags])
+            .to_string()
+            .as_bytes(),
         question.profile.as_bytes(),
         question.endpoint.as_bytes(),
         credential.as_bytes(),

@@ -33,10 +33,10 @@ pub use lodge::Lodged;
 pub use queue::Queue;
 pub use queue::{LIST_MAX, Stopped};
 pub use revoked::REVOKED_REMEMBERED_MAX;
-pub use row::{Held, LISTED_BYTES_MAX, State as QuestionState};
+pub use row::{Held, LISTED_BYTES_MAX, Said, State as QuestionState};
 pub use store::{
     CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, LODGED_MAX, LODGED_PER_AGENT_MAX,
-    PENDING_MAX, PENDING_PER_AGENT_MAX,
+    PENDING_FEW, PENDING_KEPT, PENDING_MAX, PENDING_PER_AGENT_MAX,
 };
 pub use told::{Begun, Telling, Told, ToldState};
 pub use voter::{Voter, person_of};
@@ -45,6 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Digest;
+use crate::identity::Transport;
 use crate::policy::Escalation;
 
 /// What an approver is asked.
@@ -57,6 +58,10 @@ pub struct Question {
     pub reason: String,
     pub node: String,
     pub login: Option<String>,
+    /// How the node came, by what it was proved.
+    pub transport: Transport,
+    /// Its tags on the tailnet, `tag:` included.
+    pub tags: Vec<String>,
     pub profile: Arc<str>,
     pub endpoint: Arc<str>,
     /// What the operator wrote of the endpoint, for people.
@@ -86,6 +91,8 @@ pub struct Question {
     pub heeds_grants: bool,
     /// What people have to say at each of their steps of the rule's chain.
     pub chain: Vec<People>,
+    /// Who said yes at the steps before this one.
+    pub earlier: Vec<Said>,
 }
 
 /// How a question ended.
@@ -93,7 +100,7 @@ pub struct Question {
 pub enum Answer {
     /// These people allowed it.
     Allowed {
-        by: Vec<String>,
+        by: Vec<Said>,
     },
     /// A grant lets it pass.
     Granted(Use),
@@ -119,6 +126,8 @@ impl Question {
             "reason": self.reason,
             "node": self.node,
             "login": self.login,
+            "transport": self.transport,
+            "tags": self.tags,
             "profile": &*self.profile,
             "endpoint": &*self.endpoint,
             "description": self.description,
@@ -135,6 +144,7 @@ impl Question {
             "escalate_after_s": self.escalation.as_ref().map(|later| later.after.as_secs()),
             "policy": self.policy,
             "agent": self.agent,
+            "earlier": self.earlier,
             "grantable": self.scope.is_some(),
         })
     }

@@ -1,9 +1,12 @@
 //! A held action as it is stored and shown.
 
+use std::fmt;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use super::told::{self, Told};
+use crate::identity::Transport;
 use crate::state::{StateError, now_us};
 
 /// Where a question stands.
@@ -69,12 +72,60 @@ pub struct Held {
     /// Whether its agent is there and waits; one that lost its gateway may come back.
     #[serde(default)]
     pub waiting: bool,
-    /// It was not decided for so long that others may decide it too.
+    /// It is not decided for so long that others may decide it too, or was not when it was closed.
     #[serde(default)]
     pub escalated: bool,
     /// The channels that were told of it.
     #[serde(default)]
     pub told: Vec<Told>,
+}
+
+impl Held {
+    /// Whose it is, as the audit log knows agents: by name, and how they came.
+    pub fn asker(&self) -> (&str, Transport) {
+        let text = |field: &str| self.question[field].as_str().unwrap_or_default();
+        // A question of an earlier version does not say how its agent came; its key does.
+        let transport = match text("agent").starts_with("peer:") {
+            true => Transport::Wireguard,
+            false => Transport::Tailnet,
+        };
+        (text("node"), transport)
+    }
+}
+
+/// Who decided, and the channel that says that it was them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "QuestionSaid")]
+pub struct Said {
+    pub person: String,
+    pub through: Option<String>,
+}
+
+/// As it stands in the record.
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.through {
+            Some(channel) => write!(f, "{} through {channel}", self.person),
+            None => f.write_str(&self.person),
+        }
+    }
+}
+
+impl PartialEq<&str> for Said {
+    /// The person alone, by no channel.
+    fn eq(&self, person: &&str) -> bool {
+        self.through.is_none() && self.person == *person
+    }
+}
+
+impl From<&str> for Said {
+    /// By no channel.
+    fn from(person: &str) -> Self {
+        Said {
+            person: person.to_owned(),
+            through: None,
+        }
+    }
 }
 
 /// One row, whatever its state.
@@ -114,6 +165,7 @@ struct Raw {
 }
 
 fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Raw> {
+    let closed_us: Option<i64> = row.get(5)?;
     Ok(Raw {
         state: row.get(1)?,
         question: row.get(2)?,
@@ -124,11 +176,13 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Raw> {
             question: serde_json::Value::Null,
             asked_us: row.get(3)?,
             expires_us: row.get(4)?,
-            closed_us: row.get(5)?,
+            closed_us,
             by: Vec::new(),
             reason: row.get(7)?,
             waiting: false,
-            escalated: row.get::<_, Option<i64>>(8)?.is_some_and(|at| at <= now_us()),
+            escalated: row
+                .get::<_, Option<i64>>(8)?
+                .is_some_and(|at| at <= closed_us.unwrap_or_else(now_us)),
             told: Vec::new(),
         },
     })
@@ -147,22 +201,17 @@ fn complete(connection: &Connection, raw: Raw) -> Result<Held, StateError> {
     Ok(held)
 }
 
-/// Who has allowed it, in order, each with the channel that said so, for the record.
-pub(super) fn voters_through(connection: &Connection, id: i64) -> Result<Vec<String>, StateError> {
+/// Who has allowed it, in order, each with the channel that said so.
+pub(super) fn voters_through(connection: &Connection, id: i64) -> Result<Vec<Said>, StateError> {
     let query = "SELECT person, through FROM approval_vote WHERE approval = ? ORDER BY at_us";
     let mut statement = connection.prepare_cached(query)?;
     let people = statement.query_map([id], |row| {
-        Ok(person_through(&row.get::<_, String>(0)?, row.get(1)?))
+        Ok(Said {
+            person: row.get(0)?,
+            through: row.get(1)?,
+        })
     })?;
     Ok(people.collect::<Result<_, _>>()?)
-}
-
-/// A person and the channel that says that it was them.
-pub(super) fn person_through(person: &str, through: Option<String>) -> String {
-    match through {
-        Some(channel) => format!("{person} through {channel}"),
-        None => person.to_owned(),
-    }
 }
 
 /// Who has allowed it, in order.

@@ -6,6 +6,9 @@
 use schemars::JsonSchema;
 use serde_json::Value;
 
+use super::row::Said;
+use crate::identity::Transport;
+
 /// What an approver is asked.
 #[derive(JsonSchema)]
 #[schemars(rename = "Question")]
@@ -17,6 +20,10 @@ pub(super) struct Asked {
     reason: String,
     node: String,
     login: Option<String>,
+    /// How the node came.
+    transport: Transport,
+    /// The node's tags on the tailnet, `tag:` included.
+    tags: Vec<String>,
     profile: String,
     endpoint: String,
     /// What the operator wrote of the endpoint, for people.
@@ -45,6 +52,8 @@ pub(super) struct Asked {
     policy: u64,
     /// The agent's key, `peer:NAME` or `node:STABLEID`.
     agent: String,
+    /// Who said yes at the steps of the rule's chain before this one.
+    earlier: Vec<Said>,
     /// Whether a grant can be given.
     grantable: bool,
     /// In a listing: detail and facts are left out for their length.

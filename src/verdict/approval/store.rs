@@ -7,12 +7,16 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::alike;
 use super::grant::{self, Use, Which};
 use super::identity::identity;
-use super::row::{State, person_through, voters_through};
+use super::row::{Said, State, voters_through};
 use super::{Answer, Question};
 use crate::state::{State as Database, StateError, now_us};
 
 /// Pending questions of all agents together.
 pub const PENDING_MAX: i64 = 1024;
+/// Places of [`PENDING_MAX`] that are kept for agents with few questions, so that no few agents fill the queue.
+pub const PENDING_KEPT: i64 = 256;
+/// Pending questions of one agent that are few.
+pub const PENDING_FEW: i64 = 2;
 /// Pending questions of one agent, whatever it calls itself.
 pub const PENDING_PER_AGENT_MAX: i64 = 32;
 /// Pending questions of one agent that it does not wait for: they cost it no connection.
@@ -219,6 +223,12 @@ fn check_room(
             "{PENDING_MAX} actions are held already"
         )));
     }
+    if all >= PENDING_MAX - PENDING_KEPT && own >= PENDING_FEW {
+        let text = format!(
+            "many actions are held already, and the places that are left are for agents with fewer than {PENDING_FEW}"
+        );
+        return Err(StateError::Refused(text));
+    }
     if own >= PENDING_PER_AGENT_MAX {
         let text = format!("this agent has {PENDING_PER_AGENT_MAX} actions held already");
         return Err(StateError::Refused(text));
@@ -277,7 +287,11 @@ pub(super) fn use_up(connection: &Connection, id: i64) -> Result<Option<Answer>,
             let update = "UPDATE approval SET identity = x'' WHERE id = ?";
             connection.execute(update, [id])?;
             Ok(Some(Answer::Denied {
-                by: person_through(&by.unwrap_or_default(), through),
+                by: Said {
+                    person: by.unwrap_or_default(),
+                    through,
+                }
+                .to_string(),
                 reason,
             }))
         }

@@ -69,6 +69,8 @@ pub struct Begun {
     /// What lets the channel answer, once.
     pub token: String,
     pub place: Option<String>,
+    /// The channel was told already that others may decide too by now.
+    pub called: bool,
 }
 
 impl Queue {
@@ -107,21 +109,21 @@ impl Queue {
         let token: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
         let hash = hash_of(&token);
         let begin = move |connection: &mut Connection| {
-            let place = connection.query_row(
+            let begun = connection.query_row(
                 "INSERT INTO approval_told (approval, channel, state, shown, token, at_us)
                  VALUES (?1, ?2, 'sending', ?3, ?4, ?5) ON CONFLICT (approval, channel) DO UPDATE
-                 SET state = 'sending', problem = NULL, shown = ?3, token = ?4, at_us = ?5 RETURNING place",
+                 SET state = 'sending', problem = NULL, shown = ?3, token = ?4, at_us = ?5 RETURNING place, called",
                 params![id, channel, shown, hash.as_slice(), now_us()],
-                |row| row.get(0),
+                |row| Ok((row.get(0)?, row.get(1)?)),
             )?;
-            Ok(place)
+            Ok(begun)
         };
-        let place = self.state().run(move |state| state.with(begin)).await?;
-        Ok(Begun { token, place })
+        let (place, called) = self.state().run(move |state| state.with(begin)).await?;
+        Ok(Begun { token, place, called })
     }
 
-    /// Notes how it went: the channel's name for its message, or why there is none. With `over`, the
-    /// channel is told no more of this question.
+    /// Notes how it went: the channel's name for its message, or why there is none. With `called`, it was told
+    /// that others may decide too; with `over`, it is told no more of this question.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -129,7 +131,7 @@ impl Queue {
         &self,
         (id, channel): (i64, String),
         went: Result<Option<String>, String>,
-        over: bool,
+        (called, over): (bool, bool),
     ) -> Result<(), StateError> {
         let end = move |connection: &mut Connection| {
             let (state, place, problem) = match went {
@@ -138,8 +140,9 @@ impl Queue {
             };
             connection.execute(
                 "UPDATE approval_told SET state = ?3, problem = ?4, place = coalesce(?5, place), at_us = ?6,
-                 token = iif(?3 = 'failed' OR ?7, NULL, token), over = ?7 WHERE approval = ?1 AND channel = ?2",
-                params![id, channel, state.name(), problem, place, now_us(), over],
+                 token = iif(?3 = 'failed' OR ?7, NULL, token), over = ?7, called = called OR (?3 = 'sent' AND ?8)
+                 WHERE approval = ?1 AND channel = ?2",
+                params![id, channel, state.name(), problem, place, now_us(), over, called],
             )?;
             Ok(())
         };

@@ -23,8 +23,9 @@ pub enum Voter {
         /// `webhook.ops`.
         channel: String,
         person: Box<Voter>,
-        /// Nothing but that secret tells its people apart: together they count once in a quorum.
-        is_one: bool,
+        /// The channels of that secret, itself included, where nothing else tells its people apart: together
+        /// they count once in a quorum, and once in a chain.
+        voices: Vec<String>,
     },
 }
 

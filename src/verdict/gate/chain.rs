@@ -9,15 +9,15 @@ use super::{Allowed, Gate, How, UNAVAILABLE_REASON, or_default, record};
 use crate::identity::{Agent, Identity};
 use crate::policy::{ApproverKind, FailMode, Judge, Policy};
 use crate::state::StateError;
-use crate::verdict::approval::{Answer, Held, Lodged, Question, Use};
+use crate::verdict::approval::{Answer, Held, Lodged, Question, Said, Use};
 use crate::verdict::judge::wire::prompt_version;
 use crate::verdict::{Action, Cause, Later, Refusal, Ticket};
 
 /// What an agent is told where neither the rule nor a person says why.
 const REFUSED_REASON: &str = "an approver refused it";
 const HELD_REASON: &str = "people have to look at it";
-const SPENT_REASON: &str =
-    "this retry token is of another request or another policy, or it was used; send the request without it";
+const SPENT_REASON: &str = "this retry token is of another request or another policy, what it changes is not as it \
+    was shown, or it was used; send the request without it";
 
 /// The rule that asks, and what it tells the agent.
 struct Asking {
@@ -45,6 +45,7 @@ impl Gate {
         let asking = Asking { rule, reason };
         let (people, scope) = record::chain_of(policy, agent, action, &asking.rule, chain);
         let mut approvers = Vec::with_capacity(chain.len());
+        let mut earlier: Vec<Said> = Vec::new();
         let (mut shown, mut place) = (None, None);
         let (mut granted, mut undecided): (Option<Use>, bool) = (None, false);
         for (at, key) in chain.iter().enumerate() {
@@ -65,6 +66,7 @@ impl Gate {
                         continue;
                     }
                     question.chain.clone_from(&people);
+                    question.earlier.clone_from(&earlier);
                     (question.scope, question.heeds_grants) = (scope, !undecided);
                     // Nothing is tried where nobody will look: a grant answers, it is a quiet hour, or
                     // no more may be held.
@@ -91,7 +93,10 @@ impl Gate {
                             undecided = true;
                             approvers.push(format!("{key}:nobody in time"));
                         }
-                        Yes::Of(people) => approvers.extend(people),
+                        Yes::Of(said) => {
+                            approvers.extend(said.iter().map(|said| format!("{key}:{said}")));
+                            earlier.extend(said);
+                        }
                         Yes::Granted(used) => {
                             approvers.push(by_grant(key, &used));
                             granted = Some(used);
@@ -126,9 +131,7 @@ impl Gate {
             },
         };
         match answer {
-            Ok(Answer::Allowed { by }) => Ok(Yes::Of(
-                by.into_iter().map(|person| format!("{key}:{person}")).collect(),
-            )),
+            Ok(Answer::Allowed { by }) => Ok(Yes::Of(by)),
             Ok(Answer::Granted(used)) => Ok(Yes::Granted(used)),
             Ok(Answer::Denied { by, reason }) => {
                 let refusal = asking.refused(&key, format!("{key}:{by}"));
@@ -188,8 +191,8 @@ impl Gate {
 
 /// How people let it pass.
 enum Yes {
-    /// These looked, as they stand in the record.
-    Of(Vec<String>),
+    /// These people looked.
+    Of(Vec<Said>),
     Granted(Use),
     /// Nobody decided in time, and others are to.
     Left,

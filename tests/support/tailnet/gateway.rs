@@ -1,6 +1,6 @@
 //! `tailkeep gateway` on a machine of the tailnet.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -43,14 +43,33 @@ impl Gateway {
     }
 
     fn spawn(mut command: Command, folder: &Path) -> Gateway {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let says = child.stderr.take().unwrap();
+        Gateway::heard(child, says, folder)
+    }
+
+    /// As [`Gateway::start`], with a terminal for what it says.
+    pub fn start_at_terminal(
+        machine: &Machine,
+        folder: &Path,
+        policy: &str,
+        set: impl FnOnce(&mut Command),
+    ) -> Gateway {
+        let mut command = machine.command(env!("CARGO_BIN_EXE_tailkeep"));
+        let file = folder.join("policy.hcl");
+        std::fs::write(&file, policy.replace("FOLDER", &folder.display().to_string())).unwrap();
+        command.args(["gateway", "-c"]).arg(&file);
+        set(&mut command);
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.stderr(terminal.slave).spawn().unwrap();
+        Gateway::heard(child, std::fs::File::from(terminal.master), folder)
+    }
+
+    fn heard(child: Child, says: impl Read + Send + 'static, folder: &Path) -> Gateway {
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let reader = BufReader::new(child.stderr.take().unwrap());
+        let reader = BufReader::new(says);
         let kept = lines.clone();
         std::thread::spawn(move || {
             for line in reader.lines().map_while(Result::ok) {

@@ -198,6 +198,7 @@ const POLICY: &str = "src/policy/tests.rs";
 const HIDING: &str = "tests/state/hiding.rs";
 const PEOPLE: &str = "tests/state/people.rs";
 const PREVIEWS: &str = "tests/postgres/previews.rs";
+const DRY_RUNS: &str = "tests/kubernetes/previews.rs";
 const SLACK: &str = "tests/channels/slack.rs";
 const PRESSED: &str = "a_listed_person_decides_by_a_button_and_the_message_says_so";
 const WEBHOOK: &str = "tests/channels/webhook.rs";
@@ -216,6 +217,8 @@ const SWAPPED: &str = "a_placeholder_is_swapped_in_its_slot_and_scrubbed_from_th
 const SOURCES: &str = "tests/state/sources.rs";
 const CLAIMED: &str = "profiles_claim_by_what_the_tunnel_proved";
 
+/// Endpoints of which nothing is tried.
+const UNTRIED: &[&str] = &["endpoint https", "endpoint http", "endpoint mcp"];
 /// Endpoints of HTTP and what is on it.
 const WEB: &[&str] = &[
     "endpoint https",
@@ -362,11 +365,13 @@ pub const FIELDS: &[Line] = &[
     (&["endpoint postgres"], "preview_hold_max", Test(PREVIEWS, "it_is_held_open_so_long_and_no_longer")),
     (&["endpoint postgres"], "preview_rows", Test(PREVIEWS, "it_is_held_open_so_long_and_no_longer")),
     (&["endpoint postgres"], "preview_masked", Test(PREVIEWS, "a_change_is_shown_and_committed_on_yes")),
-    (WEB, "preview", Inert("preview = true")),
+    (&["endpoint kubernetes"], "preview", Test(DRY_RUNS, "what_a_change_would_do_is_shown_and_not_done_before_the_yes")),
+    (UNTRIED, "preview", Inert("preview = true")),
     (WEB, "preview_lock_max", Inert("preview_lock_max = 1")),
     (WEB, "preview_hold_max", Inert("preview_hold_max = 1")),
     (WEB, "preview_rows", Inert("preview_rows = 1")),
-    (WEB, "preview_masked", Inert("preview_masked = [\"a\"]")),
+    (&["endpoint kubernetes"], "preview_masked", Test(DRY_RUNS, "secrets_and_masked_members_are_kept_from_who_decides")),
+    (UNTRIED, "preview_masked", Inert("preview_masked = [\"a\"]")),
     (&["endpoint mcp"], "path", Test("tests/http/mcp.rs", "what_is_no_message_or_goes_elsewhere_is_refused")),
     (ENDPOINTS, "description", Test(HIDING, "a_question_says_what_its_endpoint_is_and_where_it_belongs")),
     (ENDPOINTS, "credential", Test(POLICY, "older_and_inert_fields_load_with_a_note")),

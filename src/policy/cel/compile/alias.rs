@@ -57,9 +57,14 @@ impl Compiler<'_> {
             (name @ ("all" | "exists" | "existsOne" | "exists_one"), [key, value, condition]) => {
                 Some(self.of_two(id, name, target, (ident(key)?, ident(value)?), &[condition]))
             }
-            ("transformList", [key, value, body @ ..]) if matches!(body.len(), 1 | 2) => {
+            (name @ ("transformList" | "transformMap" | "transformMapEntry"), [key, value, body @ ..])
+                if matches!(body.len(), 1 | 2) =>
+            {
                 let body: Vec<&Expression> = body.iter().collect();
-                Some(self.of_two(id, "transformList", target, (ident(key)?, ident(value)?), &body))
+                Some(self.of_two(id, name, target, (ident(key)?, ident(value)?), &body))
+            }
+            (name @ ("optMap" | "optFlatMap"), [own, body]) => {
+                Some(self.of_optional(name == "optMap", target, ident(own)?, body))
             }
             ("sortBy", [item, key]) => Some(self.sort_by(target, ident(item)?, key)),
             _ => None,
@@ -99,7 +104,7 @@ impl Compiler<'_> {
         let bodies: Vec<Typed> = body.iter().map(|body| self.expr(body)).collect();
         self.aliases.pop();
         self.scope.truncate(depth);
-        let has_condition = name != "transformList" || bodies.len() == 2;
+        let has_condition = !name.starts_with("transform") || bodies.len() == 2;
         if let (Some((_, ty)), Some(own), true) = (bodies.first(), body.first(), has_condition) {
             self.want(own.id, ty, &Ty::Bool, "the condition of a macro");
         }
@@ -111,13 +116,52 @@ impl Compiler<'_> {
         let fold = match (name, bodies.next()) {
             ("all", _) => all(range, first, depth),
             ("exists", _) => exists(range, first, depth),
-            ("transformList", None) => return (collect(range, None, first, depth), list_of(first_ty)),
-            ("transformList", Some((value, ty))) => {
-                return (collect(range, Some(first), value, depth), list_of(ty));
+            (name, second) if name.starts_with("transform") => {
+                let (filter, value, ty) = match second {
+                    Some((value, ty)) => (Some(first), value, ty),
+                    None => (None, first, first_ty),
+                };
+                return match name {
+                    "transformList" => (collect(range, filter, value, depth), list_of(ty)),
+                    "transformMap" => {
+                        let entry = node(Kind::Map(vec![(variable(depth + 1), value)]));
+                        (merge_all(range, filter, entry, depth), Ty::Map(Box::new(Ty::Dyn)))
+                    }
+                    _ => (merge_all(range, filter, value, depth), Ty::Map(Box::new(Ty::Dyn))),
+                };
             }
             _ => exists_one(range, first, depth),
         };
         (fold, Ty::Bool)
+    }
+
+    /// `o.optMap(x, e)`: `e` for the value of `o`, if it is there.
+    fn of_optional(&mut self, wraps: bool, own: &Expression, name: String, body: &Expression) -> Typed {
+        let (there, _) = self.expr(own);
+        let value = CallExpr {
+            func_name: "value".to_owned(),
+            target: Some(Box::new(own.clone())),
+            args: Vec::new(),
+        };
+        let value = Expression {
+            id: own.id,
+            expr: Expr::Call(value),
+        };
+        self.aliases.push(Alias {
+            name,
+            depth: self.scope.len(),
+            of: Of::Bound(value),
+        });
+        let (body, _) = self.expr(body);
+        self.aliases.pop();
+        let call = |function, args| node(Kind::Call(function, args));
+        let yes = match wraps {
+            true => call(Function::OptionalOf, vec![body]),
+            false => body,
+        };
+        let no = call(Function::OptionalNone, Vec::new());
+        let has = call(Function::HasValue, vec![there]);
+        (node(Kind::If(Box::new([has, yes, no]))), Ty::Dyn)
     }
 
     fn sort_by(&mut self, range: &Expression, item: String, key: &Expression) -> Typed {
@@ -268,11 +312,26 @@ fn exists_one(range: Node, body: Node, result: usize) -> Node {
 /// The list of what `body` is for each item that `filter` takes.
 fn collect(range: Node, filter: Option<Node>, body: Node, result: usize) -> Node {
     let item = node(Kind::List(vec![body]));
-    let added = node(Kind::Call(Function::Add, vec![variable(result), item]));
+    let empty = constant(Value::List(std::sync::Arc::default()));
+    gather(range, filter, (empty, Function::Add, item), result)
+}
+
+/// The map of the entries that `body` is for each item that `filter` takes.
+fn merge_all(range: Node, filter: Option<Node>, body: Node, result: usize) -> Node {
+    let empty = constant(Value::Map(std::sync::Arc::default()));
+    gather(range, filter, (empty, Function::Merge, body), result)
+}
+
+fn gather(
+    range: Node,
+    filter: Option<Node>,
+    (empty, add, part): (Node, Function, Node),
+    result: usize,
+) -> Node {
+    let added = node(Kind::Call(add, vec![variable(result), part]));
     let step = match filter {
         Some(filter) => node(Kind::If(Box::new([filter, added, variable(result)]))),
         None => added,
     };
-    let empty = constant(Value::List(std::sync::Arc::default()));
     fold(range, empty, constant(Value::Bool(true)), step, variable(result))
 }

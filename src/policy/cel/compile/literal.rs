@@ -28,16 +28,51 @@ pub(super) fn list_node(items: Vec<Node>) -> Node {
     node(Kind::List(items))
 }
 
+/// A list of parts, of which some are lists of what there is of an optional value.
+pub(super) fn joined(parts: Vec<(Node, bool)>) -> Node {
+    let call = |function, args| node(Kind::Call(function, args));
+    let parts = parts.into_iter().map(|(part, is_optional)| match is_optional {
+        true => call(Function::Some, vec![part]),
+        false => list_node(vec![part]),
+    });
+    let whole = parts.reduce(|whole, part| call(Function::Add, vec![whole, part]));
+    whole.unwrap_or_else(|| list_node(Vec::new()))
+}
+
+/// A map of entries, of which some are there if their value is.
+pub(super) fn map_node(entries: Vec<(Node, Node, bool)>) -> Node {
+    let call = |function, args| node(Kind::Call(function, args));
+    if entries.iter().all(|(_, _, is_optional)| !is_optional) {
+        let entries = entries.into_iter().map(|(key, value, _)| (key, value));
+        return node(Kind::Map(entries.collect()));
+    }
+    let entries = entries
+        .into_iter()
+        .map(|(key, value, is_optional)| match is_optional {
+            true => call(Function::SomeEntry, vec![key, value]),
+            false => node(Kind::Map(vec![(key, value)])),
+        });
+    let whole = entries.reduce(|whole, entry| call(Function::Merge, vec![whole, entry]));
+    whole.unwrap_or_else(|| node(Kind::Map(Vec::new())))
+}
+
 /// The method and header names are in lower case; a literal that is compared with one may not be.
 pub(super) fn fold_case(function: Function, args: &mut [Typed]) {
     let [(first, _), (second, _)] = args else { return };
     let method = |node: &Node| matches!(node.kind, Kind::Slot(Slot::HttpMethod));
     let headers = |node: &Node| matches!(node.kind, Kind::Slot(Slot::HttpHeaders));
-    if method(first) || (headers(first) && function == Function::Index) {
+    if method(first) || (headers(first) && reads_key(function)) {
         lower(second);
     } else if method(second) || (headers(second) && function == Function::In) {
         lower(first);
     }
+}
+
+fn reads_key(function: Function) -> bool {
+    matches!(
+        function,
+        Function::Index | Function::OptIndex | Function::OptSelect
+    )
 }
 
 fn lower(node: &mut Node) {

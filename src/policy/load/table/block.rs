@@ -48,9 +48,9 @@ pub(super) static ENDPOINT: Table = Table {
         Field::new(
             "preview",
             Shape::Flag,
-            "Whether a held change is tried in the agent's session and shown to its approvers; false by default.",
+            "Whether a held change is tried and shown to its approvers, in the agent's session or by the API server's dry run (Kubernetes 1.18 or later); false by default.",
         )
-        .of(&["postgres"]),
+        .of(&["postgres", "kubernetes"]),
         Field::new(
             "preview_lock_max",
             Shape::Time,
@@ -72,9 +72,9 @@ pub(super) static ENDPOINT: Table = Table {
         Field::new(
             "preview_masked",
             Shape::Texts,
-            "Columns whose values approvers do not see: `column` or `table.column`.",
+            "What approvers do not see the values of: `column` or `table.column`; `member` or `resource.member` of Kubernetes objects.",
         )
-        .of(&["postgres"]),
+        .of(&["postgres", "kubernetes"]),
         Field::new(
             "path",
             Shape::Text,

@@ -182,3 +182,51 @@ async fn the_other_side_may_speak_first() {
     drop((agent, far));
     task.await.unwrap().unwrap();
 }
+
+/// What is said of the first words when they come so many bytes at a time.
+fn named(words: &[u8], at_once: usize) -> Option<Named> {
+    let mut reading = Reading::Fresh;
+    let mut came = 0;
+    words.chunks(at_once).find_map(|piece| {
+        came += piece.len();
+        reading.read(&words[..came], piece)
+    })
+}
+
+/// A fuzz target, as those of `tests/fuzz`.
+#[test]
+fn first_words_of_any_bytes_are_read_alike_however_they_are_cut() {
+    let parts: [&[u8]; 12] = [
+        b"GET ",
+        b"PRI * HTTP/2.0",
+        b"http://u@a.test:1/ ",
+        b"HTTP/1.1",
+        b"\r\n",
+        b"\n",
+        b"Host",
+        b": ",
+        b"www.example.com.",
+        b"[2001:db8::1]:80",
+        b"\x16\x03\x01\x00\x05",
+        b"\x01\x00\x00\x01",
+    ];
+    bolero::check!()
+        .with_iterations(3_000)
+        .with_max_len(2_048)
+        .with_type::<(Vec<(u8, Vec<u8>)>, u8)>()
+        .for_each(|(given, at_once)| {
+            let mut words = Vec::new();
+            for (part, own) in given {
+                words.extend(parts[usize::from(*part) % parts.len()]);
+                // Mostly words, so that heads come about that are whole.
+                words.extend(own.get(..own.len() / 8).unwrap_or_default());
+            }
+            let whole = named(&words, usize::MAX);
+            for at_once in [1, usize::from(*at_once).max(1)] {
+                assert_eq!(named(&words, at_once), whole, "{}", words.escape_ascii());
+            }
+            if let Some(Named::Hosts(hosts)) = whole {
+                assert!(hosts.iter().all(|host| *host == plain(host)));
+            }
+        });
+}
