@@ -31,7 +31,7 @@ pub struct Plan {
 pub enum NamespaceError {
     #[error(
         "this machine forbids user namespaces ({0}): allow them with `sysctl -w user.max_user_namespaces=65536` \
-         and, on Ubuntu, `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or run as root"
+         and, on Ubuntu, `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
     )]
     Unshare(nix::Error),
     #[error(

@@ -13,6 +13,7 @@
 mod agent;
 mod demo;
 mod destination;
+mod fenced;
 mod http;
 mod join;
 mod kubectl;
