@@ -7,7 +7,7 @@ use crate::http::policy;
 use crate::server::{BOTH, Service};
 use crate::world::{World, can_run};
 
-const READS: &str = r#"
+pub const READS: &str = r#"
   rule "reads" {
     endpoint  = https.api
     condition = "http.method == 'GET'"

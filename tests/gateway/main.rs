@@ -19,6 +19,7 @@ mod join;
 mod kubectl;
 mod kubernetes;
 mod ordinary;
+mod plain;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod reload;

@@ -121,6 +121,8 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        // What a client that is killed leaves.
+        let _ = std::fs::remove_file(format!("/var/run/wireguard/{}.sock", self.device));
         run(&format!("ip netns del {}", self.space));
     }
 }
