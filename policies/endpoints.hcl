@@ -62,7 +62,8 @@ rule "orders-secrets" {
       'pg_largeobject', 'pg_stat_ssl', 'pg_config',
       'pg_stats', 'pg_stats_ext', 'pg_stats_ext_exprs', 'pg_statistic', 'pg_statistic_ext_data',
       'pg_stat_activity', 'pg_stat_statements', 'pg_stat_replication', 'pg_prepared_statements', 'pg_cursors',
-      'pg_db_role_setting'
+      'pg_db_role_setting', 'pg_roles', 'pg_user',
+      'user_mapping_options', '_pg_user_mappings', 'foreign_server_options', '_pg_foreign_servers'
     ])
     || sql.tables.exists(t, t.startsWith('pg_toast'))
   CEL

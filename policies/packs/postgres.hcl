@@ -34,7 +34,8 @@ rule "postgres-secrets" {
       'pg_largeobject', 'pg_stat_ssl', 'pg_config',
       'pg_stats', 'pg_stats_ext', 'pg_stats_ext_exprs', 'pg_statistic', 'pg_statistic_ext_data',
       'pg_stat_activity', 'pg_stat_statements', 'pg_stat_replication', 'pg_prepared_statements', 'pg_cursors',
-      'pg_db_role_setting'
+      'pg_db_role_setting', 'pg_roles', 'pg_user',
+      'user_mapping_options', '_pg_user_mappings', 'foreign_server_options', '_pg_foreign_servers'
     ])
     || sql.tables.exists(t, t.startsWith('pg_toast'))
   CEL
@@ -48,7 +49,7 @@ rule "postgres-functions" {
   endpoint  = postgres.database
   priority  = 100
   condition = <<-CEL
-    sql.functions.exists(f, f.matches('^(?:pg_catalog\\.)?(?:pg_read_|pg_ls_|pg_stat_file|pg_file_|pg_current_logfile|lo_|lowrite|loread|pg_sleep|pg_terminate_|pg_cancel_|pg_reload_|pg_rotate_|pg_switch_|pg_promote|pg_create_|pg_drop_|pg_replication_|pg_logical_|pg_wal_|pg_backup_|pg_start_|pg_stop_|pg_export_|pg_import_|pg_advisory_|pg_try_advisory_|pg_notify|pg_stat_reset|pg_log_|pg_show_all_file|pg_hba_|pg_ident_|set_config|setval|nextval|txid_current$|pg_current_xact_id$|currtid|binary_upgrade_|brin_|gin_clean_)'))
+    sql.functions.exists(f, f.matches('^(?:pg_catalog\\.)?(?:pg_read_|pg_ls_|pg_stat_file|pg_file_|pg_current_logfile|lo_|lowrite|loread|pg_sleep|pg_terminate_|pg_cancel_|pg_reload_|pg_rotate_|pg_switch_|pg_promote|pg_create_|pg_drop_|pg_replication_|pg_logical_|pg_wal_|pg_backup_|pg_start_|pg_stop_|pg_export_|pg_import_|pg_advisory_|pg_try_advisory_|pg_notify|pg_stat_reset|pg_log_|pg_show_all_file|pg_stat_get_|pg_cursor$|pg_prepared_|pg_config$|pg_copy_|pg_nextoid|setseed|pg_hba_|pg_ident_|set_config|setval|nextval|txid_current$|pg_current_xact_id$|currtid|binary_upgrade_|brin_|gin_clean_)'))
   CEL
   verdict   = "deny"
   reason    = "this function does more than read the tables"

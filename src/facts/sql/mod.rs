@@ -262,6 +262,17 @@ impl Statement {
         }
     }
 
+    /// This statement, with code that cannot be read beside what it says.
+    #[must_use]
+    pub fn hiding(&self) -> Statement {
+        Statement {
+            opaque: true,
+            opaque_itself: true,
+            nameless: true,
+            ..self.clone()
+        }
+    }
+
     /// Code that cannot be read at all: a function call message, EXECUTE of an unknown name.
     pub fn opaque(text: &str) -> Statement {
         Statement {

@@ -62,12 +62,40 @@ const WIDE: &[&str] = &[
     "ReassignOwnedStmt",
 ];
 
+/// What stands for an integer and a sequence where a column is made.
+const SERIAL: &[&str] = &[
+    "bigserial",
+    "serial",
+    "serial2",
+    "serial4",
+    "serial8",
+    "smallserial",
+];
+
 impl Walk {
     /// A domain's CHECK, a type's input and the function of a CREATE CAST run with a cast.
     pub(super) fn cast(&mut self, to: &Tree) {
         let parts = strings(to.get("names"));
         self.out.nameless |= !parts.is_empty() && !is_type(&parts);
         self.out.bare.operators |= parts.len() == 1;
+    }
+
+    /// The types of columns that a function's rows are given, or a table's: what is there becomes of them.
+    pub(super) fn declared(&mut self, tree: &Tree) {
+        self.named_columns(tree);
+        self.columns_cast(tree);
+    }
+
+    fn columns_cast(&mut self, tree: &Tree) {
+        if tree.name() != "ColumnDef" {
+            return tree.children().for_each(|child| self.columns_cast(child));
+        }
+        let to = tree.get("type_name");
+        // Nobody's type there, whoever has one of that name.
+        let is_serial = |name: &String| SERIAL.contains(&name.as_str());
+        if !matches!(strings(to.get("names")).as_slice(), [one] if is_serial(one)) {
+            self.cast(to);
+        }
     }
 
     pub(super) fn operator(&mut self, name: &Tree) {

@@ -244,6 +244,7 @@ impl Walk {
             "AExpr" if (1..=3).contains(&tree.get("kind").int()) => self.operator(tree.get("name")),
             "SubLink" => self.operator(tree.get("oper_name")),
             "SortBy" => self.operator(tree.get("use_op")),
+            "RangeFunction" | "AlterTableCmd" => self.declared(tree),
             "RangeTableSample" => {
                 let parts = strings(tree.get("method"));
                 if !matches!(parts.last().map(String::as_str), Some("bernoulli" | "system")) {
@@ -263,7 +264,7 @@ impl Walk {
     }
 
     /// Columns that a node names.
-    fn named_columns(&mut self, tree: &Tree) {
+    pub(super) fn named_columns(&mut self, tree: &Tree) {
         let mut one = |name: &str| push(&mut self.out.columns, name);
         match tree.name() {
             "ColumnRef" => match tree.get("fields").items().last() {

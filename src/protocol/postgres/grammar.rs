@@ -72,6 +72,15 @@ impl Grammar for Reader {
         Facts::Sql(facts)
     }
 
+    fn of_own_types(&self, facts: &Facts) -> Facts {
+        let Facts::Sql(own) = facts else {
+            return self.opaque("Parse");
+        };
+        let mut own = own.clone();
+        own.statement = Arc::new(own.statement.hiding());
+        Facts::Sql(own)
+    }
+
     fn opaque(&self, text: &str) -> Facts {
         let mut facts = self.facts(Arc::new(sql::Statement::opaque(text)), 1);
         if let Facts::Sql(facts) = &mut facts {

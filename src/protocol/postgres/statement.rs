@@ -33,6 +33,9 @@ pub trait Grammar: Send + Sync {
     /// The facts of a statement that EXECUTEs a prepared one, of both together.
     fn executing(&self, outer: &Facts, prepared: &Facts) -> Facts;
 
+    /// The facts of a statement whose parameters are said to be of somebody's own types: what reads them runs.
+    fn of_own_types(&self, facts: &Facts) -> Facts;
+
     /// The facts of code that cannot be read: a function call message.
     fn opaque(&self, text: &str) -> Facts;
 }

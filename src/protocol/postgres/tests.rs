@@ -43,6 +43,8 @@ struct Desk {
     to_server: Vec<u8>,
     /// Texts that were judged, and outcomes that were told.
     judged: Vec<String>,
+    /// Whether each ran code that cannot be read.
+    opaque: Vec<bool>,
     finished: Vec<String>,
 }
 
@@ -53,6 +55,7 @@ impl Desk {
             to_agent: Vec::new(),
             to_server: Vec::new(),
             judged: Vec::new(),
+            opaque: Vec::new(),
             finished: Vec::new(),
         }
     }
@@ -85,6 +88,10 @@ impl Desk {
                 Output::Write(Side::Upstream, bytes) => self.to_server.extend_from_slice(&bytes),
                 Output::Decide(action) => {
                     self.judged.push(action.detail.clone());
+                    let Facts::Sql(facts) = &action.facts else {
+                        panic!()
+                    };
+                    self.opaque.push(facts.statement.opaque);
                     self.session.handle_ruling(rule(&action), Instant::now());
                 }
                 Output::Finish(_, outcome) => self.finished.push(outcome.status),
@@ -144,6 +151,20 @@ fn query(text: &str) -> Bytes {
 
 fn sync() -> Bytes {
     message(b'S', &[])
+}
+
+/// A domain's CHECK runs where a parameter is said to be of that domain.
+#[test]
+fn parameters_of_types_that_are_not_the_servers_run_code() {
+    let mut desk = Desk::new(config());
+    // bpchar, an array of the server's own schema, the first of somebody's own, the last.
+    for id in [1042_u32, 16_383, 16_384, u32::MAX] {
+        let parsed = [&b"\0select $1\0\0\x01"[..], &id.to_be_bytes()].concat();
+        let bound = message(b'B', b"\0\0\0\0\0\x01\0\0\0\x01a\0\0");
+        let sent = [message(b'P', &parsed), bound, execute(""), sync()].concat();
+        desk.agent(&sent).unwrap();
+    }
+    assert_eq!(desk.opaque, [false, false, true, true]);
 }
 
 #[test]

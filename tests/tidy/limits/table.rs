@@ -263,6 +263,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("protocol/postgres/session.rs", &["OUTPUTS_MAX"], Test("src/protocol/postgres/tests/limits.rs", "much_to_do_is_done_in_pieces")),
     ("protocol/postgres/session.rs", &["FACTS_PER_TEXT"], Test("src/protocol/postgres/tests/limits.rs", "prepared_statements_have_a_number_and_a_size")),
     ("protocol/postgres/session.rs", &["SUMMARY_CHARS_MAX"], Test("src/protocol/postgres/tests/limits.rs", "a_summary_has_a_length")),
+    ("protocol/postgres/session/extended.rs", &["FIRST_OWN_TYPE"], Number),
     ("protocol/postgres/session/extended.rs", &["DESCRIBES_MAX"], Test("src/protocol/postgres/tests/limits.rs", "describes_before_an_execute_have_a_number")),
     ("protocol/postgres/session/names.rs", &["ENTRY_BYTES"], Test("src/protocol/postgres/tests/limits.rs", "portals_have_a_number_and_a_size")),
     ("protocol/postgres/session/trial.rs", &["ANSWER_BYTES_MAX", "VALUE_BYTES_MAX", "SAMPLE_COLUMNS_MAX"], Test("src/protocol/postgres/tests/trials.rs", "what_is_kept_and_shown_is_bounded")),

@@ -14,6 +14,9 @@ use crate::protocol::postgres::statement::{Effect, NAME_BYTES_MAX, Statement};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError, take_text};
 use crate::verdict::Digest;
 
+/// The first object identifier that is not the server's own (`FirstNormalObjectId` of `access/transam.h`).
+const FIRST_OWN_TYPE: u32 = 16_384;
+
 /// Describes that may stand between a Bind and its Execute.
 pub const DESCRIBES_MAX: usize = 16;
 
@@ -61,11 +64,18 @@ impl PgSession {
         self.forget_name(&name);
         let segment = self.segment;
         let id = self.await_answer(Kind::Parse).id;
+        let mut statement = statements.pop();
+        if let Some(one) = statement
+            .as_mut()
+            .filter(|_| types.iter().any(|id| *id >= FIRST_OWN_TYPE))
+        {
+            one.facts = self.config.grammar.of_own_types(&one.facts);
+        }
         let prepared = Prepared {
             id,
             segment,
             confirmed: false,
-            statement: statements.pop().map(Arc::new),
+            statement: statement.map(Arc::new),
             types,
         };
         self.statements.insert(name, prepared);
