@@ -201,6 +201,14 @@ impl Session {
         line
     }
 
+    /// What psql has against it, where a session is lost that should not be.
+    pub fn why(&mut self) -> String {
+        drop(self.input.take());
+        let mut said = String::new();
+        let _ = self.child.stderr.take().unwrap().read_to_string(&mut said);
+        said
+    }
+
     /// Says one more statement, which must find the session gone: psql ends with 2 where its connection is
     /// lost, and with 3 where a statement is refused. What it said of that.
     #[track_caller]

@@ -1,5 +1,8 @@
 //! The gateway on a real tailnet.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
 use crate::lab::{API_TEST, Gateway, Machine, POLICY, Tailscaled, World, until};
 
 /// An HTTP service behind the gateway, on the gateway's machine.
@@ -23,17 +26,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     # Its own would ask for the name of the address, where nobody answers.
     server_bind = socketserver.TCPServer.server_bind
-Server(('127.0.0.2', 9000), Handler).serve_forever()
+server = Server(('127.0.0.2', 9000), Handler)
+print('listens', flush=True)
+server.serve_forever()
 ";
 
-/// Serves HTTP at 127.0.0.2:9000 of a machine.
+/// Serves HTTP at 127.0.0.2:9000 of a machine; it listens when this returns.
 pub fn service(on: &Tailscaled) -> Service {
     service_on(&on.machine)
 }
 
 /// See [`service`].
 pub fn service_on(machine: &Machine) -> Service {
-    let child = machine.command("python3").args(["-c", SERVER]).spawn().unwrap();
+    let mut serve = machine.command("python3");
+    let mut child = serve.args(["-c", SERVER]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "listens\n");
     Service(child)
 }
 

@@ -275,7 +275,7 @@ select 'on'";
             "inserted\n" => (open.line(), open.line()),
             _ => (first.clone(), open.line()),
         };
-        assert_eq!(on, "on\n", "the session lives on");
+        assert!(on == "on\n", "the session is lost: {on:?} {}", open.why());
         (first == "inserted\n", state)
     };
     assert_eq!(inserts(), (false, "42501\n".to_owned()));
