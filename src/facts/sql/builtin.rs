@@ -22,16 +22,29 @@ const TYPES: &str = "aclitem bit bool box bpchar bytea char cid cidr circle cstr
     regnamespace regoper regoperator regproc regprocedure regrole regtype text tid time timestamp timestamptz timetz \
     tsmultirange tsquery tsrange tstzmultirange tstzrange tsvector txid_snapshot unknown uuid varbit varchar xid xid8 xml";
 
-/// Functions that run text which they are given as SQL, or read a table whose name they are given.
+/// Functions that run text which they are given as SQL, read a table whose name they are given, or make a value of a
+/// type that they are given: the CHECK of a domain runs.
 const RUNS_TEXT: &[&str] = &[
+    "array_in",
+    "array_recv",
     "cursor_to_xml",
     "cursor_to_xmlschema",
     "database_to_xml",
     "database_to_xml_and_xmlschema",
     "database_to_xmlschema",
+    "domain_in",
+    "domain_recv",
+    "multirange_in",
+    "multirange_recv",
+    "pg_input_error_info",
+    "pg_input_is_valid",
     "query_to_xml",
     "query_to_xml_and_xmlschema",
     "query_to_xmlschema",
+    "range_in",
+    "range_recv",
+    "record_in",
+    "record_recv",
     "schema_to_xml",
     "schema_to_xml_and_xmlschema",
     "schema_to_xmlschema",
