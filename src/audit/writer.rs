@@ -59,7 +59,8 @@ impl Writer {
     pub(super) fn open(path: &Path, outcomes: Arc<Outcomes>) -> Result<Writer, Error> {
         let mut open = Database::open(path)?;
         let journal = Journal::open(&path.with_extension("journal"))?;
-        open.compare_with_note(path, &journal.read()?)?;
+        let left = journal.read()?;
+        open.compare_with_note(path, &left)?;
         let mut writer = Writer {
             path: path.to_owned(),
             journal,
@@ -71,7 +72,7 @@ impl Writer {
             retention: None,
             prune_at: Instant::now(),
         };
-        open.replay(&writer.journal.read()?)?;
+        open.replay(&left)?;
         writer.commit(&mut open)?;
         writer.open = Some(open);
         Ok(writer)
