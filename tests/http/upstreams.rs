@@ -232,6 +232,16 @@ async fn answers(head: String) -> std::net::SocketAddr {
     address
 }
 
+/// A gateway before a server that speaks without TLS.
+async fn before_plain(address: std::net::SocketAddr) -> World {
+    let service = Service::start(BOTH).await;
+    let policy = service
+        .open_policy()
+        .replace(&service.address.to_string(), &address.to_string())
+        .replace("ca_cert", "tls = false\n  ca_cert");
+    World::new(&policy)
+}
+
 /// `RESPONSE_HEADERS_MAX` and `RESPONSE_HEAD_BYTES_MAX`.
 #[tokio::test]
 async fn the_head_of_an_answer_has_a_size() {
@@ -244,12 +254,7 @@ async fn the_head_of_an_answer_has_a_size() {
         (long(RESPONSE_HEAD_BYTES_MAX), 502),
     ] {
         let address = answers(format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{more}\r\n")).await;
-        let service = Service::start(BOTH).await;
-        let policy = service
-            .open_policy()
-            .replace(&service.address.to_string(), &address.to_string())
-            .replace("ca_cert", "tls = false\n  ca_cert");
-        let world = World::new(&policy);
+        let world = before_plain(address).await;
         let gateway = world.listen(API).await;
         let answer = ask(gateway, GET).await.unwrap();
         assert_eq!(answer.status, status, "{} bytes", more.len());
@@ -274,12 +279,7 @@ async fn the_head_of_an_answer_over_http2_has_a_size() {
             let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         });
-        let service = Service::start(BOTH).await;
-        let policy = service
-            .open_policy()
-            .replace(&service.address.to_string(), &address.to_string())
-            .replace("ca_cert", "tls = false\n  ca_cert");
-        let world = World::new(&policy);
+        let world = before_plain(address).await;
         let stream = TcpStream::connect(world.listen(API).await).await.unwrap();
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         builder.max_header_list_size(1 << 20);
@@ -322,12 +322,7 @@ async fn a_request_is_sent_again_only_if_it_provably_was_not_sent() {
             });
         }
     });
-    let service = Service::start(BOTH).await;
-    let policy = service
-        .open_policy()
-        .replace(&service.address.to_string(), &address.to_string())
-        .replace("ca_cert", "tls = false\n  ca_cert");
-    let world = World::new(&policy);
+    let world = before_plain(address).await;
     let gateway = world.listen(API).await;
     let mut raw = Raw::connect(gateway).await;
     let post = "POST /pay HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1\r\n\r\nx";
