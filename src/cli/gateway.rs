@@ -1,5 +1,6 @@
 //! `tailkeep gateway`: loads the policy, opens the state, and serves every ingress until it is told to end.
 
+mod own_ports;
 mod policy_watch;
 mod routes;
 mod start;

@@ -146,8 +146,25 @@ impl Policy {
     /// # Errors
     /// None or several profiles claim it; the text says which.
     pub fn profile_for(&self, identity: &Identity) -> Result<Arc<str>, String> {
+        let mut found = self.claiming(identity);
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one.name.clone()),
+            (Some(one), Some(two)) => Err(format!(
+                "the profiles `{}` and `{}` both claim {}",
+                one.name, two.name, identity.node
+            )),
+            (None, _) => Err(format!("no profile claims {}", identity.node)),
+        }
+    }
+
+    /// Whether an identity is an agent's: a profile claims it, or several do and it gets none.
+    pub fn is_claimed(&self, identity: &Identity) -> bool {
+        self.claiming(identity).next().is_some()
+    }
+
+    fn claiming<'a>(&'a self, identity: &'a Identity) -> impl Iterator<Item = &'a Profile> {
         let login = identity.login.as_deref().map(str::to_ascii_lowercase);
-        let claims = |profile: &Profile| match identity.transport {
+        let claims = move |profile: &&Profile| match identity.transport {
             Transport::Wireguard => profile.peers.contains(&identity.node),
             Transport::Tailnet => {
                 profile.tags.iter().any(|tag| identity.tags.contains(tag))
@@ -162,15 +179,11 @@ impl Policy {
                     })
             }
         };
-        let mut found = self.model.profiles.iter().filter(|profile| claims(profile));
-        match (found.next(), found.next()) {
-            (Some(one), None) => Ok(one.name.clone()),
-            (Some(one), Some(two)) => Err(format!(
-                "the profiles `{}` and `{}` both claim {}",
-                one.name, two.name, identity.node
-            )),
-            (None, _) => Err(format!("no profile claims {}", identity.node)),
-        }
+        self.model
+            .profiles
+            .iter()
+            .map(|profile| &**profile)
+            .filter(claims)
     }
 
     /// The facts that any rule reads which may apply to `agent`'s actions on `endpoint`.

@@ -16,7 +16,10 @@ pub const OPEN: &str = r#"{
   "autoApprovers": {
     "routes": {"10.78.0.0/16": ["tag:gateway"], "fd7a:7461:696c:78::/64": ["tag:gateway"]},
   },
-  "grants": [{"src": ["*"], "dst": ["tag:gateway", "10.78.0.0/16", "fd7a:7461:696c:78::/64"], "ip": ["*"]}],
+  "grants": [
+    {"src": ["*"], "dst": ["10.78.0.0/16", "fd7a:7461:696c:78::/64"], "ip": ["*"]},
+    {"src": ["*"], "dst": ["tag:gateway"], "ip": ["tcp:80", "tcp:443", "tcp:53", "udp:53"]},
+  ],
 }"#;
 
 const PROFILES: &str = r#"
@@ -239,7 +242,8 @@ fn a_change_of_tag_ends_the_session(world: World) {
             .log()
             .matches("the policy leads elsewhere now")
             .count()
-            == 2
+            // One of those that ask whether it has a profile may be open then.
+            >= 2
     });
     open.until_lost("select id from orders");
     // A node that is removed while it has a session.

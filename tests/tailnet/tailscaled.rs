@@ -31,9 +31,12 @@ struct Shared {
     has_device: bool,
     statuses: usize,
     watchers: usize,
+    prefs_asked: usize,
     /// Questions for ports that are being answered, and the most there were.
     asking: (usize, usize),
     prefs: Value,
+    /// What the tailnet's policy file lets through to it.
+    filter: Value,
     asked: Vec<String>,
     /// The backend's state, and where a person logs it in.
     state: String,
@@ -45,6 +48,12 @@ struct Shared {
     is_silent: bool,
     /// Key and certificate, PEM, where the tailnet has HTTPS.
     certificate: Option<(String, String)>,
+}
+
+impl Shared {
+    fn map(&self) -> Value {
+        json!({ "Peers": [], "PacketFilter": self.filter })
+    }
 }
 
 /// The daemon; dropped, its socket answers nobody.
@@ -69,8 +78,10 @@ impl Tailscaled {
             has_device: true,
             statuses: 0,
             watchers: 0,
+            prefs_asked: 0,
             asking: (0, 0),
             prefs: json!({ "AdvertiseRoutes": ["192.0.2.0/24"] }),
+            filter: Value::Null,
             asked: Vec::new(),
             state: "Running".to_owned(),
             login_url: String::new(),
@@ -175,6 +186,11 @@ impl Tailscaled {
         self.tell();
     }
 
+    /// What its netmaps say of the policy file, from the next one on.
+    pub fn filter(&self, filter: Value) {
+        self.shared.lock().unwrap().filter = filter;
+    }
+
     /// Dials for a node from a port.
     pub fn dials(&self, port: u16, address: &str) {
         let address = address.parse().unwrap();
@@ -190,6 +206,11 @@ impl Tailscaled {
     pub fn looks(&self) -> (usize, usize) {
         let shared = self.shared.lock().unwrap();
         (shared.statuses, shared.watchers)
+    }
+
+    /// How often it was asked for its prefs.
+    pub fn prefs_asked(&self) -> usize {
+        self.shared.lock().unwrap().prefs_asked
     }
 
     /// The most ports that were asked for at once.
@@ -227,7 +248,8 @@ impl Tailscaled {
 
     /// Tells the bus that the netmap changed.
     pub fn tell(&self) {
-        self.say(&json!({ "NetMap": { "Peers": [] } }).to_string());
+        let map = self.shared.lock().unwrap().map();
+        self.say(&json!({ "NetMap": map }).to_string());
     }
 
     pub fn routes(&self) -> Vec<String> {
@@ -329,7 +351,8 @@ async fn log_in(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Respon
 
 async fn prefs(State((shared, _)): State<Daemon>, headers: HeaderMap) -> Response {
     let (prefs, mood) = {
-        let shared = shared.lock().unwrap();
+        let mut shared = shared.lock().unwrap();
+        shared.prefs_asked += 1;
         (shared.prefs.clone(), shared.prefs_mood)
     };
     say(mood, &headers, Some(prefs)).await
@@ -350,7 +373,7 @@ async fn watch(State((shared, bus)): State<Daemon>) -> Response {
     let first = {
         let mut shared = shared.lock().unwrap();
         shared.watchers += 1;
-        json!({ "Version": "1.96.5", "State": 6, "Prefs": shared.prefs, "NetMap": {} }).to_string()
+        json!({ "Version": "1.96.5", "State": 6, "Prefs": shared.prefs, "NetMap": shared.map() }).to_string()
     };
     let mut changes = bus.subscribe();
     let mut beats = tokio::time::interval(Duration::from_secs(2));

@@ -19,6 +19,8 @@ pub struct World {
     folder: tempfile::TempDir,
     gateway: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    /// Ends with what the gateway says.
+    reader: Option<std::thread::JoinHandle<()>>,
 }
 
 /// A connection of a peer that is kept open.
@@ -132,7 +134,7 @@ rule "dev" {{
         let lines = Arc::new(Mutex::new(Vec::new()));
         let reader = BufReader::new(gateway.stderr.take().unwrap());
         let kept = lines.clone();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in reader.lines().map_while(Result::ok) {
                 kept.lock().unwrap().push(line);
             }
@@ -142,6 +144,7 @@ rule "dev" {{
             folder,
             gateway,
             lines,
+            reader: Some(reader),
         };
         until("tailscaled is heard", || world.says("tailscaled is heard"));
         world
@@ -173,10 +176,13 @@ rule "dev" {{
     pub fn stop(&mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.gateway.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let status = self.gateway.wait().unwrap();
+        // What it said last may not have been read yet.
+        let lines = self.lines.clone();
         assert!(
-            self.gateway.wait().unwrap().success(),
-            "{:?}",
-            self.lines.lock().unwrap()
+            status.success(),
+            "{status}: {:?}",
+            lines.lock().map(|lines| lines.clone())
         );
     }
 
@@ -187,7 +193,15 @@ rule "dev" {{
             status = self.gateway.try_wait().unwrap();
             status.is_some()
         });
+        self.read_all();
         status.unwrap().success()
+    }
+
+    /// What a gateway said that has ended is read to the end.
+    fn read_all(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
     }
 
     /// A tailkeep command on this machine; `home` is the agent's.

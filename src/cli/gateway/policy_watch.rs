@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 use crate::admin::{Guard, HeldBack};
 use crate::audit::replay::replay;
@@ -45,10 +45,9 @@ pub(super) fn guard(old: &Policy, new: &Policy) -> Result<(), HeldBack> {
 pub(super) async fn watch(
     path: PathBuf,
     (first, mut files): (u64, Vec<PathBuf>),
-    guard: Guard,
+    (mut hangup, guard): (Signal, Guard),
     apply: impl Fn(Arc<Policy>),
-) -> std::io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
+) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     let mut seen = first;
     let mut broken = None;
@@ -75,7 +74,7 @@ pub(super) async fn watch(
                 broken = Some(0);
                 continue;
             }
-            Err(_) => return Ok(()),
+            Err(_) => return,
         };
         // Compiled only if the text changed: the version is a hash of it.
         let version = this_look.0;
@@ -120,7 +119,7 @@ pub(super) async fn watch(
                         );
                         continue;
                     }
-                    Err(_) => return Ok(()),
+                    Err(_) => return,
                 }
                 seen = version;
                 broken = None;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
+use super::own_ports;
 use super::tailnet::redirect_port;
 use crate::ingress::tailnet::guard::{Guarded, Kernel};
 use crate::ingress::tailnet::{Node, Plan, listeners, local};
-use crate::policy::{HostPattern, HostPort, Model};
+use crate::policy::{HostPattern, HostPort, Model, Policy};
 use crate::upstream::Dialer;
 use crate::verdict::gate::Gate;
 
@@ -41,7 +42,7 @@ pub(super) async fn keep(
         let guarded = guarded.but_for(local::elsewhere(&plan.names).await);
         node.advertise(plan.advertised(&guarded)).await;
         if now.is_some() {
-            let unsure = match refusal(node, dialer, policy.model()).await {
+            let unsure = match refusal(node, dialer, &policy).await {
                 Ok(None) => None,
                 // It was sure before; a tailscaled that starts anew is no reason to end.
                 Err(why) if attached => Some(why),
@@ -68,7 +69,11 @@ pub(super) async fn keep(
 ///
 /// # Errors
 /// Why it cannot be told, for now.
-pub(super) async fn refusal(node: &Node, dialer: &Dialer, model: &Model) -> Result<Option<String>, String> {
+pub(super) async fn refusal(node: &Node, dialer: &Dialer, policy: &Policy) -> Result<Option<String>, String> {
+    if let Some(why) = own_ports::refusal(node, policy).await? {
+        return Ok(Some(why));
+    }
+    let model = policy.model();
     let status = node.status().borrow().clone();
     let (Some(status), Some(own)) = (
         status.filter(|status| !status.has_device),
@@ -160,7 +165,7 @@ fn led_round(others: &[IpNet], upstream: IpNet, port: u16, called: &str) -> Opti
 }
 
 /// What helps in any case.
-const WAY_OUT: &str = "let tailscaled run without --tun=userspace-networking";
+pub(super) const WAY_OUT: &str = "let tailscaled run without --tun=userspace-networking";
 
 /// An IPv4 range that is written as an IPv6 one is dialled as the IPv4 one.
 fn canonical(net: IpNet) -> IpNet {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ipnet::IpNet;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::policy_watch;
@@ -42,6 +43,8 @@ const SEEN_EVERY: Duration = Duration::from_secs(5);
 
 /// Serves until SIGINT or SIGTERM, then flushes the audit log.
 pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
+    // Before all else: one that comes during the start would end the process as it stands.
+    let (hangup, terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
     let gateway = policy.model().gateway.clone();
     let secrets = SecretStore::new(&gateway.state_dir);
     let mut tailnet = gateway
@@ -96,8 +99,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     let guard: admin::Guard = Arc::new(move |new: &Policy| {
         // Called where it may block.
         if let Some(node) = &guard_node
-            && let Ok(Some(why)) | Err(why) =
-                runtime.block_on(routes::refusal(node, &guard_dialer, new.model()))
+            && let Ok(Some(why)) | Err(why) = runtime.block_on(routes::refusal(node, &guard_dialer, new))
         {
             return Err(admin::HeldBack::Round(why));
         }
@@ -148,7 +150,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     };
     tokio::spawn(sweep(proxy.clone()));
     let (reload_gate, reload_log) = (gate.clone(), log.clone());
-    tokio::spawn(policy_watch::watch(path, first, guard, move |policy| {
+    tokio::spawn(policy_watch::watch(path, first, (hangup, guard), move |policy| {
         reload_secrets.learn(policy.model());
         reload_log.retain(policy.model().gateway.audit);
         reload_gate.swap(policy);
@@ -158,7 +160,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     }));
 
     let failed = tokio::select! {
-        told = until_told() => told.err().map(anyhow::Error::from),
+        told = until_told(terminate) => told.err().map(anyhow::Error::from),
         error = tailnet_ends => Some(error),
     };
     tracing::info!("ending");
@@ -171,9 +173,7 @@ pub(super) async fn serve(path: PathBuf, policy: Policy) -> anyhow::Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-async fn until_told() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
+async fn until_told(mut terminate: Signal) -> std::io::Result<()> {
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         end = tokio::signal::ctrl_c() => end,

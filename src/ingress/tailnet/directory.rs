@@ -23,6 +23,7 @@ use super::miss::{MISS_PAUSE, Misses};
 use super::port::{Port, Ports};
 use super::whois::{self, Known, Nobody};
 use crate::identity::Live;
+use crate::policy::TAILNET_RANGES;
 use crate::sys::TcpState;
 
 /// Questions to tailscaled at once. It answers one after the other anyway.
@@ -288,8 +289,11 @@ impl Directory {
         }
     }
 
-    /// The node that has an address.
-    async fn by_address(&self, ip: IpAddr, protocol: Protocol) -> Result<Known, Stranger> {
+    /// The node that has an address, whether or not it connects.
+    ///
+    /// # Errors
+    /// Nobody that may be let in; see [`Stranger`].
+    pub async fn by_address(&self, ip: IpAddr, protocol: Protocol) -> Result<Known, Stranger> {
         let nobody = Stranger::NoPeer(SocketAddr::new(ip, 0));
         let recall = || match self.hearing.is_heard() {
             true => self.memory().recall(ip, Instant::now()),
@@ -391,12 +395,9 @@ async fn expired(known: &Known) {
     }
 }
 
-/// Whether tailnets give out such addresses: 100.64.0.0/10 (RFC 6598) and fd7a:115c:a1e0::/48.
+/// Whether tailnets give out such addresses.
 fn may_be_peer(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64,
-        IpAddr::V6(v6) => v6.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
-    }
+    TAILNET_RANGES.iter().any(|range| range.contains(&address))
 }
 
 #[cfg(test)]

@@ -2,11 +2,16 @@
 //!
 //! The kernel's tables say it without a connection, which the service would notice.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
+use super::localapi::Protocol;
+
 /// `st` of a socket that listens, in `/proc/net/tcp`.
 const LISTENS: &str = "0A";
+/// `st` of a socket that is connected to nobody, in `/proc/net/udp`.
+const UNCONNECTED: &str = "07";
 
 /// Whether a service of this machine that is reached at `address` is reached at 127.0.0.1 or ::1 as well: it listens at all
 /// addresses, or something listens there.
@@ -17,26 +22,66 @@ pub fn is_at_loopback(address: IpAddr, port: u16) -> io::Result<bool> {
     if UdpSocket::bind((address, 0)).is_err() {
         return Ok(false);
     }
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+    let at = |socket: &Socket| socket.port == port;
+    Ok(at_loopback(Protocol::Tcp)?.iter().any(at))
+}
+
+/// Whether somebody else than this process is reached at a port of 127.0.0.1 or ::1.
+///
+/// # Errors
+/// The kernel's tables cannot be read.
+pub fn is_anothers(protocol: Protocol, port: u16) -> io::Result<bool> {
+    let mut there = at_loopback(protocol)?;
+    there.retain(|socket| socket.port == port);
+    if there.is_empty() {
+        return Ok(false);
+    }
+    let mut own = BTreeSet::new();
+    for file in std::fs::read_dir("/proc/self/fd")? {
+        // One that was closed meanwhile.
+        let Ok(target) = std::fs::read_link(file?.path()) else {
+            continue;
+        };
+        let inode = target.to_str().and_then(|text| {
+            let text = text.strip_prefix("socket:[")?.strip_suffix(']')?;
+            text.parse().ok()
+        });
+        own.extend::<Option<u64>>(inode);
+    }
+    Ok(there.iter().any(|socket| !own.contains(&socket.inode)))
+}
+
+/// A socket that takes what is sent to the loopback.
+#[derive(Debug)]
+struct Socket {
+    port: u16,
+    inode: u64,
+}
+
+fn at_loopback(protocol: Protocol) -> io::Result<Vec<Socket>> {
+    let (tables, state) = match protocol {
+        Protocol::Tcp => (["/proc/net/tcp", "/proc/net/tcp6"], LISTENS),
+        Protocol::Udp => (["/proc/net/udp", "/proc/net/udp6"], UNCONNECTED),
+    };
+    let mut found = Vec::new();
+    for table in tables {
         match std::fs::read_to_string(table) {
-            Ok(text) if listens(&text, port) => return Ok(true),
-            Ok(_) => {}
+            Ok(text) => found.extend(sockets(&text, state)),
             // A kernel without IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(false)
+    Ok(found)
 }
 
-fn listens(table: &str, port: u16) -> bool {
-    table.lines().skip(1).any(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let (local, state) = (words.next(), words.nth(1));
-        state == Some(LISTENS)
-            && local.and_then(socket).is_some_and(|(address, at)| {
-                at == port && (address.is_unspecified() || address.is_loopback())
-            })
+fn sockets<'a>(table: &'a str, state: &'a str) -> impl Iterator<Item = Socket> + 'a {
+    table.lines().skip(1).filter_map(move |line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (address, port) = socket(words.get(1)?)?;
+        let inode = words.get(9)?.parse().ok()?;
+        let takes = *words.get(3)? == state && (address.is_unspecified() || address.is_loopback());
+        takes.then_some(Socket { port, inode })
     })
 }
 
@@ -85,10 +130,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_this_processs_own_is_nobody_elses() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(!is_anothers(Protocol::Tcp, port).unwrap());
+        assert!(!is_anothers(Protocol::Udp, port).unwrap());
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let kind = match protocol {
+                Protocol::Tcp => "STREAM",
+                Protocol::Udp => "DGRAM",
+            };
+            let program = format!(
+                "import socket\ns = socket.socket(type=socket.SOCK_{kind})\ns.bind(('127.0.0.1', 0))\n\
+                 if '{kind}' == 'STREAM': s.listen()\nprint(s.getsockname()[1], flush=True)\ninput()"
+            );
+            let mut other = std::process::Command::new("python3")
+                .args(["-c", &program])
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            let mut said = std::io::BufReader::new(other.stdout.take().unwrap());
+            std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+            let port = line.trim().parse().unwrap();
+            assert!(is_anothers(protocol, port).unwrap());
+            drop(other.stdin.take());
+            other.wait().unwrap();
+            assert!(!is_anothers(protocol, port).unwrap());
+        }
+    }
+
+    #[test]
     fn any_table_is_read() {
         bolero::check!().for_each(|bytes: &[u8]| {
             let text = format!("head\n{}", String::from_utf8_lossy(bytes));
-            listens(&text, 1);
+            sockets(&text, LISTENS).for_each(drop);
         });
     }
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::bus::Bus;
+use super::filter::Filter;
 use crate::credential::Secret;
 
 /// Bytes of one answer. A WhoIs answer is about 2 KiB; the status of a node without its peers, 4 KiB.
@@ -141,9 +142,9 @@ pub struct Prefs {
 pub struct Notify {
     #[serde(default)]
     pub prefs: Option<Prefs>,
-    /// Nodes, users, filters or capabilities changed. What it holds is not read.
-    #[serde(default, deserialize_with = "is_there")]
-    pub net_map: bool,
+    /// Nodes, users, filters or capabilities changed.
+    #[serde(default)]
+    pub net_map: Option<NetMap>,
     /// The backend's state, as a number.
     #[serde(default)]
     pub state: Option<i64>,
@@ -155,8 +156,12 @@ pub struct Notify {
     pub browse_to_url: Option<String>,
 }
 
-fn is_there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    Option::<serde::de::IgnoredAny>::deserialize(deserializer).map(|any| any.is_some())
+/// What the control server told of the tailnet (`netmap.NetworkMap`), as far as it is read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NetMap {
+    #[serde(default)]
+    pub packet_filter: Filter,
 }
 
 /// A client of one tailscaled. Cheap to clone.

@@ -30,6 +30,7 @@ pub mod declared;
 pub mod directory;
 pub mod dns;
 pub mod door;
+pub mod filter;
 pub mod guard;
 pub mod hearing;
 pub mod listener;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::declared::Declared;
 use super::directory::Directory;
+use super::filter::Filter;
 use super::localapi::{LocalApi, LocalApiError, Prefs, Status};
 use super::login::{self, Login};
 use super::routes::Routes;
@@ -43,6 +44,8 @@ pub struct Node {
     /// Where they are written down, at a tailscaled that outlives the gateway.
     declared: OnceLock<Declared>,
     status: watch::Sender<Option<Status>>,
+    /// Of the last netmap of the bus that is followed now.
+    filter: watch::Sender<Option<Filter>>,
 }
 
 impl Node {
@@ -61,6 +64,7 @@ impl Node {
             routes: Mutex::new(routes),
             declared: OnceLock::new(),
             status: watch::Sender::new(None),
+            filter: watch::Sender::new(None),
         })
     }
 
@@ -78,6 +82,11 @@ impl Node {
         self.status.subscribe()
     }
 
+    /// What the tailnet's policy file lets through to the node, or `None` while that was not said.
+    pub fn filter(&self) -> Option<Filter> {
+        self.filter.borrow().clone()
+    }
+
     /// Follows the bus for as long as the gateway runs. A tailscaled that dies is waited for; who
     /// connects meanwhile cannot be asked for and is denied.
     pub async fn follow(&self) {
@@ -93,6 +102,7 @@ impl Node {
                 tracing::debug!(%error, "tailscaled is not heard");
             }
             self.status.send_replace(None);
+            self.filter.send_replace(None);
             self.directory.lost();
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
@@ -129,15 +139,19 @@ impl Node {
                 continue;
             };
             *wait = RETRY_MIN;
-            if notify.net_map || notify.state.is_some() {
+            let is_other = notify.net_map.is_some() || notify.state.is_some();
+            if is_other {
                 self.directory.changing();
+            }
+            if let Some(map) = notify.net_map {
+                self.filter.send_replace(Some(map.packet_filter));
             }
             if let Some(text) = notify.err_message {
                 tracing::error!(text, "tailscaled says that something is wrong");
                 self.note(Some(text));
             }
             let person = notify.browse_to_url.is_some();
-            if notify.prefs.is_some() || notify.net_map || notify.state.is_some() || person {
+            if notify.prefs.is_some() || is_other || person {
                 prefs = notify.prefs.or(prefs);
                 due = due.or(Some(looked.map_or_else(Instant::now, |at| at + LOOK_EVERY)));
             }

@@ -48,8 +48,13 @@ pub const POLICY: &str = r#"{
   "grants": [
     {
       "src": ["tag:agent-ci", "tag:agent-dev"],
-      "dst": ["tag:gateway", "10.78.0.0/16", "fd7a:7461:696c:78::/64"],
-      "ip": ["tcp:*", "udp:53"],
+      "dst": ["10.78.0.0/16", "fd7a:7461:696c:78::/64"],
+      "ip": ["tcp:*"],
+    },
+    {
+      "src": ["tag:agent-ci", "tag:agent-dev"],
+      "dst": ["tag:gateway"],
+      "ip": ["tcp:80", "tcp:443", "tcp:53", "udp:53"],
     },
   ],
 }"#;

@@ -93,6 +93,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("cli/approvals.rs", &["AGAIN_AFTER"], Pace),
     ("cli/audit.rs", &["AGAIN_AFTER"], Pace),
     ("cli/audit.rs", &["PAGE"], Share),
+    ("cli/gateway/own_ports.rs", &["ASKED_FOR_MAX"], Test("tests/tailnet/round.rs", "so_many_nodes_are_asked_for_and_more_are_agents")),
     ("cli/gateway/policy_watch.rs", &["LOOK_EVERY", "ASKED_LOOK_AFTER"], Pace),
     ("cli/gateway/routes.rs", &["LOOK_EVERY"], Pace),
     ("cli/gateway/start.rs", &["SWEEP_EVERY", "SEEN_EVERY"], Pace),
