@@ -199,7 +199,8 @@ pub fn setup(machine: &Machine, config: &std::path::Path, user: &str, rest: &[&s
 pub fn psql(agent: &Machine, host: &str, sql: &str) -> String {
     let output = agent
         .command("psql")
-        .env("PGCONNECT_TIMEOUT", "30")
+        // One that began while the route was not there has a wrong source, and is not heard of again.
+        .env("PGCONNECT_TIMEOUT", "8")
         .args(["-XAtq", "-c", sql])
         .arg(format!("host={host} user=app dbname=postgres sslmode=disable"))
         .output()

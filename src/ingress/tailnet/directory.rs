@@ -273,11 +273,12 @@ impl Directory {
         if own.addresses.contains(&ip) {
             return Err(Stranger::Own(ip));
         }
+        let may_be_peer = TAILNET_RANGES.iter().any(|range| range.contains(&ip));
         let known = match (asked.by, own.has_device) {
-            (By::Peer, true) if may_be_peer(ip) => self.by_address(ip, asked.protocol).await?,
+            (By::Peer, true) if may_be_peer => self.by_address(ip, asked.protocol).await?,
             // A peer's address on this machine is somebody's who borrows it: tailscaled would say
             // whose it is, and not who came.
-            _ if may_be_peer(ip) => return Err(Stranger::Elsewhere(ip)),
+            _ if may_be_peer => return Err(Stranger::Elsewhere(ip)),
             // To an address that is local by a route alone, the kernel dials from that one itself.
             (By::Peer, false) if !(ip.is_loopback() || ip == local) => return Err(Stranger::Elsewhere(ip)),
             (By::Peer, true) => return Err(Stranger::Elsewhere(ip)),
@@ -393,11 +394,6 @@ async fn expired(known: &Known) {
         // A grant that has expired is not among those of the next answer.
         Some(at) => tokio::time::sleep((at - Utc::now()).to_std().unwrap_or_default()).await,
     }
-}
-
-/// Whether tailnets give out such addresses.
-fn may_be_peer(address: IpAddr) -> bool {
-    TAILNET_RANGES.iter().any(|range| range.contains(&address))
 }
 
 #[cfg(test)]
