@@ -1,6 +1,6 @@
 //! The policy in force, approvals, and agents that leave.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
@@ -102,12 +102,16 @@ async fn a_held_request_is_sent_when_a_person_allows_it() {
     let service = Service::start(BOTH).await;
     let world = World::new(&service.policy(ASK));
     let gateway = world.listen(API).await;
+    let mut waited = Vec::new();
     for (decision, status) in [(Decision::Allow, 200), (Decision::Deny, 403)] {
         let mut raw = Raw::connect(gateway).await;
         raw.say("POST /echo HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\n\r\nhello")
             .await;
         let held = question(&world).await;
+        let asked = Instant::now();
         let before = service.seen().len();
+        // The time that a person takes, which the record is to have.
+        tokio::time::sleep(Duration::from_millis(20)).await;
         let decide = Decide {
             id: held.id,
             person: "ann".into(),
@@ -115,12 +119,27 @@ async fn a_held_request_is_sent_when_a_person_allows_it() {
             reason: None,
             grant: None,
         };
+        let took = asked.elapsed();
         world.queue.decide(decide).await.unwrap();
         let answer = raw.hear().await.unwrap();
         assert_eq!(answer.status, status, "{}", answer.text());
         assert_eq!(service.seen().len() - before, usize::from(status == 200));
+        waited.push((if status == 200 { "allow" } else { "deny" }, took));
     }
     assert_eq!(service.seen()[0].body_start, b"hello");
+    let records = world.records().await;
+    for (verdict, took) in waited {
+        let record = records
+            .iter()
+            .find(|record| record["verdict"] == verdict && record["summary"] == "POST /echo");
+        let times = |name: &str| Duration::from_micros(record.unwrap()[name].as_u64().unwrap());
+        assert!(times("wait_us") >= took, "{record:?}");
+        let judged = times("judge_us");
+        assert!(
+            !judged.is_zero() && judged < times("wait_us"),
+            "people's time is apart: {record:?}"
+        );
+    }
 }
 
 /// No rule reads the body, and still the approver sees it, and says yes to it alone.
