@@ -35,7 +35,8 @@ gateway {
 }
 
 defaults {
-  # What no rule matched is denied, and so is what no endpoint claims.
+  # What no rule matched is denied, and so is what no endpoint claims. "passthrough" is for TCP: UDP is
+  # refused whatever stands here, so that QUIC falls back at once.
   unmatched     = "deny"
   unknown_host  = "deny"
   human_timeout = 600

@@ -22,6 +22,15 @@ pub enum Reader {
     Enrolment,
     Tailscaled,
     Policy,
+    /// What servers of an endpoint's kind answer.
+    HttpServer,
+    KubernetesServer,
+    McpServer,
+    PostgresServer,
+    /// Their TLS, whatever speaks in it.
+    TlsServer,
+    /// What a resolver answers to the gateway's own questions and to those that it passes on.
+    DnsServer,
 }
 
 impl Reader {
@@ -40,6 +49,12 @@ impl Reader {
             Reader::Enrolment => "enrolment",
             Reader::Tailscaled => "tailscaled",
             Reader::Policy => "policy",
+            Reader::HttpServer => "http_server",
+            Reader::KubernetesServer => "kubernetes_server",
+            Reader::McpServer => "mcp_server",
+            Reader::PostgresServer => "postgres_server",
+            Reader::TlsServer => "tls_server",
+            Reader::DnsServer => "dns_server",
         }
     }
 }

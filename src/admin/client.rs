@@ -160,6 +160,30 @@ mod tests {
 
     use super::*;
 
+    /// It lasts as long as a stream may be silent.
+    #[test]
+    fn a_stream_that_falls_silent_is_lost() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nevent: a\ndata: 1\n\n");
+            let _ = ends.recv();
+        });
+        let mut heard = Vec::new();
+        let followed = Reach { socket }.follow("/", |name, _| {
+            heard.push(name.to_owned());
+            ControlFlow::Continue(())
+        });
+        assert!(matches!(followed, Err(ApiError::Unreachable(_, why)) if why == "it fell silent"));
+        assert_eq!(heard, ["open", "a"]);
+        drop(end);
+    }
+
     #[test]
     fn an_event_has_a_size() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -282,6 +282,25 @@ mod tests {
     use super::*;
     use crate::client::store::Assigned;
 
+    /// It lasts as long as an inside may take.
+    #[test]
+    fn an_inside_that_does_not_call_is_given_up_and_one_that_falls_silent_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let error = accept(&listener, &mut child).unwrap_err();
+        assert!(error.to_string().contains("did not come up"), "{error}");
+        let _calls = UnixStream::connect(&path).unwrap();
+        let inside = accept(&listener, &mut child).unwrap().unwrap();
+        let most = inside.read_timeout().unwrap();
+        assert_eq!(most, Some(Duration::from_secs(INSIDE_SECONDS_MAX)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let ended = accept(&UnixListener::bind(folder.path().join("t")).unwrap(), &mut child);
+        assert!(ended.unwrap().is_none(), "what has ended is not waited for");
+    }
+
     /// The manifest is asked for at a gateway that takes the connection and never says a word.
     #[test]
     fn what_was_said_last_is_good_where_the_gateway_says_nothing() {

@@ -19,6 +19,10 @@ const SYSTEM_ROOTS: [&str; 5] = [
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+/// Names roots that Node adds to those that it was built with.
+const NODE_VARIABLE: &str = "NODE_EXTRA_CA_CERTS";
+/// The roots for Node, in the store.
+pub(super) const NODE_ROOTS: &str = "node.pem";
 /// The roots for a JVM, in the store.
 const JAVA_STORE: &str = "truststore.jks";
 /// Where our own options begin.
@@ -36,9 +40,14 @@ pub fn variables(store: &Store, enrolment: &Enrolment) -> Result<BTreeMap<String
         .map(|(name, text)| (name.clone(), text.clone()))
         .collect();
 
-    let node = extend("NODE_EXTRA_CA_CERTS", store);
-    store.write("ca.pem", join([node, Some(assigned.ca_pem.clone())]).as_bytes())?;
     let system = SYSTEM_ROOTS.iter().find_map(|path| read(Path::new(path)));
+    // Beside its own roots, Node takes the system's from here alone.
+    let node = [
+        system.clone(),
+        extend(NODE_VARIABLE, store),
+        Some(assigned.ca_pem.clone()),
+    ];
+    store.write(NODE_ROOTS, join(node).as_bytes())?;
     let own = BUNDLE_VARIABLES.iter().map(|variable| extend(variable, store));
     let parts = std::iter::once(system)
         .chain(own)
@@ -54,7 +63,7 @@ pub fn variables(store: &Store, enrolment: &Enrolment) -> Result<BTreeMap<String
     if let Some(list) = kubeconfig::variable(store, &assigned.clusters, &path("bundle.pem"))? {
         set.insert("KUBECONFIG".to_owned(), list);
     }
-    set.insert("NODE_EXTRA_CA_CERTS".to_owned(), path("ca.pem"));
+    set.insert(NODE_VARIABLE.to_owned(), path(NODE_ROOTS));
     set.insert("PGSSLROOTCERT".to_owned(), path("bundle.pem"));
     let own = std::env::var("JAVA_TOOL_OPTIONS").unwrap_or_default();
     set.insert(

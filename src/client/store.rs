@@ -176,7 +176,9 @@ impl Store {
     pub fn remove(&self) -> Result<(), StoreError> {
         for name in [
             FILE,
+            // Node's roots, as they were called before.
             "ca.pem",
+            super::environment::NODE_ROOTS,
             "bundle.pem",
             "truststore.jks",
             super::kubeconfig::FILE,

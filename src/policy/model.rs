@@ -182,7 +182,7 @@ impl Default for Gateway {
 pub struct Defaults {
     /// What a request gets that no rule matched.
     pub unmatched: Unmatched,
-    /// What a destination gets that no endpoint claims.
+    /// What a TCP connection gets to a destination that no endpoint claims. UDP is refused.
     pub unknown_host: UnknownHost,
     /// How long a person has to decide, where the approver does not say.
     pub human_timeout: Duration,

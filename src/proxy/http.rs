@@ -20,7 +20,7 @@ pub mod answer;
 mod ask;
 pub mod body;
 pub mod download;
-mod faults;
+pub(crate) mod faults;
 pub mod form;
 mod head;
 pub mod judge;

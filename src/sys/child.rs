@@ -158,3 +158,26 @@ fn listen(child: &OwnedFd) -> Result<Made, Failure> {
         _ => Err(lost(Errno::MFILE)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It lasts as long as a child may take.
+    #[test]
+    fn a_child_that_does_not_end_is_given_up() {
+        // SAFETY: the child sleeps, and does nothing else.
+        let made = unsafe {
+            in_child(|| {
+                loop {
+                    std::thread::sleep(Duration::from_secs(CHILD_S_MAX * 10));
+                }
+            })
+        };
+        let lost = Failure {
+            step: STEP_LOST,
+            cause: Errno::TIMEDOUT,
+        };
+        assert_eq!(made.map(|_| ()), Err(lost));
+    }
+}

@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::provider;
 use super::verify::{Verifier, Verify};
+use crate::bad_input;
 use crate::verdict::Permit;
 
 /// Client configurations that are kept; the least used fall out.
@@ -135,7 +136,13 @@ impl Connectors {
         let name = ServerName::try_from(wanted.host.to_owned())
             .map_err(|_| ConnectError::Name(wanted.host.to_owned()))?;
         let connector = TlsConnector::from(self.config(wanted)?);
-        Ok(connector.connect(name, io).await?)
+        let connected = connector.connect(name, io).await;
+        Ok(connected.inspect_err(|error| {
+            let own = error.get_ref();
+            if let Some(own) = own.and_then(|own| own.downcast_ref::<rustls::Error>()) {
+                bad_input::count(bad_input::Reader::TlsServer, own);
+            }
+        })?)
     }
 
     #[cfg(test)]

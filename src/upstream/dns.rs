@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use crate::bad_input;
+
 /// Bytes of an answer over UDP (RFC 6891's usual size; longer ones come over TCP).
 pub const UDP_BYTES_MAX: usize = 1232;
 
@@ -95,6 +97,20 @@ async fn ask_within(
     most: usize,
     attempt: Duration,
 ) -> Result<Vec<IpAddr>, DnsError> {
+    let asked = exchange(server, (name, kind), most, attempt).await;
+    asked.inspect_err(|error| {
+        if matches!(error, DnsError::Malformed) {
+            bad_input::count(bad_input::Reader::DnsServer, error);
+        }
+    })
+}
+
+async fn exchange(
+    server: SocketAddr,
+    (name, kind): (&str, u16),
+    most: usize,
+    attempt: Duration,
+) -> Result<Vec<IpAddr>, DnsError> {
     for _ in 0..ATTEMPTS_MAX {
         let id = random_id()?;
         let question = question(id, name, kind)?;
@@ -126,6 +142,7 @@ async fn receive(socket: &UdpSocket, question: &[u8]) -> Result<Vec<u8>, DnsErro
         if let Some(answer) = buffer.get(..length).filter(|answer| answers(answer, question)) {
             return Ok(answer.to_vec());
         }
+        bad_input::count(bad_input::Reader::DnsServer, &"unasked");
     }
 }
 
@@ -366,6 +383,65 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, ATTEMPTS_MAX);
+    }
+
+    #[tokio::test]
+    async fn what_a_resolver_says_that_cannot_be_read_is_counted_and_the_next_question_is_asked() {
+        let counted = |reason: &str| bad_input::counted(bad_input::Reader::DnsServer, reason);
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = server.local_addr().unwrap();
+        let own = [192, 0, 2, 1];
+        type Lie = fn(&[u8]) -> Vec<u8>;
+        let lies: [(&str, Lie); 5] = [
+            ("an address of three bytes", |asked| {
+                answer(asked, [0x80, 0], &[(TYPE_A, &[192, 0, 2])])
+            }),
+            ("fewer records than it says", |asked| {
+                let mut reply = answer(asked, [0x80, 0], &[(TYPE_A, &[192, 0, 2, 1])]);
+                reply[7] = 9;
+                reply
+            }),
+            ("cut off in a record", |asked| {
+                let reply = answer(asked, [0x80, 0], &[(TYPE_A, &[192, 0, 2, 1])]);
+                reply[..reply.len() - 3].to_vec()
+            }),
+            ("a label of no kind", |asked| {
+                let mut reply = answer(asked, [0x80, 0], &[(TYPE_A, &[192, 0, 2, 1])]);
+                let name = asked.len();
+                reply[name] = 0x80;
+                reply
+            }),
+            ("three bytes", |_| b"abc".to_vec()),
+        ];
+        for (shown, lie) in lies {
+            let before = (counted("malformed"), counted("unasked"));
+            let asked = ask(at, "a.test", TYPE_A, ADDRESSES_MAX);
+            let answers = async {
+                let mut buffer = [0; 512];
+                let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+                server.send_to(&lie(&buffer[..length]), from).await.unwrap();
+                // What answers no question is passed over.
+                if shown == "three bytes" {
+                    let reply = answer(&buffer[..length], [0x80, 0], &[(TYPE_A, &own)]);
+                    server.send_to(&reply, from).await.unwrap();
+                }
+            };
+            let (found, ()) = tokio::join!(asked, answers);
+            let after = (counted("malformed"), counted("unasked"));
+            match shown {
+                "three bytes" => assert!(found.is_ok() && after.1 > before.1, "{shown}: {found:?}"),
+                _ => assert!(
+                    matches!(found, Err(DnsError::Malformed)) && after.0 > before.0,
+                    "{shown}: {found:?}"
+                ),
+            }
+        }
+        let fine = answer(
+            &question(7, "a.test", TYPE_A).unwrap(),
+            [0x80, 0],
+            &[(TYPE_A, &own)],
+        );
+        assert_eq!(addresses(&fine, TYPE_A, 1).unwrap(), [IpAddr::from(own)]);
     }
 
     #[test]

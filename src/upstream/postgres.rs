@@ -16,6 +16,7 @@ use postgres_protocol::authentication::sasl::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use crate::bad_input;
 use crate::policy::SslMode;
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, message};
 use crate::tls::binding::server_end_point;
@@ -51,6 +52,8 @@ pub enum LoginError {
     NoTls,
     #[error("the server broke the protocol: {0}")]
     Protocol(&'static str),
+    #[error("the password has a zero in it, which no message can carry")]
+    Password,
     #[error("the server asks for a password, and the credential has none")]
     NoPassword,
     #[error("the server asks for a clear-text password outside verified TLS")]
@@ -68,6 +71,12 @@ pub enum LoginError {
     Server { code: String },
     #[error("the server does not read text as UTF-8 with standard strings")]
     Setting,
+}
+
+/// What the server said is none of the protocol's, and is counted.
+fn broke(why: &'static str) -> LoginError {
+    bad_input::count(bad_input::Reader::PostgresServer, &"login");
+    LoginError::Protocol(why)
 }
 
 /// How far the connection to the server can be trusted.
@@ -125,7 +134,7 @@ pub async fn secure(
         b'S' => {}
         b'N' if mode == SslMode::Prefer => return Ok((io, Trust::default())),
         b'N' => return Err(LoginError::NoTls),
-        _ => return Err(LoginError::Protocol("answer to SSLRequest")),
+        _ => return Err(broke("answer to SSLRequest")),
     }
     let wanted = Wanted {
         host,
@@ -190,10 +199,10 @@ pub async fn login<IO: Wire + ?Sized>(
                 ready.greetings.push(whole);
             }
             (b'N', _) => ready.greetings.push(whole),
-            _ => return Err(LoginError::Protocol("message before ready")),
+            _ => return Err(broke("message before ready")),
         }
     }
-    Err(LoginError::Protocol("too many messages"))
+    Err(broke("too many messages"))
 }
 
 /// What a server says of a session's `search_path`.
@@ -230,10 +239,10 @@ pub async fn search_path<IO: Wire + ?Sized>(
                 ready.status = *status;
                 return Ok(found.filter(|_| rows == 1));
             }
-            _ => return Err(LoginError::Protocol("message for a question")),
+            _ => return Err(broke("message for a question")),
         }
     }
-    Err(LoginError::Protocol("too many messages"))
+    Err(broke("too many messages"))
 }
 
 /// The two columns of the row.
@@ -272,7 +281,7 @@ async fn read_any<IO: Wire + ?Sized>(io: &mut IO) -> Result<(u8, Bytes), LoginEr
         .ok()
         .flatten()
         .filter(|(_, total)| *total <= LOGIN_MESSAGE_BYTES_MAX)
-        .ok_or(LoginError::Protocol("length"))?;
+        .ok_or_else(|| broke("length"))?;
     let mut whole = BytesMut::from(&head[..]);
     whole.resize(total, 0);
     io.read_exact(whole.get_mut(HEADER_BYTES..).unwrap_or_default())
@@ -285,7 +294,7 @@ async fn read_request<IO: Wire + ?Sized>(io: &mut IO) -> Result<(u32, Bytes), Lo
     let (tag, whole) = read_message(io).await?;
     let mut payload = whole.slice(HEADER_BYTES..);
     if tag != b'R' || payload.len() < 4 {
-        return Err(LoginError::Protocol("no authentication message"));
+        return Err(broke("no authentication message"));
     }
     let code = payload.split_to(4);
     let code = code.iter().fold(0, |code, byte| code << 8 | u32::from(*byte));
@@ -306,22 +315,26 @@ async fn authenticate<IO: Wire + ?Sized>(
         3 => send_password(io, password?).await?,
         5 if !trust.verified && !trust.plain_by_choice => return Err(LoginError::Md5),
         5 => {
-            let salt: [u8; 4] = rest[..].try_into().map_err(|_| LoginError::Protocol("salt"))?;
+            let salt: [u8; 4] = rest[..].try_into().map_err(|_| broke("salt"))?;
             let hash = md5_hash(login.user.as_bytes(), password?, salt);
             send_password(io, hash.as_bytes()).await?;
         }
         10 => scram(io, password?, &rest, trust).await?,
-        other => return Err(LoginError::Unknown(other)),
+        other => {
+            let error = LoginError::Unknown(other);
+            bad_input::count(bad_input::Reader::PostgresServer, &error);
+            return Err(error);
+        }
     }
     match read_request(io).await? {
         (0, _) => Ok(()),
-        _ => Err(LoginError::Protocol("authentication goes on")),
+        _ => Err(broke("authentication goes on")),
     }
 }
 
 async fn send_password<IO: Wire + ?Sized>(io: &mut IO, password: &[u8]) -> Result<(), LoginError> {
     if password.contains(&0) {
-        return Err(LoginError::Protocol("a zero in the password"));
+        return Err(LoginError::Password);
     }
     let mut payload = zeroize::Zeroizing::new(password.to_vec());
     payload.push(0);
@@ -341,19 +354,19 @@ async fn scram<IO: Wire + ?Sized>(
     };
     let plus = offers(SCRAM_SHA_256_PLUS);
     if plus && !trust.tls {
-        return Err(LoginError::Protocol("channel binding without a channel"));
+        return Err(broke("channel binding without a channel"));
     }
     let (name, binding) = match (&trust.binding, plus) {
         (Some(binding), true) => (
             SCRAM_SHA_256_PLUS,
             ChannelBinding::tls_server_end_point(binding.clone()),
         ),
-        _ if !offers(SCRAM_SHA_256) => return Err(LoginError::Protocol("no SCRAM that we know")),
+        _ if !offers(SCRAM_SHA_256) => return Err(broke("no SCRAM that we know")),
         // `y`: we could bind, and saw no offer. A server that made one then knows of the downgrade.
         (Some(_), false) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
         (None, _) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
     };
-    let failed = |_| LoginError::Protocol("SCRAM");
+    let failed = |_| broke("SCRAM");
     let mut exchange = ScramSha256::new(password, binding);
     let mut first = BytesMut::new();
     first.put_slice(name.as_bytes());
@@ -362,15 +375,15 @@ async fn scram<IO: Wire + ?Sized>(
     first.put_slice(exchange.message());
     io.write_all(&message(b'p', &first)).await?;
     let (11, challenge) = read_request(io).await? else {
-        return Err(LoginError::Protocol("SASLContinue"));
+        return Err(broke("SASLContinue"));
     };
     if iterations(&challenge).is_none_or(|asked| asked > SCRAM_ITERATIONS_MAX) {
-        return Err(LoginError::Protocol("SCRAM iterations"));
+        return Err(broke("SCRAM iterations"));
     }
     exchange.update(&challenge).map_err(failed)?;
     io.write_all(&message(b'p', exchange.message())).await?;
     let (12, proof) = read_request(io).await? else {
-        return Err(LoginError::Protocol("SASLFinal"));
+        return Err(broke("SASLFinal"));
     };
     exchange.finish(&proof).map_err(failed)
 }

@@ -22,6 +22,7 @@ mod ordinary;
 mod plain;
 #[path = "../support/postgres.rs"]
 mod postgres;
+mod programs;
 mod reload;
 #[path = "../http/server.rs"]
 mod server;

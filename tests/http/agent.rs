@@ -112,10 +112,19 @@ impl Answer {
 
 impl Raw {
     pub async fn connect(gateway: SocketAddr) -> Raw {
+        Raw::over(TcpStream::connect(gateway).await.unwrap())
+    }
+
+    pub fn over(stream: TcpStream) -> Raw {
         Raw {
-            stream: TcpStream::connect(gateway).await.unwrap(),
+            stream,
             buffer: Vec::new(),
         }
+    }
+
+    /// What came and was not taken yet.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
     }
 
     pub async fn say(&mut self, bytes: impl AsRef<[u8]>) {

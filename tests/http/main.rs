@@ -20,6 +20,7 @@ mod foreign;
 mod frames;
 mod graphql;
 mod later;
+mod lies;
 mod limits;
 mod mcp;
 mod names;

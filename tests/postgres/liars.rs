@@ -1,6 +1,7 @@
 //! Servers that break the protocol or lie, and those that never answer.
 
 use base64::Engine as _;
+use tailkeep::bad_input::{Reader::PostgresServer, counted};
 use tailkeep::protocol::postgres::wire::message;
 use tailkeep::upstream::postgres::{LOGIN_MESSAGE_BYTES_MAX, LOGIN_MESSAGES_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -96,14 +97,24 @@ async fn lie(io: &mut TcpStream, which: &str) {
         later => {
             let ready = [request(5, &[1; 4]), request(0, &[]), settings("UTF8")].concat();
             io.write_all(&ready).await.unwrap();
+            // The first word, to its password; then true answers to whoever asks for no more.
             let _ = io.read(&mut start).await;
-            let _ = io.read(&mut start).await;
+            let fine = [message(b'C', b"SELECT 0\0"), message(b'Z', b"I")].concat();
+            loop {
+                let count = io.read(&mut start).await.unwrap_or(0);
+                if !start[..count].windows(4).any(|part| part == b"fine") {
+                    break;
+                }
+                io.write_all(&fine).await.unwrap();
+            }
             match later {
                 "tag of nothing" => message(b'C', b"SELECT 1\0").to_vec(),
                 "ready of nothing" => message(b'Z', b"I").repeat(2),
                 "copy of nothing" => message(b'G', &[0, 0, 0]).to_vec(),
                 "a long error" => [&b"E"[..], &u32::MAX.to_be_bytes()].concat(),
                 "an error over the limit" => [&b"E"[..], &0x0010_0001_u32.to_be_bytes()].concat(),
+                "a length of two" => b"C\0\0\0\x02".to_vec(),
+                "an encoding that changes" => message(b'S', b"client_encoding\0LATIN1\0").to_vec(),
                 "silence" => return std::future::pending().await,
                 _ => panic!("{later}"),
             }
@@ -177,7 +188,18 @@ async fn a_server_that_lies_gets_no_session() {
         ("as many notices as may be", "closed"),
     ] {
         let world = World::new(liar(which).await, SETUP).await;
+        let before = (
+            counted(PostgresServer, "login"),
+            counted(PostgresServer, "unknown"),
+        );
         let said = world.said(&["\\q"]).await;
+        let after = (
+            counted(PostgresServer, "login"),
+            counted(PostgresServer, "unknown"),
+        );
+        let broke = status.contains("broke the protocol");
+        assert_eq!(after.0 > before.0, broke, "{which} is counted");
+        assert_eq!(after.1 > before.1, which == "kerberos", "{which} is counted");
         assert_eq!(
             said.contains("cannot be reached"),
             status != "closed",
@@ -193,23 +215,40 @@ async fn a_server_that_lies_gets_no_session() {
 
 #[tokio::test]
 async fn a_server_that_lies_later_loses_its_session() {
-    for (which, says) in [
-        ("tag of nothing", "08P01"),
-        ("ready of nothing", "08P01"),
-        ("copy of nothing", "08P01"),
-        ("a long error", "08P01"),
-        ("an error over the limit", "54000"),
+    for (which, says, reason) in [
+        ("tag of nothing", "08P01", "message"),
+        ("ready of nothing", "08P01", "message"),
+        ("copy of nothing", "08P01", "message"),
+        ("a long error", "08P01", "message"),
+        ("a length of two", "08P01", "message"),
+        ("an encoding that changes", "08P01", "setting"),
+        ("an error over the limit", "54000", "long_answer"),
     ] {
         let world = World::new(liar(which).await, SETUP).await;
+        let mut other = Raw::enter(world.address).await;
+        assert!(
+            other.query("select 'fine'").await.text().contains("SELECT 0"),
+            "{which}"
+        );
+        let before = counted(PostgresServer, reason);
         let mut raw = Raw::enter(world.address).await;
         raw.send(&[crate::raw::parse("", "select 1"), crate::raw::sync()].concat())
             .await;
         let came = raw.until_ready(3).await;
         assert!(came.text().contains(says), "{which}: {came:?}");
-        let status = world.records().await[0]["outcome"]["status"].clone();
-        assert!(
-            status.as_str().unwrap().starts_with("broken: "),
-            "{which}: {status}"
+        assert!(counted(PostgresServer, reason) > before, "{which} is counted");
+        let came = other.query("select 'fine'").await;
+        assert!(came.text().contains("SELECT 0"), "{which}: {came:?}");
+        drop(other);
+        let records = world.records().await;
+        let of_broken = |record: &serde_json::Value| {
+            let status = record["outcome"]["status"].as_str().unwrap_or_default();
+            status.starts_with("broken: ")
+        };
+        assert_eq!(
+            records.iter().filter(|one| of_broken(one)).count(),
+            1,
+            "{records:?}"
         );
     }
 }

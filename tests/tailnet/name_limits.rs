@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tailkeep::ingress::tailnet::dns::{
     CONNECTION_LASTS, CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, QUERIES_MAX, QUERIES_PER_PEER_MAX,
+    QUERY_BYTES_MAX,
 };
 
 use crate::world::{SOON, World, alone, from, until};
@@ -127,6 +128,37 @@ fn is_answered_within(socket: &UdpSocket, time: Duration) -> bool {
     socket.send(&query(9, "api.test")).unwrap();
     socket.set_read_timeout(Some(time)).unwrap();
     socket.recv(&mut [0; 512]).is_ok()
+}
+
+#[test]
+fn a_query_over_udp_has_a_length() {
+    alone(|| {
+        let world = World::start();
+        until("names are answered", || world.says("names are answered"));
+        let all = peers(&world, 1);
+        let socket = asking(&all[0]);
+        let sends = |id: u16, bytes: usize| {
+            let mut query = query(id, "api.test");
+            query.resize(bytes, 0);
+            socket.send(&query).unwrap();
+        };
+        // In the order in which they came; the longer one has none.
+        sends(1, QUERY_BYTES_MAX + 1);
+        sends(2, QUERY_BYTES_MAX);
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        let mut answer = [0; 512];
+        socket.recv(&mut answer).unwrap();
+        assert_eq!(answer[..2], [0, 2]);
+        socket.set_read_timeout(Some(IN_VAIN)).unwrap();
+        assert!(socket.recv(&mut answer).is_err(), "{:?}", &answer[..2]);
+        let curl = std::process::Command::new("curl")
+            .args(["-sS", "http://gateway/v1/metrics", "--unix-socket"])
+            .arg(world.socket())
+            .output();
+        let metrics = String::from_utf8(curl.unwrap().stdout).unwrap();
+        let line = "tailkeep_bad_input_total{reader=\"dns\",reason=\"long\"} 1";
+        assert!(metrics.contains(line), "{metrics}");
+    });
 }
 
 #[test]

@@ -280,9 +280,12 @@ fn what_is_dialled_at_real_addresses_comes_to_the_gateway_and_nowhere_else() {
     assert!(is_shut(&scene.node.machine, SocketAddr::new(gateway, 8740)));
     assert!(is_shut(&ci.machine, "192.168.100.11:8740".parse().unwrap()));
     let [v4, v6] = [format!("{}:443", API_TEST[0]), format!("[{}]:443", API_TEST[1])];
-    for address in ["10.20.0.5:443", "[fd20::5]:443", &v4, &v6] {
-        assert!(is_refused_udp(&ci.machine, address), "{address}");
-    }
+    let refuses_udp = || {
+        for address in ["10.20.0.5:443", "[fd20::5]:443", &v4, &v6] {
+            assert!(is_refused_udp(&ci.machine, address), "{address}");
+        }
+    };
+    refuses_udp();
     let audit = scene.gateway.audit();
     let allowed = audit
         .iter()
@@ -300,6 +303,14 @@ fn what_is_dialled_at_real_addresses_comes_to_the_gateway_and_nowhere_else() {
         .says("sysctl", &["-w", "net.ipv4.ip_forward=1"]);
     assert!(is_shut(&ci.machine, "10.20.0.5:22".parse().unwrap()));
     assert_eq!(psql(&ci.machine, "10.20.0.5", "select id from orders"), "7\n");
+    // And whatever becomes of TCP that no endpoint claims.
+    let open = format!(
+        "{}\ndefaults {{ unknown_host = \"passthrough\" }}\n",
+        std::fs::read_to_string(&scene.config).unwrap()
+    );
+    scene.gateway.reload(&open);
+    scene.gateway.until_says("a new policy is in force");
+    refuses_udp();
     // Without it they are withdrawn, lest anything goes round; forwarded, since there are no rules left.
     setup(&scene.node.machine, &scene.config, "root", &["--remove", "--yes"]);
     scene.gateway.until_says("forwards packets");

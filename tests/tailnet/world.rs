@@ -160,6 +160,11 @@ rule "dev" {{
         self.folder.path().join("state/ca.pem")
     }
 
+    /// The operators' socket.
+    pub fn socket(&self) -> std::path::PathBuf {
+        self.folder.path().join("state/admin.sock")
+    }
+
     pub fn token(&self) -> String {
         let text = std::fs::read_to_string(self.folder.path().join("state/operator.token")).unwrap();
         text.trim().to_owned()

@@ -41,7 +41,7 @@ fn files(folders: &[&str]) -> Vec<(PathBuf, String)> {
         .collect()
 }
 
-/// Whether a file has a test of this name; else why not.
+/// Whether a file has a test of this name, which is run; else why not.
 fn is_a_test(file: &str, test: &str) -> Result<(), String> {
     let source = std::fs::read_to_string(root().join(file)).map_err(|error| format!("{file}: {error}"))?;
     // One that a list runs over both TCPs.
@@ -60,9 +60,36 @@ fn is_a_test(file: &str, test: &str) -> Result<(), String> {
     // What stands between it and the function before it.
     let before = source.get(..at).unwrap_or_default();
     let own = before.rsplit("\n}\n").next().unwrap_or_default();
+    if own.contains("#[ignore") || (own.contains("cfg_attr") && own.contains("ignore")) {
+        return Err(format!("{test} of {file} is not run"));
+    }
     match own.contains("test]") || own.contains("test(") {
         true => Ok(()),
         false => Err(format!("{test} of {file} is no test")),
+    }
+}
+
+#[test]
+fn a_proof_is_a_test_that_is_run() {
+    let own = "a_proof_is_a_test_that_is_run";
+    assert_eq!(is_a_test("tests/tidy/main.rs", own), Ok(()));
+    for (file, name, why) in [
+        ("tests/tidy/main.rs", "is_a_test", "is no test"),
+        (
+            "tests/tidy/main.rs",
+            "nobody_wrote_this",
+            "has no nobody_wrote_this",
+        ),
+        ("tests/tidy/none.rs", own, "No such file"),
+        (
+            "tests/http/bench.rs",
+            "bench_keep_alive_get_of_1_kib",
+            "is not run",
+        ),
+        ("tests/state/audit.rs", "child_that_writes", "is not run"),
+    ] {
+        let error = is_a_test(file, name).unwrap_err();
+        assert!(error.contains(why), "{error}");
     }
 }
 

@@ -40,8 +40,14 @@ impl Covered {
         }})
     }
 
-    /// Everything, or the first of what is not covered; and the sums.
     pub(super) fn print(&self, all: bool) {
+        for line in self.lines(all) {
+            println!("{line}");
+        }
+    }
+
+    /// Everything, or the first of what is not covered; and the sums.
+    fn lines(&self, all: bool) -> Vec<String> {
         let mut lines = Vec::new();
         for rule in &self.each {
             let share = rule.share();
@@ -58,18 +64,18 @@ impl Covered {
             }
         }
         let most = if all { usize::MAX } else { LACKING_LINES_MAX };
-        for line in lines.iter().take(most) {
-            println!("{line}");
-        }
-        if lines.len() > most {
-            println!("and {} more; --coverage prints all", lines.len() - most);
+        let more = lines.len().saturating_sub(most);
+        lines.truncate(most);
+        if more > 0 {
+            lines.push(format!("and {more} more; --coverage prints all"));
         }
         let share = |share: Share| format!("{} of {} ({} %)", share.seen, share.of, share.percent());
-        println!(
+        lines.push(format!(
             "covered: {} outcomes of rules, {} branches of conditions",
             share(self.rules),
             share(self.branches)
-        );
+        ));
+        lines
     }
 }
 
@@ -95,5 +101,31 @@ fn seen(times: Times, is_branch: bool, all: bool) -> String {
         (0, 0) => "never had a value".to_owned(),
         (0, _) => "never true".to_owned(),
         _ => "never false".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_covered_is_printed_up_to_a_number_unless_all_is_asked_for() {
+        let rule = |number: usize| CoveredRule {
+            rule: format!("r{number}"),
+            place: Some(format!("p.hcl:{number}:1")),
+            matched: 0,
+            not_matched: 0,
+            not_evaluable: 0,
+            is_bound: false,
+            operands: Vec::new(),
+        };
+        let of = |count: usize| Covered::new((0..count).map(rule).collect());
+        let fits = of(LACKING_LINES_MAX).lines(false);
+        assert_eq!(fits.len(), LACKING_LINES_MAX + 1, "{fits:#?}");
+        assert!(!fits.iter().any(|line| line.contains("--coverage")), "{fits:#?}");
+        let over = of(LACKING_LINES_MAX + 2).lines(false);
+        assert_eq!(over.len(), LACKING_LINES_MAX + 2, "{over:#?}");
+        assert_eq!(over[LACKING_LINES_MAX], "and 2 more; --coverage prints all");
+        assert_eq!(of(LACKING_LINES_MAX + 2).lines(true).len(), LACKING_LINES_MAX + 3);
     }
 }

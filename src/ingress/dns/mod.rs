@@ -248,6 +248,7 @@ async fn over_udp(server: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> 
         if answer.len() >= 12 && answer.get(..2) == query.get(..2) {
             return Ok(answer.to_vec());
         }
+        bad_input::count(bad_input::Reader::DnsServer, &"unasked");
     }
 }
 
@@ -257,5 +258,10 @@ async fn over_tcp(server: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> 
     stream.write_all(&[&length.to_be_bytes(), query].concat()).await?;
     let mut answer = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut answer).await?;
+    // As over UDP; the header is all that is read of it.
+    if answer.len() < 12 || answer.get(..2) != query.get(..2) {
+        bad_input::count(bad_input::Reader::DnsServer, &"malformed");
+        return Err(std::io::ErrorKind::InvalidData.into());
+    }
     Ok(answer)
 }

@@ -236,6 +236,48 @@ async fn malformed_messages_get_the_refusal_that_is_due() {
     assert!(counted() > before + 12);
 }
 
+/// What a resolver that passthrough asks says beside an answer.
+#[tokio::test]
+async fn what_a_resolver_says_beside_the_answer_is_counted_and_harms_no_question() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let counted = |reason: &str| crate::bad_input::counted(crate::bad_input::Reader::DnsServer, reason);
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = tcp.local_addr().unwrap();
+    let udp = tokio::net::UdpSocket::bind(at).await.unwrap();
+    let resolver = forward_to(at);
+    let asked = query("a.example.org", A, None);
+    let other = |asked: &[u8]| [&[!asked[0]], &asked[1..]].concat();
+    let before = (counted("unasked"), counted("malformed"));
+    let answers = async {
+        let mut buffer = [0; 512];
+        let (length, from) = udp.recv_from(&mut buffer).await.unwrap();
+        for said in [&b"short"[..], &other(&buffer[..length]), &buffer[..length]] {
+            udp.send_to(said, from).await.unwrap();
+        }
+    };
+    let (found, ()) = tokio::join!(resolver(asked.clone(), false), answers);
+    assert_eq!(found.as_deref(), Some(&asked[..]));
+    assert!(counted("unasked") >= before.0 + 2);
+    for (said, is_taken) in [
+        (b"short".to_vec(), false),
+        (other(&asked), false),
+        (asked.clone(), true),
+    ] {
+        let answers = async {
+            let (mut stream, _) = tcp.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 512]).await.unwrap();
+            let length = u16::try_from(said.len()).unwrap().to_be_bytes();
+            stream
+                .write_all(&[&length[..], &said[..]].concat())
+                .await
+                .unwrap();
+        };
+        let (found, ()) = tokio::join!(resolver(asked.clone(), true), answers);
+        assert_eq!(found.is_some(), is_taken, "{said:?}");
+    }
+    assert!(counted("malformed") >= before.1 + 2);
+}
+
 #[tokio::test]
 async fn addresses_stay_over_a_restart_and_a_reload() {
     let folder = tempfile::tempdir().unwrap();

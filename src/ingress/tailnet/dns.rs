@@ -22,6 +22,7 @@ use super::directory::Directory;
 use super::localapi::{Protocol, Status};
 use super::redirect::Device;
 use super::sockets::{RETRY, Sockets, bind};
+use crate::bad_input;
 use crate::identity::Identity;
 use crate::identity::budget::Budget;
 use crate::ingress::dns::{Answerer, refused};
@@ -36,8 +37,9 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const CONNECTIONS_PER_PEER_MAX: usize = 8;
 /// How long a connection for queries may last.
 pub const CONNECTION_LASTS: Duration = Duration::from_secs(10);
-/// Bytes of a query over UDP; longer ones are cut off, and are no query then.
-const QUERY_BYTES_MAX: usize = 4096;
+/// Bytes of a query over UDP. Longer ones are dropped: what is left of one that was cut off must not be
+/// answered, nor passed on.
+pub const QUERY_BYTES_MAX: usize = 4096;
 
 /// Whether a peer has a profile.
 pub type HasProfile = Arc<dyn Fn(&Identity) -> bool + Send + Sync>;
@@ -116,7 +118,7 @@ impl NameServer {
     }
 
     async fn datagrams(self, socket: Arc<UdpSocket>) {
-        let mut bytes = vec![0; QUERY_BYTES_MAX];
+        let mut bytes = vec![0; QUERY_BYTES_MAX + 1];
         loop {
             let (length, source) = match socket.recv_from(&mut bytes).await {
                 Ok(received) => received,
@@ -127,6 +129,10 @@ impl NameServer {
                     continue;
                 }
             };
+            if length > QUERY_BYTES_MAX {
+                bad_input::count(bad_input::Reader::Dns, &"long");
+                continue;
+            }
             let Ok(place) = Arc::clone(&self.queries).try_acquire_owned() else {
                 continue;
             };

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::bus::Bus;
 use super::filter::Filter;
 use crate::credential::Secret;
+use crate::proxy::http::faults::count_answer_part;
 
 /// Bytes of one answer. A WhoIs answer is about 2 KiB; the status of a node without its peers, 4 KiB.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -349,6 +350,9 @@ pub(super) fn down(error: reqwest::Error) -> LocalApiError {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(error) = source {
+        if let Some(own) = error.downcast_ref() {
+            count_answer_part(crate::bad_input::Reader::Tailscaled, own);
+        }
         text = format!("{text}: {error}");
         source = error.source();
     }
@@ -381,6 +385,46 @@ mod tests {
         let (prefs, bus) = told.expect("it is waited for still");
         assert!(matches!(prefs, Err(LocalApiError::Down(_))));
         assert!(matches!(bus, Err(LocalApiError::Down(_))));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_no_http_is_counted_and_the_next_is_taken() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let api = LocalApi::new(&socket).unwrap();
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let fine = "HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n{\"AdvertiseRoutes\": null}\n";
+        for (said, reason) in [
+            ("HELLO\r\n\r\n".to_owned(), "head"),
+            ("HTTP/1.1 OK\r\n\r\n".to_owned(), "head"),
+            ("HTTP/1.1 200 OK\r\nno colon\r\n\r\n".to_owned(), "head"),
+            (format!("{chunked}zz\r\n"), "body"),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{]".to_owned(),
+                "answer",
+            ),
+        ] {
+            let before = counted(Reader::Tailscaled, reason);
+            let (mut prefs, mut again) = (None, None);
+            let answers = async {
+                for said in [&said[..], fine] {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    let _ = stream.read(&mut [0; 4096]).await.unwrap();
+                    stream.write_all(said.as_bytes()).await.unwrap();
+                }
+            };
+            let asks = async {
+                prefs = Some(api.prefs().await);
+                again = Some(api.prefs().await);
+            };
+            tokio::join!(answers, asks);
+            assert!(prefs.unwrap().is_err(), "{said}");
+            assert!(counted(Reader::Tailscaled, reason) > before, "{said}");
+            assert_eq!(again.unwrap().unwrap(), Prefs::default(), "{said}");
+        }
     }
 
     #[tokio::test]

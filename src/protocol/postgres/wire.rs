@@ -17,6 +17,8 @@ pub enum WireError {
     Upstream(&'static str),
     #[error("a message is longer than its limit")]
     Long,
+    #[error("a message of the server is longer than its limit")]
+    LongAnswer,
     #[error("the server changed `{0}`, by which statements are read")]
     Setting(String),
 }

@@ -53,7 +53,6 @@ pub fn denial(endpoint: &Endpoint, refusal: &Refusal, asked: Asked<'_>, help: &s
     }
 }
 
-/// A request that was refused before any rule: 400, or 421 for another host.
 /// By which name what is malformed is counted.
 pub fn reader(endpoint: &Endpoint) -> Reader {
     match endpoint.protocol {
@@ -63,6 +62,7 @@ pub fn reader(endpoint: &Endpoint) -> Reader {
     }
 }
 
+/// A request that was refused before any rule: 400, or 421 for another host.
 pub fn malformed(endpoint: &Endpoint, error: plain::Malformed) -> Own {
     let response = match endpoint.protocol {
         Protocol::Kubernetes => kubernetes::malformed(error),

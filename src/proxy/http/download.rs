@@ -13,7 +13,9 @@ use tokio::time::{Sleep, sleep};
 
 use super::activity::Open;
 use super::body::Tally;
+use super::faults::count_answer_part;
 use crate::audit::{Outcome, RecordId};
+use crate::bad_input::Reader;
 use crate::credential::Scrub;
 use crate::upstream::pool::Lease;
 use crate::verdict::Refusal;
@@ -78,6 +80,7 @@ enum From {
         /// Trailers that wait behind what a scrubber had held back.
         trailers: Option<http::HeaderMap>,
         over: bool,
+        server: Reader,
     },
 }
 
@@ -93,7 +96,14 @@ impl Download {
     }
 
     /// An upstream's body. The lease goes back when it was read to its end.
-    pub fn upstream(incoming: Incoming, lease: Lease, scrub: Option<Box<Scrub>>, ending: Ending) -> Self {
+    /// What of it is no HTTP is counted as `server`'s.
+    pub fn upstream(
+        incoming: Incoming,
+        lease: Lease,
+        scrub: Option<Box<Scrub>>,
+        ending: Ending,
+        server: Reader,
+    ) -> Self {
         Download {
             from: From::Upstream {
                 incoming,
@@ -103,6 +113,7 @@ impl Download {
                 tally: ending.tally.clone(),
                 trailers: None,
                 over: false,
+                server,
             },
             revoked: None,
             ending: Some(ending),
@@ -215,6 +226,7 @@ impl From {
             hold,
             trailers,
             over,
+            server,
             ..
         } = self
         else {
@@ -226,7 +238,10 @@ impl From {
             }
             let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => Some(frame),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+                Poll::Ready(Some(Err(error))) => {
+                    count_answer_part(*server, &error);
+                    return Poll::Ready(Some(Err(error.into())));
+                }
                 Poll::Ready(None) => None,
                 Poll::Pending => {
                     // Of a response that says its length more is to come, or its end.

@@ -1,4 +1,4 @@
-//! What of an agent's HTTP was no HTTP, counted: heads, frames, streams, bodies.
+//! What of HTTP was no HTTP, counted: heads, frames, streams, bodies, of agents and of upstreams.
 //!
 //! hyper and h2 read it. They say what broke a connection or a body, but of a stream that breaks HTTP/2 only the
 //! agent is told, by RST_STREAM; so the frames that are written to it are looked at, their heads alone.
@@ -7,6 +7,8 @@ use std::error::Error;
 use std::io::ErrorKind;
 
 use crate::bad_input::{self, Reader};
+use crate::policy::Protocol;
+use crate::upstream::SendError;
 
 /// An HTTP/2 frame's head (RFC 9113 section 4.1), and an RST_STREAM with its code (section 6.4).
 const HEAD_BYTES: usize = 9;
@@ -36,6 +38,43 @@ pub(super) fn count_body(error: &hyper::Error) {
         .and_then(|error| error.downcast_ref::<std::io::Error>());
     if own.is_some_and(|error| matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput)) {
         bad_input::count(Reader::Http, &"body");
+    }
+}
+
+/// As what an upstream's answers are counted.
+pub(crate) fn of_server(protocol: Protocol) -> Reader {
+    match protocol {
+        Protocol::Kubernetes => Reader::KubernetesServer,
+        Protocol::Mcp => Reader::McpServer,
+        _ => Reader::HttpServer,
+    }
+}
+
+/// Counts an upstream's answer that could not be taken; one that is late, silent or cut off is no fault of form.
+pub(crate) fn count_answer(reader: Reader, error: &SendError) {
+    match error {
+        SendError::Broken(error) => count_answer_part(reader, error),
+        SendError::Unasked | SendError::Coded => bad_input::count(reader, error),
+        // Of TLS and of names their own readers say it.
+        SendError::Tls(_) | SendError::Dial(_) | SendError::Late(_) => {}
+    }
+}
+
+/// Counts a part of an upstream's answer, whose head or body broke.
+pub(crate) fn count_answer_part(reader: Reader, error: &hyper::Error) {
+    let source = error.source();
+    let own = source
+        .and_then(|error| error.downcast_ref::<h2::Error>())
+        .filter(|own| own.is_library());
+    let is_body = source
+        .and_then(|error| error.downcast_ref::<std::io::Error>())
+        .is_some_and(|error| matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput));
+    match own {
+        Some(own) if own.is_reset() => bad_input::count(reader, &"stream"),
+        Some(_) => bad_input::count(reader, &"frame"),
+        None if error.is_parse() => bad_input::count(reader, &"head"),
+        None if is_body => bad_input::count(reader, &"body"),
+        None => {}
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::body::{Tally, UpBody};
 use super::download::{Download, ENDED_BY_POLICY, Ending, Revoked};
+use super::faults::{count_answer, of_server};
 use super::judge::Judge;
 use super::request::{Exchange, Granted, Stop, Taken};
 use super::upgrade::{Until, splice};
@@ -73,6 +74,7 @@ pub(super) async fn probe<J: Judge>(shared: &Shared<J>, claimed: &Claimed, to: &
             Some(version)
         }
         Err(error) => {
+            count_answer(of_server(to.endpoint.protocol), &error);
             tracing::warn!(endpoint = %claimed.endpoint, %error, "the upstream could not be asked for its protocols");
             None
         }
@@ -186,7 +188,8 @@ impl<J: Judge> Exchange<'_, J> {
                     true => watch(granted),
                     false => None,
                 });
-                self.answer(sent, scrub, ended, ending).map_err(Stop::Upstream)
+                self.answer(sent, scrub, ended, ending)
+                    .map_err(|error| self.failed(error))
             }
             Err(_) if tally.refused.load(Ordering::Acquire) => {
                 ending.status("refused: a placeholder in the body");
@@ -196,9 +199,14 @@ impl<J: Judge> Exchange<'_, J> {
             }
             Err(error) => {
                 ending.status("no answer");
-                Err(Stop::Upstream(error))
+                Err(self.failed(error))
             }
         }
+    }
+
+    fn failed(&self, error: SendError) -> Stop {
+        count_answer(of_server(self.endpoint.protocol), &error);
+        Stop::Upstream(error)
     }
 
     /// The body as it goes up. What was held is sent as it was held.
@@ -292,7 +300,10 @@ impl<J: Judge> Exchange<'_, J> {
             }));
             return Ok(response.map(|_| Download::full(bytes::Bytes::new())));
         }
-        Ok(response.map(|incoming| Download::upstream(incoming, lease, scrub, ending).until(revoked)))
+        Ok(response.map(|incoming| {
+            let server = of_server(self.endpoint.protocol);
+            Download::upstream(incoming, lease, scrub, ending, server).until(revoked)
+        }))
     }
 }
 

@@ -23,9 +23,11 @@ use tokio::time::timeout;
 
 use super::Connection;
 use super::body::{Held, UpBody};
+use super::faults::{count_answer, count_answer_part};
 use super::judge::Judge;
 use super::request::{Exchange, Taken};
 use super::send::{ending, inject_all};
+use crate::bad_input::{self, Reader};
 use crate::facts::Facts;
 use crate::policy::{Credential, Previews};
 use crate::protocol::kubernetes::trial::{Hide, Stand, Trial};
@@ -219,16 +221,25 @@ impl<J: Judge> Offer<J> {
         };
         let request = Request::from_parts(parts, UpBody::held(held));
         let sent = shared.pool.send(permit, &to, request).await.map_err(|error| {
+            count_answer(Reader::KubernetesServer, &error);
             tracing::warn!(endpoint = %claimed.endpoint, %error, "the API server could not be asked for a preview");
             "the API server could not be asked".to_owned()
         })?;
         let (head, incoming) = sent.response.into_parts();
         let read = Limited::new(incoming, ANSWER_BYTES_MAX).collect().await;
         let read = read
-            .map_err(|_| "the API server's answer is too long, or broke off")?
+            .map_err(|error| {
+                if let Some(error) = error.downcast_ref() {
+                    count_answer_part(Reader::KubernetesServer, error);
+                }
+                "the API server's answer is too long, or broke off"
+            })?
             .to_bytes();
         sent.lease.done();
-        let answer = serde_json::from_slice(&read).unwrap_or(Value::Null);
+        let answer = serde_json::from_slice(&read).unwrap_or_else(|_| {
+            bad_input::count(Reader::KubernetesServer, &"json");
+            Value::Null
+        });
         Ok((head.status, answer))
     }
 }

@@ -141,10 +141,20 @@ pub async fn serve(io: Box<dyn Wire>, context: &Context<'_>) -> Result<(), Serve
     let served = serve_until(io, context).await;
     match &served {
         Err(ServeError::Startup(why)) => bad_input::count(bad_input::Reader::Postgres, why),
-        Err(ServeError::Wire(why)) => bad_input::count(bad_input::Reader::Postgres, why),
+        Err(ServeError::Wire(why)) => count_wire(why),
         _ => {}
     }
     served
+}
+
+/// Counts what broke the protocol, as that end's who did.
+fn count_wire(why: &WireError) {
+    use bad_input::Reader::{Postgres, PostgresServer};
+    match why {
+        WireError::Agent(_) | WireError::Long => bad_input::count(Postgres, why),
+        WireError::Upstream(_) => bad_input::count(PostgresServer, &"message"),
+        WireError::LongAnswer | WireError::Setting(_) => bad_input::count(PostgresServer, why),
+    }
 }
 
 async fn serve_until(io: Box<dyn Wire>, context: &Context<'_>) -> Result<(), ServeError> {

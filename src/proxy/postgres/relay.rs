@@ -130,7 +130,7 @@ pub(super) async fn relay(
     context.gateway.finish(ends.permit.record(), outcome);
     if let Err(error) = &result {
         let code = match error {
-            ServeError::Wire(WireError::Long) => "54000",
+            ServeError::Wire(WireError::Long | WireError::LongAnswer) => "54000",
             ServeError::Wire(_) => "08P01",
             ServeError::Full => "53200",
             _ => "57P01",

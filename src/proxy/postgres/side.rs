@@ -106,9 +106,15 @@ impl Side {
 
     async fn message(&mut self) -> Result<(u8, Bytes), ServeError> {
         loop {
-            let head = wire::head(&self.read).map_err(|()| WireError::Upstream("length"))?;
+            let broke = |why: WireError| {
+                super::count_wire(&why);
+                why
+            };
+            let head = wire::head(&self.read).map_err(|()| broke(WireError::Upstream("length")))?;
             match head {
-                Some((_, total)) if total > ANSWER_BYTES_MAX => return Err(WireError::Long.into()),
+                Some((_, total)) if total > ANSWER_BYTES_MAX => {
+                    return Err(broke(WireError::LongAnswer).into());
+                }
                 Some((tag, total)) if self.read.len() >= total => {
                     let message = self.read.split_to(total).freeze();
                     return Ok((tag, message.slice(HEADER_BYTES..)));

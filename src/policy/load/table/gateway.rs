@@ -66,7 +66,7 @@ const DEFAULT: &[Field] = &[
     Field::new(
         "unknown_host",
         Shape::OneOf(&["deny", "passthrough"]),
-        "What a destination gets that no endpoint claims; deny by default.",
+        "What a destination gets that no endpoint claims; deny by default. UDP is refused whatever it says.",
     ),
     Field::new(
         "human_timeout",

@@ -52,7 +52,7 @@ impl PgSession {
                 continue;
             }
             if total > SERVER_MESSAGE_BYTES_MAX {
-                return Err(WireError::Long);
+                return Err(WireError::LongAnswer);
             }
             if rest.len() < total {
                 break;

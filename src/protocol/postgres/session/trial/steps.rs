@@ -30,7 +30,7 @@ impl PgSession {
                         continue;
                     }
                     (Some((_, total)), _) if total > wire::SERVER_MESSAGE_BYTES_MAX => {
-                        return Err(WireError::Long);
+                        return Err(WireError::LongAnswer);
                     }
                     _ => return Ok(()),
                 }
