@@ -259,11 +259,7 @@ impl Gate {
             Some(agent.profile.clone()),
             action.endpoint.clone(),
         );
-        record.step = action.step;
-        record.credential = action.credential.clone();
-        record.summary = record::masked(policy.mask(), &action.facts, &action.summary);
-        record.facts = action.facts.to_json(policy.mask());
-        record.digest = action.digest;
+        record::fill_action(&self.known, policy.mask(), action, &mut record);
         record.shadow = judgement.shadow;
         record.judge_us = micros(judge_time);
         record.wait_us = micros(wait_time);

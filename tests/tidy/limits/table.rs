@@ -142,6 +142,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("facts/sql/path.rs", &["SCHEMAS_MAX"], Test("src/facts/sql/path.rs", "what_was_set_once_stays_and_too_many_are_unseen")),
     ("facts/sql/setting.rs", &["READING_VALUE_CHARS_MAX"], Test("src/facts/sql/tests.rs", "a_value_that_is_longer_than_any_of_the_readings_changes_none")),
     ("facts/sql/setting.rs", &["TO_A_VALUE"], Number),
+    ("facts/text.rs", &["NAMES_REMEMBERED"], Share),
     ("facts/sql/utility.rs", &["COLUMN", "SCHEMA", "ALL_IN_SCHEMA", "CASCADE"], Number),
     ("identity/manifest.rs", &["VERSION", "PORT"], Number),
     ("ingress/dns/mod.rs", &["SUFFIX_NAMES_PER_AGENT_MAX"], Test("src/ingress/dns/tests.rs", "an_agent_makes_so_many_names_and_no_more")),
