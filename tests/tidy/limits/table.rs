@@ -125,6 +125,8 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("credential/known.rs", &["LINE_BYTES_MIN"], Test("src/credential/known.rs", "short_values_are_not_looked_for_and_keys_are_by_their_lines")),
     ("credential/known.rs", &["FILTER_BITS"], Share),
     ("credential/scrub.rs", &["NEEDLE_BYTES_MIN"], Test("src/credential/known.rs", "short_values_are_not_looked_for_and_keys_are_by_their_lines")),
+    ("credential/scrub.rs", &["FORMS_KEPT_MAX"], Test("src/credential/tests.rs", "forms_are_kept_for_the_secrets_of_late")),
+    ("credential/scrub.rs", &["FILTER_BITS", "SHORT_BYTES_MAX"], Share),
     ("credential/store.rs", &["SECRET_BYTES_MAX"], Test("tests/state/sources.rs", "a_secret_has_a_size")),
     ("facts/http/body.rs", &["CODINGS_MAX"], Test("src/facts/http/body.rs", "what_cannot_be_undone_is_named")),
     ("facts/http/body.rs", &["ZSTD_WINDOW_BYTES_MAX"], Test("src/facts/http/body.rs", "a_zstd_frame_may_ask_for_a_window_of_so_much")),
