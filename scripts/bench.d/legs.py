@@ -17,6 +17,8 @@ class Leg:
     """No gateway: the kernel of the host between forwards."""
 
     name = "direct"
+    # What it can do; all of it where `None`.
+    works: set[str] | None = None
 
     def __init__(self, hosts: Hosts):
         self.hosts = hosts
@@ -200,6 +202,26 @@ def rules(count: int) -> str:
     return "".join(out)
 
 
+class Bare(Tunnel):
+    """The gateway's own libraries and tunnel, TLS in and TLS out over HTTP/1.1, and nothing else (`examples/bare.rs`)."""
+
+    name = "bare"
+    works = {"get-1", "get-16", "get-64", "post-16", "tls", "down"}
+
+    def start(self):
+        own, own_public = self.keys("gateway")
+        agent, agent_public = self.keys("agent")
+        folder, address = self.hosts.folder, "10.99.0.2"
+        program = Path("target/release/examples/bare").resolve()
+        tls = [folder / "leaf.pem", folder / "leaf.key", folder / "ca.pem"]
+        command = [program, f"{GATEWAY}:51820", own, agent_public, address, f"{production.ADDRESS}:443", *tls, production.TOKEN]
+        self.gateway.append(self.hosts.start("g", *command, log="bare"))
+        self.agent_tunnel([f"{address}/32"], own_public, agent)
+        self.everything_at(production.ADDRESS)
+        reach = ["curl", "-skf", "-m", "2", "-o", "/dev/null", f"https://{production.ADDRESS}/1k"]
+        until("the tunnel", lambda: self.hosts.run("a", *reach) is not None)
+
+
 class Tailkeep(Leg):
     """The gateway: ten rules an endpoint, credentials swapped, a durable audit log."""
 
@@ -257,4 +279,4 @@ for number,name in enumerate(names):
     print(name,socket.inet_ntoa(answer[-4:]))
 """
 
-LEGS = {leg.name: leg for leg in (Leg, Tunnel, Proxy, Tailkeep, Userspace)}
+LEGS = {leg.name: leg for leg in (Leg, Tunnel, Proxy, Bare, Tailkeep, Userspace)}

@@ -22,7 +22,7 @@ RULES = [10, 100, 1000, 10000]
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description="What the gateway costs, beside its peers.")
     parser.add_argument("--quick", action="store_true", help="the table of the README alone")
-    parser.add_argument("--legs", default="direct,tunnel,proxy,tailkeep", help=f"of: {', '.join(LEGS)}")
+    parser.add_argument("--legs", default="direct,tunnel,proxy,bare,tailkeep", help=f"of: {', '.join(LEGS)}")
     parser.add_argument("--work", help=f"of: {', '.join(WORK)}, rules")
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
     parser.add_argument("--repetitions", type=int, default=3)
@@ -42,7 +42,7 @@ def one(hosts: Hosts, leg_type, works: list[str], seconds: float, found: dict, f
     if leg_type is Tailkeep:
         facts.setdefault("start_ms", []).append((time.monotonic() - began) * 1000)
     try:
-        for work in works:
+        for work in (work for work in works if leg.works is None or work in leg.works):
             rows = found.setdefault(work, {}).setdefault(leg.name, [])
             try:
                 row = measured(leg, WORK[work][2], seconds).row()

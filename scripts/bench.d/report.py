@@ -41,7 +41,7 @@ def table(result: dict, titles: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-COLOURS = {"direct": "#b8c0cc", "tunnel": "#8795a8", "proxy": "#d49a3a", "tailkeep": "#2f7d6b", "tailkeep-userspace": "#7fb8aa"}
+COLOURS = {"direct": "#b8c0cc", "tunnel": "#8795a8", "proxy": "#d49a3a", "bare": "#a98bc4", "tailkeep": "#2f7d6b", "tailkeep-userspace": "#7fb8aa"}
 
 
 def plot(result: dict, titles: dict) -> str:

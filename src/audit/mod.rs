@@ -32,6 +32,7 @@ mod writer;
 
 use std::sync::Arc;
 
+use crate::facts::FactsText;
 use crate::verdict::{Digest, Step};
 
 /// The number of a record, in order of arrival. Zero is no record.
@@ -59,7 +60,7 @@ pub struct Record {
     pub endpoint: Arc<str>,
     pub credential: Option<Arc<str>>,
     pub summary: String,
-    pub facts: serde_json::Value,
+    pub facts: FactsText,
     pub digest: Digest,
     /// `allow` or `deny`.
     pub verdict: &'static str,
@@ -134,7 +135,7 @@ impl Record {
             endpoint: "gateway".into(),
             credential: None,
             summary,
-            facts,
+            facts: facts.into(),
             digest: Digest::of(&[]),
             verdict: Record::NOTE,
             cause,
@@ -149,26 +150,9 @@ impl Record {
         }
     }
 
-    /// Replaces what is over [`FACT_BYTES_MAX`].
-    pub fn bound_facts(&mut self) {
-        if self
-            .agent
-            .as_ref()
-            .is_some_and(|agent| size(agent) > FACT_BYTES_MAX)
-        {
-            self.agent = None;
-        }
-        for fact in self
-            .facts
-            .as_object_mut()
-            .into_iter()
-            .flat_map(|facts| facts.values_mut())
-        {
-            let bytes = size(fact);
-            if bytes > FACT_BYTES_MAX {
-                *fact = serde_json::json!({ "unknown": "truncated", "bytes": bytes });
-            }
-        }
+    /// Leaves out what else is known of the agent where it is over [`FACT_BYTES_MAX`].
+    pub fn bound_agent(&mut self) {
+        self.agent = self.agent.take().filter(|agent| size(agent) <= FACT_BYTES_MAX);
     }
 }
 

@@ -71,7 +71,7 @@ impl Row {
             endpoint: record.endpoint.to_string(),
             credential: text(&record.credential),
             summary: record.summary.clone(),
-            facts: json(&record.facts),
+            facts: record.facts.as_str().to_owned(),
             digest: record.digest.to_string(),
             verdict: record.verdict.to_owned(),
             cause: record.cause.to_owned(),

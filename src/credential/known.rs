@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::Secret;
 use super::scrub::{NEEDLE_BYTES_MIN, needles};
+use crate::facts::text::Scrub;
 
 /// Values of one slot that are still looked for after they were replaced: an upstream may speak of
 /// the last one for a while.
@@ -88,6 +89,12 @@ impl KnownSecrets {
     pub fn scrub<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let values = self.shared.read().unwrap_or_else(PoisonError::into_inner);
         values.scrub(text)
+    }
+
+    /// Lends [`KnownSecrets::scrub`] for many texts at once.
+    pub fn scrubbing<T>(&self, run: impl FnOnce(&Scrub<'_>) -> T) -> T {
+        let values = self.shared.read().unwrap_or_else(PoisonError::into_inner);
+        run(&|text| values.scrub(text))
     }
 
     /// [`KnownSecrets::scrub`] for every text of `value`, names of members included.

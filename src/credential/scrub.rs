@@ -5,6 +5,9 @@
 //! changes, so [`Scrub::head`] drops what speaks of the old bytes. An upstream that hides a secret
 //! in another way (reversed, encrypted, byte by byte) is not caught; nothing on the wire can.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError, RwLock};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::Bytes;
@@ -20,6 +23,13 @@ use super::Secret;
 /// Shortest text that is looked for, bytes; shorter ones would be found by chance everywhere.
 pub const NEEDLE_BYTES_MIN: usize = 4;
 
+/// Secrets whose forms are kept ready; those of the oldest are zeroed.
+pub const FORMS_KEPT_MAX: usize = 64;
+/// Bits of the filter by the first [`NEEDLE_BYTES_MIN`] bytes of a needle: some 20 needles set as many.
+const FILTER_BITS: usize = 1 << 12;
+/// Bytes of a text up to which one pass for all needles is quicker than a vectorized one for each.
+const SHORT_BYTES_MAX: usize = 2 << 10;
+
 /// Bytes with which lines, events and JSON messages end, and which secrets hardly ever have: what
 /// came up to one of them need not wait. Few, since an agent may learn which of them a secret has.
 const BREAKS: &[u8] = b"\n\r\0}]";
@@ -27,8 +37,7 @@ const BREAKS: &[u8] = b"\n\r\0}]";
 /// Replaces one secret in one response: first [`Scrub::head`], then every chunk through
 /// [`Scrub::push`], then [`Scrub::finish`].
 pub struct Scrub {
-    needles: Vec<Zeroizing<Vec<u8>>>,
-    longest: usize,
+    forms: Arc<Forms>,
     placeholder: Vec<u8>,
     held: Zeroizing<Vec<u8>>,
     /// Bytes at the front of `held` that went on already.
@@ -36,26 +45,34 @@ pub struct Scrub {
     /// How many times a secret was put back.
     hits: u64,
     torn: bool,
+}
+
+/// The forms of one secret, ready to be looked for.
+struct Forms {
+    /// What they were made of.
+    secret: Zeroizing<Vec<u8>>,
+    wire: Zeroizing<Vec<u8>>,
+    needles: Vec<Zeroizing<Vec<u8>>>,
+    longest: usize,
+    /// Which first bytes a needle has, by [`first_bit`].
+    first: [u64; FILTER_BITS / 64],
     /// Those of [`BREAKS`] that none of the needles has.
     breaks: Vec<u8>,
 }
 
+/// The forms that were made last, the newest at the end: to make them costs more than to look through a short answer.
+static RECENT: RwLock<VecDeque<Arc<Forms>>> = RwLock::new(VecDeque::new());
+
 impl Scrub {
     /// For `secret`, which went on the wire as `wire`.
     pub fn new(secret: &Secret, wire: &[u8], placeholder: &str) -> Self {
-        let needles = needles(secret, wire);
-        let longest = needles.first().map_or(0, |needle| needle.len());
-        let stands = |byte: &u8| needles.iter().any(|needle| needle.contains(byte));
-        let breaks = BREAKS.iter().copied().filter(|byte| !stands(byte)).collect();
         Scrub {
-            needles,
-            longest,
+            forms: Forms::of(secret, wire),
             placeholder: placeholder.as_bytes().to_vec(),
             held: Zeroizing::new(Vec::new()),
             released: 0,
             hits: 0,
             torn: false,
-            breaks,
         }
     }
 
@@ -79,11 +96,7 @@ impl Scrub {
     }
 
     fn header(&mut self, headers: &mut HeaderMap, name: &HeaderName) {
-        let dirty = |value: &HeaderValue| {
-            self.needles
-                .iter()
-                .any(|needle| memmem::find(value.as_bytes(), needle).is_some())
-        };
+        let dirty = |value: &HeaderValue| self.forms.first_in(value.as_bytes()).is_some();
         if !headers.get_all(name).iter().any(dirty) {
             return;
         }
@@ -163,12 +176,7 @@ impl Scrub {
         let mut done = Replaced::default();
         loop {
             let rest = input.get(done.used..).unwrap_or_default();
-            let next = self
-                .needles
-                .iter()
-                .filter_map(|needle| memmem::find(rest, needle).map(|at| (at, needle.len())))
-                .min_by_key(|(at, length)| (*at, std::cmp::Reverse(*length)));
-            let Some((at, length)) = next else {
+            let Some((at, length)) = self.forms.first_in(rest) else {
                 out.extend_from_slice(input.get(done.used..until).unwrap_or_default());
                 done.used = done.used.max(until);
                 return done;
@@ -183,11 +191,83 @@ impl Scrub {
 
     /// Where the end of `input` begins that is kept back. No secret goes over a break.
     fn kept(&self, input: &[u8]) -> usize {
-        let from = input.len().saturating_sub(self.longest.saturating_sub(1));
+        let from = input.len().saturating_sub(self.forms.longest.saturating_sub(1));
         let end = input.get(from..).unwrap_or_default();
-        let last = end.iter().rposition(|byte| self.breaks.contains(byte));
+        let last = end.iter().rposition(|byte| self.forms.breaks.contains(byte));
         last.map_or(from, |at| from + at + 1)
     }
+}
+
+impl Forms {
+    /// Those of `secret`, which went on the wire as `wire`.
+    fn of(secret: &Secret, wire: &[u8]) -> Arc<Forms> {
+        let is_own = |forms: &&Arc<Forms>| *forms.secret == secret.expose() && *forms.wire == wire;
+        let kept = RECENT.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(forms) = kept.iter().find(is_own) {
+            return forms.clone();
+        }
+        drop(kept);
+        let forms = Arc::new(Forms::new(secret, wire));
+        let mut kept = RECENT.write().unwrap_or_else(PoisonError::into_inner);
+        kept.push_back(forms.clone());
+        if kept.len() > FORMS_KEPT_MAX {
+            kept.pop_front();
+        }
+        forms
+    }
+
+    fn new(secret: &Secret, wire: &[u8]) -> Forms {
+        let needles = needles(secret, wire);
+        let stands = |byte: &u8| needles.iter().any(|needle| needle.contains(byte));
+        let breaks = BREAKS.iter().copied().filter(|byte| !stands(byte)).collect();
+        let mut first = [0; FILTER_BITS / 64];
+        for needle in &needles {
+            if let Some(bit) = first_bit(needle)
+                && let Some(word) = first.get_mut(bit / 64)
+            {
+                *word |= 1 << (bit % 64);
+            }
+        }
+        Forms {
+            secret: Zeroizing::new(secret.expose().to_vec()),
+            wire: Zeroizing::new(wire.to_vec()),
+            longest: needles.first().map_or(0, |needle| needle.len()),
+            needles,
+            first,
+            breaks,
+        }
+    }
+
+    /// Where the first needle stands, and its length; of several there, the longest.
+    fn first_in(&self, text: &[u8]) -> Option<(usize, usize)> {
+        if text.len() > SHORT_BYTES_MAX {
+            let found = |needle: &Zeroizing<Vec<u8>>| memmem::find(text, needle).map(|at| (at, needle.len()));
+            let found = self.needles.iter().filter_map(found);
+            return found.min_by_key(|(at, length)| (*at, std::cmp::Reverse(*length)));
+        }
+        for (at, window) in text.windows(NEEDLE_BYTES_MIN).enumerate() {
+            let word = first_bit(window).and_then(|bit| Some((self.first.get(bit / 64)?, bit % 64)));
+            if word.is_some_and(|(word, bit)| word >> bit & 1 == 1) {
+                let rest = text.get(at..).unwrap_or_default();
+                if let Some(needle) = self.needles.iter().find(|needle| rest.starts_with(needle)) {
+                    return Some((at, needle.len()));
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+pub(super) fn forms_kept() -> usize {
+    RECENT.read().unwrap_or_else(PoisonError::into_inner).len()
+}
+
+/// The filter's bit for a text's first bytes; `None` where it has too few.
+fn first_bit(bytes: &[u8]) -> Option<usize> {
+    let first = bytes.first_chunk::<NEEDLE_BYTES_MIN>()?;
+    let hash = u32::from_le_bytes(*first).wrapping_mul(0x9E37_79B1);
+    Some(hash as usize >> (32 - FILTER_BITS.ilog2()))
 }
 
 /// What [`Scrub::replace`] did.

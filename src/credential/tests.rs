@@ -5,6 +5,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::request::Parts;
 use http::{HeaderMap, Request};
 
+use super::scrub::{FORMS_KEPT_MAX, forms_kept};
 use super::*;
 use crate::facts::http::HeldBody;
 use crate::facts::{Facts, Family};
@@ -433,6 +434,44 @@ fn a_secret_is_found_as_pages_and_programs_write_it() {
         let out = [own.push(text.as_bytes()), own.finish()].concat();
         assert_eq!(String::from_utf8(out).unwrap(), "{{pat}}", "{text}");
     }
+}
+
+/// A short text is looked through in one pass, a long one in a pass for each form.
+#[test]
+fn a_secret_is_found_in_short_and_long_texts_alike() {
+    let wire = Secret::new(SECRET.as_bytes().to_vec());
+    for length in (0..300).chain(2000..2100).chain([5000]) {
+        let filler: String = (0..length).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
+        for text in [
+            format!("{filler}{SECRET}"),
+            format!("{SECRET}{filler}{SECRET}ghp_"),
+        ] {
+            let mut own = Scrub::new(&wire, b"ghp_S3cret/with+odd=charsandmore", "{{pat}}");
+            let out = [own.push(text.as_bytes()), own.finish()].concat();
+            assert_eq!(
+                String::from_utf8(out).unwrap(),
+                text.replace(SECRET, "{{pat}}"),
+                "{length}"
+            );
+        }
+    }
+    let mut own = Scrub::new(&wire, format!("{SECRET}andmore").as_bytes(), "{{pat}}");
+    let out = [own.push(format!("a{SECRET}andmore").as_bytes()), own.finish()].concat();
+    assert_eq!(&out[..], b"a{{pat}}", "of two the longest");
+}
+
+#[test]
+fn forms_are_kept_for_the_secrets_of_late() {
+    let secret = |number: usize| Secret::new(format!("secret-number-{number:04}").into_bytes());
+    for number in 0..3 * FORMS_KEPT_MAX {
+        let mut own = Scrub::new(&secret(number), b"wire", "{{x}}");
+        assert_eq!(
+            &[own.push(secret(number).expose()), own.finish()].concat()[..],
+            b"{{x}}"
+        );
+        assert!(forms_kept() <= FORMS_KEPT_MAX, "{number}");
+    }
+    assert_eq!(forms_kept(), FORMS_KEPT_MAX);
 }
 
 #[test]

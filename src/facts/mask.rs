@@ -171,6 +171,11 @@ impl Mask {
         }
     }
 
+    /// Whether a member of this name is a credential where it is a text.
+    pub(super) fn is_member(&self, name: &str) -> bool {
+        self.0.member.is_match(name)
+    }
+
     fn secret_object(&self, body: &str) -> String {
         match json::parse(body.as_bytes()) {
             Ok(mut value) => {
@@ -303,7 +308,7 @@ fn is_placeholder(text: &str) -> bool {
 }
 
 /// Masks every text below, keeping the names.
-fn mask_all(value: &mut Value) {
+pub(super) fn mask_all(value: &mut Value) {
     match value {
         Value::String(text) => *text = shown(text),
         Value::Array(values) => values.iter_mut().for_each(mask_all),

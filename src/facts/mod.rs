@@ -12,9 +12,11 @@ pub mod mask;
 pub mod mcp;
 pub mod slot;
 pub mod sql;
+pub mod text;
 
 pub use mask::Mask;
 pub use slot::{FactSet, Family, Kind, Slot};
+pub use text::FactsText;
 
 /// A fact, or the reason why it could not be had.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -52,13 +52,17 @@ pub struct Gate {
     reloads: watch::Sender<u64>,
 }
 
-/// How people are asked.
+/// How approvers are asked.
 #[derive(Clone, Copy, Default)]
-struct How<'a> {
-    /// What they are shown besides.
-    preview: Option<&'a dyn Preview>,
-    /// That the agent does not wait for them.
-    later: Option<&'a Later>,
+pub struct How<'a> {
+    /// What people are shown besides.
+    pub preview: Option<&'a dyn Preview>,
+    /// That the agent may not wait for people: what they have to decide is refused with a ticket
+    /// ([`Cause::Held`]), by which the same action takes the answer. Where several of the chain's steps are
+    /// people's, it waits all the same.
+    pub later: Option<&'a Later>,
+    /// Writes [`Action::detail`] when it comes to that. Most actions are never put before anyone.
+    pub detail: Option<&'a (dyn Fn() -> String + Sync)>,
 }
 
 /// How an action came to be allowed, for its record.
@@ -190,23 +194,11 @@ impl Gate {
         self.judge_as(agent, action, how).await
     }
 
-    /// As [`Gate::judge_shown`], for an agent that may not wait for people: with `later`, what people have to
-    /// decide is refused with a ticket ([`Cause::Held`]), by which the same action takes the answer. Where several
-    /// of the chain's steps are people's, it waits all the same.
+    /// As [`Gate::judge`], with a say in how approvers are asked.
     ///
     /// # Errors
     /// As [`Gate::judge`].
-    pub async fn judge_later(
-        &self,
-        agent: &Agent,
-        action: &Action,
-        later: Option<&Later>,
-        preview: Option<&dyn Preview>,
-    ) -> Result<Permit, Refusal> {
-        self.judge_as(agent, action, How { preview, later }).await
-    }
-
-    async fn judge_as(&self, agent: &Agent, action: &Action, how: How<'_>) -> Result<Permit, Refusal> {
+    pub async fn judge_as(&self, agent: &Agent, action: &Action, how: How<'_>) -> Result<Permit, Refusal> {
         let started = Instant::now();
         let policy = self.policy();
         let then = agent;
@@ -243,6 +235,11 @@ impl Gate {
                 Err(Refusal::new(Cause::Unevaluable(rule), NOT_WHOLE_REASON))
             }
             Verdict::Ask { rule, reason, chain } => {
+                let detailed = how.detail.map(|detail| Action {
+                    detail: detail(),
+                    ..action.clone()
+                });
+                let action = detailed.as_ref().unwrap_or(action);
                 self.ask_chain(&policy, agent, (action, how), (rule, reason), &chain)
                     .await
             }
@@ -259,11 +256,7 @@ impl Gate {
             Some(agent.profile.clone()),
             action.endpoint.clone(),
         );
-        record.step = action.step;
-        record.credential = action.credential.clone();
-        record.summary = record::masked(policy.mask(), &action.facts, &action.summary);
-        record.facts = action.facts.to_json(policy.mask());
-        record.digest = action.digest;
+        record::fill_action(&self.known, policy.mask(), action, &mut record);
         record.shadow = judgement.shadow;
         record.judge_us = micros(judge_time);
         record.wait_us = micros(wait_time);

@@ -9,7 +9,7 @@ use super::approval::{People, Question, Scope, person_of};
 use super::{Action, Digest, Refusal, Step};
 use crate::audit::Record;
 use crate::credential::KnownSecrets;
-use crate::facts::{Facts, Mask};
+use crate::facts::{Facts, FactsText, Mask};
 use crate::identity::{Agent, Identity, Transport};
 use crate::policy::{ApproverKind, Escalation, Policy};
 
@@ -24,16 +24,24 @@ pub(super) fn masked(mask: &Mask, facts: &Facts, text: &str) -> String {
     }
 }
 
-/// Cleans and bounds a record.
+/// What a record holds of an action.
+pub(super) fn fill_action(known: &KnownSecrets, mask: &Mask, action: &Action, record: &mut Record) {
+    record.step = action.step;
+    record.credential = action.credential.clone();
+    record.summary = masked(mask, &action.facts, &action.summary);
+    record.facts = known.scrubbing(|scrub| FactsText::of(&action.facts, mask, scrub));
+    record.digest = action.digest;
+}
+
+/// Cleans and bounds a record, but for its facts.
 pub(super) fn clean(known: &KnownSecrets, policy: &Policy, record: &mut Record) {
-    record.bound_facts();
+    record.bound_agent();
     // An evaluator's word may repeat the value that it failed on.
     if let Some(detail) = &mut record.detail
         && let Cow::Owned(clean) = policy.mask().text(detail)
     {
         *detail = clean;
     }
-    known.scrub_json(&mut record.facts);
     let texts = [&mut record.summary, &mut record.reason];
     for text in texts.into_iter().chain(&mut record.detail) {
         scrub(known, text);
@@ -178,7 +186,7 @@ pub(super) fn blank(identity: &Identity, profile: Option<Arc<str>>, endpoint: Ar
         endpoint,
         credential: None,
         summary: String::new(),
-        facts: serde_json::Value::Null,
+        facts: FactsText::default(),
         digest: Digest::of(&[]),
         verdict: "deny",
         cause: "no_rule",

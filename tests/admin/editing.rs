@@ -44,7 +44,7 @@ impl Edited {
         for (method, rule) in more.chain([("GET", "reads"), ("GET", "reads"), ("POST", "writes")]) {
             let mut seen = record(&format!("{method} /orders"));
             seen.at_us = chrono::Utc::now().timestamp_micros();
-            seen.facts = json!({ "method": method.to_lowercase() });
+            seen.facts = json!({ "method": method.to_lowercase() }).into();
             seen.rule = Some(rule.into());
             if rule == "writes" {
                 (seen.verdict, seen.reason) = ("deny", "nothing is written here".to_owned());

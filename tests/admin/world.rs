@@ -306,7 +306,7 @@ pub fn record(summary: &str) -> Record {
         endpoint: "https.api".into(),
         credential: None,
         summary: summary.into(),
-        facts: serde_json::json!({"method": "get"}),
+        facts: serde_json::json!({"method": "get"}).into(),
         digest: Digest::of(summary.as_bytes()),
         verdict: "allow",
         cause: "rule",

@@ -73,7 +73,7 @@ fn record(endpoint: &str, facts: Value, verdict: &'static str, cause: &'static s
             facts["method"].as_str().unwrap_or("-"),
             facts["path"].as_str().unwrap_or("-")
         ),
-        facts,
+        facts: facts.into(),
         digest: Digest::of(b""),
         verdict,
         cause,

@@ -472,7 +472,7 @@ async fn a_log_of_the_first_version_goes_on() {
     log.append(tagged).await.unwrap();
     let mut large = record("GET /large");
     large.agent = Some(serde_json::json!({"tags": ["x".repeat(tailkeep::audit::FACT_BYTES_MAX)]}));
-    large.bound_facts();
+    large.bound_agent();
     log.append(large).await.unwrap();
     log.flush().await.unwrap();
     drop(log);

@@ -45,7 +45,7 @@ fn record(summary: &str) -> Record {
         endpoint: "https.github".into(),
         credential: None,
         summary: summary.into(),
-        facts: serde_json::json!({"method": "get"}),
+        facts: serde_json::json!({"method": "get"}).into(),
         digest: Digest::of(summary.as_bytes()),
         verdict: "allow",
         cause: "rule",

@@ -124,12 +124,13 @@ async fn records_and_pages_are_bounded() {
     large.facts = serde_json::json!({
         "method": "post", "body": text(FACT_BYTES_MAX - 2), "raw_path": text(FACT_BYTES_MAX - 1),
         "headers": { "a": [text(FACT_BYTES_MAX)] },
-    });
-    large.bound_facts();
-    assert_eq!(large.facts["method"], "post");
-    assert_eq!(large.facts["body"].as_str().unwrap().len(), FACT_BYTES_MAX - 2);
+    })
+    .into();
+    let facts: serde_json::Value = serde_json::from_str(large.facts.as_str()).unwrap();
+    assert_eq!(facts["method"], "post");
+    assert_eq!(facts["body"].as_str().unwrap().len(), FACT_BYTES_MAX - 2);
     for cut in ["raw_path", "headers"] {
-        assert_eq!(large.facts[cut]["unknown"], "truncated", "{cut}");
+        assert_eq!(facts[cut]["unknown"], "truncated", "{cut}");
     }
 
     let dir = tempfile::tempdir().unwrap();
@@ -138,7 +139,7 @@ async fn records_and_pages_are_bounded() {
     let count = PAGE_BYTES_MAX / FACT_BYTES_MAX + 20;
     for n in 0..count {
         let mut record = record(&n.to_string());
-        record.facts = serde_json::json!({ "body": text(FACT_BYTES_MAX - 2) });
+        record.facts = serde_json::json!({ "body": text(FACT_BYTES_MAX - 2) }).into();
         log.append(record).await.unwrap();
     }
     log.flush().await.unwrap();

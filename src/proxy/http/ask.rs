@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::request::Parts;
 
 use super::judge::Judge;
-use super::request::{Exchange, GONE, Stop, Taken};
+use super::request::{Exchange, GONE, Stop, Taken, as_held, trailers};
 use super::trial::still;
 use crate::audit::Outcome;
 use crate::credential::{in_trailers, select};
@@ -14,6 +14,7 @@ use crate::facts::{FactSet, Facts};
 use crate::policy::Credential;
 use crate::protocol::admit;
 use crate::protocol::http::{detail, digest, is_shown_whole, summary};
+use crate::verdict::gate::How;
 use crate::verdict::{Action, Cause, Permit, Preview, Refusal, Step};
 
 impl<J: Judge> Exchange<'_, J> {
@@ -43,7 +44,6 @@ impl<J: Judge> Exchange<'_, J> {
         let (each, messages) = read.map_err(Stop::Malformed)?;
         self.messages = messages;
         let digest = digest(parts, body, taken.trailers());
-        let detail = detail(parts, body, taken.trailers());
         let whole = is_shown_whole(body);
         let action = |facts: Facts| Action {
             step: Step::Request,
@@ -56,7 +56,8 @@ impl<J: Judge> Exchange<'_, J> {
             facts,
             digest,
             whole,
-            detail: detail.clone(),
+            // Written when somebody is to see it.
+            detail: String::new(),
         };
         Ok((each.into_iter().map(action).collect(), credential))
     }
@@ -72,14 +73,20 @@ impl<J: Judge> Exchange<'_, J> {
         let judge = connection.shared.judge.clone();
         let waiting = connection.activity.hold();
         let mut permits: Vec<Permit> = Vec::with_capacity(actions.len());
+        let (held, is_over) = (taken.held().cloned(), matches!(taken, Taken::Over(_)));
+        let detail = || detail(parts, as_held(held.as_ref(), is_over), trailers(held.as_ref()));
         // Of a batch, one answer cannot speak for all: it waits.
         let later = self.later.as_ref().filter(|_| actions.len() == 1);
         for (at, action) in actions.iter().enumerate() {
             let offer = self.offer((parts, credential), action, taken);
-            let shown = offer.as_ref().map(|offer| offer as &dyn Preview);
+            let how = How {
+                preview: offer.as_ref().map(|offer| offer as &dyn Preview),
+                later,
+                detail: Some(&detail),
+            };
             let ruling = tokio::select! {
                 biased;
-                ruling = judge.judge(&connection.claimed.agent, action, later, shown) => ruling,
+                ruling = judge.judge(&connection.claimed.agent, action, how) => ruling,
                 () = taken.broken(self.awaits_continue) => {
                     permits.iter().for_each(|permit| self.finish(permit, "NOT SENT"));
                     return Err(Stop::Gone);

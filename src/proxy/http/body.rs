@@ -99,8 +99,8 @@ pub struct Begun {
     incoming: Incoming,
 }
 
-/// A whole body.
-#[derive(Default)]
+/// A whole body; its bytes are shared by its clones.
+#[derive(Clone, Default)]
 pub struct Held {
     pub data: Bytes,
     pub trailers: Option<HeaderMap>,

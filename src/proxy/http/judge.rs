@@ -6,8 +6,8 @@ use crate::audit::{Outcome, RecordId};
 use crate::facts::{FactSet, Mask};
 use crate::identity::Agent;
 use crate::policy::Model;
-use crate::verdict::gate::Gate;
-use crate::verdict::{Action, Approved, Later, Permit, Preview, Refusal};
+use crate::verdict::gate::{Gate, How};
+use crate::verdict::{Action, Approved, Permit, Refusal};
 
 /// The gate, and what of the policy in force a request needs. Every call is answered by the
 /// newest policy.
@@ -24,13 +24,12 @@ pub trait Judge: Send + Sync + 'static {
     /// Whether approvers would have to see all of it; see [`Gate::asks`].
     fn asks(&self, agent: &Agent, action: &Action) -> bool;
 
-    /// Judges one action; see [`Gate::judge_later`].
+    /// Judges one action; see [`Gate::judge_as`].
     fn judge(
         &self,
         agent: &Agent,
         action: &Action,
-        later: Option<&Later>,
-        preview: Option<&dyn Preview>,
+        how: How<'_>,
     ) -> impl Future<Output = Result<Permit, Refusal>> + Send;
 
     /// Records a refusal that was found before an action could be read.
@@ -75,14 +74,8 @@ impl Judge for Gate {
         Gate::asks(self, agent, action)
     }
 
-    async fn judge(
-        &self,
-        agent: &Agent,
-        action: &Action,
-        later: Option<&Later>,
-        preview: Option<&dyn Preview>,
-    ) -> Result<Permit, Refusal> {
-        Gate::judge_later(self, agent, action, later, preview).await
+    async fn judge(&self, agent: &Agent, action: &Action, how: How<'_>) -> Result<Permit, Refusal> {
+        Gate::judge_as(self, agent, action, how).await
     }
 
     async fn refuse(&self, agent: &Agent, endpoint: &str, summary: &str, refusal: Refusal) -> Refusal {

@@ -291,20 +291,19 @@ impl<J: Judge> Exchange<'_, J> {
 }
 
 impl Taken {
-    pub(super) fn as_held(&self) -> HeldBody<'_> {
+    pub(super) fn held(&self) -> Option<&Held> {
         match self {
-            Taken::Whole(held) if held.data.is_empty() => HeldBody::Empty,
-            Taken::Whole(held) => HeldBody::Whole(&held.data),
-            Taken::Over(_) => HeldBody::Over,
-            Taken::Streamed(_) => HeldBody::NotHeld,
+            Taken::Whole(held) => Some(held),
+            Taken::Over(_) | Taken::Streamed(_) => None,
         }
     }
 
+    pub(super) fn as_held(&self) -> HeldBody<'_> {
+        as_held(self.held(), matches!(self, Taken::Over(_)))
+    }
+
     pub(super) fn trailers(&self) -> Option<&HeaderMap> {
-        match self {
-            Taken::Whole(held) => held.trailers.as_ref(),
-            Taken::Over(_) | Taken::Streamed(_) => None,
-        }
+        trailers(self.held())
     }
 
     pub(super) fn into_rest(self) -> Option<Incoming> {
@@ -324,4 +323,18 @@ impl Taken {
             _ => std::future::pending().await,
         }
     }
+}
+
+/// What is held of a body; one that is not is over the limit, or streams.
+pub(super) fn as_held(held: Option<&Held>, is_over: bool) -> HeldBody<'_> {
+    match held {
+        Some(held) if held.data.is_empty() => HeldBody::Empty,
+        Some(held) => HeldBody::Whole(&held.data),
+        None if is_over => HeldBody::Over,
+        None => HeldBody::NotHeld,
+    }
+}
+
+pub(super) fn trailers(held: Option<&Held>) -> Option<&HeaderMap> {
+    held.and_then(|held| held.trailers.as_ref())
 }

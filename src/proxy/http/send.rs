@@ -28,6 +28,7 @@ use crate::protocol::http::strip_hop_by_hop;
 use crate::tls::ClientIdentity;
 use crate::upstream::pool::Sent;
 use crate::upstream::{SendError, To, Version};
+use crate::verdict::gate::How;
 use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
 
 /// How long an agent that waits for `100 Continue` is left waiting for the upstream's word; then
@@ -60,7 +61,7 @@ pub(super) async fn probe<J: Judge>(shared: &Shared<J>, claimed: &Claimed, to: &
     };
     let permit = shared
         .judge
-        .judge(&claimed.agent, &action, None, None)
+        .judge(&claimed.agent, &action, How::default())
         .await
         .ok()?;
     let mut ending = ending(shared, &permit, began, Arc::default());

@@ -78,14 +78,11 @@ impl Gate {
             return Ok(json!({ "none": none }));
         }
         let mut record = record::blank(identity, Some(agent.profile.clone()), action.endpoint.clone());
+        record::fill_action(&self.known, policy.mask(), action, &mut record);
         record.step = Step::Preview;
         record.verdict = "allow";
         record.cause = "preview";
         record.rule = Some(rule.clone());
-        record.credential = action.credential.clone();
-        record.summary = record::masked(policy.mask(), &action.facts, &action.summary);
-        record.facts = action.facts.to_json(policy.mask());
-        record.digest = action.digest;
         record.policy = policy.version();
         record::clean(&self.known, policy, &mut record);
         let id = self.log.append(record).await.map_err(|down| down.to_string())?;
