@@ -1,7 +1,5 @@
 //! A record as it is stored: its columns, and its link in the chain.
 
-use std::fmt::Write as _;
-
 use rusqlite::{Statement, params};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -10,6 +8,9 @@ use super::{Outcome, Record};
 
 /// SHA-256 of a link: over the hash before it and the row's canonical content.
 pub(super) type Hash = [u8; 32];
+
+/// Bytes that the texts of most records fit in, so that they are not moved while they grow.
+const TEXT_BYTES: usize = 1 << 10;
 
 /// A stored record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +73,7 @@ impl Row {
             credential: text(&record.credential),
             summary: record.summary.clone(),
             facts: record.facts.as_str().to_owned(),
-            digest: record.digest.to_string(),
+            digest: hex(record.digest.as_bytes()),
             verdict: record.verdict.to_owned(),
             cause: record.cause.to_owned(),
             rule: text(&record.rule),
@@ -119,7 +120,11 @@ impl Row {
 
     /// Every field, in a fixed order, unambiguous as JSON: what the link is computed from.
     pub(super) fn text(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
+        let mut text = Vec::with_capacity(TEXT_BYTES);
+        match serde_json::to_writer(&mut text, self) {
+            Ok(()) => text,
+            Err(_) => Vec::new(),
+        }
     }
 
     pub(super) fn insert(&self, insert: &mut Statement<'_>, hash: &Hash) -> rusqlite::Result<()> {
@@ -280,8 +285,10 @@ pub(super) fn chain(before: &Hash, text: &[u8]) -> Hash {
 }
 
 pub(super) fn hex(hash: &Hash) -> String {
+    let digit = |digit: u8| char::from_digit(u32::from(digit), 16).unwrap_or_default();
     hash.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
         text
     })
 }
