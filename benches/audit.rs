@@ -44,7 +44,8 @@ fn record(number: u32) -> Record {
             "sql.objects": [], "sql.database": "postgres", "sql.user": "bench", "sql.has_where": true,
             "sql.row_limit": null, "sql.program": false, "sql.server_file": false, "sql.role_change": false,
             "sql.locks": false, "sql.opaque": false, "sql.unparseable": false, "sql.parameters": [],
-        }),
+        })
+        .into(),
         digest: Digest::of(text.as_bytes()),
         summary: text,
         verdict: "allow",
