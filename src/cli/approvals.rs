@@ -1,8 +1,9 @@
 //! `tailkeep approvals`: held actions, and what a person says to them.
 
 mod asker;
+mod terminal;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,6 +38,7 @@ enum Command {
     /// Show one whole: the statement or the request, its facts, who asks.
     Show { id: i64 },
     /// Let one happen, once; with --for or --uses, also what else this agent asks for by the same rule.
+    #[command(visible_alias = "a")]
     Approve {
         id: i64,
         /// Give a grant that lasts so long: 90s, 30m, 2h; 24 h at most.
@@ -55,20 +57,31 @@ enum Command {
     /// Take a grant back; what it let through and still runs ends.
     Revoke { id: i64 },
     /// Refuse one; the agent is told the reason.
+    #[command(visible_alias = "d")]
     Deny {
         id: i64,
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Print each held action as it comes and how it ended, until interrupted.
+    /// Print each held action as it comes and how it ended, until interrupted. In a terminal each is shown whole, and decided
+    /// by typing: `approve ID`, `deny ID REASON`.
     Watch,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let json = args.format == Format::Json;
-    match args.command.unwrap_or(Command::List { all: false }) {
+    execute(
+        args.command.unwrap_or(Command::List { all: false }),
+        &args.reach,
+        json,
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn execute(command: Command, reach: &Reach, json: bool) -> anyhow::Result<()> {
+    match command {
         Command::List { all } => {
-            let listed = args.reach.get(&format!("/v1/approvals?all={all}"))?;
+            let listed = reach.get(&format!("/v1/approvals?all={all}"))?;
             if json {
                 println!("{listed}");
             } else {
@@ -78,27 +91,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Show { id } => {
-            let mut held = args.reach.get(&format!("/v1/approvals/{id}"))?;
-            let asker = args.reach.get(&format!("/v1/approvals/{id}/asker"))?;
+            let mut held = reach.get(&format!("/v1/approvals/{id}"))?;
+            held["asker"] = reach.get(&format!("/v1/approvals/{id}/asker"))?;
             if json {
-                held["asker"] = asker;
                 println!("{held}");
             } else {
-                print!("{}{}", whole(&held)?, asker::text(&asker));
+                print!("{}{}", whole(&held)?, asker::text(&held["asker"]));
             }
         }
         Command::Approve { id, lasts, uses } => {
             let mut query = Vec::new();
             query.extend(lasts.map(|lasts| format!("for_s={lasts}")));
             query.extend(uses.map(|uses| format!("uses={uses}")));
-            decide(&args.reach, json, id, "approve", &query.join("&"))?;
+            decide(reach, json, id, "approve", &query.join("&"))?;
         }
         Command::Deny { id, reason } => {
             let reason = reason.map(|reason| format!("reason={}", super::segment(&reason)));
-            decide(&args.reach, json, id, "deny", &reason.unwrap_or_default())?;
+            decide(reach, json, id, "deny", &reason.unwrap_or_default())?;
         }
         Command::Grants { all } => {
-            let listed = args.reach.get(&format!("/v1/grants?all={all}"))?;
+            let listed = reach.get(&format!("/v1/grants?all={all}"))?;
             match json {
                 true => println!("{listed}"),
                 false => listed
@@ -109,37 +121,45 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Revoke { id } => {
-            let grant = args
-                .reach
-                .ask(reqwest::Method::DELETE, &format!("/v1/grants/{id}"), None)?;
+            let grant = reach.ask(reqwest::Method::DELETE, &format!("/v1/grants/{id}"), None)?;
             println!("{}", if json { grant.to_string() } else { granted(&grant) });
         }
-        Command::Watch => watch(&args.reach, json)?,
+        Command::Watch if !json && std::io::stdin().is_terminal() && std::io::stdout().is_terminal() => {
+            terminal::watch(reach)?;
+        }
+        Command::Watch => {
+            let mut out = std::io::stdout().lock();
+            follow(reach, |held| {
+                let text = if json { held.to_string() } else { line(&held) };
+                writeln!(out, "{text}").and_then(|()| out.flush())
+            })?;
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-/// Goes on over restarts of the gateway, whose questions survive them too.
-fn watch(reach: &Reach, json: bool) -> anyhow::Result<()> {
+/// Hands each held action to `each` as it comes and as it ends. Goes on over restarts of the gateway, whose questions survive
+/// them too.
+///
+/// # Errors
+/// No gateway was there at first, it refused, or `each` failed.
+fn follow(reach: &Reach, mut each: impl FnMut(Value) -> std::io::Result<()>) -> anyhow::Result<()> {
     let mut connected = false;
     let mut wrong = None;
     loop {
-        let mut out = std::io::stdout().lock();
         let ended = reach.follow("/v1/approvals/watch", |name, held| {
-            if name == "open" {
-                connected = true;
-                return ControlFlow::Continue(());
-            }
-            if name == "error" {
-                wrong = held["error"].as_str().map(str::to_owned);
-                return ControlFlow::Break(());
-            }
-            let text = if json { held.to_string() } else { line(&held) };
-            let written = writeln!(out, "{text}").and_then(|()| out.flush());
-            // Nobody reads any more.
-            written.map_or_else(
-                |_| {
-                    wrong = Some("nothing can be written".to_owned());
+            let told = match name {
+                "open" => {
+                    connected = true;
+                    Ok(())
+                }
+                "error" => Err(held["error"].as_str().unwrap_or_default().to_owned()),
+                // Nobody reads any more.
+                _ => each(held).map_err(|_| "nothing can be written".to_owned()),
+            };
+            told.map_or_else(
+                |text| {
+                    wrong = Some(text);
                     ControlFlow::Break(())
                 },
                 ControlFlow::Continue,

@@ -1,7 +1,7 @@
 //! Watching approvals and following the audit log.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::Value;
@@ -17,7 +17,7 @@ pub struct Going {
 }
 
 impl Going {
-    pub fn start(mut command: std::process::Command) -> Going {
+    pub fn start(mut command: Command) -> Going {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let out: ChildStdout = child.stdout.take().unwrap();
         let (sender, lines) = channel();
@@ -78,6 +78,101 @@ async fn approvals_are_watched() {
     // An agent that leaves.
     second.abort();
     is(&watch.json(), two, "withdrawn");
+}
+
+/// A person at a terminal: what a command shows, and what is typed.
+struct Person {
+    child: Child,
+    keys: std::fs::File,
+    seen: std::sync::Arc<std::sync::Mutex<String>>,
+}
+
+impl Person {
+    fn at(mut command: Command) -> Person {
+        use std::io::Read as _;
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        command.stdin(terminal.slave.try_clone().unwrap());
+        let child = command.stdout(terminal.slave).spawn().unwrap();
+        let mut screen = std::fs::File::from(terminal.master);
+        let keys = screen.try_clone().unwrap();
+        let seen = std::sync::Arc::<std::sync::Mutex<String>>::default();
+        let shown = seen.clone();
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            // An error is a terminal that is closed.
+            while let Ok(count @ 1..) = screen.read(&mut piece) {
+                shown
+                    .lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&piece[..count]));
+            }
+        });
+        Person { child, keys, seen }
+    }
+
+    fn types(&mut self, line: &str) {
+        use std::io::Write as _;
+        writeln!(self.keys, "{line}").unwrap();
+    }
+
+    async fn sees(&self, text: &str) {
+        for _ in 0..2000 {
+            if self.seen.lock().unwrap().contains(text) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("not seen: {text:?} in {}", self.seen.lock().unwrap());
+    }
+}
+
+impl Drop for Person {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_decides_in_a_terminal() {
+    let world = World::new().await;
+    let first = world.ask("first");
+    let one = world.pending(1).await[0].id;
+    let mut person = Person::at(world.command(&["approvals", "watch"]));
+    // It is shown whole: who asks, what, and its facts.
+    for text in [
+        "DELETE /first",
+        "digest ",
+        "the whole of it",
+        "\"method\": \"delete\"",
+        &format!("approve {one}, or deny {one} REASON"),
+    ] {
+        person.sees(text).await;
+    }
+    let second = world.ask("second");
+    let two = world.pending(2).await.iter().map(|held| held.id).max().unwrap();
+    person.sees(&format!("approve {two}, or deny {two} REASON")).await;
+    // What is no command says so and ends nothing; a decision without its question is none.
+    person.types("approve");
+    person.sees("required arguments").await;
+    person.types("frobnicate");
+    person.sees("unrecognized subcommand").await;
+    assert_eq!(world.pending(2).await.len(), 2);
+    person.types(&format!("d {one} not on a Friday"));
+    person.sees(&format!("{one} denied")).await;
+    let answer = format!("{:?}", first.await.unwrap());
+    assert!(answer.contains("not on a Friday"), "{answer}");
+    person.types(&format!("approve {two}"));
+    person.sees(&format!("{two} allowed")).await;
+    let answer = format!("{:?}", second.await.unwrap());
+    assert!(answer.starts_with("Allowed"), "{answer}");
+    person.types("q");
+    assert!(person.child.wait().unwrap().success());
+    // Who leaves by the end of the input leaves as well.
+    let mut person = Person::at(world.command(&["approvals", "watch"]));
+    person.sees("What is held is shown as it comes").await;
+    person.types("\x04");
+    assert!(person.child.wait().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
