@@ -113,7 +113,10 @@ fn typed_in(reach: &Reach, text: &str) -> anyhow::Result<()> {
         _ => Typed::try_parse_from(text.split_whitespace())?.command,
     };
     match command {
-        Command::Watch => Ok(println!("it is watched already")),
+        Command::Watch => {
+            println!("it is watched already");
+            Ok(())
+        }
         command => execute(command, reach, false),
     }
 }
