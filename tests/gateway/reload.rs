@@ -130,10 +130,11 @@ async fn contents_are_what_counts_and_half_a_policy_is_none() {
     // The same length and the same time of change.
     world.rewrite_unseen(&policy(&service, &NONE.replace("  \n", " \n")));
     hears(&lines, &["kept 403"]);
-    // A broken one is reported with its place, and changes nothing; SIGHUP does not make it load.
+    world.hang_up("the configuration is unchanged");
+    // A broken one is reported with its place, and changes nothing; by SIGHUP it is loaded anew, and reported.
     let broken = format!("{}\nrule \"half\" {{\n", policy(&service, ALL));
     world.rewrite(&broken, "the old one stays in force");
-    world.hang_up();
+    world.hang_up("the old one stays in force");
     hears(&lines, &["kept 403", "kept 403"]);
     let wrong = format!(
         "{}\nrule \"half\" {{ endpoint = https.nowhere }}\n",

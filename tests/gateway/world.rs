@@ -177,10 +177,14 @@ impl World {
         }
     }
 
-    pub fn hang_up(&self) {
+    /// Sends SIGHUP, and waits until the gateway says `want` of it.
+    #[track_caller]
+    pub fn hang_up(&self, want: &str) {
+        let from = self.lines.lock().unwrap().len();
         let pid = self.gateway.lock().unwrap().as_ref().unwrap().id();
         let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+        self.says_after(from, want);
     }
 
     #[track_caller]
