@@ -198,6 +198,12 @@ fn a_leaf_has_one_name_and_a_short_life() {
         let leaf = leaves.get(&wanted).unwrap();
         let (_, parsed) = x509_parser::parse_x509_certificate(leaf.der()).unwrap();
         assert_eq!(parsed.subject().iter().count(), 0);
+        let curve = parsed.public_key().algorithm.parameters.as_ref().unwrap();
+        assert_eq!(
+            curve.as_oid().unwrap().to_id_string(),
+            "1.2.840.10045.3.1.7",
+            "P-256"
+        );
         let san = parsed.subject_alternative_name().unwrap().unwrap();
         assert!(
             san.critical,

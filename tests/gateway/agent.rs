@@ -80,7 +80,7 @@ fn no_root_is_needed_and_what_is_missing_is_said_in_a_line() {
         eprintln!("SKIPPED: not root, so every other test here shows it already");
         return;
     }
-    let world = World::start(POLICY);
+    let world = World::start(&POLICY.replace("[\"agent\"]", "[\"agent\", \"nobody\"]"));
     let home = world.folder.path().join("home");
     std::fs::create_dir(&home).unwrap();
     chown(&home, Some(65534), Some(65534)).unwrap();
@@ -104,13 +104,20 @@ fn no_root_is_needed_and_what_is_missing_is_said_in_a_line() {
     let added: serde_json::Value = serde_json::from_str(&added).unwrap();
     let joined = nobody("666", &["join", added["url"].as_str().unwrap()]);
     assert!(joined.status.success(), "{joined:?}");
-    let ran = nobody("666", &["run", "--", "sh", "-c", "id -u; cat /etc/resolv.conf"]);
+    let shown = "id -u; cat /etc/resolv.conf; getent ahostsv6 api.test; ip -o addr show";
+    let ran = nobody("666", &["run", "--", "sh", "-c", shown]);
     let said = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{ran:?}");
-    assert!(
-        said.starts_with("65534\n") && said.contains("nameserver 10.91.0.1"),
-        "{said}"
-    );
+    assert!(said.starts_with("65534\n"), "{said}");
+    // Names by the gateway, with addresses of IPv6; and both families of its own.
+    for part in [
+        "nameserver 10.91.0.1",
+        "STREAM api.test",
+        "inet 10.91.0.",
+        "inet6 fd91::",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
     let refused = nobody("600", &["run", "--", "true"]);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(125), "{said}");

@@ -42,6 +42,44 @@ fn the_story_of_the_tailnet_is_true() {
     }
 }
 
+/// Says nothing of the chain of hashes, and is the program otherwise.
+const LIES: &str = "#!/bin/sh\ncase \"$*\" in 'audit verify') exit 0 ;; esac\nexec \"$TRUE_BIN\" \"$@\"\n";
+
+#[test]
+fn a_story_with_a_line_that_is_not_true_fails_and_says_which() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = folder.path().join("tailkeep");
+    std::fs::write(&program, LIES).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let told = Command::new("timeout")
+        .args(["-k", "20", STORY_S_MAX, "scripts/demo", "--keep"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("TAILKEEP_BIN", &program)
+        .env("TRUE_BIN", env!("CARGO_BIN_EXE_tailkeep"))
+        .env("TMPDIR", folder.path())
+        .env_remove("TAILKEEP_HOME")
+        .output()
+        .unwrap();
+    let said = [told.stdout, told.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert_eq!(told.status.code(), Some(1), "{}\n{}", said[0], said[1]);
+    assert_eq!(said[0].matches('✗').count(), 1, "{}", said[0]);
+    assert!(
+        said[0].contains("✗\u{1b}[0m and its chain of hashes holds"),
+        "{}",
+        said[0]
+    );
+    assert!(said[1].contains("a line of the story is not true"), "{}", said[1]);
+    assert!(!said[1].contains("Every line is true."), "{}", said[1]);
+    // What was to be kept is not: there is nothing to try.
+    let left = std::fs::read_dir(folder.path()).unwrap().flatten();
+    let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["tailkeep"]);
+}
+
 /// Does what `--keep` says to try, as a person would: `said KEY` is the line of it that has KEY.
 const TRIES: &str = r#"
 set -eu
