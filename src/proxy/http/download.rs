@@ -15,7 +15,7 @@ use super::activity::Open;
 use super::body::Tally;
 use crate::audit::{Outcome, RecordId};
 use crate::credential::Scrub;
-use crate::upstream::pool::Lease;
+use crate::upstream::lease::Lease;
 use crate::verdict::Refusal;
 
 /// Writes the outcome of a request into its record, once, when it is dropped.
@@ -211,6 +211,7 @@ impl From {
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let From::Upstream {
             incoming,
+            lease,
             scrub,
             hold,
             trailers,
@@ -224,7 +225,11 @@ impl From {
             if *over {
                 return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
             }
-            let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+            let next = match lease {
+                Some(lease) => lease.poll(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
+                None => Pin::new(&mut *incoming).poll_frame(cx),
+            };
+            let frame = match next {
                 Poll::Ready(Some(Ok(frame))) => Some(frame),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
                 Poll::Ready(None) => None,
