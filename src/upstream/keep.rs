@@ -6,8 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::task::AbortHandle;
-
+use super::drive::Drive;
 use super::pool::{To, Version};
 use crate::identity::Identity;
 use crate::policy::Endpoint;
@@ -98,15 +97,15 @@ impl Key {
 /// One connection.
 pub(super) struct Kept<S> {
     pub(super) sender: S,
-    pub(super) task: AbortHandle,
+    pub(super) drive: Drive,
     since: Instant,
 }
 
 impl<S> Kept<S> {
-    pub(super) fn new(sender: S, task: AbortHandle) -> Self {
+    pub(super) fn new(sender: S, drive: Drive) -> Self {
         Kept {
             sender,
-            task,
+            drive,
             since: Instant::now(),
         }
     }
@@ -143,6 +142,7 @@ impl Keep {
 
     pub(super) fn keep_http1(&self, key: Key, mut kept: Kept<Http1>) {
         kept.since = Instant::now();
+        kept.drive.rest();
         if let Some(slot) = room(&mut self.lock(), key)
             && slot.http1.len() < IDLE_PER_KEY_MAX
         {
@@ -266,7 +266,7 @@ mod tests {
         let io = hyper_util::rt::TokioIo::new(near);
         let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
         let task = tokio::spawn(async move { drop(connection.await) });
-        (Kept::new(sender, task.abort_handle()), far)
+        (Kept::new(sender, Drive::by(task.abort_handle())), far)
     }
 
     #[tokio::test]

@@ -11,7 +11,9 @@
 pub mod closed;
 pub mod dial;
 pub mod dns;
+mod drive;
 pub mod keep;
+pub mod lease;
 pub mod pool;
 pub mod postgres;
 

@@ -6,18 +6,22 @@
 //! of them finds no old connection.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::{timeout, timeout_at};
 
 use super::dial::{DialError, Dialer, Target};
+use super::drive::Drive;
 use super::keep::{Http1, Http2, KEYS_MAX, Keep, Kept, Key};
+use super::lease::Lease;
 use crate::identity::Identity;
 use crate::policy::Endpoint;
 use crate::proxy::http::UpBody;
@@ -95,7 +99,7 @@ type Spoken = HashMap<(Target, Arc<str>, String), (Version, Instant)>;
 pub struct Pool {
     dialer: Arc<Dialer>,
     connectors: Arc<Connectors>,
-    keep: Keep,
+    pub(super) keep: Keep,
     spoken: Mutex<Spoken>,
 }
 
@@ -103,16 +107,6 @@ pub struct Pool {
 pub struct Sent {
     pub response: Response<Incoming>,
     pub lease: Lease,
-}
-
-/// Holds a connection while a response is read from it. [`Lease::done`] gives it back; dropping
-/// it undone closes an HTTP/1.1 connection, whose stream then stands at an unknown place.
-pub struct Lease(Option<Held>);
-
-struct Held {
-    pool: Arc<Pool>,
-    key: Key,
-    kept: Kept<Http1>,
 }
 
 enum Fresh {
@@ -248,20 +242,20 @@ impl Pool {
                     .max_header_size(RESPONSE_HEAD_BYTES_MAX)
                     .handshake(io)
                     .await?;
-                let task = tokio::spawn(async move {
+                let drive = Drive::new(Box::pin(async move {
                     // What broke shows at the request; between requests it is nobody's concern.
                     let _ = connection.with_upgrades().await;
-                });
-                Ok(Fresh::Http1(Kept::new(sender, task.abort_handle())))
+                }));
+                Ok(Fresh::Http1(Kept::new(sender, drive)))
             }
             Version::Http2 => {
                 let (sender, connection) = http2(TokioTimer::new()).handshake(io).await?;
                 let task = tokio::spawn(async move {
                     let _ = connection.await;
                 });
-                let kept = Kept::new(sender.clone(), task.abort_handle());
+                let kept = Kept::new(sender.clone(), Drive::by(task.abort_handle()));
                 self.keep.keep_http2(key.clone(), kept);
-                Ok(Fresh::Http2(Kept::new(sender, task.abort_handle())))
+                Ok(Fresh::Http2(Kept::new(sender, Drive::by(task.abort_handle()))))
             }
         }
     }
@@ -274,24 +268,29 @@ impl Pool {
         request: Request<UpBody>,
         answer: Duration,
     ) -> Result<Result<Sent, Request<UpBody>>, SendError> {
-        if !matches!(timeout(READY_MAX, kept.sender.ready()).await, Ok(Ok(()))) {
-            kept.task.abort();
+        let ready = poll_fn(|cx| kept.drive.poll(cx, |cx| kept.sender.poll_ready(cx)));
+        if !matches!(timeout(READY_MAX, ready).await, Ok(Ok(()))) {
+            kept.drive.end();
             return Ok(Err(request));
         }
         // Held from here: an agent that leaves drops this future, and with it the connection.
-        let mut lease = Lease(Some(Held {
-            pool: self.clone(),
-            key: key.clone(),
-            kept,
-        }));
-        let Some(held) = lease.0.as_mut() else {
+        let mut lease = Lease::of(self, key, kept);
+        let Some(kept) = lease.kept() else {
             return Ok(Err(request));
         };
         let tally = request.body().tally();
-        let sending = held.kept.sender.try_send_request(as_http1(request));
+        let mut sending = pin!(kept.sender.try_send_request(as_http1(request)));
+        let sending = poll_fn(|cx| kept.drive.poll(cx, |cx| sending.as_mut().poll(cx)));
         match in_time(answer, &tally, sending).await {
             Err(late) => Err(late),
-            Ok(Ok(response)) => Ok(Ok(Sent { response, lease })),
+            Ok(Ok(response)) => {
+                // An agent that does not read its answer must not keep its own body from going up.
+                let goes_up = !tally.whole.load(Ordering::Acquire);
+                if goes_up || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    kept.drive.let_go();
+                }
+                Ok(Ok(Sent { response, lease }))
+            }
             Ok(Err(mut error)) => match error.take_message() {
                 Some(unsent) => Ok(Err(unsent)),
                 None => Err(error.into_error().into()),
@@ -355,35 +354,12 @@ async fn exchange2(
         Err(late) => Err(late),
         Ok(Ok(response)) => Ok(Ok(Sent {
             response,
-            lease: Lease(None),
+            lease: Lease::default(),
         })),
         Ok(Err(mut error)) => match error.take_message() {
             Some(unsent) => Ok(Err(unsent)),
             None => Err(error.into_error().into()),
         },
-    }
-}
-
-impl Lease {
-    /// The response was read to its end and the request was sent to its end: the connection can
-    /// carry the next one.
-    pub fn done(mut self) {
-        if let Some(held) = self.0.take() {
-            held.pool.keep.keep_http1(held.key, held.kept);
-        }
-    }
-
-    /// The connection is no longer HTTP: it lives as long as its upgraded stream.
-    pub fn upgraded(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(held) = self.0.take() {
-            held.kept.task.abort();
-        }
     }
 }
 
@@ -441,7 +417,7 @@ mod tests {
         // The task that would say so never runs.
         let (sender, _connection) = http1::Builder::new().handshake(TokioIo::new(own)).await.unwrap();
         let task = tokio::spawn(std::future::pending::<()>());
-        let kept = Kept::new(sender, task.abort_handle());
+        let kept = Kept::new(sender, Drive::by(task.abort_handle()));
         let key = Key::of(&to);
         let request = Request::get("/once").body(UpBody::empty()).unwrap();
         let sent = pool.exchange1(&key, kept, request, to.answer);

@@ -380,6 +380,56 @@ async fn responses_without_a_body_end_at_once() {
     );
 }
 
+/// The answer's way down drives the upstream's connection, and must not be what its body's way up hangs on.
+#[tokio::test]
+async fn a_body_goes_up_while_its_answer_is_not_read() {
+    const UP: usize = 16 << 20;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let policy = format!(
+        "endpoint \"http\" \"plain\" {{\n hosts = [\"plain.test\"]\n upstream = \"{}\"\n}}\n\
+         profile \"dev\" {{\n peers = [\"laptop\"]\n endpoints = [http.plain]\n}}\n\
+         rule \"all\" {{\n endpoint = http.plain\n verdict = \"allow\"\n}}\n",
+        listener.local_addr().unwrap()
+    );
+    let world = World::new(&policy);
+    let plain = crate::world::Dialled {
+        endpoint: "http.plain",
+        name: Some("plain.test"),
+        destination: "10.78.0.9:80",
+    };
+    let mut raw = Raw::connect(world.listen(plain).await).await;
+    raw.say(format!(
+        "POST / HTTP/1.1\r\nHost: plain.test\r\nContent-Length: {UP}\r\n\r\nbegun"
+    ))
+    .await;
+    let (upstream, _) = listener.accept().await.unwrap();
+    let (mut reader, mut writer) = upstream.into_split();
+    let mut got = Vec::new();
+    while !got.ends_with(b"begun") {
+        assert_ne!(reader.read_buf(&mut got).await.unwrap(), 0);
+    }
+    // More than all that lies between can hold.
+    let answering = tokio::spawn(async move {
+        let down = 1_u64 << 30;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {down}\r\n\r\n");
+        writer.write_all(head.as_bytes()).await.unwrap();
+        while writer.write_all(&[7; 1 << 16]).await.is_ok() {}
+    });
+    let saying = raw.say(vec![b'u'; UP - 5]);
+    let reading = async {
+        let (mut left, mut buffer) = (UP - 5, vec![0; 1 << 16]);
+        while left > 0 {
+            let length = reader.read(&mut buffer).await.unwrap();
+            assert_ne!(length, 0);
+            left -= length;
+        }
+    };
+    let both = async { tokio::join!(saying, reading) };
+    let came = tokio::time::timeout(Duration::from_secs(60), both).await;
+    came.expect("the body stops while nobody reads the answer");
+    answering.abort();
+}
+
 #[tokio::test]
 async fn an_agent_that_leaves_takes_its_upstream_stream_with_it() {
     let service = Service::start(BOTH).await;

@@ -17,7 +17,7 @@ use super::faults::count_answer_part;
 use crate::audit::{Outcome, RecordId};
 use crate::bad_input::Reader;
 use crate::credential::Scrub;
-use crate::upstream::pool::Lease;
+use crate::upstream::lease::Lease;
 use crate::verdict::Refusal;
 
 /// Writes the outcome of a request into its record, once, when it is dropped.
@@ -222,6 +222,7 @@ impl From {
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let From::Upstream {
             incoming,
+            lease,
             scrub,
             hold,
             trailers,
@@ -236,7 +237,11 @@ impl From {
             if *over {
                 return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
             }
-            let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+            let next = match lease {
+                Some(lease) => lease.poll(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
+                None => Pin::new(&mut *incoming).poll_frame(cx),
+            };
+            let frame = match next {
                 Poll::Ready(Some(Ok(frame))) => Some(frame),
                 Poll::Ready(Some(Err(error))) => {
                     count_answer_part(*server, &error);

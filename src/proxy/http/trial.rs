@@ -220,11 +220,12 @@ impl<J: Judge> Offer<J> {
             trailers: None,
         };
         let request = Request::from_parts(parts, UpBody::held(held));
-        let sent = shared.pool.send(permit, &to, request).await.map_err(|error| {
+        let mut sent = shared.pool.send(permit, &to, request).await.map_err(|error| {
             count_answer(Reader::KubernetesServer, &error);
             tracing::warn!(endpoint = %claimed.endpoint, %error, "the API server could not be asked for a preview");
             "the API server could not be asked".to_owned()
         })?;
+        sent.lease.let_go();
         let (head, incoming) = sent.response.into_parts();
         let read = Limited::new(incoming, ANSWER_BYTES_MAX).collect().await;
         let read = read

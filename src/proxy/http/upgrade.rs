@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::download::{ENDED_BY_POLICY, ENDED_BY_SECRET, Ending, HOLD};
 use crate::credential::Scrub;
-use crate::upstream::pool::Lease;
+use crate::upstream::lease::Lease;
 
 /// Bytes that are moved at once in each direction.
 pub const COPY_BYTES: usize = 64 << 10;

@@ -352,6 +352,8 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("upstream/dns.rs", &["ATTEMPTS_MAX"], Test("src/upstream/dns.rs", "a_server_that_is_silent_is_asked_so_often")),
     ("upstream/dns.rs", &["ADDRESSES_MAX"], Test("src/upstream/dns.rs", "codes_and_bounds")),
     ("upstream/dns.rs", &["TYPE_A", "TYPE_AAAA", "CLASS_IN", "NXDOMAIN"], Number),
+    ("upstream/drive.rs", &["TURNS_MAX"], Test("src/upstream/drive.rs", "a_connection_that_never_rests_lets_others_have_their_turn")),
+    ("upstream/drive.rs", &["LEFT", "LOOKED_AT", "AGAIN"], Number),
     ("upstream/keep.rs", &["IDLE_MAX"], Test("src/upstream/keep.rs", "a_connection_is_kept_for_a_while")),
     ("upstream/keep.rs", &["KEYS_MAX"], Test("src/upstream/keep.rs", "connections_are_kept_under_so_many_keys")),
     ("upstream/keep.rs", &["IDLE_PER_KEY_MAX"], Test("src/upstream/keep.rs", "so_many_connections_of_a_key_are_kept")),
