@@ -19,6 +19,7 @@ mod folder;
 mod foreign;
 mod frames;
 mod graphql;
+mod hostile;
 mod later;
 mod limits;
 mod mcp;

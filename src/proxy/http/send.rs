@@ -21,7 +21,8 @@ use super::request::{Exchange, Granted, Stop, Taken};
 use super::upgrade::{Until, splice};
 use super::{Claimed, Connection, Shared};
 use crate::credential::{Known, Scrub, inject};
-use crate::facts::Facts;
+use crate::facts::http::method::MethodScan;
+use crate::facts::{Facts, Family, Slot};
 use crate::policy::{Credential, CredentialKind};
 use crate::protocol::http::strip_hop_by_hop;
 use crate::tls::ClientIdentity;
@@ -194,11 +195,26 @@ impl<J: Judge> Exchange<'_, J> {
                 let reason = "a placeholder stands in the body";
                 Err(Stop::Refused(Refusal::new(Cause::Credential, reason)))
             }
+            Err(_) if tally.remethod.load(Ordering::Acquire) => {
+                ending.status("refused: another method in the body");
+                ending.whole();
+                let reason = "the body names another method than the request, and a rule reads the method";
+                Err(Stop::Refused(Refusal::new(Cause::Malformed, reason)))
+            }
             Err(error) => {
                 ending.status("no answer");
                 Err(Stop::Upstream(error))
             }
         }
+    }
+
+    /// What looks for another method in a body that streams, where a rule reads the method.
+    fn other_method(&self, parts: &Parts) -> Option<MethodScan> {
+        let claimed = &self.connection.claimed;
+        let judge = &self.connection.shared.judge;
+        let needs = judge.needs(&claimed.agent, &claimed.endpoint);
+        let reads = self.endpoint.family == Family::Http && needs.contains(Slot::HttpMethod);
+        reads.then(|| MethodScan::new(parts)).flatten()
     }
 
     /// The body as it goes up. What was held is sent as it was held.
@@ -223,6 +239,7 @@ impl<J: Judge> Exchange<'_, J> {
         });
         let body = UpBody::stream(begun)
             .scanned(scan)
+            .of_one_method(self.other_method(parts))
             .told(self.connection.activity.clone());
         if !self.awaits_continue || version == Version::Http2 {
             parts.headers.remove(EXPECT);
