@@ -1,9 +1,11 @@
-//! A real secret in a response put back to its placeholder. *Pure.*
+//! Real secrets in a response put back to their placeholders. *Pure.*
 //!
-//! Looks for the secret as it is, as it went on the wire, in base64 at each of its three offsets
+//! Looks for a secret as it is, as it went on the wire, in base64 at each of its three offsets
 //! (both alphabets), in hex, percent-encoded, and escaped for JSON and HTML, over the seams of chunks. The length
 //! changes, so [`Scrub::head`] drops what speaks of the old bytes. An upstream that hides a secret
 //! in another way (reversed, encrypted, byte by byte) is not caught; nothing on the wire can.
+
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -24,12 +26,12 @@ pub const NEEDLE_BYTES_MIN: usize = 4;
 /// came up to one of them need not wait. Few, since an agent may learn which of them a secret has.
 const BREAKS: &[u8] = b"\n\r\0}]";
 
-/// Replaces one secret in one response: first [`Scrub::head`], then every chunk through
+/// Replaces secrets in one response: first [`Scrub::head`], then every chunk through
 /// [`Scrub::push`], then [`Scrub::finish`].
 pub struct Scrub {
-    needles: Vec<Zeroizing<Vec<u8>>>,
+    /// Longest first.
+    needles: Vec<Needle>,
     longest: usize,
-    placeholder: Vec<u8>,
     held: Zeroizing<Vec<u8>>,
     /// Bytes at the front of `held` that went on already.
     released: usize,
@@ -40,23 +42,64 @@ pub struct Scrub {
     breaks: Vec<u8>,
 }
 
-impl Scrub {
-    /// For `secret`, which went on the wire as `wire`.
-    pub fn new(secret: &Secret, wire: &[u8], placeholder: &str) -> Self {
-        let needles = needles(secret, wire);
-        let longest = needles.first().map_or(0, |needle| needle.len());
-        let stands = |byte: &u8| needles.iter().any(|needle| needle.contains(byte));
-        let breaks = BREAKS.iter().copied().filter(|byte| !stands(byte)).collect();
+/// A text that is looked for, and what stands in its place.
+struct Needle {
+    text: Zeroizing<Vec<u8>>,
+    placeholder: Arc<[u8]>,
+}
+
+impl Default for Scrub {
+    /// Looks for nothing yet.
+    fn default() -> Self {
         Scrub {
-            needles,
-            longest,
-            placeholder: placeholder.as_bytes().to_vec(),
+            needles: Vec::new(),
+            longest: 0,
             held: Zeroizing::new(Vec::new()),
             released: 0,
             hits: 0,
             torn: false,
-            breaks,
+            breaks: BREAKS.to_vec(),
         }
+    }
+}
+
+impl Scrub {
+    /// For `secret`, which went on the wire as `wire`.
+    pub fn new(secret: &Secret, wire: &[u8], placeholder: &str) -> Self {
+        let mut scrub = Scrub::default();
+        scrub.add(secret, wire, placeholder);
+        scrub
+    }
+
+    /// For one more secret, before anything is looked at. One that is looked for already keeps its placeholder.
+    pub fn add(&mut self, secret: &Secret, wire: &[u8], placeholder: &str) {
+        if wire == secret.expose() && self.looks_for(secret) {
+            return;
+        }
+        let placeholder: Arc<[u8]> = placeholder.as_bytes().into();
+        for text in needles(secret, wire) {
+            if !self.needles.iter().any(|own| own.text == text) {
+                self.needles.push(Needle {
+                    text,
+                    placeholder: placeholder.clone(),
+                });
+            }
+        }
+        self.needles
+            .sort_by_key(|needle| std::cmp::Reverse(needle.text.len()));
+        self.longest = self.needles.first().map_or(0, |needle| needle.text.len());
+        let stands = |byte: &u8| self.needles.iter().any(|needle| needle.text.contains(byte));
+        self.breaks = BREAKS.iter().copied().filter(|byte| !stands(byte)).collect();
+    }
+
+    fn looks_for(&self, secret: &Secret) -> bool {
+        let own = |needle: &Needle| needle.text.as_slice() == secret.expose();
+        self.needles.iter().any(own)
+    }
+
+    /// Whether there is nothing to look for.
+    pub fn is_empty(&self) -> bool {
+        self.needles.is_empty()
     }
 
     /// Cleans a response's headers (or trailers) and drops those that speak of the old bytes.
@@ -82,7 +125,7 @@ impl Scrub {
         let dirty = |value: &HeaderValue| {
             self.needles
                 .iter()
-                .any(|needle| memmem::find(value.as_bytes(), needle).is_some())
+                .any(|needle| memmem::find(value.as_bytes(), &needle.text).is_some())
         };
         if !headers.get_all(name).iter().any(dirty) {
             return;
@@ -166,17 +209,17 @@ impl Scrub {
             let next = self
                 .needles
                 .iter()
-                .filter_map(|needle| memmem::find(rest, needle).map(|at| (at, needle.len())))
-                .min_by_key(|(at, length)| (*at, std::cmp::Reverse(*length)));
-            let Some((at, length)) = next else {
+                .filter_map(|needle| memmem::find(rest, &needle.text).map(|at| (at, needle)))
+                .min_by_key(|(at, needle)| (*at, std::cmp::Reverse(needle.text.len())));
+            let Some((at, needle)) = next else {
                 out.extend_from_slice(input.get(done.used..until).unwrap_or_default());
                 done.used = done.used.max(until);
                 return done;
             };
             out.extend_from_slice(rest.get(..at).unwrap_or_default());
-            out.extend_from_slice(&self.placeholder);
+            out.extend_from_slice(&needle.placeholder);
             done.first.get_or_insert(done.used + at);
-            done.used += at + length;
+            done.used += at + needle.text.len();
             done.hits += 1;
         }
     }

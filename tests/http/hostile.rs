@@ -1,8 +1,10 @@
 //! What a hostile agent tries where the gateway and the server behind it could read one request in two ways.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::agent::Raw;
 use crate::server::{BOTH, Service};
-use crate::world::{API, World};
+use crate::world::{API, Dialled, World};
 
 const POSTS: &str = r#"
 rule "posts" {
@@ -59,5 +61,67 @@ async fn a_second_method_does_not_pass_a_rule_on_the_method() {
             status == 200,
             "{target} {kind} {shown}"
         );
+    }
+}
+
+/// An upstream that shows what it was sent before does so to requests without a credential, too.
+#[tokio::test]
+async fn no_answer_of_an_endpoint_holds_a_secret_that_it_was_sent() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap();
+    let (heads, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 8192];
+            let length = stream.read(&mut head).await.unwrap_or(0);
+            let _ = heads.send(String::from_utf8_lossy(&head[..length]).into_owned());
+            let body = "last: s3cr3t-of-pat, s3cr3t-of-other";
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nX-Last: s3cr3t-of-pat\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+        }
+    });
+    let world = World::new(&format!(
+        r#"
+endpoint "http" "api" {{
+  hosts    = ["api.test"]
+  upstream = "{upstream}"
+}}
+credential "bearer_token" "pat" {{
+  endpoint = http.api
+}}
+credential "header_token" "other" {{
+  endpoint = http.api
+  header   = "X-Other"
+}}
+profile "dev" {{
+  peers       = ["laptop"]
+  credentials = [bearer_token.pat]
+  rule "all" {{
+    endpoint = http.api
+    verdict  = "allow"
+  }}
+}}
+"#
+    ));
+    let dialled = Dialled {
+        endpoint: "http.api",
+        name: Some("api.test"),
+        destination: "10.78.0.9:80",
+    };
+    let gateway = world.listen(dialled).await;
+    for more in ["", "Authorization: Bearer {{pat}}\r\n"] {
+        let mut raw = Raw::connect(gateway).await;
+        raw.say(format!(
+            "GET / HTTP/1.1\r\nHost: api.test\r\nAccept-Encoding: gzip\r\n{more}Connection: close\r\n\r\n"
+        ))
+        .await;
+        let all = String::from_utf8(raw.rest().await).unwrap();
+        assert!(all.contains("x-last: {{pat}}"), "{all}");
+        assert!(all.contains("last: {{pat}}, (a secret)"), "{all}");
+        let head = heard.recv().await.unwrap();
+        assert!(!head.contains("gzip"), "{head}");
     }
 }

@@ -20,7 +20,7 @@ use super::judge::Judge;
 use super::request::{Exchange, Granted, Stop, Taken};
 use super::upgrade::{Until, splice};
 use super::{Claimed, Connection, Shared};
-use crate::credential::{Known, Scrub, inject};
+use crate::credential::{Known, Scrub, inject, scrub_all};
 use crate::facts::http::method::MethodScan;
 use crate::facts::{Facts, Family, Slot};
 use crate::policy::{Credential, CredentialKind};
@@ -107,7 +107,7 @@ impl<J: Judge> Exchange<'_, J> {
             (self.endpoint, self.limits) = (endpoint, limits);
         }
         let (scrub, identity) = match inject_all(shared, &permit, &mut parts, credential.as_deref()) {
-            Ok(done) => done,
+            Ok((own, identity)) => (self.scrub(&mut parts, own), identity),
             Err(refusal) => {
                 self.rest = taken.into_rest();
                 let mut ending = ending(shared, &permit, self.began, Arc::default());
@@ -215,6 +215,16 @@ impl<J: Judge> Exchange<'_, J> {
         let needs = judge.needs(&claimed.agent, &claimed.endpoint);
         let reads = self.endpoint.family == Family::Http && needs.contains(Slot::HttpMethod);
         reads.then(|| MethodScan::new(parts)).flatten()
+    }
+
+    /// What looks for every secret that this endpoint may have been sent.
+    fn scrub(&self, parts: &mut Parts, own: Option<Scrub>) -> Option<Scrub> {
+        let claimed = &self.connection.claimed;
+        let shared = &self.connection.shared;
+        shared.judge.with_model(|model| {
+            let who = (model, &*claimed.agent.profile);
+            scrub_all(who, &claimed.endpoint, &shared.known, parts, own)
+        })
     }
 
     /// The body as it goes up. What was held is sent as it was held.
