@@ -1,10 +1,42 @@
 //! What a hostile agent tries where the gateway and the server behind it could read one request in two ways.
 
+use bytes::Bytes;
+use http::{Request, Version};
+use http_body_util::Full;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::agent::Raw;
-use crate::server::{BOTH, Service};
+use crate::agent::{Raw, ask, http2};
+use crate::server::{BOTH, ONLY_HTTP1, Service};
 use crate::world::{API, Dialled, World};
+
+#[tokio::test]
+async fn the_authority_goes_up_as_it_was_judged() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.open_policy());
+    let gateway = world.listen(API).await;
+    for host in ["API.Test", "api.test.", "api.test:443", "API.TEST.:443"] {
+        let request = format!("GET /1k HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(ask(gateway, &request).await.unwrap().status, 200, "{host}");
+        let absolute = format!("GET https://{host}/1k HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(ask(gateway, &absolute).await.unwrap().status, 200, "{host}");
+    }
+    // Over HTTP/2 to an upstream that speaks HTTP/1.1 alone, whose `Host` is made of the authority.
+    let old = Service::start(ONLY_HTTP1).await;
+    let behind = World::new(&old.open_policy());
+    let mut sender = http2::<Full<Bytes>>(behind.listen(API).await).await;
+    for (authority, host) in [("API.Test.", None), ("api.test", Some("API.TEST."))] {
+        let mut request = Request::get(format!("https://{authority}/1k")).version(Version::HTTP_2);
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        let answer = sender.send_request(request.body(Full::default()).unwrap()).await;
+        assert_eq!(answer.unwrap().status(), 200, "{authority} {host:?}");
+    }
+    for seen in service.seen().into_iter().chain(old.seen()) {
+        assert_eq!(seen.headers["host"], "api.test", "{}", seen.line);
+    }
+    assert_eq!((service.seen().len(), old.seen().len()), (8, 2));
+}
 
 const POSTS: &str = r#"
 rule "posts" {
