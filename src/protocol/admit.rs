@@ -8,7 +8,7 @@ use http::header::HeaderName;
 use http::request::Parts;
 
 use super::http::{Malformed, Upgrade, check_head, count_once, is_underscored, later, name_once};
-use super::http::{strip_hop_by_hop, upgrade};
+use super::http::{strip_claims, strip_hop_by_hop, upgrade};
 use super::kubernetes::check_kubernetes_head;
 use crate::facts::http::{HeldBody, HttpFacts, path};
 use crate::facts::k8s::K8sFacts;
@@ -51,6 +51,7 @@ pub fn admit(
     }
     name_once(parts, &authority, claimed, endpoint.tls);
     count_once(&mut parts.headers)?;
+    strip_claims(&mut parts.headers, &slots);
     let upgrade = upgrade(parts)?.filter(|kind| match kind {
         Upgrade::WebSocket => endpoint.protocol != Protocol::Mcp,
         Upgrade::Spdy => endpoint.protocol == Protocol::Kubernetes,

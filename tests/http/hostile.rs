@@ -38,6 +38,58 @@ async fn the_authority_goes_up_as_it_was_judged() {
     assert_eq!((service.seen().len(), old.seen().len()), (8, 2));
 }
 
+#[tokio::test]
+async fn what_only_a_trusted_proxy_says_does_not_go_up() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.open_policy());
+    let gateway = world.listen(API).await;
+    let own = "X-Request-Id: 7\r\nForwarded-Elsewhere: kept\r\n";
+    let claims = "Forwarded: for=127.0.0.1;proto=https\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Host: bank.internal\r\n\
+        X-Forwarded-Proto: https\r\nX-Forwarded-Prefix: /admin\r\nX-Forwarded-User: root\r\nX-Forwarded-Client-Cert: Subject=\"CN=root\"\r\n\
+        X-Real-IP: 127.0.0.1\r\nTrue-Client-IP: 127.0.0.1\r\nX-Client-IP: 127.0.0.1\r\nX-Cluster-Client-IP: 127.0.0.1\r\n\
+        CF-Connecting-IP: 127.0.0.1\r\nFastly-Client-IP: 127.0.0.1\r\nX-Original-Forwarded-For: 127.0.0.1\r\nX-Original-Host: bank.internal\r\n\
+        X-Host: bank.internal\r\nX-Envoy-External-Address: 127.0.0.1\r\nClient-Cert: :AA==:\r\nX-SSL-Client-Verify: SUCCESS\r\n\
+        X-Remote-User: root\r\nRemote-User: root\r\nX-Goog-Authenticated-User-Email: root\r\nX-Amzn-Oidc-Identity: root\r\n";
+    let request = format!("GET /headers HTTP/1.1\r\nHost: api.test\r\n{own}{claims}\r\n");
+    let answer = ask(gateway, &request).await.unwrap();
+    assert_eq!(answer.status, 200);
+    let mut names: Vec<String> = service.seen()[0]
+        .headers
+        .keys()
+        .map(|name| name.to_string())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["forwarded-elsewhere", "host", "x-request-id"]);
+    // Nor as a trailer, which some servers merge into the head.
+    let mut raw = Raw::connect(gateway).await;
+    raw.say("POST /echo HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-Real-IP: 127.0.0.1\r\nRemote-User: root\r\nX-Sum: 1\r\n\r\n")
+        .await;
+    assert_eq!(raw.hear().await.unwrap().status, 200);
+    let trailers = service.seen()[1].trailers.clone().unwrap_or_default();
+    assert!(
+        !trailers.contains_key("x-real-ip") && !trailers.contains_key("remote-user"),
+        "{trailers:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_header_that_a_credential_fills_is_kept() {
+    let service = Service::start(BOTH).await;
+    let slot = "credential \"header_token\" \"key\" {\n endpoint = https.api\n header = \"X-Forwarded-Access-Token\"\n}\n";
+    let policy = format!("{}{slot}", service.open_policy());
+    let world = World::new(&policy.replace(
+        "endpoints = [https.api]",
+        "endpoints = [https.api]\n credentials = [header_token.key]",
+    ));
+    let gateway = world.listen(API).await;
+    let request = "GET /1k HTTP/1.1\r\nHost: api.test\r\nX-Forwarded-Access-Token: {{key}}\r\n\r\n";
+    assert_eq!(ask(gateway, request).await.unwrap().status, 200);
+    assert_eq!(
+        service.seen()[0].headers["x-forwarded-access-token"],
+        "s3cr3t-of-key"
+    );
+}
+
 const POSTS: &str = r#"
 rule "posts" {
   endpoint  = https.api

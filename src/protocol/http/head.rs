@@ -4,7 +4,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Uri, Version};
 
-use super::{Malformed, hop};
+use super::{Malformed, hop, is_claim};
 use crate::policy::HostPort;
 
 /// The host that a request names.
@@ -126,11 +126,7 @@ pub fn is_underscored(name: &HeaderName) -> bool {
 /// trailers into the head against RFC 9110 §6.5.1.
 pub fn may_not_trail(name: &HeaderName) -> bool {
     let text = name.as_str();
-    OVERRIDES.contains(&text)
-        || is_underscored(name)
-        || ["impersonate-", "x-remote-", "x-forwarded-"]
-            .iter()
-            .any(|prefix| text.starts_with(prefix))
+    OVERRIDES.contains(&text) || is_underscored(name) || is_claim(name) || text.starts_with("impersonate-")
 }
 
 /// The one authority that a request names.
