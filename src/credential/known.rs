@@ -85,6 +85,14 @@ impl KnownSecrets {
         values.prepare();
     }
 
+    /// The values of a credential's only slot, the newest last: what an upstream may have seen of it.
+    pub fn values(&self, credential: &str) -> Vec<Secret> {
+        let values = self.shared.read().unwrap_or_else(PoisonError::into_inner);
+        let own = values.slots.iter().find(|own| own.is(credential, ""));
+        let own = own.into_iter().flat_map(|own| &own.values);
+        own.map(|value| Secret::new(value.to_vec())).collect()
+    }
+
     /// The text, with every known secret replaced by its credential's name.
     pub fn scrub<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let values = self.shared.read().unwrap_or_else(PoisonError::into_inner);

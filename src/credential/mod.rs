@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 pub use known::KnownSecrets;
 pub use placeholder::{Known, PlaceholderScan, in_trailers, select};
-pub use rewrite::{Secrets, inject};
+pub use rewrite::{Secrets, inject, scrub_all};
 pub use scrub::Scrub;
 
 /// The real value of a credential.

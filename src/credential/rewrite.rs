@@ -14,10 +14,10 @@ use http::uri::PathAndQuery;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use zeroize::Zeroizing;
 
-use super::Secret;
 use super::placeholder::{basic_pair, cookies, is_bearer_scheme};
 use super::scrub::Scrub;
-use crate::policy::{Credential, CredentialKind};
+use super::{KnownSecrets, Secret};
+use crate::policy::{Credential, CredentialKind, Model};
 use crate::verdict::{Cause, Permit, Refusal};
 
 /// Other headers by which an answer, or an upgraded stream, would come coded or in parts: gRPC's and
@@ -62,6 +62,50 @@ pub fn inject(
         .ok_or_else(|| refusal("the secret has bytes that its slot cannot hold", &credential.key))?;
     let wire = write(parts, &credential.kind, text)
         .ok_or_else(|| refusal("the credential cannot be put into its slot", &credential.key))?;
+    ask_plainly(parts);
+    let placeholder = format!("{{{{{}}}}}", credential.name);
+    Ok(Some(Scrub::new(&secret, wire.as_bytes(), &placeholder)))
+}
+
+/// What takes the secrets out of a response that an endpoint may know, whoever sent them: an upstream that keeps what
+/// it was sent shows it to a request without a credential, too. `scrub` is what looks for the request's own.
+///
+/// Of a credential that the profile does not hold, not even the name is told.
+pub fn scrub_all(
+    (model, profile): (&Model, &str),
+    endpoint: &str,
+    known: &KnownSecrets,
+    parts: &mut Parts,
+    scrub: Option<Scrub>,
+) -> Option<Scrub> {
+    let mut all = scrub.unwrap_or_default();
+    let profile = model.profile(profile);
+    for credential in &model.credentials {
+        let goes_there = credential.endpoints.iter().any(|own| **own == *endpoint);
+        if !goes_there || credential.kind == CredentialKind::Mtls {
+            continue;
+        }
+        let mut held = profile.into_iter().flat_map(|own| &own.credentials);
+        let placeholder = match held.any(|held| held.credential == credential.key) {
+            true => format!("{{{{{}}}}}", credential.name),
+            false => ANOTHERS.to_owned(),
+        };
+        for secret in known.values(&credential.key) {
+            all.add(&secret, secret.expose(), &placeholder);
+        }
+    }
+    if all.is_empty() {
+        return None;
+    }
+    ask_plainly(parts);
+    Some(all)
+}
+
+/// What stands where a secret was of a credential that the agent does not hold.
+const ANOTHERS: &str = "(a secret)";
+
+/// Asks for a response that can be searched: whole, and in no coding.
+fn ask_plainly(parts: &mut Parts) {
     let headers = &mut parts.headers;
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.remove(RANGE);
@@ -69,8 +113,6 @@ pub fn inject(
     for other in CODINGS {
         headers.remove(*other);
     }
-    let placeholder = format!("{{{{{}}}}}", credential.name);
-    Ok(Some(Scrub::new(&secret, wire.as_bytes(), &placeholder)))
 }
 
 fn refusal(reason: &str, key: &str) -> Refusal {

@@ -34,17 +34,23 @@ const SHORT_BYTES_MAX: usize = 2 << 10;
 /// came up to one of them need not wait. Few, since an agent may learn which of them a secret has.
 const BREAKS: &[u8] = b"\n\r\0}]";
 
-/// Replaces one secret in one response: first [`Scrub::head`], then every chunk through
+/// Replaces secrets in one response: first [`Scrub::head`], then every chunk through
 /// [`Scrub::push`], then [`Scrub::finish`].
+#[derive(Default)]
 pub struct Scrub {
-    forms: Arc<Forms>,
-    placeholder: Vec<u8>,
+    sought: Vec<Sought>,
     held: Zeroizing<Vec<u8>>,
     /// Bytes at the front of `held` that went on already.
     released: usize,
     /// How many times a secret was put back.
     hits: u64,
     torn: bool,
+}
+
+/// A secret that is looked for, and what stands in its place.
+struct Sought {
+    forms: Arc<Forms>,
+    placeholder: Box<[u8]>,
 }
 
 /// The forms of one secret, ready to be looked for.
@@ -66,14 +72,35 @@ static RECENT: RwLock<VecDeque<Arc<Forms>>> = RwLock::new(VecDeque::new());
 impl Scrub {
     /// For `secret`, which went on the wire as `wire`.
     pub fn new(secret: &Secret, wire: &[u8], placeholder: &str) -> Self {
-        Scrub {
-            forms: Forms::of(secret, wire),
-            placeholder: placeholder.as_bytes().to_vec(),
-            held: Zeroizing::new(Vec::new()),
-            released: 0,
-            hits: 0,
-            torn: false,
+        let mut scrub = Scrub::default();
+        scrub.add(secret, wire, placeholder);
+        scrub
+    }
+
+    /// For one more secret, before anything is looked at. One that is looked for already keeps its placeholder.
+    pub fn add(&mut self, secret: &Secret, wire: &[u8], placeholder: &str) {
+        let stands = |own: &Sought| own.forms.has(secret.expose());
+        if wire == secret.expose() && self.sought.iter().any(stands) {
+            return;
         }
+        self.sought.push(Sought {
+            forms: Forms::of(secret, wire),
+            placeholder: placeholder.as_bytes().into(),
+        });
+    }
+
+    /// Whether there is nothing to look for.
+    pub fn is_empty(&self) -> bool {
+        self.sought.iter().all(|own| own.forms.needles.is_empty())
+    }
+
+    /// Where the first needle of any secret stands, its length and its placeholder; of several there, the longest.
+    fn first_in(&self, text: &[u8]) -> Option<(usize, usize, &[u8])> {
+        let found = self.sought.iter().filter_map(|own| {
+            let (at, length) = own.forms.first_in(text)?;
+            Some((at, length, &*own.placeholder))
+        });
+        found.min_by_key(|(at, length, _)| (*at, std::cmp::Reverse(*length)))
     }
 
     /// Cleans a response's headers (or trailers) and drops those that speak of the old bytes.
@@ -96,7 +123,7 @@ impl Scrub {
     }
 
     fn header(&mut self, headers: &mut HeaderMap, name: &HeaderName) {
-        let dirty = |value: &HeaderValue| self.forms.first_in(value.as_bytes()).is_some();
+        let dirty = |value: &HeaderValue| self.first_in(value.as_bytes()).is_some();
         if !headers.get_all(name).iter().any(dirty) {
             return;
         }
@@ -176,13 +203,13 @@ impl Scrub {
         let mut done = Replaced::default();
         loop {
             let rest = input.get(done.used..).unwrap_or_default();
-            let Some((at, length)) = self.forms.first_in(rest) else {
+            let Some((at, length, placeholder)) = self.first_in(rest) else {
                 out.extend_from_slice(input.get(done.used..until).unwrap_or_default());
                 done.used = done.used.max(until);
                 return done;
             };
             out.extend_from_slice(rest.get(..at).unwrap_or_default());
-            out.extend_from_slice(&self.placeholder);
+            out.extend_from_slice(placeholder);
             done.first.get_or_insert(done.used + at);
             done.used += at + length;
             done.hits += 1;
@@ -191,9 +218,13 @@ impl Scrub {
 
     /// Where the end of `input` begins that is kept back. No secret goes over a break.
     fn kept(&self, input: &[u8]) -> usize {
-        let from = input.len().saturating_sub(self.forms.longest.saturating_sub(1));
+        let longest = self.sought.iter().map(|own| own.forms.longest).max();
+        let from = input
+            .len()
+            .saturating_sub(longest.unwrap_or_default().saturating_sub(1));
         let end = input.get(from..).unwrap_or_default();
-        let last = end.iter().rposition(|byte| self.forms.breaks.contains(byte));
+        let ends = |byte: &u8| self.sought.iter().all(|own| own.forms.breaks.contains(byte));
+        let last = end.iter().rposition(ends);
         last.map_or(from, |at| from + at + 1)
     }
 }
@@ -236,6 +267,10 @@ impl Forms {
             first,
             breaks,
         }
+    }
+
+    fn has(&self, text: &[u8]) -> bool {
+        self.needles.iter().any(|needle| needle.as_slice() == text)
     }
 
     /// Where the first needle stands, and its length; of several there, the longest.

@@ -88,7 +88,7 @@ macro_rules! slots {
 }
 
 slots! {
-    HttpMethod Http "method" Text "The request's method, in lower case.";
+    HttpMethod Http "method" Text "The request's method, in lower case; unknown where the query or the body names another (_method).";
     HttpPath Http "path" Text "The path, percent-decoded and normalized.";
     HttpRawPath Http "raw_path" Text "The path as it was sent.";
     HttpQuery Http "query" MultiMap "The query's parameters, decoded.";

@@ -7,7 +7,8 @@ use http::Method;
 use http::header::HeaderName;
 use http::request::Parts;
 
-use super::http::{Malformed, Upgrade, check_head, is_underscored, later, strip_hop_by_hop, upgrade};
+use super::http::{Malformed, Upgrade, check_head, count_once, is_underscored, later, name_once};
+use super::http::{strip_claims, strip_hop_by_hop, upgrade};
 use super::kubernetes::check_kubernetes_head;
 use crate::facts::http::{HeldBody, HttpFacts, path};
 use crate::facts::k8s::K8sFacts;
@@ -43,11 +44,14 @@ pub fn admit(
         Protocol::Kubernetes => check_kubernetes_head(parts, claimed)?,
         _ => check_head(parts, claimed)?,
     };
-    if let Some(name) = parts.headers.keys().find(|name| is_underscored(name))
-        && !slots(endpoint, model).contains(name)
-    {
+    let slots = slots(endpoint, model);
+    let underscored = |name: &&HeaderName| is_underscored(name) && !slots.contains(name);
+    if parts.headers.keys().any(|name| underscored(&name)) {
         return Err(Malformed::Underscore);
     }
+    name_once(parts, &authority, claimed, endpoint.tls);
+    count_once(&mut parts.headers)?;
+    strip_claims(&mut parts.headers, &slots);
     let upgrade = upgrade(parts)?.filter(|kind| match kind {
         Upgrade::WebSocket => endpoint.protocol != Protocol::Mcp,
         Upgrade::Spdy => endpoint.protocol == Protocol::Kubernetes,

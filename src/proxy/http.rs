@@ -40,7 +40,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::timeout;
 
 use super::route;
-use crate::credential::Secret;
+use crate::credential::{KnownSecrets, Secret};
 use crate::identity::Agent;
 use crate::identity::budget::Budget;
 use crate::policy::{Credential, Endpoint, Limits};
@@ -96,6 +96,8 @@ pub struct Shared<J> {
     pub pool: Arc<Pool>,
     /// The secret of a credential's slot, or `None` where it is missing.
     pub secrets: Arc<Secrets>,
+    /// What was read of them, which no answer to an agent may hold.
+    pub known: KnownSecrets,
     /// How much of each agent's bodies is held.
     pub held: Budget,
     /// How many HTTP/2 connections each agent has.

@@ -81,6 +81,7 @@ impl Proxy {
             pool: Pool::new(parts.dialer.clone(), parts.connectors.clone()),
             held: Budget::new(HELD_BYTES_MAX),
             http2: Budget::new(HTTP2_PER_AGENT_MAX),
+            known: secrets.known().clone(),
             secrets: Arc::new(move |credential, slot| match secrets.get(credential, slot) {
                 Ok(secret) => Some(secret),
                 Err(missing) => {

@@ -51,6 +51,18 @@ const CLOSED_V6: [([u16; 8], u8, &str); 13] = [
     ([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16, "segment routing (RFC 9602)"),
 ];
 
+/// Where clouds tell a machine of itself, of what is closed.
+const METADATA: [&str; 8] = [
+    "169.254.0.0/16",
+    "100.100.100.200/32",
+    "168.63.129.16/32",
+    "192.0.0.192/32",
+    "fe80::/10",
+    "fd00:ec2::/32",
+    "fd20:ce::254/128",
+    "fd00:c1::a9fe:a9fe/128",
+];
+
 /// The addresses that are closed: the constant ones, and this gateway's own.
 #[derive(Clone, Debug, Default)]
 pub struct Closed {
@@ -76,6 +88,37 @@ impl Closed {
             IpAddr::V4(_) => None,
             IpAddr::V6(v6) => embedded_v4(v6).and_then(|v4| self.reason_of(v4.into(), address.port())),
         }
+    }
+
+    /// Why even a name that the operator wrote may not lead to an address, since whoever answers for the name would
+    /// choose it: what clouds tell a machine of itself, whose keys are there for the asking, and whatever `Host` says;
+    /// and the gateway's own listeners. `is_own` says whether an address is this machine's.
+    ///
+    /// Who means such an address writes it as an address.
+    pub fn bent(&self, address: SocketAddr, is_own: bool) -> Option<&'static str> {
+        let ip = address.ip().to_canonical();
+        let embedded = match ip {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => embedded_v4(v6).map(IpAddr::V4),
+        };
+        let own = |listener: &SocketAddr| {
+            let listening = listener.ip().to_canonical();
+            let here = match listening.is_unspecified() {
+                true => is_own,
+                false => listening == ip || Some(listening) == embedded,
+            };
+            listener.port() == address.port() && here
+        };
+        if self.listeners.iter().any(own) {
+            return Some("one of the gateway's own listeners");
+        }
+        let tells = |ip: &IpAddr| {
+            METADATA
+                .iter()
+                .any(|net| net.parse::<IpNet>().is_ok_and(|net| net.contains(ip)))
+        };
+        let tells = tells(&ip) || embedded.is_some_and(|ip| tells(&ip));
+        tells.then_some("what a cloud tells a machine of itself")
     }
 
     fn reason_of(&self, ip: IpAddr, port: u16) -> Option<&'static str> {
@@ -221,6 +264,29 @@ mod tests {
                 let found = closed.reason(text.parse().unwrap());
                 assert_eq!(found.is_some(), want, "{text}: {found:?}");
             }
+        }
+    }
+
+    #[test]
+    fn not_even_a_name_that_was_written_leads_there() {
+        let closed = closed();
+        for (text, is_own, bent) in [
+            ("169.254.169.254:80", false, true),
+            ("[::ffff:169.254.169.254]:80", false, true),
+            ("[64:ff9b::169.254.169.254]:80", false, true),
+            ("[fd00:ec2::254]:80", false, true),
+            ("203.0.113.9:8443", true, true),
+            ("[::ffff:203.0.113.9]:8443", false, true),
+            ("127.0.0.1:8737", true, true),
+            ("[::1]:8737", true, true),
+            // Another machine's port of the same number, and services beside the gateway.
+            ("198.51.100.7:8737", false, false),
+            ("127.0.0.1:5432", true, false),
+            ("10.77.3.4:443", false, false),
+            ("8.8.8.8:443", false, false),
+        ] {
+            let found = closed.bent(text.parse().unwrap(), is_own);
+            assert_eq!(found.is_some(), bent, "{text}: {found:?}");
         }
     }
 

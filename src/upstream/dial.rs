@@ -161,7 +161,9 @@ impl Dialer {
             for address in found {
                 let checked = match target.guarded {
                     true => self.check(address).await,
-                    false => Ok(()),
+                    // Whoever wrote an address meant it.
+                    false if target.host.parse::<IpAddr>().is_ok() => Ok(()),
+                    false => self.check_named(address).await,
                 };
                 match checked {
                     Ok(()) => open.push(address),
@@ -195,6 +197,14 @@ impl Dialer {
             None => return Ok(()),
         };
         Err(DialError::Closed { address, reason })
+    }
+
+    /// Refuses where not even a name of the operator's leads; see [`Closed::bent`].
+    async fn check_named(&self, address: SocketAddr) -> Result<(), DialError> {
+        match self.closed.bent(address, is_own(address.ip()).await) {
+            Some(reason) => Err(DialError::Closed { address, reason }),
+            None => Ok(()),
+        }
     }
 
     /// Every address of a host, canonical, as [`Dialer::dial`] would find them and without its limit

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::agent::{Raw, ask, secured};
-use crate::server::{BOTH, Service};
+use crate::server::{BOTH, ONLY_HTTP1, Service};
 use crate::world::{API, SOON, World, until};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -280,4 +280,21 @@ async fn a_body_whose_chunks_cannot_be_read_is_counted() {
             assert_eq!(counted(Reader::Http, "body") - before, more, "{chunks:?}");
         }
     }
+}
+
+/// HTTP/2 counts a body by the first length. Written to HTTP/1.1, the next server may go by the second.
+#[tokio::test]
+async fn a_length_is_said_once() {
+    let service = Service::start(ONLY_HTTP1).await;
+    let world = World::new(&service.open_policy());
+    let gateway = world.listen(API).await;
+    for lengths in [["5", "5"], ["5", "50"], ["5", "0"]] {
+        let mut frames = Frames::begin(TcpStream::connect(gateway).await.unwrap()).await;
+        let more = lengths.map(|length| ("content-length", length));
+        let mut bytes = frame(HEADERS, END_HEADERS, 1, &block(&more));
+        bytes.extend(frame(DATA, END_STREAM, 1, b"hello"));
+        frames.say(&bytes).await;
+        frames.end(1).await;
+    }
+    assert_eq!(service.lines(), [""; 0]);
 }

@@ -19,6 +19,7 @@ mod folder;
 mod foreign;
 mod frames;
 mod graphql;
+mod hostile;
 mod later;
 mod lies;
 mod limits;

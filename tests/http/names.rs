@@ -106,6 +106,9 @@ async fn what_is_spelled_otherwise_is_sent_on_in_one_spelling() {
     assert_eq!(seen[0].body_start, b"hello");
     assert!(!seen[0].headers.contains_key("content-length"));
     assert_eq!(seen[2].line, "GET /1k HTTP/1.1");
+    let padded = "POST /echo HTTP/1.1\r\nHost: api.test\r\nContent-Length: 010\r\n\r\n0123456789";
+    assert_eq!(ask(gateway, padded).await.unwrap().status, 200);
+    assert_eq!(service.seen()[4].headers["content-length"], "10");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tailkeep::audit::log::Log;
 use tailkeep::audit::read::{Filter, Reader};
-use tailkeep::credential::Secret;
+use tailkeep::credential::{KnownSecrets, Secret};
 use tailkeep::identity::budget::Budget;
 use tailkeep::identity::{Agent, Identity, Transport};
 use tailkeep::policy::{Policy, Source};
@@ -78,12 +78,21 @@ impl World {
         let gate = Arc::new(Gate::new(policy.clone(), queue.clone(), log.clone()));
         let secrets: Arc<Mutex<Values>> = Arc::default();
         let stored = secrets.clone();
+        let known = KnownSecrets::default();
+        for credential in &policy.model().credentials {
+            known.learn(
+                &credential.key,
+                "",
+                format!("s3cr3t-of-{}", credential.name).as_bytes(),
+            );
+        }
         let shared = Arc::new(Shared {
             judge: gate.clone(),
             leaves: Arc::new(Leaves::new(authority.clone()).unwrap()),
             pool: Pool::new(Arc::new(dialer), Arc::new(Connectors::default())),
             held: Budget::new(HELD_BYTES_MAX),
             http2: Budget::new(HTTP2_PER_AGENT_MAX),
+            known,
             secrets: Arc::new(move |credential, slot| {
                 let kept = stored.lock().unwrap();
                 let own = kept.get(&(credential.name.clone(), slot.to_owned())).cloned();

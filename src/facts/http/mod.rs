@@ -9,6 +9,7 @@ pub(crate) mod content;
 pub mod form;
 pub mod graphql;
 pub mod json;
+pub mod method;
 pub mod path;
 pub mod query;
 
@@ -38,7 +39,7 @@ pub enum HeldBody<'a> {
 /// The facts of one HTTP request.
 #[derive(Clone, Debug)]
 pub struct HttpFacts {
-    method: String,
+    method: Fact<String>,
     path: String,
     raw_path: String,
     query: Fact<Vec<(String, Vec<String>)>>,
@@ -111,7 +112,7 @@ impl HttpFacts {
             (true, false) => operations(parts, &query, &content),
         };
         let facts = HttpFacts {
-            method: parts.method.as_str().to_ascii_lowercase(),
+            method: method::read(parts, held, needs, decoded_bytes_max),
             path,
             raw_path: raw_path.to_owned(),
             query,
@@ -140,16 +141,16 @@ impl HttpFacts {
         })
     }
 
-    /// Whether these facts need the body to be held.
-    pub fn wants_body(needs: FactSet) -> bool {
-        content::wants_body(needs)
+    /// Whether these facts need the body of this request to be held.
+    pub fn wants_body(parts: &Parts, needs: FactSet) -> bool {
+        content::wants_body(needs) || method::wants_body(parts, needs)
     }
 }
 
 impl FactSource for HttpFacts {
     fn fact(&self, slot: Slot) -> Fact<View<'_>> {
         match slot {
-            Slot::HttpMethod => Fact::Known(View::Text(&self.method)),
+            Slot::HttpMethod => self.method.as_ref().map(|text| View::Text(text)),
             Slot::HttpPath => Fact::Known(View::Text(&self.path)),
             Slot::HttpRawPath => Fact::Known(View::Text(&self.raw_path)),
             Slot::HttpQuery => self.query.as_ref().map(|pairs| View::MultiMap(pairs)),

@@ -24,6 +24,13 @@ pub const BINARY_BYTES_MAX: usize = DETAIL_BYTES_MAX / 4 * 3;
 /// SHA-256 over the request line, the authority, every end-to-end header in order, the held body and
 /// its trailers. A body that is not held is not covered; that it is not is covered.
 pub fn digest(parts: &Parts, body: HeldBody<'_>, trailers: Option<&HeaderMap>) -> Digest {
+    let headers: Vec<_> = parts
+        .headers
+        .iter()
+        .filter(|(name, _)| !hop::is_hop_by_hop(name))
+        .collect();
+    // So that no header can be taken for a body and its trailers.
+    let count = (headers.len() as u64).to_be_bytes();
     let mut pieces: Vec<&[u8]> = vec![
         parts.method.as_str().as_bytes(),
         parts.uri.scheme_str().unwrap_or_default().as_bytes(),
@@ -31,12 +38,11 @@ pub fn digest(parts: &Parts, body: HeldBody<'_>, trailers: Option<&HeaderMap>) -
         parts.uri.path().as_bytes(),
         if parts.uri.query().is_some() { b"?" } else { b"" },
         parts.uri.query().unwrap_or_default().as_bytes(),
+        &count,
     ];
-    for (name, value) in &parts.headers {
-        if !hop::is_hop_by_hop(name) {
-            pieces.push(name.as_str().as_bytes());
-            pieces.push(value.as_bytes());
-        }
+    for (name, value) in headers {
+        pieces.push(name.as_str().as_bytes());
+        pieces.push(value.as_bytes());
     }
     match body {
         HeldBody::Empty => pieces.push(b"empty"),

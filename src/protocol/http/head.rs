@@ -1,10 +1,10 @@
 //! Whether a head names the endpoint that its connection was claimed for. *Pure.*
 
-use http::header::{HOST, HeaderName};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Version};
+use http::{Method, Uri, Version};
 
-use super::{Malformed, hop};
+use super::{Malformed, hop, is_claim};
 use crate::policy::HostPort;
 
 /// The host that a request names.
@@ -53,6 +53,69 @@ pub fn check_head(parts: &Parts, claimed: &HostPort) -> Result<Authority, Malfor
     Ok(authority)
 }
 
+/// The length of the body that a head says. HTTP/2 takes several, of which it counts by the first; written to HTTP/1.1
+/// the next server may take another.
+fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else {
+        return Ok(None);
+    };
+    let length = first.to_str().ok().and_then(|text| text.parse().ok());
+    match (length, lengths.next()) {
+        (Some(length), None) => Ok(Some(length)),
+        _ => Err(Malformed::ForbiddenHeader("such a Content-Length")),
+    }
+}
+
+/// Writes the length that was read as the one that is sent: `010` is eight to some.
+///
+/// # Errors
+/// It is no number, or there are several.
+pub fn count_once(headers: &mut HeaderMap) -> Result<(), Malformed> {
+    if let Some(length) = length(headers)? {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    Ok(())
+}
+
+/// Writes the authority that was checked as the one that is sent: folded, and with its port where that is not the
+/// scheme's own. A server that tells hosts apart by case, dot or port would else be asked for another than the rules
+/// read. Where it stands in the target of HTTP/1.1 it goes into `Host`, where HTTP/2 has both it stays in the target.
+pub fn name_once(parts: &mut Parts, authority: &Authority, claimed: &HostPort, tls: bool) {
+    let host = match authority.host.contains(':') {
+        true => format!("[{}]", authority.host),
+        false => authority.host.clone(),
+    };
+    let own = if tls { 443 } else { 80 };
+    let text = match claimed.port == own {
+        true => host,
+        false => format!("{host}:{}", claimed.port),
+    };
+    let target = parts.uri.path_and_query().cloned();
+    let renamed = match (parts.uri.authority(), target) {
+        (Some(_), Some(target)) if parts.version < Version::HTTP_2 => Some(Uri::from(target)),
+        (Some(_), target) => {
+            let mut pieces = parts.uri.clone().into_parts();
+            pieces.authority = text.parse().ok();
+            pieces.path_and_query = target;
+            Uri::from_parts(pieces).ok()
+        }
+        (None, _) => None,
+    };
+    let in_target = renamed.is_some() && parts.version >= Version::HTTP_2;
+    if let Some(uri) = renamed {
+        parts.uri = uri;
+    }
+    match HeaderValue::from_str(&text) {
+        Ok(value) if !in_target => {
+            parts.headers.insert(HOST, value);
+        }
+        _ => {
+            parts.headers.remove(HOST);
+        }
+    }
+}
+
 /// Whether a field's name has an underscore. CGI and its heirs (WSGI, Rack, PHP) read `X_A` and
 /// `X-A` as one, so that a rule over the one would not see the other.
 pub fn is_underscored(name: &HeaderName) -> bool {
@@ -63,11 +126,7 @@ pub fn is_underscored(name: &HeaderName) -> bool {
 /// trailers into the head against RFC 9110 §6.5.1.
 pub fn may_not_trail(name: &HeaderName) -> bool {
     let text = name.as_str();
-    OVERRIDES.contains(&text)
-        || is_underscored(name)
-        || ["impersonate-", "x-remote-", "x-forwarded-"]
-            .iter()
-            .any(|prefix| text.starts_with(prefix))
+    OVERRIDES.contains(&text) || is_underscored(name) || is_claim(name) || text.starts_with("impersonate-")
 }
 
 /// The one authority that a request names.

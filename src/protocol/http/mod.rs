@@ -7,6 +7,7 @@
 //! Invariants: a head that does not name the claimed endpoint goes nowhere; the digest covers the
 //! request line, every end-to-end header in order, the held body and its trailers.
 
+pub mod claim;
 pub mod denial;
 pub mod describe;
 pub mod head;
@@ -17,10 +18,11 @@ pub mod rendered;
 use http::StatusCode;
 
 pub use crate::facts::http::Malformed;
+pub use claim::{is_claim, strip_claims};
 pub(crate) use denial::answer;
 pub use denial::{deny, malformed};
 pub use describe::{detail, digest, is_shown_whole, summary};
-pub use head::{Authority, check_head, is_underscored, may_not_trail};
+pub use head::{Authority, check_head, count_once, is_underscored, may_not_trail, name_once};
 pub use hop::{ConnectProtocol, Upgrade, strip_hop_by_hop, upgrade};
 
 /// 421 for a request that names another host than its connection (RFC 9110 section 15.5.20), 400

@@ -327,3 +327,19 @@ proptest::proptest! {
         }
     }
 }
+
+/// Pieces of one kind must not be read as those of another: what was agreed to as two headers would be a body.
+#[test]
+fn a_digest_tells_headers_from_a_body_and_its_trailers() {
+    let own = ("host", "api.example.com");
+    let headers = head("POST", "/x", &[own, ("whole", "pay 1000"), ("trailer", "x-sum")]);
+    let one = digest(&headers, HeldBody::Empty, None);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", "empty".parse().unwrap());
+    let other = digest(
+        &head("POST", "/x", &[own]),
+        HeldBody::Whole(b"pay 1000"),
+        Some(&trailers),
+    );
+    assert_ne!(one, other);
+}

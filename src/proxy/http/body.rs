@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use super::activity::Activity;
 use super::faults;
 use crate::credential::PlaceholderScan;
+use crate::facts::http::method::MethodScan;
 use crate::protocol::http::may_not_trail;
 
 /// The error of a body; it ends the message on both sides.
@@ -27,6 +28,8 @@ pub enum BodyError {
     Peer(#[from] hyper::Error),
     #[error("a placeholder stands in a place that is not its slot")]
     Placeholder,
+    #[error("the body names another method than the request")]
+    Method,
 }
 
 /// Fields that may not stand in a trailer (RFC 9110 §6.5.1): framing, routing, credentials.
@@ -54,6 +57,8 @@ pub struct Tally {
     pub whole: AtomicBool,
     /// Whether the body was cut off because of a placeholder in it.
     pub refused: AtomicBool,
+    /// Whether it was because of another method in it.
+    pub remethod: AtomicBool,
 }
 
 /// A request's body towards the upstream.
@@ -79,6 +84,7 @@ struct Streamed {
     /// Set while the agent waits for `100 Continue`.
     gate: Option<Gate>,
     scan: Option<PlaceholderScan>,
+    method: Option<MethodScan>,
     /// Is told when the agent has said all.
     activity: Option<Arc<Activity>>,
 }
@@ -223,6 +229,7 @@ impl UpBody {
                 incoming: begun.incoming,
                 gate: None,
                 scan: None,
+                method: None,
                 activity: None,
             })),
             tally: Arc::default(),
@@ -240,6 +247,14 @@ impl UpBody {
     pub fn scanned(mut self, scan: Option<PlaceholderScan>) -> Self {
         if let Source::Stream(streamed) = &mut self.from {
             streamed.scan = scan;
+        }
+        self
+    }
+
+    /// Looks for another method in every piece of a streamed body before it leaves.
+    pub fn of_one_method(mut self, scan: Option<MethodScan>) -> Self {
+        if let Source::Stream(streamed) = &mut self.from {
+            streamed.method = scan;
         }
         self
     }
@@ -288,6 +303,8 @@ impl Body for UpBody {
                 Some(Err(error)) => {
                     let refused = matches!(error, BodyError::Placeholder);
                     this.tally.refused.store(refused, Ordering::Release);
+                    let remethod = matches!(error, BodyError::Method);
+                    this.tally.remethod.store(remethod, Ordering::Release);
                     return Poll::Ready(Some(Err(error)));
                 }
                 None => None,
@@ -369,6 +386,11 @@ impl Streamed {
             && scan.push(data)
         {
             return Poll::Ready(Some(Err(BodyError::Placeholder)));
+        }
+        if let (Some(scan), Some(data)) = (&mut self.method, frame.data_ref())
+            && scan.push(data)
+        {
+            return Poll::Ready(Some(Err(BodyError::Method)));
         }
         Poll::Ready(Some(Ok(frame)))
     }

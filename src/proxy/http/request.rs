@@ -145,7 +145,7 @@ impl<J: Judge> Exchange<'_, J> {
         let claimed = &self.connection.claimed;
         let judge = self.connection.shared.judge.clone();
         let needs = judge.needs(&claimed.agent, &claimed.endpoint);
-        let taken = self.take(incoming, needs).await?;
+        let taken = self.take(&parts, incoming, needs).await?;
         let (mut taken, actions, credential) = self.read(&parts, taken, needs).await?;
         let reloads = judge.reloads();
         let about = (&parts, credential.as_ref());
@@ -204,14 +204,14 @@ impl<J: Judge> Exchange<'_, J> {
         }
     }
 
-    async fn take(&mut self, incoming: Incoming, needs: FactSet) -> Result<Taken, Stop> {
+    async fn take(&mut self, parts: &Parts, incoming: Incoming, needs: FactSet) -> Result<Taken, Stop> {
         if incoming.is_end_stream() {
             return Ok(Taken::Whole(Held::default()));
         }
         let wanted = match self.endpoint.family {
             Family::K8s => K8sFacts::wants_body(needs),
             Family::Mcp => true,
-            _ => HttpFacts::wants_body(needs),
+            _ => HttpFacts::wants_body(parts, needs),
         };
         if !wanted {
             return Ok(Taken::Streamed(Begun::new(incoming)));

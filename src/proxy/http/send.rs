@@ -21,8 +21,9 @@ use super::judge::Judge;
 use super::request::{Exchange, Granted, Stop, Taken};
 use super::upgrade::{Until, splice};
 use super::{Claimed, Connection, Shared};
-use crate::credential::{Known, Scrub, inject};
-use crate::facts::Facts;
+use crate::credential::{Known, Scrub, inject, scrub_all};
+use crate::facts::http::method::MethodScan;
+use crate::facts::{Facts, Family, Slot};
 use crate::policy::{Credential, CredentialKind};
 use crate::protocol::http::strip_hop_by_hop;
 use crate::tls::ClientIdentity;
@@ -109,7 +110,7 @@ impl<J: Judge> Exchange<'_, J> {
             (self.endpoint, self.limits) = (endpoint, limits);
         }
         let (scrub, identity) = match inject_all(shared, &permit, &mut parts, credential.as_deref()) {
-            Ok(done) => done,
+            Ok((own, identity)) => (self.scrub(&mut parts, own), identity),
             Err(refusal) => {
                 self.rest = taken.into_rest();
                 let mut ending = ending(shared, &permit, self.began, Arc::default());
@@ -198,6 +199,12 @@ impl<J: Judge> Exchange<'_, J> {
                 let reason = "a placeholder stands in the body";
                 Err(Stop::Refused(Refusal::new(Cause::Credential, reason)))
             }
+            Err(_) if tally.remethod.load(Ordering::Acquire) => {
+                ending.status("refused: another method in the body");
+                ending.whole();
+                let reason = "the body names another method than the request, and a rule reads the method";
+                Err(Stop::Refused(Refusal::new(Cause::Malformed, reason)))
+            }
             Err(error) => {
                 ending.status("no answer");
                 Err(self.failed(error))
@@ -208,6 +215,25 @@ impl<J: Judge> Exchange<'_, J> {
     fn failed(&self, error: SendError) -> Stop {
         count_answer(of_server(self.endpoint.protocol), &error);
         Stop::Upstream(error)
+    }
+
+    /// What looks for another method in a body that streams, where a rule reads the method.
+    fn other_method(&self, parts: &Parts) -> Option<MethodScan> {
+        let claimed = &self.connection.claimed;
+        let judge = &self.connection.shared.judge;
+        let needs = judge.needs(&claimed.agent, &claimed.endpoint);
+        let reads = self.endpoint.family == Family::Http && needs.contains(Slot::HttpMethod);
+        reads.then(|| MethodScan::new(parts)).flatten()
+    }
+
+    /// What looks for every secret that this endpoint may have been sent.
+    fn scrub(&self, parts: &mut Parts, own: Option<Scrub>) -> Option<Scrub> {
+        let claimed = &self.connection.claimed;
+        let shared = &self.connection.shared;
+        shared.judge.with_model(|model| {
+            let who = (model, &*claimed.agent.profile);
+            scrub_all(who, &claimed.endpoint, &shared.known, parts, own)
+        })
     }
 
     /// The body as it goes up. What was held is sent as it was held.
@@ -232,6 +258,7 @@ impl<J: Judge> Exchange<'_, J> {
         });
         let body = UpBody::stream(begun)
             .scanned(scan)
+            .of_one_method(self.other_method(parts))
             .told(self.connection.activity.clone());
         if !self.awaits_continue || version == Version::Http2 {
             parts.headers.remove(EXPECT);

@@ -143,6 +143,41 @@ async fn a_wildcard_name_that_resolves_to_a_closed_address_is_not_dialled() {
     assert!(matches!(refused, Err(DialError::Closed { .. })), "{refused:?}");
 }
 
+/// Whoever answers for the name of an endpoint does not choose the gateway's own page, or the machine's keys, for it.
+#[tokio::test]
+async fn a_written_name_that_is_bent_to_the_gateway_or_to_metadata_is_not_dialled() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap();
+    let claims = vec![name("partner.test")];
+    let mut endpoint = endpoint("https.a", claims, own.port());
+    for (answer, host) in [
+        ([127, 0, 0, 1], "partner.test"),
+        ([127, 0, 0, 1], "upstream.test"),
+        ([169, 254, 169, 254], "partner.test"),
+    ] {
+        let closed = Closed::new(Vec::new(), vec![own]);
+        let dialer = Dialer::new(Some(resolver(answer).await), closed, 1000);
+        endpoint.upstream = (host == "upstream.test").then(|| HostPort {
+            host: host.to_owned(),
+            port: own.port(),
+        });
+        let target = Target::of(&endpoint, "partner.test", own.port());
+        let bent = dialer.dial(&permit("https.a"), &endpoint, &target).await;
+        assert!(
+            matches!(bent, Err(DialError::Closed { .. })),
+            "{host} {answer:?}: {bent:?}"
+        );
+    }
+    // An address that the operator wrote is one that they meant.
+    endpoint.upstream = Some(HostPort {
+        host: own.ip().to_string(),
+        port: own.port(),
+    });
+    let dialer = Dialer::new(None, Closed::new(Vec::new(), vec![own]), 1000);
+    let target = Target::of(&endpoint, "partner.test", own.port());
+    assert!(dialer.dial(&permit("https.a"), &endpoint, &target).await.is_ok());
+}
+
 #[tokio::test]
 async fn a_passthrough_reaches_neither_closed_addresses_nor_this_machine() {
     let nets = vec!["203.0.113.0/24".parse().unwrap()];

@@ -135,6 +135,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("facts/http/body.rs", &["ZSTD_WINDOW_BYTES_MAX"], Test("src/facts/http/body.rs", "a_zstd_frame_may_ask_for_a_window_of_so_much")),
     ("facts/http/form.rs", &["PARTS_MAX", "PART_HEAD_BYTES_MAX"], Test("src/facts/http/form.rs", "many_parts_and_long_heads_are_too_much")),
     ("facts/http/graphql.rs", &["DEPTH_MAX", "TOKENS_MAX", "FIELDS_MAX", "OPERATIONS_MAX"], Test("src/facts/http/graphql_tests.rs", "limits_of_a_document")),
+    ("facts/http/method.rs", &["LINE_BYTES_MAX"], Test("src/facts/http/method_tests.rs", "it_is_found_over_the_seams_and_no_line_is_kept_for_ever")),
     ("facts/http/path.rs", &["PATH_BYTES_MAX"], Test("src/facts/http/path.rs", "a_path_over_the_limit_is_refused")),
     ("facts/http/query.rs", &["PARAMETERS_MAX"], Test("src/facts/http/query.rs", "what_servers_read_differently_is_unknown")),
     ("facts/mask.rs", &["LONG_BYTES"], Test("src/facts/mask/tests.rs", "nothing_else_can_be_hidden")),
