@@ -134,22 +134,43 @@ impl Channels {
         channel.ok_or(Denied::NoChannel)
     }
 
-    /// The channels that are one voice with this one. Slack signs in each member; a webhook is one secret, with
-    /// whatever stands behind it. A secret that cannot be had may be the same.
+    /// The channels that are one voice with this one: where nothing else than a secret that they share tells their
+    /// people apart. Slack signs in each member, so a Slack channel is a voice of its own members; a webhook is one
+    /// secret, with whatever stands behind it, and so is a Slack channel whose signing secret a webhook has too: the
+    /// webhook's system could sign as Slack. A secret that cannot be had may be the same.
     fn voices(&self, model: &Model, channel: &Channel) -> Vec<String> {
-        let is_webhook = |channel: &Channel| matches!(channel.kind, ChannelKind::Webhook { .. });
-        if !is_webhook(channel) {
+        let own = self.keys(channel);
+        let is_same = |other: &Channel| {
+            let other_keys = self.keys(other);
+            other.key == channel.key
+                || own.is_empty()
+                || other_keys.is_empty()
+                || other_keys.iter().any(|key| own.contains(key))
+        };
+        let same = model
+            .channels
+            .iter()
+            .filter(|other| decides(other) && is_same(other));
+        let same: Vec<_> = same.collect();
+        if !same.iter().any(|one| is_webhook(one)) {
             return Vec::new();
         }
-        let key = |channel: &Channel| {
-            let secret = self.secret(channel, "secret").ok()?;
-            webhook::key(secret.expose())
+        same.iter().map(|one| one.key.to_string()).collect()
+    }
+
+    /// The keys that a channel's secret stands for: as its text is used, and as it would be by a webhook. Empty where it
+    /// cannot be had.
+    fn keys(&self, channel: &Channel) -> Vec<zeroize::Zeroizing<Vec<u8>>> {
+        let field = if is_webhook(channel) {
+            "secret"
+        } else {
+            "signing_secret"
         };
-        let own = key(channel);
-        let others = model.channels.iter().filter(|other| is_webhook(other));
-        let same =
-            others.filter(|other| other.key == channel.key || key(other).is_none_or(|key| Some(key) == own));
-        same.map(|other| other.key.to_string()).collect()
+        let Ok(secret) = self.secret(channel, field) else {
+            return Vec::new();
+        };
+        let text = zeroize::Zeroizing::new(secret.expose().to_vec());
+        webhook::key(secret.expose()).into_iter().chain([text]).collect()
     }
 
     /// The token goes first: two answers at once by one token are one answer.
@@ -189,6 +210,15 @@ impl Channels {
             }
         }
     }
+}
+
+fn is_webhook(channel: &Channel) -> bool {
+    matches!(channel.kind, ChannelKind::Webhook { .. })
+}
+
+/// Whether decisions come back from it.
+fn decides(channel: &Channel) -> bool {
+    is_webhook(channel) || matches!(channel.kind, ChannelKind::Slack { .. })
 }
 
 /// For a word to a member whose decision was not taken; Slack waits no longer than three seconds.

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::short;
-use crate::verdict::approval::{Held, QuestionState};
+use crate::verdict::approval::{Held, QuestionState, Said};
 
 /// Ends the version of a question that others may decide too by now.
 pub const ESCALATED: &str = " escalated";
@@ -74,6 +74,10 @@ impl Notice {
         }
         if held.escalated {
             about.push(("By now also of", names("escalate_to").join(", ")));
+        }
+        let earlier = said_before(question);
+        if !earlier.is_empty() {
+            about.push(("Said before", line(&earlier)));
         }
         if let Some(at) = chrono::DateTime::from_timestamp_micros(held.expires_us) {
             about.push(("Until", at.format("%Y-%m-%d %H:%M:%S UTC").to_string()));
@@ -149,6 +153,13 @@ pub fn document(held: &Held, page: &str) -> Value {
     })
 }
 
+/// Who said yes at the steps of the rule's chain before this one.
+fn said_before(question: &Value) -> String {
+    let earlier: Vec<Said> = serde_json::from_value(question["earlier"].clone()).unwrap_or_default();
+    let each: Vec<String> = earlier.iter().map(Said::to_string).collect();
+    each.join(", ")
+}
+
 /// A text on one line.
 fn line(text: &str) -> String {
     printable(text)
@@ -190,7 +201,8 @@ mod tests {
     fn held(detail: &str) -> Held {
         let question = serde_json::json!({
             "node": "lap\u{202e}top", "endpoint": "https.api", "rule": "ask", "detail": detail,
-            "digest": "sha256:00", "required": 2, "transport": "tailnet", "tags": ["tag:ci", "tag:x\u{200b}"], "preview": { "does": { "tag": "DELETE 3" } },
+            "digest": "sha256:00", "required": 2, "transport": "tailnet", "tags": ["tag:ci", "tag:x\u{200b}"],
+            "earlier": [{ "person": "eve@example.com", "through": null }, { "person": "bob@example.com", "through": "slack.ops" }], "preview": { "does": { "tag": "DELETE 3" } },
         });
         let held = serde_json::json!({
             "id": 7, "state": "pending", "question": question, "asked_us": 0, "expires_us": 60_000_000,
@@ -214,7 +226,7 @@ mod tests {
         assert!(
             notice
                 .about()
-                .contains("Tags: tag:ci, tag:x\\u{200b}\nWanted: 2 people\nUntil: 1970-01-01 00:01:00 UTC")
+                .contains("Tags: tag:ci, tag:x\\u{200b}\nWanted: 2 people\nSaid before: eve@example.com, bob@example.com through slack.ops\nUntil: 1970-01-01 00:01:00 UTC")
         );
     }
 }

@@ -1,20 +1,15 @@
 //! `tailkeep approvals`: held actions, and what a person says to them.
 
 mod asker;
-mod terminal;
+mod shown;
+mod watch;
 
-use std::io::{IsTerminal as _, Write as _};
-use std::ops::ControlFlow;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use super::Format;
 use crate::admin::client::{ApiError, Reach};
-
-/// How long `watch` waits before it looks for a gateway that went away.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -38,7 +33,6 @@ enum Command {
     /// Show one whole: the statement or the request, its facts, who asks.
     Show { id: i64 },
     /// Let one happen, once; with --for or --uses, also what else this agent asks for by the same rule.
-    #[command(visible_alias = "a")]
     Approve {
         id: i64,
         /// Give a grant that lasts so long: 90s, 30m, 2h; 24 h at most.
@@ -57,31 +51,20 @@ enum Command {
     /// Take a grant back; what it let through and still runs ends.
     Revoke { id: i64 },
     /// Refuse one; the agent is told the reason.
-    #[command(visible_alias = "d")]
     Deny {
         id: i64,
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Print each held action as it comes and how it ended, until interrupted. In a terminal each is shown whole, and decided
-    /// by typing: `approve ID`, `deny ID REASON`.
+    /// Print each held action as it comes and how it ended, until interrupted. At a terminal, what is typed decides.
     Watch,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let json = args.format == Format::Json;
-    execute(
-        args.command.unwrap_or(Command::List { all: false }),
-        &args.reach,
-        json,
-    )?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn execute(command: Command, reach: &Reach, json: bool) -> anyhow::Result<()> {
-    match command {
+    match args.command.unwrap_or(Command::List { all: false }) {
         Command::List { all } => {
-            let listed = reach.get(&format!("/v1/approvals?all={all}"))?;
+            let listed = args.reach.get(&format!("/v1/approvals?all={all}"))?;
             if json {
                 println!("{listed}");
             } else {
@@ -91,26 +74,22 @@ fn execute(command: Command, reach: &Reach, json: bool) -> anyhow::Result<()> {
             }
         }
         Command::Show { id } => {
-            let mut held = reach.get(&format!("/v1/approvals/{id}"))?;
-            held["asker"] = reach.get(&format!("/v1/approvals/{id}/asker"))?;
             if json {
+                let mut held = args.reach.get(&format!("/v1/approvals/{id}"))?;
+                held["asker"] = args.reach.get(&format!("/v1/approvals/{id}/asker"))?;
                 println!("{held}");
             } else {
-                print!("{}{}", whole(&held)?, asker::text(&held["asker"]));
+                print!("{}", shown::whole(&args.reach, id)?.1);
             }
         }
         Command::Approve { id, lasts, uses } => {
-            let mut query = Vec::new();
-            query.extend(lasts.map(|lasts| format!("for_s={lasts}")));
-            query.extend(uses.map(|uses| format!("uses={uses}")));
-            decide(reach, json, id, "approve", &query.join("&"))?;
+            decide(&args.reach, json, (id, "approve"), &terms(lasts, uses))?;
         }
         Command::Deny { id, reason } => {
-            let reason = reason.map(|reason| format!("reason={}", super::segment(&reason)));
-            decide(reach, json, id, "deny", &reason.unwrap_or_default())?;
+            decide(&args.reach, json, (id, "deny"), &because(reason.as_deref()))?;
         }
         Command::Grants { all } => {
-            let listed = reach.get(&format!("/v1/grants?all={all}"))?;
+            let listed = args.reach.get(&format!("/v1/grants?all={all}"))?;
             match json {
                 true => println!("{listed}"),
                 false => listed
@@ -121,73 +100,49 @@ fn execute(command: Command, reach: &Reach, json: bool) -> anyhow::Result<()> {
             }
         }
         Command::Revoke { id } => {
-            let grant = reach.ask(reqwest::Method::DELETE, &format!("/v1/grants/{id}"), None)?;
+            let grant = args
+                .reach
+                .ask(reqwest::Method::DELETE, &format!("/v1/grants/{id}"), None)?;
             println!("{}", if json { grant.to_string() } else { granted(&grant) });
         }
-        Command::Watch if !json && std::io::stdin().is_terminal() && std::io::stdout().is_terminal() => {
-            terminal::watch(reach)?;
-        }
-        Command::Watch => {
-            let mut out = std::io::stdout().lock();
-            follow(reach, |held| {
-                let text = if json { held.to_string() } else { line(&held) };
-                writeln!(out, "{text}").and_then(|()| out.flush())
-            })?;
-        }
+        Command::Watch => watch::watch(&args.reach, json)?,
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Hands each held action to `each` as it comes and as it ends. Goes on over restarts of the gateway, whose questions survive
-/// them too.
-///
-/// # Errors
-/// No gateway was there at first, it refused, or `each` failed.
-fn follow(reach: &Reach, mut each: impl FnMut(Value) -> std::io::Result<()>) -> anyhow::Result<()> {
-    let mut connected = false;
-    let mut wrong = None;
-    loop {
-        let ended = reach.follow("/v1/approvals/watch", |name, held| {
-            let told = match name {
-                "open" => {
-                    connected = true;
-                    Ok(())
-                }
-                "error" => Err(held["error"].as_str().unwrap_or_default().to_owned()),
-                // Nobody reads any more.
-                _ => each(held).map_err(|_| "nothing can be written".to_owned()),
-            };
-            told.map_or_else(
-                |text| {
-                    wrong = Some(text);
-                    ControlFlow::Break(())
-                },
-                ControlFlow::Continue,
-            )
-        });
-        if let Some(text) = wrong {
-            anyhow::bail!(text);
-        }
-        match ended {
-            Ok(()) => {}
-            Err(ApiError::Unreachable(..)) if connected => {}
-            Err(error) => return Err(error.into()),
-        }
-        std::thread::sleep(AGAIN_AFTER);
-    }
+/// What a grant beside a yes is for.
+fn terms(lasts: Option<i64>, uses: Option<u32>) -> String {
+    let mut query = Vec::new();
+    query.extend(lasts.map(|lasts| format!("for_s={lasts}")));
+    query.extend(uses.map(|uses| format!("uses={uses}")));
+    query.join("&")
 }
 
-fn decide(reach: &Reach, json: bool, id: i64, said: &str, query: &str) -> anyhow::Result<()> {
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!("reason={}", super::segment(reason)))
+}
+
+fn say(reach: &Reach, (id, said): (i64, &str), query: &str) -> Result<Value, ApiError> {
     let path = format!("/v1/approvals/{id}/{said}?{query}");
-    let held = reach.ask(reqwest::Method::POST, &path, None)?;
-    println!("{}", if json { held.to_string() } else { line(&held) });
-    match held.get("grant") {
-        _ if json => {}
-        None => {}
-        Some(Value::Null) => println!("the grant waits until others agree to the same one"),
-        Some(grant) => println!("grant {}", granted(grant)),
+    reach.ask(reqwest::Method::POST, &path, None)
+}
+
+fn decide(reach: &Reach, json: bool, what: (i64, &str), query: &str) -> anyhow::Result<()> {
+    let held = say(reach, what, query)?;
+    match json {
+        true => println!("{held}"),
+        false => println!("{}{}", line(&held), grant_beside(&held)),
     }
     Ok(())
+}
+
+/// What became of the grant that was asked for with a yes, on a line of its own.
+fn grant_beside(held: &Value) -> String {
+    match held.get("grant") {
+        None => String::new(),
+        Some(Value::Null) => "\nthe grant waits until others agree to the same one".to_owned(),
+        Some(grant) => format!("\ngrant {}", granted(grant)),
+    }
 }
 
 /// `7 active  laptop → postgres.orders  (writes)  3 of 20 uses, until 2026-11-26T10:00:00Z  alice`.
@@ -245,63 +200,4 @@ fn line(held: &Value) -> String {
     )
     .trim_end()
     .to_owned()
-}
-
-/// Everything a person needs to decide. What the agent wrote cannot drive the terminal.
-fn whole(held: &Value) -> anyhow::Result<String> {
-    let question = &held["question"];
-    let text = |value: &Value| super::printable(value.as_str().unwrap_or("-"));
-    let mut out = format!("{}\n\n", line(held));
-    let tags = question["tags"].as_array().into_iter().flatten();
-    let tags: Vec<&str> = tags.filter_map(Value::as_str).collect();
-    let tags = tags.join(", ");
-    for (label, value) in [
-        ("came by", &question["transport"]),
-        ("tags", &serde_json::json!(tags)),
-        ("asked by", &question["login"]),
-        ("profile", &question["profile"]),
-        ("credential", &question["credential"]),
-        ("endpoint", &question["description"]),
-        ("reason", &question["reason"]),
-        ("approver", &question["approver"]),
-        ("channel", &question["channel"]),
-        ("digest", &question["digest"]),
-        ("said", &held["reason"]),
-    ] {
-        if value.as_str().is_some_and(|value| !value.is_empty()) {
-            out.push_str(&format!("{label:<11} {}\n", text(value)));
-        }
-    }
-    for told in held["told"].as_array().into_iter().flatten() {
-        let (channel, state) = (text(&told["channel"]), text(&told["state"]));
-        out.push_str(&format!(
-            "{:<11} {channel} {state} {}\n",
-            "told",
-            text(&told["problem"])
-        ));
-    }
-    if question["required"].as_u64().is_some_and(|required| required > 1) {
-        out.push_str(&format!("{:<11} {} people\n", "needs", question["required"]));
-    }
-    if !question["preview"].is_null() {
-        let shown = serde_json::to_string_pretty(&question["preview"])?;
-        let shown: Vec<String> = shown.split('\n').map(super::printable).collect();
-        out.push_str(&format!("\nWhat it would do:\n{}\n", shown.join("\n")));
-    }
-    let detail = question["detail"].as_str().unwrap_or_default();
-    let lines = |text: &str| {
-        text.split('\n')
-            .map(super::printable)
-            .collect::<Vec<_>>()
-            .join("\n")
-    };
-    out.push_str(&format!("\n{}\n", lines(detail)));
-    if let (Some(kind), Some(body)) = (held["body"]["kind"].as_str(), held["body"]["text"].as_str()) {
-        out.push_str(&format!("\nIts body, as {kind}:\n{}\n", lines(body)));
-    }
-    out.push_str(&format!(
-        "\n{}\n",
-        serde_json::to_string_pretty(&question["facts"])?
-    ));
-    Ok(out)
 }

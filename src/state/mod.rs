@@ -120,6 +120,9 @@ ALTER TABLE approval ADD COLUMN decided_through TEXT;
     "
 ALTER TABLE approval_told ADD COLUMN called INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+ALTER TABLE approval ADD COLUMN owner TEXT;
+",
 ];
 
 /// The state cannot be read or written.

@@ -176,7 +176,11 @@ async fn bodies(world: &World) {
         let asked = world.hold(Question {
             endpoint: endpoint.into(),
             detail: detail.to_owned(),
-            facts: json!({}),
+            facts: json!({ "path": "/\u{202e}x\u{9b}2J" }),
+            eligible: vec!["ann@example.com".to_owned()],
+            required: 2,
+            excluded: Some("eve@example.com".to_owned()),
+            earlier: vec!["bob@example.com".into()],
             ..question(endpoint)
         });
         let id = world.pending(2).await[1].id.to_string();
@@ -187,6 +191,14 @@ async fn bodies(world: &World) {
         let shown = world.run(&["approvals", "show", &id]);
         let lines = "Its body, as JSON:\n{\n  \"to\": [\n    \"\\u{202e}x\"\n  ]\n}\n";
         assert_eq!(shown.contains(lines), !want.is_null(), "{shown}");
+        for line in [
+            "needs       2 people of ann@example.com\n",
+            "never       eve@example.com\n",
+            "said before bob@example.com\n",
+            "\"path\": \"/\\u{202e}x\\u{9b}2J\"",
+        ] {
+            assert!(shown.contains(line), "{line}: {shown}");
+        }
         world.run(&["approvals", "deny", &id]);
         asked.await.unwrap();
     }

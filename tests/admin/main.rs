@@ -29,4 +29,5 @@ mod streams;
 mod tailscaled;
 mod told;
 mod tunnel;
+mod watching;
 mod world;

@@ -392,6 +392,54 @@ async fn what_it_is_read_as_and_who_asks_stand_beside_it() {
     second.abort();
 }
 
+/// A webhook's system that has Slack's secret could sign as Slack, for any member.
+#[tokio::test(flavor = "multi_thread")]
+async fn slack_is_one_voice_with_a_webhook_of_its_secret() {
+    let coded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, SECRET);
+    for (secret, is_one) in [
+        (SECRET.to_owned(), true),
+        // The same key, as a webhook writes it.
+        (format!("whsec_{coded}"), true),
+        ("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(), false),
+    ] {
+        let (server, hook) = (Server::start().await, Server::start().await);
+        let folder = crate::folder::Folder::new();
+        for (name, text) in [("token", crate::TOKEN), ("secret", SECRET), ("other", &secret)] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let more = format!(
+            "channel \"webhook\" \"two\" {{\n  url = \"http://{}/\"\n  secret = file(\"@/other\")\n{PEOPLE}\n}}\n",
+            hook.address
+        );
+        let approver = format!("{APPROVERS}\n  require_approvers = 2\n  channels = [slack.ops, webhook.two]");
+        let more = (more.as_str(), "human_approver.ops");
+        let world = World::with_more(folder, ("slack", &channel(&server)), &approver, more).await;
+        let asked = world.ask("tea");
+        let first = buttons(&server.next().await.body);
+        world
+            .held(|held| {
+                held.told
+                    .iter()
+                    .any(|told| told.channel == "slack.ops" && told.state == ToldState::Sent)
+            })
+            .await;
+        assert_eq!(Press::new(&server, "U0ANN", &first[0]).send(&world).await, 200);
+        let second = buttons(&server.next().await.body);
+        assert_eq!(Press::new(&server, "U0BOB", &second[0]).send(&world).await, 200);
+        let next = server.next().await;
+        match is_one {
+            true => {
+                assert_eq!(next.path, "/response");
+                let text = next.body["text"].as_str().unwrap();
+                assert!(text.contains("slack.ops has said yes already"), "{text}");
+                assert_eq!(world.held(|_| true).await.by, ["ann@example.com"]);
+                asked.abort();
+            }
+            false => asked.await.unwrap().unwrap(),
+        }
+    }
+}
+
 /// A message that was posted before a restart is updated after it, and its buttons still count.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_goes_on_with_the_same_message() {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tailkeep::verdict::approval::{
     Answer, CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, DecideError, Decision, LIST_MAX,
-    LISTED_BYTES_MAX, PENDING_FEW, PENDING_KEPT, PENDING_MAX, PENDING_PER_AGENT_MAX, Question, QuestionState,
-    Queue,
+    LISTED_BYTES_MAX, PENDING_FEW, PENDING_KEPT, PENDING_MAX, PENDING_OWNER_FEW, PENDING_PER_AGENT_MAX,
+    PENDING_PER_OWNER_MAX, Question, QuestionState, Queue,
 };
 
 use crate::{LONG, ask, open, pending, question, say};
@@ -254,6 +254,52 @@ async fn no_few_agents_fill_the_queue() {
     assert!(over.contains("for agents with fewer than"), "{over}");
     held.push(ask(&queue, of("node:other", "a")));
     pending(&queue, full + held.len() - 1).await;
+    held.iter().for_each(|task| task.abort());
+}
+
+/// One person's agents, each within its own share, do not fill the queue together.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agents_of_one_person_leave_places_to_others() {
+    let (dir, _state, queue) = open();
+    let connection = rusqlite::Connection::open(dir.path().join("state/state.db")).unwrap();
+    let of = |login: Option<&str>, number: i64| Question {
+        agent: format!("node:{}{number}", login.unwrap_or("tagged")),
+        login: login.map(str::to_owned),
+        ..question(&number.to_string(), LONG)
+    };
+    let mut held: Vec<_> = (0..PENDING_PER_OWNER_MAX)
+        .map(|number| ask(&queue, of(Some("Ann@Example.com"), number)))
+        .collect();
+    let full = usize::try_from(PENDING_PER_OWNER_MAX).unwrap();
+    pending(&queue, full).await;
+    // However the control server writes it.
+    let over = queue
+        .ask(of(Some("ann@example.com"), -1))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(over.contains("of this one's owner"), "{over}");
+    // Others', and those that are nobody's: no login is no person.
+    held.push(ask(&queue, of(Some("bob@example.com"), 0)));
+    held.extend((0..PENDING_OWNER_FEW + 1).map(|number| ask(&queue, of(None, number))));
+    pending(&queue, held.len()).await;
+
+    // Of the last places, a person's agents have few together.
+    let rest = PENDING_MAX - PENDING_KEPT - i64::try_from(held.len()).unwrap();
+    insert(&connection, rest, "pending", i64::MAX);
+    let scarce = usize::try_from(PENDING_MAX - PENDING_KEPT).unwrap();
+    held.extend((1..PENDING_OWNER_FEW).map(|number| ask(&queue, of(Some("bob@example.com"), number))));
+    let few = usize::try_from(PENDING_OWNER_FEW).unwrap();
+    pending(&queue, scarce + few - 1).await;
+    let over = queue
+        .ask(of(Some("bob@example.com"), -1))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(over.contains("for people whose agents have fewer than"), "{over}");
+    held.push(ask(&queue, of(Some("carol@example.com"), 0)));
+    held.push(ask(&queue, of(None, -1)));
+    pending(&queue, scarce + few + 1).await;
     held.iter().for_each(|task| task.abort());
 }
 

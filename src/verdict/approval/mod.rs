@@ -20,6 +20,7 @@ mod identity;
 mod lodge;
 mod queue;
 mod revoked;
+mod room;
 mod row;
 mod shape;
 mod store;
@@ -33,11 +34,12 @@ pub use lodge::Lodged;
 pub use queue::Queue;
 pub use queue::{LIST_MAX, Stopped};
 pub use revoked::REVOKED_REMEMBERED_MAX;
-pub use row::{Held, LISTED_BYTES_MAX, Said, State as QuestionState};
-pub use store::{
-    CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, LODGED_MAX, LODGED_PER_AGENT_MAX,
-    PENDING_FEW, PENDING_KEPT, PENDING_MAX, PENDING_PER_AGENT_MAX,
+pub use room::{
+    LODGED_MAX, LODGED_PER_AGENT_MAX, PENDING_FEW, PENDING_KEPT, PENDING_MAX, PENDING_OWNER_FEW,
+    PENDING_PER_AGENT_MAX, PENDING_PER_OWNER_MAX,
 };
+pub use row::{Held, LISTED_BYTES_MAX, Said, State as QuestionState};
+pub use store::{CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S};
 pub use told::{Begun, Telling, Told, ToldState};
 pub use voter::{Voter, person_of};
 

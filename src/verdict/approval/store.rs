@@ -7,22 +7,11 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::alike;
 use super::grant::{self, Use, Which};
 use super::identity::identity;
+use super::room::{check_room, owner};
 use super::row::{Said, State, voters_through};
 use super::{Answer, Question};
 use crate::state::{State as Database, StateError, now_us};
 
-/// Pending questions of all agents together.
-pub const PENDING_MAX: i64 = 1024;
-/// Places of [`PENDING_MAX`] that are kept for agents with few questions, so that no few agents fill the queue.
-pub const PENDING_KEPT: i64 = 256;
-/// Pending questions of one agent that are few.
-pub const PENDING_FEW: i64 = 2;
-/// Pending questions of one agent, whatever it calls itself.
-pub const PENDING_PER_AGENT_MAX: i64 = 32;
-/// Pending questions of one agent that it does not wait for: they cost it no connection.
-pub const LODGED_PER_AGENT_MAX: i64 = 8;
-/// Those of all agents together; the rest of [`PENDING_MAX`] is kept for agents that wait.
-pub const LODGED_MAX: i64 = 512;
 /// Bytes of a question as JSON, detail and facts included: what cannot be shown is not asked.
 pub const QUESTION_BYTES_MAX: usize = 4 << 20;
 /// Seconds in which a decision that nobody waited for can be used by a retry.
@@ -152,8 +141,8 @@ fn insert(
     let later = question.escalation.as_ref();
     transaction.execute(
         "INSERT INTO approval (identity, node, question, required, eligible, state, asked_us, expires_us,
-           agent, scope, chain, excluded, escalates_us, escalate_to, endpoint, rule, shape, retry)
-         VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+           agent, scope, chain, excluded, escalates_us, escalate_to, endpoint, rule, shape, retry, owner)
+         VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             identity.as_slice(),
             question.node,
@@ -172,6 +161,7 @@ fn insert(
             &*question.rule,
             alike::shape(&question.facts),
             retry.map(|hash| hash.as_slice()),
+            owner(question),
         ],
     )?;
     Ok(())
@@ -196,56 +186,6 @@ pub(super) fn by_grant(
         )?;
     }
     Ok(used)
-}
-
-/// Whether one more may be held beside those pending rows that count.
-fn check_room(
-    transaction: &Transaction<'_>,
-    question: &Question,
-    is_lodged: bool,
-    counts: &dyn Fn(i64) -> bool,
-) -> Result<(), StateError> {
-    let query = "SELECT id, agent = ?, retry IS NOT NULL FROM approval WHERE state = 'pending'";
-    let mut pending = transaction.prepare_cached(query)?;
-    let mut rows = pending.query([&question.agent])?;
-    let (mut all, mut own, mut lodged, mut own_lodged) = (0, 0, 0, 0);
-    while let Some(row) = rows.next()? {
-        if counts(row.get(0)?) {
-            let (is_own, lies): (bool, bool) = (row.get(1)?, row.get(2)?);
-            all += 1;
-            own += i64::from(is_own);
-            lodged += i64::from(lies);
-            own_lodged += i64::from(is_own && lies);
-        }
-    }
-    if all >= PENDING_MAX {
-        return Err(StateError::Refused(format!(
-            "{PENDING_MAX} actions are held already"
-        )));
-    }
-    if all >= PENDING_MAX - PENDING_KEPT && own >= PENDING_FEW {
-        let text = format!(
-            "many actions are held already, and the places that are left are for agents with fewer than {PENDING_FEW}"
-        );
-        return Err(StateError::Refused(text));
-    }
-    if own >= PENDING_PER_AGENT_MAX {
-        let text = format!("this agent has {PENDING_PER_AGENT_MAX} actions held already");
-        return Err(StateError::Refused(text));
-    }
-    if is_lodged && lodged >= LODGED_MAX {
-        let text = format!(
-            "{LODGED_MAX} actions that nobody waits for are held already; this one can be waited for"
-        );
-        return Err(StateError::Refused(text));
-    }
-    if is_lodged && own_lodged >= LODGED_PER_AGENT_MAX {
-        let text = format!(
-            "this agent has {LODGED_PER_AGENT_MAX} actions held already that it does not wait for; this one can be waited for"
-        );
-        return Err(StateError::Refused(text));
-    }
-    Ok(())
 }
 
 /// The answer of a closed row. An allowed one becomes used and a denied one is marked read, so
