@@ -4,7 +4,7 @@
 //! or a bug, a secret's value in it becomes its credential's name. Every value that the store hands
 //! out is learnt first, so nothing can be sent that is not known here. Values are looked for in the
 //! forms that [`super::scrub`] knows, and are zeroed when they are forgotten. Values under
-//! [`super::scrub::NEEDLE_BYTES_MIN`] bytes are not looked for: they stand everywhere by chance.
+//! [`super::forms::NEEDLE_BYTES_MIN`] bytes are not looked for: they stand everywhere by chance.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::Secret;
-use super::scrub::{NEEDLE_BYTES_MIN, needles};
+use super::forms::{NEEDLE_BYTES_MIN, needles};
 use crate::facts::text::Scrub;
 
 /// Values of one slot that are still looked for after they were replaced: an upstream may speak of

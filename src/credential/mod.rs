@@ -7,7 +7,8 @@
 //! Invariants: a secret has no `Debug` and no `Clone`, and is zeroed when dropped; it is written
 //! only into the slot that its credential's type names, and only with a permit.
 
-pub mod known;
+pub mod forms;
+mod known;
 pub mod placeholder;
 pub mod rewrite;
 pub mod scrub;

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::request::Parts;
 use http::{HeaderMap, Request};
 
-use super::scrub::{FORMS_KEPT_MAX, forms_kept};
+use super::forms::{FORMS_KEPT_MAX, forms_kept};
 use super::*;
 use crate::facts::http::HeldBody;
 use crate::facts::{Facts, Family};

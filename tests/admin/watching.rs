@@ -123,7 +123,7 @@ async fn a_person_at_a_terminal_sees_and_decides() {
         "the whole of it",
         "\"method\": \"delete\"",
         "alice@example.com",
-        "like this  none",
+        "like this  1 pending",
     ] {
         assert!(whole.contains(part), "{part}: {whole}");
     }
