@@ -62,6 +62,8 @@ pub struct Download {
     revoked: Option<Revoked>,
     ending: Option<Ending>,
     open: Option<Open>,
+    /// What broke the upstream's body, once what came before has gone down.
+    broken: Option<Cut>,
 }
 
 #[allow(
@@ -92,6 +94,7 @@ impl Download {
             revoked: None,
             ending: None,
             open: None,
+            broken: None,
         }
     }
 
@@ -118,6 +121,7 @@ impl Download {
             revoked: None,
             ending: Some(ending),
             open: None,
+            broken: None,
         }
     }
 
@@ -145,18 +149,29 @@ impl Body for Download {
         {
             return Poll::Ready(Some(Err(this.cut(Cut::Revoked))));
         }
+        if let Some(broken) = this.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
         let frame = match &mut this.from {
             From::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             From::Upstream { .. } => this.from.poll_upstream(cx),
         };
-        let frame = std::task::ready!(frame);
+        let frame = match std::task::ready!(frame) {
+            Some(Err(Cut::Secret)) => return Poll::Ready(Some(Err(this.cut(Cut::Secret)))),
+            // hyper drops what it holds still when a body fails, the head of the answer included.
+            Some(Err(broken)) => {
+                this.broken = Some(broken);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            frame => frame,
+        };
         match &frame {
             Some(Ok(frame)) => {
                 if let (Some(ending), Some(data)) = (&mut this.ending, frame.data_ref()) {
                     ending.down += data.len() as u64;
                 }
             }
-            Some(Err(Cut::Secret)) => return Poll::Ready(Some(Err(this.cut(Cut::Secret)))),
             Some(Err(_)) => {}
             None => this.end(),
         }
