@@ -14,17 +14,18 @@ use memchr::memmem;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use zeroize::Zeroizing;
 
-use super::Secret;
-
 /// Shortest text that is looked for, bytes; shorter ones would be found by chance everywhere.
 pub const NEEDLE_BYTES_MIN: usize = 4;
 
 /// Secrets whose forms are kept ready; those of the oldest are zeroed.
 pub const FORMS_KEPT_MAX: usize = 64;
-/// Bits of the filter by the first [`NEEDLE_BYTES_MIN`] bytes of a needle: some 20 needles set as many.
-const FILTER_BITS: usize = 1 << 12;
-/// Bytes of a text up to which one pass for all needles is quicker than a vectorized one for each.
+/// Bits of the filter by the pieces of needles: some 20 needles of 40 bytes set one in ten.
+const FILTER_BITS: usize = 1 << 13;
+/// Bytes of a text up to which one pass for all needles is quicker than a vectorized one for each, where a needle is
+/// shorter than [`LONG_BYTES_MIN`].
 const SHORT_BYTES_MAX: usize = 2 << 10;
+/// Bytes of the shortest needle with which a pass for all skips enough to be the quicker one for any text.
+const LONG_BYTES_MIN: usize = 12;
 
 /// Bytes with which lines, events and JSON messages end, and which secrets hardly ever have: what
 /// came up to one of them need not wait. Few, since an agent may learn which of them a secret has.
@@ -37,8 +38,10 @@ pub(super) struct Forms {
     wire: Zeroizing<Vec<u8>>,
     pub(super) needles: Vec<Zeroizing<Vec<u8>>>,
     pub(super) longest: usize,
-    /// Which first bytes a needle has, by [`first_bit`].
-    first: [u64; FILTER_BITS / 64],
+    /// Bytes of the shortest.
+    shortest: usize,
+    /// Which pieces of [`NEEDLE_BYTES_MIN`] bytes the needles have among their first `shortest` bytes, by [`bit`].
+    pieces: [u64; FILTER_BITS / 64],
     /// Those of [`BREAKS`] that none of the needles has.
     pub(super) breaks: Vec<u8>,
 }
@@ -48,8 +51,8 @@ static RECENT: RwLock<VecDeque<Arc<Forms>>> = RwLock::new(VecDeque::new());
 
 impl Forms {
     /// Those of `secret`, which went on the wire as `wire`.
-    pub(super) fn of(secret: &Secret, wire: &[u8]) -> Arc<Forms> {
-        let is_own = |forms: &&Arc<Forms>| *forms.secret == secret.expose() && *forms.wire == wire;
+    pub(super) fn of(secret: &[u8], wire: &[u8]) -> Arc<Forms> {
+        let is_own = |forms: &&Arc<Forms>| *forms.secret == secret && *forms.wire == wire;
         let kept = RECENT.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(forms) = kept.iter().find(is_own) {
             return forms.clone();
@@ -64,24 +67,25 @@ impl Forms {
         forms
     }
 
-    fn new(secret: &Secret, wire: &[u8]) -> Forms {
+    fn new(secret: &[u8], wire: &[u8]) -> Forms {
         let needles = needles(secret, wire);
         let stands = |byte: &u8| needles.iter().any(|needle| needle.contains(byte));
         let breaks = BREAKS.iter().copied().filter(|byte| !stands(byte)).collect();
-        let mut first = [0; FILTER_BITS / 64];
-        for needle in &needles {
-            if let Some(bit) = first_bit(needle)
-                && let Some(word) = first.get_mut(bit / 64)
-            {
-                *word |= 1 << (bit % 64);
-            }
+        let shortest = needles.last().map_or(0, |needle| needle.len());
+        let mut pieces = [0; FILTER_BITS / 64];
+        let beginnings = needles.iter().filter_map(|needle| needle.get(..shortest));
+        let windows = beginnings.flat_map(|beginning| beginning.windows(NEEDLE_BYTES_MIN));
+        for piece in windows.filter_map(|window| window.first_chunk()) {
+            let (word, bit) = place(piece);
+            pieces[word] |= 1 << bit;
         }
         Forms {
-            secret: Zeroizing::new(secret.expose().to_vec()),
+            secret: Zeroizing::new(secret.to_vec()),
             wire: Zeroizing::new(wire.to_vec()),
             longest: needles.first().map_or(0, |needle| needle.len()),
+            shortest,
             needles,
-            first,
+            pieces,
             breaks,
         }
     }
@@ -91,20 +95,28 @@ impl Forms {
     }
 
     /// Where the first needle stands, and its length; of several there, the longest.
+    ///
+    /// Looks at one piece in each `shortest - NEEDLE_BYTES_MIN + 1` places, as Wu and Manber do: whatever needle stands
+    /// in the text has exactly one of those pieces among its first `shortest` bytes.
     pub(super) fn first_in(&self, text: &[u8]) -> Option<(usize, usize)> {
-        if text.len() > SHORT_BYTES_MAX {
+        if text.len() > SHORT_BYTES_MAX && self.shortest < LONG_BYTES_MIN {
             let found = |needle: &Zeroizing<Vec<u8>>| memmem::find(text, needle).map(|at| (at, needle.len()));
             let found = self.needles.iter().filter_map(found);
             return found.min_by_key(|(at, length)| (*at, std::cmp::Reverse(*length)));
         }
-        for (at, window) in text.windows(NEEDLE_BYTES_MIN).enumerate() {
-            let word = first_bit(window).and_then(|bit| Some((self.first.get(bit / 64)?, bit % 64)));
-            if word.is_some_and(|(word, bit)| word >> bit & 1 == 1) {
-                let rest = text.get(at..).unwrap_or_default();
-                if let Some(needle) = self.needles.iter().find(|needle| rest.starts_with(needle)) {
-                    return Some((at, needle.len()));
+        let back = self.shortest.checked_sub(NEEDLE_BYTES_MIN)?;
+        let mut at = back;
+        while let Some(piece) = text.get(at..).and_then(|rest| rest.first_chunk()) {
+            let (word, bit) = place(piece);
+            if self.pieces[word] >> bit & 1 == 1 {
+                for from in at - back..=at {
+                    let rest = text.get(from..).unwrap_or_default();
+                    if let Some(needle) = self.needles.iter().find(|needle| rest.starts_with(needle)) {
+                        return Some((from, needle.len()));
+                    }
                 }
             }
+            at += back + 1;
         }
         None
     }
@@ -115,15 +127,15 @@ pub(super) fn forms_kept() -> usize {
     RECENT.read().unwrap_or_else(PoisonError::into_inner).len()
 }
 
-/// The filter's bit for a text's first bytes; `None` where it has too few.
-fn first_bit(bytes: &[u8]) -> Option<usize> {
-    let first = bytes.first_chunk::<NEEDLE_BYTES_MIN>()?;
-    let hash = u32::from_le_bytes(*first).wrapping_mul(0x9E37_79B1);
-    Some(hash as usize >> (32 - FILTER_BITS.ilog2()))
+/// The filter's word for a piece, and the bit in it.
+fn place(piece: &[u8; NEEDLE_BYTES_MIN]) -> (usize, u32) {
+    let hash = u32::from_le_bytes(*piece).wrapping_mul(0x9E37_79B1);
+    let bit = hash >> (32 - FILTER_BITS.ilog2());
+    (bit as usize / 64, bit % 64)
 }
 
 /// What is looked for, longest first: a form that begins with another is replaced whole.
-pub(super) fn needles(secret: &Secret, wire: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+pub(super) fn needles(raw: &[u8], wire: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     let mut needles: Vec<Zeroizing<Vec<u8>>> = Vec::new();
     let mut add = |text: Vec<u8>| {
         let text = Zeroizing::new(text);
@@ -131,7 +143,6 @@ pub(super) fn needles(secret: &Secret, wire: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
             needles.push(text);
         }
     };
-    let raw = secret.expose();
     add(raw.to_vec());
     add(wire.to_vec());
     for offset in 0..3 {
@@ -213,4 +224,27 @@ fn form(raw: &[u8]) -> Vec<u8> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn the_first_needle_is_found_wherever_it_stands(
+            secret in "[ab]{4,24}", before in "[abc]{0,80}", after in "[abc]{0,80}", long: bool, stands: bool,
+        ) {
+            let forms = Forms::of(secret.as_bytes(), secret.as_bytes());
+            let before = if long { "c".repeat(SHORT_BYTES_MAX) + &before } else { before };
+            let text = before + if stands { &secret } else { "" } + &after;
+            let at = |from: usize| {
+                let rest = text.as_bytes().get(from..).unwrap_or_default();
+                let needle = forms.needles.iter().find(|needle| rest.starts_with(needle))?;
+                Some((from, needle.len()))
+            };
+            let naive = (0..text.len()).find_map(at);
+            proptest::prop_assert_eq!(forms.first_in(text.as_bytes()), naive);
+        }
+    }
 }

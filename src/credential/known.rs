@@ -13,7 +13,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::Secret;
 use super::forms::{NEEDLE_BYTES_MIN, needles};
 use crate::facts::text::Scrub;
 
@@ -85,12 +84,12 @@ impl KnownSecrets {
         values.prepare();
     }
 
-    /// The values of a credential's only slot, the newest last: what an upstream may have seen of it.
-    pub fn values(&self, credential: &str) -> Vec<Secret> {
+    /// Lends the values of a credential's only slot, the newest last: what an upstream may have seen of it.
+    pub fn each(&self, credential: &str, look: impl FnMut(&[u8])) {
         let values = self.shared.read().unwrap_or_else(PoisonError::into_inner);
         let own = values.slots.iter().find(|own| own.is(credential, ""));
         let own = own.into_iter().flat_map(|own| &own.values);
-        own.map(|value| Secret::new(value.to_vec())).collect()
+        own.map(|value| value.as_slice()).for_each(look);
     }
 
     /// The text, with every known secret replaced by its credential's name.
@@ -132,9 +131,8 @@ impl Values {
                 let parts =
                     std::iter::once(value.as_slice()).chain(lines.filter(|line| line.len() < value.len()));
                 for part in parts {
-                    let secret = Secret::new(part.to_vec());
                     self.needles
-                        .extend(needles(&secret, part).into_iter().map(|text| Needle {
+                        .extend(needles(part, part).into_iter().map(|text| Needle {
                             text,
                             instead: instead.clone(),
                         }));

@@ -5,6 +5,7 @@
 //! it, it refuses the request: a gateway that forwarded it would teach agents to guess where it is
 //! replaced. One request carries one credential, since a permit names one.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -12,10 +13,14 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName};
 use http::request::Parts;
 use memchr::memmem;
+use smallvec::SmallVec;
 
 use crate::facts::http::{HeldBody, query};
 use crate::policy::{Credential, CredentialKind, Endpoint, Model, Profile};
 use crate::verdict::{Cause, Refusal};
+
+/// Pieces of a head that most requests have at most, so that their list is no allocation.
+const PLACES: usize = 40;
 
 /// The credential that a request is to be sent with: the one whose placeholder stands in its
 /// slot, else the profile's fallback for the endpoint, else none.
@@ -31,13 +36,12 @@ pub fn select(
     body: HeldBody<'_>,
 ) -> Result<Option<Arc<Credential>>, Refusal> {
     let known = Known::new(model, profile);
-    let mut chosen: Option<Arc<Credential>> = None;
-    for found in found(&known, parts) {
-        let (credential, placeholder) = found;
-        if !may_use(profile, endpoint, &credential) {
+    let mut chosen: Option<&Arc<Credential>> = None;
+    for (credential, placeholder) in found(&known, parts) {
+        if !may_use(profile, endpoint, credential) {
             return refuse("a placeholder may not be used for this endpoint", &credential.key);
         }
-        if !stands_in_slot(&credential.kind, parts, &placeholder) {
+        if !stands_in_slot(&credential.kind, parts, placeholder) {
             return refuse("a placeholder stands outside its slot", &credential.key);
         }
         if chosen.as_ref().is_some_and(|own| own.key != credential.key) {
@@ -51,7 +55,7 @@ pub fn select(
         return refuse("a placeholder stands in the body", text);
     }
     let credential = match chosen {
-        Some(credential) => credential,
+        Some(credential) => credential.clone(),
         None => match fallback(model, profile, endpoint) {
             Some(credential) => credential,
             None => return Ok(None),
@@ -75,17 +79,15 @@ pub fn in_trailers(model: &Model, profile: &Profile, trailers: &HeaderMap) -> Op
 }
 
 /// Every placeholder text that means something: of all credentials, and the profile's own texts.
-pub struct Known {
-    texts: Vec<(String, Arc<Credential>)>,
+pub struct Known<'a> {
+    texts: Vec<(&'a str, &'a Arc<Credential>)>,
 }
 
-impl Known {
+impl<'a> Known<'a> {
     /// Collects the placeholders of a policy, as `profile` writes them.
-    pub fn new(model: &Model, profile: &Profile) -> Self {
-        let mut texts = Vec::new();
-        for credential in &model.credentials {
-            texts.push((format!("{{{{{}}}}}", credential.name), credential.clone()));
-        }
+    pub fn new(model: &'a Model, profile: &'a Profile) -> Self {
+        let own = |credential: &'a Arc<Credential>| (credential.placeholder.as_str(), credential);
+        let mut texts: Vec<_> = model.credentials.iter().map(own).collect();
         for held in &profile.credentials {
             let Some(credential) = model.credential(&held.credential) else {
                 continue;
@@ -95,7 +97,7 @@ impl Known {
                     .iter()
                     .any(|(own, by)| own == text && by.key == credential.key)
                 {
-                    texts.push((text.clone(), credential.clone()));
+                    texts.push((text, credential));
                 }
             }
         }
@@ -103,9 +105,9 @@ impl Known {
     }
 
     /// The first known text in `bytes`.
-    fn first_in(&self, bytes: &[u8]) -> Option<&str> {
-        let hit = |text: &&(String, Arc<Credential>)| memmem::find(bytes, text.0.as_bytes()).is_some();
-        self.texts.iter().find(hit).map(|(text, _)| text.as_str())
+    fn first_in(&self, bytes: &[u8]) -> Option<&'a str> {
+        let hit = |text: &&(&str, &Arc<Credential>)| memmem::find(bytes, text.0.as_bytes()).is_some();
+        self.texts.iter().find(hit).map(|(text, _)| *text)
     }
 
     /// A scan for a body that is streamed.
@@ -113,7 +115,7 @@ impl Known {
         PlaceholderScan::new(
             self.texts
                 .iter()
-                .map(|(text, _)| text.clone().into_bytes())
+                .map(|(text, _)| text.as_bytes().to_vec())
                 .collect(),
         )
     }
@@ -192,21 +194,29 @@ fn fallback(model: &Model, profile: &Profile, endpoint: &Endpoint) -> Option<Arc
 
 /// Every placeholder in the head, with its credential. Where one text means several credentials
 /// (two profiles' look-alikes), the one that fits its slot is meant.
-fn found(known: &Known, parts: &Parts) -> Vec<(Arc<Credential>, String)> {
-    let mut places: Vec<Vec<u8>> = vec![parts.method.as_str().as_bytes().to_vec()];
+fn found<'a>(known: &Known<'a>, parts: &Parts) -> Vec<(&'a Arc<Credential>, &'a str)> {
+    let mut places: SmallVec<[Cow<'_, [u8]>; PLACES]> = SmallVec::new();
+    places.push(parts.method.as_str().as_bytes().into());
     for text in [parts.uri.path(), parts.uri.query().unwrap_or_default()] {
-        places.push(text.as_bytes().to_vec());
-        places.push(percent_encoding::percent_decode_str(text).collect());
-        places.push(percent_encoding::percent_decode_str(&text.replace('+', " ")).collect());
-    }
-    for (name, value) in &parts.headers {
-        places.push(value.as_bytes().to_vec());
-        places.push(name.as_str().as_bytes().to_vec());
-        if let Some(pair) = basic_pair(value.as_bytes()) {
-            places.push(pair);
+        places.push(text.as_bytes().into());
+        if text.contains(['%', '+']) {
+            places.push(percent_encoding::percent_decode_str(text).into());
+            let spaced = text.replace('+', " ");
+            places.push(
+                percent_encoding::percent_decode_str(&spaced)
+                    .collect::<Vec<u8>>()
+                    .into(),
+            );
         }
     }
-    let mut out: Vec<(Arc<Credential>, String)> = Vec::new();
+    for (name, value) in &parts.headers {
+        places.push(value.as_bytes().into());
+        places.push(name.as_str().as_bytes().into());
+        if let Some(pair) = basic_pair(value.as_bytes()) {
+            places.push(pair.into());
+        }
+    }
+    let mut out: Vec<(&Arc<Credential>, &str)> = Vec::new();
     for (text, credential) in &known.texts {
         let here = places
             .iter()
@@ -215,9 +225,9 @@ fn found(known: &Known, parts: &Parts) -> Vec<(Arc<Credential>, String)> {
             continue;
         }
         match out.iter_mut().find(|(_, own)| own == text) {
-            Some(entry) if stands_in_slot(&credential.kind, parts, text) => entry.0 = credential.clone(),
+            Some(entry) if stands_in_slot(&credential.kind, parts, text) => entry.0 = credential,
             Some(_) => {}
-            None => out.push((credential.clone(), text.clone())),
+            None => out.push((credential, text)),
         }
     }
     out
@@ -231,9 +241,13 @@ fn stands_in_slot(kind: &CredentialKind, parts: &Parts, placeholder: &str) -> bo
 
 /// How many times the head holds the text, in any of the forms that are looked through.
 fn count(parts: &Parts, text: &str) -> usize {
-    let times = |bytes: &[u8]| memmem::find_iter(bytes, text.as_bytes()).count();
+    let finder = memmem::Finder::new(text);
+    let times = |bytes: &[u8]| match bytes.len() < text.len() {
+        true => 0,
+        false => finder.find_iter(bytes).count(),
+    };
     let decoded = |part: &str| {
-        let plain: Vec<u8> = percent_encoding::percent_decode_str(part).collect();
+        let plain = Cow::from(percent_encoding::percent_decode_str(part));
         times(&plain).max(times(part.as_bytes()))
     };
     let mut sum = times(parts.method.as_str().as_bytes())

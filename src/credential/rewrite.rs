@@ -8,7 +8,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Uri;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
-use http::header::{IF_RANGE, RANGE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -18,11 +17,14 @@ use super::placeholder::{basic_pair, cookies, is_bearer_scheme};
 use super::scrub::Scrub;
 use super::{KnownSecrets, Secret};
 use crate::policy::{Credential, CredentialKind, Model};
+use crate::protocol::http::remove_if;
 use crate::verdict::{Cause, Permit, Refusal};
 
-/// Other headers by which an answer, or an upgraded stream, would come coded or in parts: gRPC's and
+/// Other headers by which an answer, or an upgraded stream, would come coded or in parts: ranges, gRPC's and
 /// Connect's compression, that of WebSocket (RFC 7692), deltas (RFC 3229).
 const CODINGS: &[&str] = &[
+    "range",
+    "if-range",
     "grpc-accept-encoding",
     "connect-accept-encoding",
     "sec-websocket-extensions",
@@ -63,8 +65,11 @@ pub fn inject(
     let wire = write(parts, &credential.kind, text)
         .ok_or_else(|| refusal("the credential cannot be put into its slot", &credential.key))?;
     ask_plainly(parts);
-    let placeholder = format!("{{{{{}}}}}", credential.name);
-    Ok(Some(Scrub::new(&secret, wire.as_bytes(), &placeholder)))
+    Ok(Some(Scrub::new(
+        &secret,
+        wire.as_bytes(),
+        &credential.placeholder,
+    )))
 }
 
 /// What takes the secrets out of a response that an endpoint may know, whoever sent them: an upstream that keeps what
@@ -87,12 +92,10 @@ pub fn scrub_all(
         }
         let mut held = profile.into_iter().flat_map(|own| &own.credentials);
         let placeholder = match held.any(|held| held.credential == credential.key) {
-            true => format!("{{{{{}}}}}", credential.name),
-            false => ANOTHERS.to_owned(),
+            true => credential.placeholder.as_str(),
+            false => ANOTHERS,
         };
-        for secret in known.values(&credential.key) {
-            all.add(&secret, secret.expose(), &placeholder);
-        }
+        known.each(&credential.key, |secret| all.add(secret, secret, placeholder));
     }
     if all.is_empty() {
         return None;
@@ -108,11 +111,7 @@ const ANOTHERS: &str = "(a secret)";
 fn ask_plainly(parts: &mut Parts) {
     let headers = &mut parts.headers;
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.remove(RANGE);
-    headers.remove(IF_RANGE);
-    for other in CODINGS {
-        headers.remove(*other);
-    }
+    remove_if(headers, |name| CODINGS.contains(&name.as_str()));
 }
 
 fn refusal(reason: &str, key: &str) -> Refusal {
@@ -125,17 +124,15 @@ fn write(parts: &mut Parts, kind: &CredentialKind, secret: &str) -> Option<Zeroi
     let old = parts
         .headers
         .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
+        .and_then(|value| value.to_str().ok());
     let slot = match kind {
         CredentialKind::Bearer => {
             let scheme = old
-                .as_deref()
                 .and_then(|value| value.split_once(' '))
                 .map(|(scheme, _)| scheme)
                 .filter(|scheme| is_bearer_scheme(scheme));
-            let scheme = scheme.unwrap_or("Bearer").to_owned();
-            Some((AUTHORIZATION, Zeroizing::new(format!("{scheme} {secret}"))))
+            let scheme = scheme.unwrap_or("Bearer");
+            Some((AUTHORIZATION, Zeroizing::new([scheme, " ", secret].concat())))
         }
         CredentialKind::Basic { username } => {
             let user = match username {

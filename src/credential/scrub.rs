@@ -6,13 +6,23 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, HeaderValue,
-};
+use http::header::{CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::Secret;
 use super::forms::Forms;
+use crate::protocol::http::remove_if;
+
+/// What speaks of an answer's bytes.
+const OF_BYTES: &[&str] = &[
+    "content-length",
+    "etag",
+    "accept-ranges",
+    "content-md5",
+    "digest",
+    "content-digest",
+    "repr-digest",
+];
 
 /// Replaces secrets in one response: first [`Scrub::head`], then every chunk through
 /// [`Scrub::push`], then [`Scrub::finish`].
@@ -37,14 +47,14 @@ impl Scrub {
     /// For `secret`, which went on the wire as `wire`.
     pub fn new(secret: &Secret, wire: &[u8], placeholder: &str) -> Self {
         let mut scrub = Scrub::default();
-        scrub.add(secret, wire, placeholder);
+        scrub.add(secret.expose(), wire, placeholder);
         scrub
     }
 
     /// For one more secret, before anything is looked at. One that is looked for already keeps its placeholder.
-    pub fn add(&mut self, secret: &Secret, wire: &[u8], placeholder: &str) {
-        let stands = |own: &Sought| own.forms.has(secret.expose());
-        if wire == secret.expose() && self.sought.iter().any(stands) {
+    pub fn add(&mut self, secret: &[u8], wire: &[u8], placeholder: &str) {
+        let stands = |own: &Sought| own.forms.has(secret);
+        if wire == secret && self.sought.iter().any(stands) {
             return;
         }
         self.sought.push(Sought {
@@ -71,15 +81,13 @@ impl Scrub {
     /// Returns whether the body can be scrubbed; where it cannot (a content coding that was not
     /// asked for), the response must not reach the agent.
     pub fn head(&mut self, headers: &mut HeaderMap) -> bool {
-        for name in headers.keys().cloned().collect::<Vec<_>>() {
-            self.header(headers, &name);
+        let dirty = |value: &HeaderValue| self.first_in(value.as_bytes()).is_some();
+        if headers.values().any(dirty) {
+            for name in headers.keys().cloned().collect::<Vec<_>>() {
+                self.header(headers, &name);
+            }
         }
-        for name in [CONTENT_LENGTH, ETAG, ACCEPT_RANGES] {
-            headers.remove(name);
-        }
-        for name in ["content-md5", "digest", "content-digest", "repr-digest"] {
-            headers.remove(name);
-        }
+        remove_if(headers, |name| OF_BYTES.contains(&name.as_str()));
         headers
             .get_all(CONTENT_ENCODING)
             .iter()
@@ -126,6 +134,14 @@ impl Scrub {
     /// Whether anything is kept back.
     pub fn holds(&self) -> bool {
         self.held.len() > self.released
+    }
+
+    /// Takes the last chunk of the body; returns what is left of it. One in which nothing stands goes on as it is.
+    pub fn last(&mut self, chunk: Bytes) -> Bytes {
+        if self.held.is_empty() && self.first_in(&chunk).is_none() {
+            return chunk;
+        }
+        [self.push(&chunk), self.finish()].concat().into()
     }
 
     /// What was kept back, at the end of the body.

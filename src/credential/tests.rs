@@ -35,6 +35,7 @@ fn credential(name: &str, kind: CredentialKind, endpoint: &str) -> Arc<Credentia
     Arc::new(Credential {
         key: format!("x.{name}").into(),
         name: name.to_owned(),
+        placeholder: format!("{{{{{name}}}}}"),
         kind,
         endpoints: vec![endpoint.into()],
         secrets: Vec::new(),

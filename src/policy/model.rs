@@ -312,8 +312,9 @@ pub struct HostPort {
 pub struct Credential {
     /// `bearer_token.github_pat`.
     pub key: Arc<str>,
-    /// `github_pat`; its placeholder is `{{github_pat}}`.
     pub name: String,
+    /// `{{github_pat}}` of the name `github_pat`.
+    pub placeholder: String,
     pub kind: CredentialKind,
     /// The endpoints it may be sent to, by key.
     pub endpoints: Vec<Arc<str>>,

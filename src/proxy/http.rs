@@ -56,8 +56,8 @@ pub use judge::Judge;
 /// Bytes of one request's head. nginx takes 8 KiB a line, Node 16 KiB in all.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// Header fields of one request.
-pub const HEADERS_MAX: usize = 128;
+/// Header fields of one request. It is hyper's own: for another one it makes room on the heap with each head.
+pub const HEADERS_MAX: usize = 100;
 
 /// HTTP/2 requests of one connection at a time.
 pub const STREAMS_MAX: u32 = 128;
@@ -331,7 +331,6 @@ fn http1() -> http1::Builder {
         .timer(TokioTimer::new())
         // `activity` times heads: hyper's own clock would cut idle connections too.
         .header_read_timeout(None)
-        .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX);
     builder
 }

@@ -37,9 +37,10 @@ pub const ALPN_MAX_AGE: Duration = Duration::from_secs(300);
 /// How long a kept connection may take to say that it is ready; it then is, or is dead.
 const READY_MAX: Duration = Duration::from_millis(100);
 
-/// Bytes of one response's head, and header fields in it.
+/// Bytes of one response's head.
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 << 10;
-pub const RESPONSE_HEADERS_MAX: usize = 128;
+/// Header fields in it; hyper's own number, as [`crate::proxy::http::HEADERS_MAX`] is.
+pub const RESPONSE_HEADERS_MAX: usize = 100;
 
 /// Bytes of one HTTP/2 stream that an upstream may send before they are read.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -238,7 +239,6 @@ impl Pool {
         match version {
             Version::Http1 => {
                 let (sender, connection) = http1::Builder::new()
-                    .max_headers(RESPONSE_HEADERS_MAX)
                     .max_header_size(RESPONSE_HEAD_BYTES_MAX)
                     .handshake(io)
                     .await?;

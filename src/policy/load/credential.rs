@@ -86,6 +86,7 @@ impl<'a> Loader<'a> {
             let credential = Credential {
                 key: key.into(),
                 name: name.to_owned(),
+                placeholder: format!("{{{{{name}}}}}"),
                 kind,
                 endpoints,
                 secrets,

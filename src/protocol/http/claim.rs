@@ -7,6 +7,8 @@
 
 use http::header::{HeaderMap, HeaderName};
 
+use super::remove_if;
+
 /// Headers that such a proxy sets: of RFC 7239 and RFC 9440, and of those that are in use (nginx, Apache, Envoy,
 /// HAProxy, Traefik, Cloudflare, Fastly, Akamai, Azure, Google Cloud, AWS).
 const NAMES: &[&str] = &[
@@ -73,12 +75,7 @@ pub fn is_claim(name: &HeaderName) -> bool {
 
 /// Takes them out, but for those that are a credential's slot.
 pub fn strip_claims(headers: &mut HeaderMap, slots: &[HeaderName]) {
-    let claims = headers
-        .keys()
-        .filter(|name| is_claim(name) && !slots.contains(name));
-    for name in claims.cloned().collect::<Vec<_>>() {
-        headers.remove(name);
-    }
+    remove_if(headers, |name| is_claim(name) && !slots.contains(name));
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, UPGRADE};
 use http::request::Parts;
 use http::{Method, Version};
+use smallvec::SmallVec;
 
 use super::Malformed;
 
@@ -139,6 +140,9 @@ fn connection_names(headers: &HeaderMap) -> Result<Vec<String>, Malformed> {
 /// Removes what belongs to one connection, on requests and responses. Keeps `te: trailers`
 /// (gRPC needs it) and, for an upgrade that was judged, `Upgrade` with its `Connection`.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap, keep: Option<Upgrade>) {
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     let trailers = headers
         .get_all(TE)
         .iter()
@@ -153,15 +157,22 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, keep: Option<Upgrade>) {
             headers.remove(name);
         }
     }
-    for name in HOP_BY_HOP {
-        headers.remove(*name);
-    }
+    remove_if(headers, is_hop_by_hop);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     if let (Some(_), Some(value)) = (keep, upgrade) {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, value);
+    }
+}
+
+/// Removes every header with such a name. Most heads have few headers and none of those: it costs less to look at those
+/// that are there than for each that may be.
+pub fn remove_if(headers: &mut HeaderMap, is: impl Fn(&HeaderName) -> bool) {
+    let names: SmallVec<[HeaderName; 4]> = headers.keys().filter(|name| is(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 

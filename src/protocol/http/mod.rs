@@ -23,7 +23,7 @@ pub(crate) use denial::answer;
 pub use denial::{deny, malformed};
 pub use describe::{detail, digest, is_shown_whole, summary};
 pub use head::{Authority, check_head, count_once, is_underscored, may_not_trail, name_once};
-pub use hop::{ConnectProtocol, Upgrade, strip_hop_by_hop, upgrade};
+pub use hop::{ConnectProtocol, Upgrade, remove_if, strip_hop_by_hop, upgrade};
 
 /// 421 for a request that names another host than its connection (RFC 9110 section 15.5.20), 400
 /// for every other that is refused before any rule.

@@ -285,7 +285,7 @@ impl From {
                 Some(Ok(data)) => {
                     *over = incoming.is_end_stream();
                     match *over {
-                        true => [scrub.push(&data), scrub.finish()].concat().into(),
+                        true => scrub.last(data),
                         false => scrub.push(&data),
                     }
                 }
