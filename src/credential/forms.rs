@@ -14,13 +14,10 @@ use memchr::memmem;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use zeroize::Zeroizing;
 
-/// Shortest text that is looked for, bytes; shorter ones would be found by chance everywhere.
-pub const NEEDLE_BYTES_MIN: usize = 4;
+use super::filter::{Filter, NEEDLE_BYTES_MIN};
 
 /// Secrets whose forms are kept ready; those of the oldest are zeroed.
 pub const FORMS_KEPT_MAX: usize = 64;
-/// Bits of the filter by the pieces of needles: some 20 needles of 40 bytes set one in ten.
-const FILTER_BITS: usize = 1 << 13;
 /// Bytes of a text up to which one pass for all needles is quicker than a vectorized one for each, where a needle is
 /// shorter than [`LONG_BYTES_MIN`].
 const SHORT_BYTES_MAX: usize = 2 << 10;
@@ -38,10 +35,7 @@ pub(super) struct Forms {
     wire: Zeroizing<Vec<u8>>,
     pub(super) needles: Vec<Zeroizing<Vec<u8>>>,
     pub(super) longest: usize,
-    /// Bytes of the shortest.
-    shortest: usize,
-    /// Which pieces of [`NEEDLE_BYTES_MIN`] bytes the needles have among their first `shortest` bytes, by [`bit`].
-    pieces: [u64; FILTER_BITS / 64],
+    filter: Filter,
     /// Those of [`BREAKS`] that none of the needles has.
     pub(super) breaks: Vec<u8>,
 }
@@ -71,21 +65,12 @@ impl Forms {
         let needles = needles(secret, wire);
         let stands = |byte: &u8| needles.iter().any(|needle| needle.contains(byte));
         let breaks = BREAKS.iter().copied().filter(|byte| !stands(byte)).collect();
-        let shortest = needles.last().map_or(0, |needle| needle.len());
-        let mut pieces = [0; FILTER_BITS / 64];
-        let beginnings = needles.iter().filter_map(|needle| needle.get(..shortest));
-        let windows = beginnings.flat_map(|beginning| beginning.windows(NEEDLE_BYTES_MIN));
-        for piece in windows.filter_map(|window| window.first_chunk()) {
-            let (word, bit) = place(piece);
-            pieces[word] |= 1 << bit;
-        }
         Forms {
             secret: Zeroizing::new(secret.to_vec()),
             wire: Zeroizing::new(wire.to_vec()),
             longest: needles.first().map_or(0, |needle| needle.len()),
-            shortest,
+            filter: Filter::of(needles.iter().map(|needle| needle.as_slice())),
             needles,
-            pieces,
             breaks,
         }
     }
@@ -95,43 +80,23 @@ impl Forms {
     }
 
     /// Where the first needle stands, and its length; of several there, the longest.
-    ///
-    /// Looks at one piece in each `shortest - NEEDLE_BYTES_MIN + 1` places, as Wu and Manber do: whatever needle stands
-    /// in the text has exactly one of those pieces among its first `shortest` bytes.
     pub(super) fn first_in(&self, text: &[u8]) -> Option<(usize, usize)> {
-        if text.len() > SHORT_BYTES_MAX && self.shortest < LONG_BYTES_MIN {
+        if text.len() > SHORT_BYTES_MAX && self.filter.shortest() < LONG_BYTES_MIN {
             let found = |needle: &Zeroizing<Vec<u8>>| memmem::find(text, needle).map(|at| (at, needle.len()));
             let found = self.needles.iter().filter_map(found);
             return found.min_by_key(|(at, length)| (*at, std::cmp::Reverse(*length)));
         }
-        let back = self.shortest.checked_sub(NEEDLE_BYTES_MIN)?;
-        let mut at = back;
-        while let Some(piece) = text.get(at..).and_then(|rest| rest.first_chunk()) {
-            let (word, bit) = place(piece);
-            if self.pieces[word] >> bit & 1 == 1 {
-                for from in at - back..=at {
-                    let rest = text.get(from..).unwrap_or_default();
-                    if let Some(needle) = self.needles.iter().find(|needle| rest.starts_with(needle)) {
-                        return Some((from, needle.len()));
-                    }
-                }
-            }
-            at += back + 1;
-        }
-        None
+        let stands = |rest: &[u8]| {
+            let needle = self.needles.iter().find(|needle| rest.starts_with(needle))?;
+            Some(needle.len())
+        };
+        self.filter.first_in(text, stands)
     }
 }
 
 #[cfg(test)]
 pub(super) fn forms_kept() -> usize {
     RECENT.read().unwrap_or_else(PoisonError::into_inner).len()
-}
-
-/// The filter's word for a piece, and the bit in it.
-fn place(piece: &[u8; NEEDLE_BYTES_MIN]) -> (usize, u32) {
-    let hash = u32::from_le_bytes(*piece).wrapping_mul(0x9E37_79B1);
-    let bit = hash >> (32 - FILTER_BITS.ilog2());
-    (bit as usize / 64, bit % 64)
 }
 
 /// What is looked for, longest first: a form that begins with another is replaced whole.

@@ -4,7 +4,7 @@
 //! or a bug, a secret's value in it becomes its credential's name. Every value that the store hands
 //! out is learnt first, so nothing can be sent that is not known here. Values are looked for in the
 //! forms that [`super::scrub`] knows, and are zeroed when they are forgotten. Values under
-//! [`super::forms::NEEDLE_BYTES_MIN`] bytes are not looked for: they stand everywhere by chance.
+//! [`super::filter::NEEDLE_BYTES_MIN`] bytes are not looked for: they stand everywhere by chance.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -13,7 +13,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::forms::{NEEDLE_BYTES_MIN, needles};
+use super::filter::{Filter, NEEDLE_BYTES_MIN};
+use super::forms::needles;
 use crate::facts::text::Scrub;
 
 /// Values of one slot that are still looked for after they were replaced: an upstream may speak of
@@ -21,9 +22,6 @@ use crate::facts::text::Scrub;
 pub const VALUES_PER_SLOT_MAX: usize = 4;
 /// Bytes of a line of a value of several lines (a key in PEM) that is looked for by itself.
 const LINE_BYTES_MIN: usize = 24;
-/// Bits of the filter, by the first [`NEEDLE_BYTES_MIN`] bytes of a needle.
-const FILTER_BITS: usize = 1 << 16;
-
 /// The secrets known so far; cheap to clone, and all clones know the same.
 #[derive(Clone, Default)]
 pub struct KnownSecrets {
@@ -34,8 +32,7 @@ pub struct KnownSecrets {
 struct Values {
     slots: Vec<Slot>,
     needles: Vec<Needle>,
-    /// Which first bytes a needle has; empty while there is none.
-    filter: Vec<u64>,
+    filter: Filter,
 }
 
 struct Slot {
@@ -141,48 +138,21 @@ impl Values {
         }
         self.needles
             .sort_by_key(|needle| std::cmp::Reverse(needle.text.len()));
-        self.filter = vec![
-            0;
-            if self.needles.is_empty() {
-                0
-            } else {
-                FILTER_BITS / 64
-            }
-        ];
-        for needle in &self.needles {
-            if let Some(bit) = first_bit(&needle.text)
-                && let Some(word) = self.filter.get_mut(bit / 64)
-            {
-                *word |= 1 << (bit % 64);
-            }
-        }
+        self.filter = Filter::of(self.needles.iter().map(|needle| needle.text.as_slice()));
     }
 
     fn scrub<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        if self.needles.is_empty() {
-            return Cow::Borrowed(text);
-        }
         let bytes = text.as_bytes();
+        let stands = |rest: &[u8]| self.needles.iter().find(|needle| rest.starts_with(&needle.text));
         let mut out: Option<Vec<u8>> = None;
-        let (mut kept, mut at) = (0, 0);
-        while let Some(rest) = bytes.get(at..)
-            && let Some(bit) = first_bit(rest)
+        let mut kept = 0;
+        while let Some(rest) = bytes.get(kept..)
+            && let Some((at, needle)) = self.filter.first_in(rest, stands)
         {
-            let may = self
-                .filter
-                .get(bit / 64)
-                .is_some_and(|word| word >> (bit % 64) & 1 == 1);
-            let found = may.then(|| self.needles.iter().find(|needle| rest.starts_with(&needle.text)));
-            match found.flatten() {
-                Some(needle) => {
-                    let out = out.get_or_insert_default();
-                    out.extend_from_slice(bytes.get(kept..at).unwrap_or_default());
-                    out.extend_from_slice(needle.instead.as_bytes());
-                    at += needle.text.len();
-                    kept = at;
-                }
-                None => at += 1,
-            }
+            let out = out.get_or_insert_default();
+            out.extend_from_slice(rest.get(..at).unwrap_or_default());
+            out.extend_from_slice(needle.instead.as_bytes());
+            kept += at + needle.text.len();
         }
         match out {
             None => Cow::Borrowed(text),
@@ -223,12 +193,6 @@ impl Values {
             Value::Null | Value::Bool(_) => {}
         }
     }
-}
-
-/// The filter's bit for a text's first bytes; `None` where it has too few.
-fn first_bit(bytes: &[u8]) -> Option<usize> {
-    let first = bytes.first_chunk::<NEEDLE_BYTES_MIN>()?;
-    Some((u32::from_le_bytes(*first).wrapping_mul(0x9E37_79B1) >> 16) as usize)
 }
 
 #[cfg(test)]

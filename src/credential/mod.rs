@@ -7,6 +7,7 @@
 //! Invariants: a secret has no `Debug` and no `Clone`, and is zeroed when dropped; it is written
 //! only into the slot that its credential's type names, and only with a permit.
 
+mod filter;
 pub mod forms;
 mod known;
 pub mod placeholder;

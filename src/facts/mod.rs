@@ -6,6 +6,7 @@
 //! Invariant: a fact that could not be had is [`Fact::Unknown`], never an empty value. The policy
 //! layer spreads unknowns as CEL does and denies when the outcome hangs on one.
 
+pub(crate) mod escape;
 pub mod http;
 pub mod k8s;
 pub mod mask;

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::escape;
 use super::mask::{Mask, mask_all};
 use super::{Blind, Fact, FactSource as _, Facts, Family, Slot, View};
 use crate::audit::FACT_BYTES_MAX;
@@ -114,8 +115,7 @@ impl<'a> Writer<'a> {
 
     /// A text without its secrets.
     fn text(&mut self, text: &str) {
-        let clean = (self.scrub)(text);
-        self.write(&*clean);
+        escape::text(&mut self.out, &(self.scrub)(text));
     }
 
     /// A comma unless it is the first, and what follows it.

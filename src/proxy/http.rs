@@ -7,7 +7,7 @@
 //!
 //! - [`request`] is the path of one request up to its verdict, `ask` what is asked on it, [`send`] from there on; [`answer`] what it is answered when it goes nowhere.
 //! - `trial` shows people what a held Kubernetes request would do, and looks again before it goes.
-//! - `head` checks a request's head against what was dialled.
+//! - `greeting` is what comes before the first: TLS, and which HTTP. `head` checks a request's head against what was dialled.
 //! - [`body`] holds and streams bodies, [`download`] is the response's way back.
 //! - [`upgrade`] splices what is no longer HTTP. [`activity`] ends who is too slow, `faults` counts what breaks the protocol.
 //!
@@ -22,6 +22,7 @@ pub mod body;
 pub mod download;
 pub(crate) mod faults;
 pub mod form;
+mod greeting;
 mod head;
 pub mod judge;
 pub mod request;
@@ -30,27 +31,27 @@ pub mod trial;
 pub mod upgrade;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::route;
 use crate::credential::{KnownSecrets, Secret};
 use crate::identity::Agent;
 use crate::identity::budget::Budget;
 use crate::policy::{Credential, Endpoint, Limits};
-use crate::tls::accept::{AcceptError, greet};
-use crate::tls::{Expected, HANDSHAKE_RECORD, LeafName, Leaves, Offer};
-use crate::upstream::{Pool, To, Version};
+use crate::tls::Leaves;
+use crate::tls::accept::AcceptError;
+use crate::upstream::Pool;
 
-use super::replay::Replayed;
 use activity::{Activity, Noted, Patience, Slow};
 pub use body::UpBody;
+use greeting::{Greeted, Talk, greeted};
 pub use judge::Judge;
 
 /// Bytes of one request's head. nginx takes 8 KiB a line, Node 16 KiB in all.
@@ -167,119 +168,25 @@ pub enum ServeError {
 
 /// Serves one connection to its end: TLS where its first byte is TLS's, plain HTTP else.
 ///
+/// What greets it and what serves it are futures of their own, so that an idle connection takes the room of the second
+/// alone.
+///
 /// # Errors
 /// Why it ended early. Nothing is left to do for the caller but to log it.
-pub async fn serve<J, IO>(mut io: IO, shared: Arc<Shared<J>>, claimed: Claimed) -> Result<(), ServeError>
+pub async fn serve<J, IO>(io: IO, shared: Arc<Shared<J>>, claimed: Claimed) -> Result<(), ServeError>
 where
     J: Judge,
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (endpoint, limits) = shared.endpoint(&claimed.endpoint).ok_or(ServeError::NoEndpoint)?;
-    let patience = Duration::from_millis(limits.handshake_ms);
-    let mut first = [0; 1];
-    let read = timeout(patience, io.read(&mut first));
-    if read.await.map_err(|_| ServeError::Silent)?? == 0 {
+    let greeting = Box::pin(greeted(io, &shared, &claimed, (&endpoint, &limits)));
+    let Some((greeted, mut terms)) = greeting.await? else {
         return Ok(());
-    }
-    let mut ahead = first.to_vec();
-    if first != [HANDSHAKE_RECORD] {
-        let reading = timeout(patience, begins_http2(&mut io, &mut ahead));
-        let place = match reading.await.map_err(|_| ServeError::Silent)?? {
-            true => shared.http2.take(&claimed.agent.identity, 1),
-            false => None,
-        };
-        let talk = place.as_ref().map_or(Talk::Http1, |_| Talk::Http2);
-        let connection = Connection::new(shared, claimed, None);
-        return run(Replayed::new(io, ahead), connection, talk, &limits).await;
-    }
-    let greeting = greet(Replayed::new(io, ahead), patience).await?;
-    let leads = |name: &str| shared.leads(&claimed, name);
-    let expected = Expected {
-        leads: &leads,
-        name: claimed.name.as_deref(),
-        destination: claimed.destination,
     };
-    let sni = greeting
-        .sni()
-        .and_then(|sni| match expected.leaf_name(Some(&sni)) {
-            Some(LeafName::Name(name)) => Some(name),
-            _ => None,
-        });
-    // A name that is none of this endpoint's is refused below; nothing is asked for its sake.
-    let place = match greeting.offers(b"h2") && sni.is_some() == greeting.sni().is_some() {
-        true => shared.http2.take(&claimed.agent.identity, 1),
-        false => None,
-    };
-    let offer = match place.is_some() {
-        true => offer(&shared, &claimed, &endpoint, sni.as_deref(), patience / 2).await,
-        false => Offer::Http1,
-    };
-    let stream = greeting.answer(&shared.leaves, expected, offer).await?;
-    let talk = match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => Talk::Http2,
-        _ => Talk::Http1,
-    };
-    run(stream, Connection::new(shared, claimed, sni), talk, &limits).await
-}
-
-/// What an agent speaks: agreed by ALPN, or seen from the HTTP/2 preface, and nothing else from then on. hyper-util's
-/// choice of the two would let an agent have HTTP/2 that was not offered to it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Talk {
-    Http1,
-    Http2,
-}
-
-/// What an HTTP/2 client says first (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Whether a stream in the clear begins as HTTP/2; as much as tells it is read on into `ahead`.
-async fn begins_http2(io: &mut (impl AsyncRead + Unpin), ahead: &mut Vec<u8>) -> std::io::Result<bool> {
-    while ahead.len() < PREFACE.len() && PREFACE.starts_with(ahead) {
-        let left = (PREFACE.len() - ahead.len()) as u64;
-        if (&mut *io).take(left).read_buf(ahead).await? == 0 {
-            break;
-        }
-    }
-    Ok(ahead == PREFACE)
-}
-
-/// Which protocols to offer: what the upstream speaks. It is asked by connecting to it once in
-/// [`crate::upstream::pool::ALPN_MAX_AGE`], with a permit to connect; the connection is kept for
-/// the first request. An upstream that cannot be asked is taken to speak HTTP/1.1, which every
-/// agent can.
-async fn offer<J: Judge>(
-    shared: &Shared<J>,
-    claimed: &Claimed,
-    endpoint: &Arc<Endpoint>,
-    sni: Option<&str>,
-    limit: Duration,
-) -> Offer {
-    if !endpoint.tls {
-        return Offer::Http1;
-    }
-    let dialled = claimed.destination.ip().to_string();
-    let host = sni.or(claimed.name.as_deref()).unwrap_or(&dialled);
-    let to = To {
-        agent: &claimed.agent.identity,
-        endpoint,
-        dial: if claimed.name.is_some() { host } else { &dialled },
-        host,
-        port: claimed.destination.port(),
-        identity: None,
-        version: Version::Http2,
-        answer: limit,
-    };
-    let spoken = match shared.pool.spoken(&to) {
-        Some(version) => Some(version),
-        None => timeout(limit, send::probe(shared, claimed, &to))
-            .await
-            .ok()
-            .flatten(),
-    };
-    match spoken {
-        Some(Version::Http2) => Offer::Http2,
-        _ => Offer::Http1,
+    let connection = Connection::new(shared, claimed, terms.sni.take());
+    match greeted {
+        Greeted::Plain(io) => Box::pin(run(io, connection, terms.talk, &limits)).await,
+        Greeted::Tls(io) => Box::pin(run(*io, connection, terms.talk, &limits)).await,
     }
 }
 
@@ -294,13 +201,12 @@ where
     let each = connection.clone();
     let service = service_fn(move |request| {
         let connection = each.clone();
-        async move { Ok::<_, std::convert::Infallible>(request::serve(&connection, request).await) }
+        // hyper keeps room for a request's future with each connection, idle or not: here, for a pointer to it.
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(request::serve(&connection, request).await) })
     });
-    let serving = async move {
-        match talk {
-            Talk::Http1 => http1().serve_connection(io, service).with_upgrades().await,
-            Talk::Http2 => http2().serve_connection(io, service).await,
-        }
+    let serving: Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>> = match talk {
+        Talk::Http1 => Box::pin(http1().serve_connection(io, service).with_upgrades()),
+        Talk::Http2 => Box::pin(http2().serve_connection(io, service)),
     };
     let patience = Patience {
         head: Duration::from_millis(limits.handshake_ms),

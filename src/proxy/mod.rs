@@ -142,7 +142,7 @@ impl Proxy {
         };
         let is_stopped = self.gate.is_stopped(&identity);
         if self.teller.is_at(address, name.as_deref()) && !is_stopped {
-            return self.teller.serve(flow).await;
+            return Box::pin(self.teller.serve(flow)).await;
         }
         let mut reloads = self.gate.reloads();
         let Ok(agent) = self.gate.admit(&live, &dialled).await else {
@@ -184,6 +184,7 @@ impl Proxy {
         }
     }
 
+    /// Each way is a future of its own: an idle connection takes the room of the one that it went, not of the largest.
     async fn serve_route(
         &self,
         flow: Flow,
@@ -193,7 +194,7 @@ impl Proxy {
     ) {
         match route {
             Route::Endpoint(endpoint) => self.serve_endpoint(flow, agent, endpoint, name.clone()).await,
-            Route::Passthrough => self.pass(flow, agent, dialled).await,
+            Route::Passthrough => Box::pin(self.pass(flow, agent, dialled)).await,
             Route::Closed(why) => {
                 let refusal =
                     Refusal::new(Cause::NoEndpoint, "no endpoint of yours is there").with_detail(why);
@@ -220,11 +221,12 @@ impl Proxy {
                     name: name.map(|name| name.to_string()),
                     destination: flow.destination,
                 };
-                if let Err(error) = http::serve(flow.stream, self.http.clone(), claimed).await {
+                let serving = http::serve(flow.stream, self.http.clone(), claimed);
+                if let Err(error) = Box::pin(serving).await {
                     tracing::debug!(%error, endpoint = %endpoint.key, "an HTTP connection ended early");
                 }
             }
-            Protocol::Postgres => self.serve_postgres(flow, agent, endpoint, name).await,
+            Protocol::Postgres => Box::pin(self.serve_postgres(flow, agent, endpoint, name)).await,
             Protocol::Unread => {
                 let reason = "this gateway does not read the endpoint's protocol";
                 let refusal = Refusal::new(Cause::NoEndpoint, reason);

@@ -277,9 +277,13 @@ impl AsyncRead for Stream {
             endpoint.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        match socket.recv_slice(buffer.initialize_unfilled()) {
-            Ok(read) => {
-                buffer.advance(read);
+        let taken = socket.recv(|held| {
+            let held = held.get(..buffer.remaining()).unwrap_or(held);
+            buffer.put_slice(held);
+            (held.len(), ())
+        });
+        match taken {
+            Ok(()) => {
                 self.mark(endpoint);
                 Poll::Ready(Ok(()))
             }
