@@ -105,10 +105,13 @@ pub(super) enum Talk {
 }
 
 /// What an HTTP/2 client says first (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether a stream in the clear begins as HTTP/2; as much as tells it is read on into `ahead`.
-async fn begins_http2(io: &mut (impl AsyncRead + Unpin), ahead: &mut Vec<u8>) -> std::io::Result<bool> {
+pub(super) async fn begins_http2(
+    io: &mut (impl AsyncRead + Unpin),
+    ahead: &mut Vec<u8>,
+) -> std::io::Result<bool> {
     while ahead.len() < PREFACE.len() && PREFACE.starts_with(ahead) {
         let left = (PREFACE.len() - ahead.len()) as u64;
         if (&mut *io).take(left).read_buf(ahead).await? == 0 {

@@ -9,9 +9,11 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{Empty, StreamBody};
 use hyper::body::Incoming;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::super::replay::Replayed;
 use super::body::{AHEAD_BYTES_MAX, Begun};
+use super::greeting::{PREFACE, begins_http2};
 use super::*;
 
 /// Bytes that a stream in memory holds.
