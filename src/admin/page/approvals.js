@@ -2,7 +2,7 @@
 
 import { html, useLayoutEffect, useRef, useState } from './vendor/preact-htm.js'
 import { ask, get } from './api.js'
-import { Badge, Empty, Facts, Fields, Problem, Sure, ago, printable, span, useEvery, useLoaded, useNow, when } from './show.js'
+import { Badge, Empty, Facts, Fields, Problem, Sample, Sure, ago, printable, span, useEvery, useLoaded, useNow, when } from './show.js'
 
 // Seconds before the end that are shown as such.
 const SOON_S = 60
@@ -57,12 +57,14 @@ export function Approvals({ held, live, id }) {
       ${listed.length
         ? html`<ul class="asked">${listed.map(one => html`<${Item} key=${one.id} held=${one} now=${now} isCurrent=${one.id === current} />`)}</ul>`
         : html`<${Empty} title=${live ? 'Nothing waits for you' : 'Looking…'}>${live && html`<p>An action appears here the moment a rule
-            asks a person: <code>approve = [human_approver.ops]</code>. Its agent waits meanwhile.</p>`}<//>`}
+            asks a person. Its agent waits meanwhile.</p><${Sample}>approve = [human_approver.ops]<//>`}<//>`}
     </section>
     <section class="right" aria-label="The action">
       ${current === null
-        ? html`<${Empty} title=${pending.length ? 'Choose an action' : 'All is decided'}>
-            ${pending.length > 0 && html`<p>With <kbd>j</kbd> and <kbd>k</kbd>, or a click. <kbd>a</kbd> approves, <kbd>d</kbd> denies, each after <kbd>Enter</kbd>.</p>`}<//>`
+        ? html`<${Empty} title=${listed.length ? 'Choose an action' : 'It is shown here, whole'}>
+            ${listed.length
+              ? html`<p>With <kbd>j</kbd> and <kbd>k</kbd>, or a click. <kbd>a</kbd> approves, <kbd>d</kbd> denies, each after <kbd>Enter</kbd>.</p>`
+              : html`<p>With what it would do, who asks, and how others like it were decided.</p>`}<//>`
         : html`<${Question} key=${current} id=${current} now=${now} listed=${held.find(one => one.id === current)} />`}
     </section>
   </div>`
