@@ -136,12 +136,20 @@ async fn the_kill_switch_ends_what_is_open_granted_and_held() {
     assert!(!heard.iter().any(|line| line == "events 200"), "{heard:?}");
     assert_eq!(listed_ids(&world), Vec::<String>::new());
     assert_eq!(world.operator(&["approvals", "grants"]), "");
-    let refused = recorded(&world, "refused");
-    assert!(
-        refused
-            .iter()
-            .any(|record| record.contains("its agent was stopped")),
-        "{refused:?}"
+    let all = world.operator(&["approvals", "list", "--all", "--format", "json"]);
+    let all: serde_json::Value = serde_json::from_str(&all).unwrap();
+    let events = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["question"]["summary"] == "GET /events");
+    let events = events.unwrap();
+    assert_eq!(
+        (&events["state"], &events["reason"]),
+        (
+            &serde_json::json!("denied"),
+            &serde_json::json!("its agent was stopped")
+        )
     );
 }
 
