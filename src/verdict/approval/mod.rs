@@ -15,6 +15,7 @@
 
 mod alike;
 mod before;
+mod bound;
 mod decision;
 pub mod grant;
 mod identity;
@@ -30,6 +31,7 @@ mod voter;
 
 pub use alike::{Alike, Decided, SHOWN_MAX, Stood};
 pub use before::Before;
+pub use bound::parameters;
 pub use decision::{Decide, DecideError, Decision};
 pub use grant::{Grant, People, Scope, Terms, Use};
 pub use lodge::Lodged;
