@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::short;
-use crate::verdict::approval::{Held, QuestionState, Said};
+use crate::verdict::approval::{Held, QuestionState, Said, parameters};
 
 /// Ends the version of a question that others may decide too by now.
 pub const ESCALATED: &str = " escalated";
@@ -21,7 +21,7 @@ pub struct Notice {
     pub title: String,
     /// Who asks, and why people are asked: labels and their texts.
     pub about: Vec<(&'static str, String)>,
-    /// The whole action, and what it would do where that was found out.
+    /// The whole action with its parameters, and what it would do where that was found out.
     pub action: String,
     /// What the gateway read it as, in short.
     pub facts: Vec<String>,
@@ -85,6 +85,10 @@ impl Notice {
         let whole = |field: &str| question[field].as_str().filter(|text| !text.is_empty());
         let whole = whole("detail").or(whole("summary")).unwrap_or_default();
         let mut action = lines(whole);
+        let bound = parameters(question);
+        if !bound.is_empty() {
+            let _ = write!(action, "\n\nWith these parameters:\n{}", lines(&bound.join("\n")));
+        }
         if !question["preview"].is_null() {
             let shown = serde_json::to_string_pretty(&question["preview"]).unwrap_or_default();
             let _ = write!(action, "\n\nWhat it would do:\n{}", lines(&shown));
@@ -202,6 +206,7 @@ mod tests {
         let question = serde_json::json!({
             "node": "lap\u{202e}top", "endpoint": "https.api", "rule": "ask", "detail": detail,
             "digest": "sha256:00", "required": 2, "transport": "tailnet", "tags": ["tag:ci", "tag:x\u{200b}"],
+            "facts": { "parameters": ["7", null] },
             "earlier": [{ "person": "eve@example.com", "through": null }, { "person": "bob@example.com", "through": "slack.ops" }], "preview": { "does": { "tag": "DELETE 3" } },
         });
         let held = serde_json::json!({
@@ -218,7 +223,7 @@ mod tests {
         assert!(
             notice
                 .action
-                .starts_with("DELETE\n\tFROM\\u{d} x\\u{200b}\\u{feff}\n\nWhat it would do:")
+                .starts_with("DELETE\n\tFROM\\u{d} x\\u{200b}\\u{feff}\n\nWith these parameters:\n$1 = \"7\"\n$2 = NULL\n\nWhat it would do:")
         );
         assert!(notice.action.contains("DELETE 3"), "the preview is part of it");
         assert_eq!(notice.link, "https://page/#/approvals/7");

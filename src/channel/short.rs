@@ -17,7 +17,7 @@ pub const LINE_CHARS_MAX: usize = 120;
 pub const COUNTS_MAX: usize = 6;
 
 /// Facts that stand in the action itself, whole.
-const IN_THE_ACTION: &[&str] = &["statement", "body", "body_json", "headers"];
+const IN_THE_ACTION: &[&str] = &["statement", "parameters", "body", "body_json", "headers"];
 
 /// What the gateway read the action as, a fact a line.
 pub fn facts(facts: &Value) -> Vec<String> {

@@ -114,7 +114,8 @@ impl Facts {
     }
 
     /// All facts of the family as one JSON object, for the audit log and for `tailkeep eval`.
-    /// An unknown fact stands as `{"unknown": "<why>"}`, with `"named": […]` where names are known; a fact that was not read is left out.
+    /// An unknown fact stands as `{"unknown": "<why>"}`, with `"named": […]` where names are known, and `"shown": […]` where people
+    /// see what no rule reads; a fact that was not read is left out.
     /// Credentials are masked: the agent's own ones have no place in a record.
     pub fn to_json(&self, mask: &Mask) -> serde_json::Value {
         let Some(family) = self.family() else {
@@ -125,7 +126,12 @@ impl Facts {
             match self.fact(slot) {
                 Fact::Unknown(Blind::NotRead) => {}
                 Fact::Unknown(blind) => {
-                    object.insert(slot.name().to_owned(), serde_json::json!({ "unknown": blind }));
+                    let mut value = serde_json::json!({ "unknown": blind });
+                    if let Some(shown) = self.shown(slot) {
+                        value["shown"] = shown.clone();
+                        mask.fact(slot, &mut value["shown"]);
+                    }
+                    object.insert(slot.name().to_owned(), value);
                 }
                 Fact::Known(view) => {
                     let mut value = view.to_json();
@@ -135,6 +141,16 @@ impl Facts {
             }
         }
         serde_json::Value::Object(object)
+    }
+}
+
+impl Facts {
+    /// What people are shown of a fact that no rule reads.
+    fn shown(&self, slot: Slot) -> Option<&serde_json::Value> {
+        match (slot, self) {
+            (Slot::SqlParameters, Facts::Sql(own)) => own.parameters.apart(),
+            _ => None,
+        }
     }
 }
 

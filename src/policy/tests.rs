@@ -460,15 +460,27 @@ profile "p" {
 
 #[test]
 fn what_a_judge_is_sent_has_a_size() {
-    let text = |bytes: u64| {
+    let text = |field: &str, number: u64| {
         format!(
             "{BASE}policy \"words\" {{ text = \"x\" }}\ncredential \"anthropic_manual_key\" \"k\" {{ endpoint = https.api }}\n\
              approver \"llm_approver\" \"judge\" {{\n  model = \"m\"\n  credential = anthropic_manual_key.k\n  \
-             policy = policy.words\n  request_bytes_max = {bytes}\n}}\n"
+             policy = policy.words\n  {field} = {number}\n}}\n"
         )
     };
-    assert!(load(&text(64 << 10)).is_ok());
-    assert!(load(&text((64 << 10) + 1)).is_err());
+    assert!(load(&text("request_bytes_max", 64 << 10)).is_ok());
+    assert!(load(&text("request_bytes_max", (64 << 10) + 1)).is_err());
+    for (tokens, is_fine) in [
+        (255, false),
+        (256, true),
+        (64 << 10, true),
+        ((64 << 10) + 1, false),
+    ] {
+        assert_eq!(
+            load(&text("answer_tokens_max", tokens)).is_ok(),
+            is_fine,
+            "{tokens}"
+        );
+    }
 }
 
 #[test]

@@ -33,7 +33,8 @@ use crate::policy::{Judgement, Policy, UnknownHost};
 use crate::state::Killed;
 
 const UNAVAILABLE_REASON: &str = "this cannot be judged right now";
-const NOT_WHOLE_REASON: &str = "this needs an approval, and is too large for anyone to see all of it";
+const NOT_WHOLE_REASON: &str =
+    "this needs an approval, and is too large for anyone to see all of it, or cannot be shown";
 const NOT_HELD_REASON: &str = "this endpoint is not one of yours";
 
 /// Asks, records, permits. Cheap to clone through its `Arc`.

@@ -176,7 +176,7 @@ async fn bodies(world: &World) {
         let asked = world.hold(Question {
             endpoint: endpoint.into(),
             detail: detail.to_owned(),
-            facts: json!({ "path": "/\u{202e}x\u{9b}2J" }),
+            facts: json!({ "path": "/\u{202e}x\u{9b}2J", "parameters": ["\u{202e}7", null] }),
             eligible: vec!["ann@example.com".to_owned()],
             required: 2,
             excluded: Some("eve@example.com".to_owned()),
@@ -196,6 +196,7 @@ async fn bodies(world: &World) {
             "never       eve@example.com\n",
             "said before bob@example.com\n",
             "\"path\": \"/\\u{202e}x\\u{9b}2J\"",
+            "With these parameters:\n$1 = \"\\u{202e}7\"\n$2 = NULL\n",
         ] {
             assert!(shown.contains(line), "{line}: {shown}");
         }

@@ -12,7 +12,7 @@ const ENTER: &str = "\u{e007}";
 const ESCAPE: &str = "\u{e00c}";
 const TAB: &str = "\u{e004}";
 
-const SQL: &str = "UPDATE orders\n   SET status = 'refunded', refunded_at = now()\n WHERE customer_id = $1\n   AND created_at > now() - interval '30 days'\nRETURNING id, total;\n-- $1 = '4711'";
+const SQL: &str = "UPDATE orders\n   SET status = 'refunded', refunded_at = now()\n WHERE customer_id = $1\n   AND created_at > now() - interval '30 days'\nRETURNING id, total;";
 
 /// A question as the Postgres proxy asks it.
 pub fn refund() -> Question {
@@ -104,7 +104,7 @@ async fn a_person_signs_in_sees_a_question_arrive_and_decides_by_keyboard() {
         "#orders",
         "the orders of the shop, in production",
         "postgres_credential.orders",
-        "4711",
+        "With these parameters$1 = \"4711\"",
         &refund().digest.to_string(),
         "1 person",
         "tailnet",

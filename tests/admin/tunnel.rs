@@ -270,6 +270,13 @@ fn a_held_request_outlives_the_gateway_and_its_retry_passes_once() {
     );
     machine.run(&["approvals", "approve", "1"]);
     assert_eq!(reached(), 0, "upstream saw something before its agent came back");
+    // Any change is a new question: a header more, a byte of a body, another method.
+    for change in [["-H", "X-More: 1"], ["-d", "x"], ["-X", "PUT"]] {
+        let mut other = machine.command(&request);
+        let other = other.args(change).args(["-m", "2"]).output().unwrap();
+        assert_eq!(other.status.code(), Some(28), "{change:?}: {other:?}");
+    }
+    assert_eq!(reached(), 0, "the yes was for what was shown");
     assert_eq!(machine.run(&request), "reached\n");
     assert_eq!(reached(), 1);
     // Whoever follows the log is told by the new gateway.

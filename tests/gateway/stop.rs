@@ -96,3 +96,65 @@ async fn a_grant_and_an_agent_are_stopped_at_once_with_what_they_have_open() {
     assert!(told.contains("200"), "{told}");
     assert_eq!(recorded(&world, "agent_unkilled").len(), 1);
 }
+
+/// What asks about one path by a rule of its own, so that a grant for the rest leaves it held.
+const APART: &str = "rule \"events\" {\n endpoint = https.api\n priority = 10\n condition = \"http.path == '/events'\"\n \
+                     approve = [human_approver.ops]\n}\n";
+
+/// At once: what is open, what was granted and what is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kill_switch_ends_what_is_open_granted_and_held() {
+    if !can_run() {
+        return;
+    }
+    let service = Service::start(BOTH).await;
+    let world = World::start(&(policy(&service, &format!("{APART}{ASKED}")) + OPS));
+    let (mut child, lines) = start(&world);
+    let listed = || world.operator(&["approvals", "list"]);
+    let lacks = |of: &str| !listed().contains(of);
+    until("all three are held", || {
+        !["GET /1k", "GET /upgrade", "GET /events"].into_iter().any(lacks)
+    });
+    let listed = listed();
+    let other = listed.lines().find(|line| !line.contains("/events")).unwrap();
+    let id = other.split_whitespace().next().unwrap();
+    world.operator(&["approvals", "approve", id, "--for", "30m"]);
+    hears(&lines, &["kept 200", "stream 101", "kept 200"]);
+    until("one is held", || listed_ids(&world).len() == 1);
+    let said = world.operator(&["agents", "kill", "agent", "--format", "json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (&said["grants"], &said["held"]),
+        (&serde_json::json!(1), &serde_json::json!(1)),
+        "{said}"
+    );
+    child.wait().unwrap();
+    let heard: Vec<String> = lines.iter().collect();
+    for end in ["kept closed", "stream closed", "events cut"] {
+        assert!(heard.iter().any(|line| line == end), "{end}: {heard:?}");
+    }
+    assert!(!heard.iter().any(|line| line == "events 200"), "{heard:?}");
+    assert_eq!(listed_ids(&world), Vec::<String>::new());
+    assert_eq!(world.operator(&["approvals", "grants"]), "");
+    let all = world.operator(&["approvals", "list", "--all", "--format", "json"]);
+    let all: serde_json::Value = serde_json::from_str(&all).unwrap();
+    let events = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["question"]["summary"] == "GET /events");
+    let events = events.unwrap();
+    assert_eq!(
+        (&events["state"], &events["reason"]),
+        (
+            &serde_json::json!("denied"),
+            &serde_json::json!("its agent was stopped")
+        )
+    );
+}
+
+fn listed_ids(world: &World) -> Vec<String> {
+    let listed = world.operator(&["approvals", "list"]);
+    let ids = listed.lines().filter_map(|line| line.split_whitespace().next());
+    ids.map(str::to_owned).collect()
+}

@@ -141,6 +141,22 @@ async fn a_no_comes_to_whoever_comes_back_and_what_is_not_asked_of_people_does_n
     assert!(!format!("{:?}", service.seen()[0].headers).contains("tailkeep"));
 }
 
+/// A ticket that nobody will look at is none.
+#[tokio::test]
+async fn in_quiet_hours_it_is_over_at_once() {
+    let service = Service::start(BOTH).await;
+    let time = |hours: i64| {
+        let then = chrono::Utc::now() + chrono::TimeDelta::hours(hours);
+        then.format("%H:%M").to_string()
+    };
+    let quiet = format!("\"ops\" {{ quiet_hours = \"{}-{}\" }}", time(-2), time(2));
+    let world = World::new(&service.policy(&ASK.replace("\"ops\" {}", &quiet)));
+    let gateway = world.listen(API).await;
+    let answer = send(gateway, ASYNC, "tea").await;
+    assert_eq!(answer.status, 403, "{}", answer.text());
+    assert!(world.queue.list(false).await.unwrap().is_empty());
+}
+
 /// The answer of the first step would be used up before that of the second is there.
 #[tokio::test]
 async fn where_several_steps_are_peoples_it_is_held_all_the_same() {

@@ -28,6 +28,7 @@ mod names;
 mod policies;
 mod secrecy;
 mod server;
+mod shown;
 mod streams;
 mod upgrades;
 mod upstreams;

@@ -7,6 +7,7 @@ mod cases;
 mod folder;
 mod granted;
 mod server;
+mod troubles;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,6 +154,7 @@ async fn a_judge_of_either_api_allows_and_denies() {
         world.judge("tea").await.unwrap();
         let seen = world.server.seen().pop().unwrap();
         assert_eq!(seen.headers[key], value);
+        assert_eq!(seen.headers["content-type"], "application/json");
         let text = seen.body.to_string();
         let name = model.split('"').nth(1).unwrap();
         for part in [
@@ -182,12 +184,15 @@ async fn a_judge_of_either_api_allows_and_denies() {
         let detail = world.record().await["detail"].to_string();
         assert!(detail.contains("said the judge"), "{detail}");
     }
-    let world = World::new(&format!("{CLAUDE}\n  provider = \"openai\""), ALONE).await;
+    let world = World::new(
+        &format!("{CLAUDE}\n  provider = \"openai\"\n  answer_tokens_max = 777"),
+        ALONE,
+    )
+    .await;
     world.judge("salt").await.unwrap();
-    assert!(
-        world.server.seen()[0].headers.contains_key("authorization"),
-        "as it is told"
-    );
+    let seen = world.server.seen().pop().unwrap();
+    assert!(seen.headers.contains_key("authorization"), "as it is told");
+    assert_eq!(seen.body["max_completion_tokens"], 777);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,17 @@ pub enum Mood {
     CutOff,
     /// It sends its callers elsewhere.
     Moved(String),
+    /// So often it says this, and then `allow`.
+    Trouble {
+        status: u16,
+        after: Option<&'static str>,
+        body: &'static str,
+        times: usize,
+    },
+    /// It knows `max_tokens` alone, as servers that followed OpenAI's API before.
+    Older,
+    /// It does not say what an answer cost.
+    Uncounted,
 }
 
 #[derive(Clone, Debug)]
@@ -76,7 +87,14 @@ impl Server {
             let mut shared = self.shared.lock().unwrap();
             let body = serde_json::from_str(&text).unwrap();
             shared.1.push(Seen { headers, body });
-            shared.0.clone()
+            match &mut shared.0 {
+                Mood::Trouble { times: 0, .. } => Mood::Says("allow", 0.95),
+                Mood::Trouble { times, .. } => {
+                    *times -= 1;
+                    shared.0.clone()
+                }
+                mood => mood.clone(),
+            }
         };
         let says = |verdict: &str, confidence: f64| {
             json!({ "verdict": verdict, "reason": "said the judge", "confidence": confidence }).to_string()
@@ -104,6 +122,28 @@ impl Server {
                 format!("{padding}{}", form(says("allow", 1.0), true)).into_response()
             }
             Mood::CutOff => form(says("allow", 1.0), false).to_string().into_response(),
+            Mood::Trouble {
+                status, after, body, ..
+            } => {
+                let status = StatusCode::from_u16(status).unwrap();
+                let mut answer = (status, body).into_response();
+                if let Some(after) = after {
+                    answer.headers_mut().insert("retry-after", after.parse().unwrap());
+                }
+                answer
+            }
+            Mood::Older if text.contains("max_completion_tokens") => {
+                let error = json!({ "object": "error", "message": { "detail": [
+                    { "type": "extra_forbidden", "loc": ["body", "max_completion_tokens"] },
+                ] } });
+                (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).into_response()
+            }
+            Mood::Older => form(says("allow", 1.0), true).to_string().into_response(),
+            Mood::Uncounted => {
+                let mut answer = form(says("allow", 1.0), true);
+                answer.as_object_mut().unwrap().remove("usage");
+                answer.to_string().into_response()
+            }
             Mood::Moved(to) => (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response(),
         }
     }
@@ -113,7 +153,10 @@ async fn messages(State(server): State<Server>, headers: HeaderMap, body: Bytes)
     let form = |text, whole| {
         json!({
             "id": "msg_1", "type": "message", "role": "assistant",
-            "content": [{ "type": "text", "text": text }],
+            "content": [
+                { "type": "thinking", "thinking": "let me see", "signature": "s" },
+                { "type": "text", "text": text },
+            ],
             "stop_reason": if whole { "end_turn" } else { "max_tokens" },
             "usage": { "input_tokens": 400, "output_tokens": 100 },
         })

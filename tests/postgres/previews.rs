@@ -552,6 +552,73 @@ async fn nothing_is_tried_that_nobody_will_look_at() {
     assert_eq!(tried, PREVIEWS_PER_AGENT_MAX);
 }
 
+/// Quiet hours and a full queue are looked at first: what would be refused all the same does not run, and locks nothing.
+#[tokio::test]
+async fn nothing_is_tried_in_quiet_hours_or_where_no_more_may_be_held() {
+    use tailkeep::verdict::approval::PENDING_PER_AGENT_MAX;
+    let (server, world) = world(ENDPOINT).await;
+    let asking = |approver| Setup {
+        endpoint: ENDPOINT,
+        rules: ASKED,
+        approver,
+        ..SETUP
+    };
+    let time = |hours: i64| {
+        let then = chrono::Utc::now() + chrono::TimeDelta::hours(hours);
+        then.format("%H:%M").to_string()
+    };
+    let quiet = format!("quiet_hours = \"{}-{}\"", time(-2), time(2));
+    world.reload(server.port, asking(&quiet));
+    let mut agent = Raw::enter(world.address).await;
+    for change in ["update users set name = 'x'", "select * from users"] {
+        let came = agent.query(change).await;
+        assert_eq!(came.tags, "EZ", "{came:?}");
+        assert!(came.text().contains("nobody approved it in time"), "{came:?}");
+    }
+    // Where others are asked at these hours, it is tried for them.
+    let later =
+        format!("{quiet}\n  approvers = [\"bob\"]\n  escalate_after = \"9h\"\n  escalate_to = [\"ann\"]");
+    world.reload(server.port, asking(&later));
+    agent.send(&query("update users set name = 'x'")).await;
+    let (id, shown) = preview(&world).await;
+    assert_eq!(shown["does"]["rows"], 4, "{shown}");
+    decide(&world, id, Decision::Deny).await;
+    assert_eq!(agent.until_ready(1).await.tags, "EZ");
+    drop(agent);
+    let records = world.records().await;
+    let tried = records.iter().filter(|one| one["step"] == "preview").count();
+    assert_eq!(tried, 1, "{records:?}");
+
+    world.reload(server.port, asking(""));
+    let mut agents = Vec::new();
+    for number in 0..PENDING_PER_AGENT_MAX {
+        let mut agent = Raw::enter(world.address).await;
+        // Never tried, whatever it is.
+        agent.send(&query("truncate users")).await;
+        agents.push(agent);
+        let many = usize::try_from(number).unwrap();
+        while world.queue.list(false).await.unwrap().len() <= many {
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut agent = Raw::enter(world.address).await;
+    for change in ["delete from users where id = 1", "select * from users"] {
+        let came = agent.query(change).await;
+        assert_eq!(came.tags, "EZ", "{came:?}");
+        assert!(came.text().contains("cannot be judged right now"), "{came:?}");
+    }
+    assert_eq!(open_transactions(&server), "0");
+    drop((agents, agent));
+    let again = world.records().await;
+    let full = again.iter().filter(|one| {
+        let detail = one["detail"].as_str().unwrap_or_default();
+        detail.contains("this agent has 32 actions held already")
+    });
+    assert_eq!(full.count(), 2);
+    let tried = again.iter().filter(|one| one["step"] == "preview").count();
+    assert_eq!(tried, 1, "{again:?}");
+}
+
 #[tokio::test]
 async fn an_ask_that_was_taken_back_is_none_of_the_next_statement() {
     let (server, world) = world(ENDPOINT).await;
@@ -710,6 +777,43 @@ with psycopg.connect(os.environ['URL']) as conn:
     assert!(said.contains("1 [(2,)]"), "{said}");
     assert_eq!(server.says("select count(*) from users where name = 'new'"), "1");
     assert_eq!(server.says(COUNT), "3");
+}
+
+/// What drivers send in binary and no rule reads: whoever decides sees it, or is not asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_that_no_rule_reads_are_shown_to_who_decides() {
+    let (server, world) = world(ENDPOINT).await;
+    let script = r#"
+import datetime, decimal, os, psycopg
+with psycopg.connect(os.environ['URL'], autocommit=True) as conn:
+    cur = conn.execute("delete from users where id = any(%b) and name <> all(%b) and date '2026-01-01' > %b and id < %b",
+        ([1, 2], ["a, b"], datetime.date(2001, 2, 3), decimal.Decimal("10.50")))
+    print(cur.rowcount)
+"#;
+    let approve = async {
+        let (id, shown) = preview(&world).await;
+        let held = world.queue.show(id).await.unwrap().unwrap();
+        assert_eq!(
+            held.question["facts"]["parameters"],
+            json!({ "unknown": "opaque", "shown": ["{\"1\", \"2\"}", "{\"a, b\"}", "2001-02-03", "10.50"] })
+        );
+        assert_eq!(shown["does"]["rows"], 2, "{shown}");
+        decide(&world, id, Decision::Allow).await;
+    };
+    let said = tokio::select! {
+        said = psycopg(&world, script) => said,
+        () = async { approve.await; std::future::pending().await } => String::new(),
+    };
+    assert_eq!(said, "2 | ");
+    assert_eq!(server.says(COUNT), "2");
+    // A function's call by its number: its arguments are nobody's to see.
+    let mut agent = Raw::enter(world.address).await;
+    let call = [&1_598_u32.to_be_bytes()[..], &[0, 0, 0, 0, 0, 0]].concat();
+    agent
+        .send(&tailkeep::protocol::postgres::wire::message(b'F', &call))
+        .await;
+    let came = agent.until_ready(1).await;
+    assert!(came.text().contains("or cannot be shown"), "{came:?}");
 }
 
 #[tokio::test]

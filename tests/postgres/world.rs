@@ -60,6 +60,8 @@ pub struct Setup<'a> {
     pub password: &'a str,
     /// More of the profile's credentials.
     pub held: &'a str,
+    /// Of who is asked.
+    pub approver: &'a str,
 }
 
 pub const SETUP: Setup<'static> = Setup {
@@ -69,6 +71,7 @@ pub const SETUP: Setup<'static> = Setup {
     rules: RULES,
     password: PASSWORD,
     held: "",
+    approver: "",
 };
 
 pub struct World {
@@ -279,13 +282,15 @@ credential "postgres_credential" "orders" {{
   endpoint = postgres.orders
   {}
 }}
-approver "human_approver" "ops" {{}}
+approver "human_approver" "ops" {{
+  {}
+}}
 profile "dev" {{
   peers       = ["laptop"]
   credentials = [postgres_credential.orders{}]
 }}
 {}"#,
-        setup.limits, setup.endpoint, setup.credential, setup.held, setup.rules
+        setup.limits, setup.endpoint, setup.credential, setup.approver, setup.held, setup.rules
     );
     let source = Source {
         path: "policy.hcl".into(),

@@ -1,6 +1,6 @@
 // The page's frame: who is signed in, where one is, what waits.
 
-import { html, render, useEffect, useState } from './vendor/preact-htm.js'
+import { html, render, useEffect, useRef, useState } from './vendor/preact-htm.js'
 import { ask, follow, get, hasGuard, keepGuard, whenSignedOut } from './api.js'
 import { SignIn, Invited } from './sign-in.js'
 import { Approvals, open } from './approvals.js'
@@ -61,11 +61,14 @@ function Frame({ who, onSignOut }) {
     const name = PLACES.find(([key]) => key === place)?.[1] || 'Tailkeep'
     document.title = `${waits ? `(${waits}) ` : ''}${name} · Tailkeep`
   }, [place, waits])
+  // On a telephone not all of them are in sight.
+  const current = useRef()
+  useEffect(() => current.current?.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' }), [place])
   return html`<div class="frame">
     <a class="skip" href="#content" onClick=${event => { event.preventDefault(); document.getElementById('content').focus() }}>To the content</a>
     <header class="side">
       <a class="brand" href="#/approvals"><img src="/page/icon.svg" alt="" width="24" height="24" />Tailkeep</a>
-      <nav aria-label="Pages">${PLACES.map(([key, name]) => html`<a key=${key} href=${`#/${key}`} aria-current=${key === place ? 'page' : null}>
+      <nav aria-label="Pages" ref=${current}>${PLACES.map(([key, name]) => html`<a key=${key} href=${`#/${key}`} aria-current=${key === place ? 'page' : null}>
         ${name}${key === 'approvals' && waits > 0 && html`<span class="count" aria-label=${`${waits} wait`}>${waits}</span>`}</a>`)}</nav>
       <div class="who">
         <div class="state"><span class=${`dot ${stream.is}`}></span>${{ live: 'Live', lost: 'Connection lost', looking: 'Connecting', closed: 'Closed' }[stream.is]}</div>

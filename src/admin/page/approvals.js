@@ -2,7 +2,7 @@
 
 import { html, useLayoutEffect, useRef, useState } from './vendor/preact-htm.js'
 import { ask, get } from './api.js'
-import { Badge, Empty, Facts, Fields, Problem, Sure, ago, printable, span, useEvery, useLoaded, useNow, when } from './show.js'
+import { Badge, Empty, Facts, Fields, Problem, Sample, Sure, ago, at, printable, span, useEvery, useLoaded, useNow, when } from './show.js'
 
 // Seconds before the end that are shown as such.
 const SOON_S = 60
@@ -57,12 +57,14 @@ export function Approvals({ held, live, id }) {
       ${listed.length
         ? html`<ul class="asked">${listed.map(one => html`<${Item} key=${one.id} held=${one} now=${now} isCurrent=${one.id === current} />`)}</ul>`
         : html`<${Empty} title=${live ? 'Nothing waits for you' : 'Looking…'}>${live && html`<p>An action appears here the moment a rule
-            asks a person: <code>approve = [human_approver.ops]</code>. Its agent waits meanwhile.</p>`}<//>`}
+            asks a person. Its agent waits meanwhile.</p><${Sample}>approve = [human_approver.ops]<//>`}<//>`}
     </section>
     <section class="right" aria-label="The action">
       ${current === null
-        ? html`<${Empty} title=${pending.length ? 'Choose an action' : 'All is decided'}>
-            ${pending.length > 0 && html`<p>With <kbd>j</kbd> and <kbd>k</kbd>, or a click. <kbd>a</kbd> approves, <kbd>d</kbd> denies, each after <kbd>Enter</kbd>.</p>`}<//>`
+        ? html`<${Empty} title=${listed.length ? 'Choose an action' : 'What is asked is shown here, whole'}>
+            ${listed.length
+              ? html`<p>With <kbd>j</kbd> and <kbd>k</kbd>, or a click. <kbd>a</kbd> approves, <kbd>d</kbd> denies, each after <kbd>Enter</kbd>.</p>`
+              : html`<p>With what it would do, who asks, and how others like it were decided.</p>`}<//>`
         : html`<${Question} key=${current} id=${current} now=${now} listed=${held.find(one => one.id === current)} />`}
     </section>
   </div>`
@@ -110,8 +112,9 @@ function Question({ id, listed, now }) {
       <div class="headline"><h1 id="asked">${question.node} asks ${question.endpoint}</h1><${Badge} of=${held.state} />
         ${held.state === 'pending' && html`<${Left} held=${held} now=${now} />`}</div>
       ${held.state === 'pending' && !held.waiting && html`<p class="note">Its agent is not connected now. A decision holds for its next try of exactly this.</p>`}
-      <h2 class="sub">What will happen, whole</h2>
+      <h2 class="sub">${held.state === 'pending' ? 'What will happen, whole' : 'What was asked, whole'}</h2>
       <pre class="whole mono" tabindex="0" aria-label="The whole action">${printable(question.detail || question.summary, true)}</pre>
+      <${Parameters} of=${question.facts?.parameters} />
       ${held.body && html`<h2 class="sub">Its body, as ${held.body.kind}</h2>
         <pre class="whole mono" tabindex="0" aria-label="Its body">${printable(held.body.text, true)}</pre>`}
       ${question.preview && html`<${Preview} of=${question.preview} />`}
@@ -142,7 +145,7 @@ function Question({ id, listed, now }) {
       ]} />
       <${Asker} id=${id} state=${held.state} />
       <h2 class="sub">Facts</h2>
-      <${Facts} facts=${question.facts} without=${question.detail ? ['statement'] : []} />
+      <${Facts} facts=${question.facts} without=${question.detail ? ['statement', 'parameters'] : []} />
       <h2 class="sub">Bound to</h2>
       <${Fields} rows=${[
         ['Digest', html`<code>${question.digest}</code>`],
@@ -152,6 +155,14 @@ function Question({ id, listed, now }) {
       ]} />
     </article>
     ${held.state === 'pending' && html`<${Decide} id=${id} grantable=${question.grantable} onDone=${again} />`}`
+}
+
+// What a statement is run with, whether or not rules read it; a text in quotes, so that none passes for two.
+function Parameters({ of }) {
+  const values = Array.isArray(of) ? of : of?.shown || []
+  if (!values.length) return null
+  return html`<h2 class="sub">With these parameters</h2><pre class="whole mono" tabindex="0" aria-label="Its parameters">${values.map((value, index) =>
+    html`<div key=${index}>$${index + 1} = ${value === null ? 'NULL' : printable(JSON.stringify(value))}</div>`)}</pre>`
 }
 
 // What its agent did of late, and how questions like it were decided.
@@ -167,12 +178,12 @@ function Asker({ id, state }) {
     ${!did.whole && html`<p class="note">There is much traffic: these are of the newest records alone.</p>`}
     ${did.actions.length > 0 && html`<div class="scroll" tabindex="0"><table><caption>Its last actions</caption>
       <thead><tr>${['When', 'Verdict', 'Endpoint', 'What'].map(name => html`<th scope="col">${name}</th>`)}</tr></thead><tbody>${did.actions.map(one => html`<tr key=${one.id}>
-      <td>${when(one.at_us)}</td><td><${Badge} of=${one.verdict} /></td><td>${one.endpoint}</td><td class="mono">${printable(one.summary)}</td></tr>`)}</tbody></table></div>`}
+      <td class="tight">${at(one.at_us)}</td><td><${Badge} of=${one.verdict} /></td><td>${one.endpoint}</td><td class="mono">${printable(one.summary)}</td></tr>`)}</tbody></table></div>`}
     <h2 class="sub">By this rule before</h2>
     <${Fields} rows=${[['Like this', stood(alike.same)], ['Others', stood(alike.others)]]} />
     ${alike.newest.length > 0 && html`<div class="scroll" tabindex="0"><table><caption>The newest like this</caption>
       <thead><tr>${['When', 'How', 'Agent', 'What', 'By'].map(name => html`<th scope="col">${name}</th>`)}</tr></thead><tbody>${alike.newest.map(one => html`<tr key=${one.id}>
-      <td>${one.closed_us ? when(one.closed_us) : ''}</td><td><${Badge} of=${one.state} /></td><td>${printable(one.node)}</td><td class="mono">${printable(one.summary)}</td>
+      <td class="tight">${one.closed_us ? when(one.closed_us) : ''}</td><td><${Badge} of=${one.state} /></td><td>${printable(one.node)}</td><td class="mono">${printable(one.summary)}</td>
       <td>${one.by.join(', ')}${one.reason && html`: ${printable(one.reason)}`}</td></tr>`)}</tbody></table></div>`}`
 }
 

@@ -2,7 +2,7 @@
 
 import { html, useState } from './vendor/preact-htm.js'
 import { get, putBytes } from './api.js'
-import { Badge, Empty, Problem, focus, useEvery, useLoaded } from './show.js'
+import { Badge, Empty, Problem, Sample, focus, useEvery, useLoaded } from './show.js'
 
 export function Credentials() {
   const [loaded, again] = useLoaded(() => get('/v1/credentials'))
@@ -32,10 +32,12 @@ export function Credentials() {
     <p class="dim">The gateway puts them in where an agent's request has a placeholder. No page and no command shows a value.</p>
     <${Problem} error=${loaded.error} />
     ${done && html`<p class="note" role="status">${done}</p>`}
-    ${slots.length === 0 ? html`<${Empty} title="No credentials"><p>Declare one in the policy: <code>credential "bearer_token" "pat" { endpoint = https.api }</code></p><//>`
-      : html`<div class="table" tabindex="0" role="region" aria-label="Credentials"><table><thead><tr><th>Credential</th><th>Slot</th><th>From</th><th>State</th><th><span class="said">Actions</span></th></tr></thead><tbody>
-        ${slots.map(slot => html`<tr key=${slot.credential + slot.slot}><td class="wide"><strong>${slot.credential}</strong></td><td>${slot.slot || html`<span class="dim">–</span>`}</td><td class="wide"><code>${slot.source}</code></td>
+    ${slots.length === 0 ? html`<${Empty} title="No credentials"><p>Declare one in the policy:</p>
+        <${Sample}>${'credential "bearer_token" "pat" {\n  endpoint = https.api\n}'}<//><//>`
+      : html`<div class="table" tabindex="0" role="region" aria-label="Credentials"><table><thead><tr><th>Credential</th><th>Slot</th><th>State</th><th>From</th><th><span class="said">Actions</span></th></tr></thead><tbody>
+        ${slots.map(slot => html`<tr key=${slot.credential + slot.slot}><td class="wide"><strong>${slot.credential}</strong></td><td>${slot.slot || html`<span class="dim">–</span>`}</td>
           <td class="wide">${slot.ready ? html`<${Badge} of="ready" kind="good" />` : html`<${Badge} of="missing" kind="bad" /> <span class="dim">${slot.missing}</span>`}</td>
+          <td class="wide"><code>${slot.source}</code></td>
           <td class="tight">${slot.source === 'store' && html`<button onClick=${() => { setDone(); setError(); setSetting(slot) }}>${slot.ready ? 'Replace' : 'Set'}</button>`}</td></tr>`)}</tbody></table></div>`}
     ${setting && html`<form class="card next" onSubmit=${save}><h2>${setting.credential}${setting.slot && ` (${setting.slot})`}</h2><${Problem} error=${error} />
       <input class="said" type="text" autocomplete="username" value=${setting.credential} readonly tabindex="-1" aria-label="Credential" />

@@ -93,6 +93,9 @@ export const Fields = ({ rows }) =>
 
 export const Empty = ({ title, children }) => html`<div class="empty"><h2>${title}</h2><div>${children}</div></div>`
 
+// Lines of a policy, as they are to be written.
+export const Sample = ({ children }) => html`<pre class="sample">${children}</pre>`
+
 export const Problem = ({ error }) => (error ? html`<p class="problem" role="alert">${String(error.message || error)}</p>` : null)
 
 // As a `ref`: what appears has the keyboard.

@@ -86,7 +86,7 @@ export function Traffic({ id }) {
     <div class="bar"><h1>Traffic</h1>
       <input ref=${field} type="search" placeholder="Filter: deny billing -select" aria-label="Filter, by words" value=${filter} onInput=${event => setFilter(event.target.value)} />
       <button aria-pressed=${isPaused} onClick=${() => pause(!isPaused)}>${isPaused ? 'Go on' : 'Pause'}</button>
-      <span class="dim num">${shown.length === rows.length ? `${rows.length} actions` : `${shown.length} of ${rows.length}`}</span></div>
+      <span class="dim num">${shown.length === rows.length ? `${rows.length} ${rows.length === 1 ? 'action' : 'actions'}` : `${shown.length} of ${rows.length}`}</span></div>
     ${state.is === 'lost' && html`<${Problem} error=${state.why} />`}
     ${rows.length === 0 && state.is !== 'looking'
       ? html`<${Empty} title="No agent has done anything yet"><p>Enrol a machine with <code>tailkeep peers add NAME</code>, or tag a node of the tailnet;

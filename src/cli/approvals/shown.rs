@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{asker, line};
 use crate::admin::client::Reach;
 use crate::cli::printable;
-use crate::verdict::approval::Said;
+use crate::verdict::approval::{Said, parameters};
 
 /// One question as the gateway gives it, and as a text: with who asks it, and what was decided on others like it.
 ///
@@ -33,6 +33,10 @@ fn text(held: &Value) -> anyhow::Result<String> {
     }
     let detail = question["detail"].as_str().unwrap_or_default();
     let _ = write!(out, "\n{}\n", lines(detail));
+    let bound = parameters(question);
+    if !bound.is_empty() {
+        let _ = write!(out, "\nWith these parameters:\n{}\n", lines(&bound.join("\n")));
+    }
     if let (Some(kind), Some(body)) = (held["body"]["kind"].as_str(), held["body"]["text"].as_str()) {
         let _ = write!(out, "\nIts body, as {}:\n{}\n", printable(kind), lines(body));
     }

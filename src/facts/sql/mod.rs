@@ -35,7 +35,7 @@ use crate::facts::Slot;
 
 pub use path::Bare;
 use path::{PathChange, SearchPath};
-pub use session::SqlFacts;
+pub use session::{Parameters, Seen, SqlFacts};
 use tree::Tree;
 
 /// Stack that parsing may need for each byte of a text, bytes: the deepest trees (`1+1+…`) have a

@@ -6,12 +6,53 @@ use super::Statement;
 use super::path::{Bare, SearchPath};
 use crate::facts::{Blind, Fact, FactSource, Slot, View};
 
+/// The parameters that a statement is run with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameters {
+    /// As a JSON list of texts and nulls.
+    pub fact: Fact<serde_json::Value>,
+    pub seen: Seen,
+}
+
+/// Where people see each parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    /// In the fact, or in the statement's text.
+    There,
+    /// Here, as a JSON list of texts and nulls: no rule reads them.
+    Apart(Arc<serde_json::Value>),
+    Nowhere,
+}
+
+impl Parameters {
+    pub fn known(values: Vec<serde_json::Value>) -> Parameters {
+        Parameters {
+            fact: Fact::Known(serde_json::Value::Array(values)),
+            seen: Seen::There,
+        }
+    }
+
+    pub fn unread(seen: Seen) -> Parameters {
+        Parameters {
+            fact: Fact::Unknown(Blind::Opaque),
+            seen,
+        }
+    }
+
+    /// What people see besides the fact.
+    pub fn apart(&self) -> Option<&serde_json::Value> {
+        match &self.seen {
+            Seen::Apart(values) => Some(values),
+            Seen::There | Seen::Nowhere => None,
+        }
+    }
+}
+
 /// The facts of one execution of a statement.
 #[derive(Clone, Debug)]
 pub struct SqlFacts {
     pub statement: Arc<Statement>,
-    /// The bound parameters as a JSON list of texts and nulls.
-    pub parameters: Fact<serde_json::Value>,
+    pub parameters: Parameters,
     /// How many statements were sent together.
     pub statements: i64,
     pub database: String,
@@ -25,7 +66,7 @@ impl SqlFacts {
     pub fn new(statement: Arc<Statement>, database: &str, user: &str) -> SqlFacts {
         SqlFacts {
             statement,
-            parameters: Fact::Known(serde_json::Value::Array(Vec::new())),
+            parameters: Parameters::known(Vec::new()),
             statements: 1,
             database: database.to_owned(),
             user: user.to_owned(),
@@ -75,7 +116,7 @@ impl FactSource for SqlFacts {
             Slot::SqlStatements => return Fact::Known(View::Int(self.statements)),
             Slot::SqlDatabase => return Fact::Known(View::Text(&self.database)),
             Slot::SqlUser => return Fact::Known(View::Text(&self.user)),
-            Slot::SqlParameters => return self.parameters.as_ref().map(View::Json),
+            Slot::SqlParameters => return self.parameters.fact.as_ref().map(View::Json),
             Slot::SqlOpaque => return Fact::Known(View::Bool(statement.opaque)),
             Slot::SqlSearchPath => {
                 let known = self.path.known().map(View::Texts);

@@ -19,6 +19,11 @@ const CONFIDENCE_MIN: i64 = 70;
 const REQUEST_BYTES: u64 = 48 << 10;
 /// Bytes that a judge is sent at most: an action's text is cut beyond, and a judge sees no part.
 const REQUEST_BYTES_MAX: i64 = 64 << 10;
+/// Tokens of a judge's answer, where nothing is said: models think before they answer, and that is a part of it.
+const ANSWER_TOKENS: u32 = 8 << 10;
+/// Tokens of an answer that may be said: below, no model comes to its answer.
+const ANSWER_TOKENS_MIN: i64 = 256;
+const ANSWER_TOKENS_MAX: i64 = 64 << 10;
 /// Questions an hour, and tokens a day, where nothing is said.
 const REQUESTS_PER_HOUR: u64 = 1_000;
 const TOKENS_PER_DAY: u64 = 5_000_000;
@@ -256,6 +261,10 @@ impl<'a> Loader<'a> {
             confidence_min: confidence as f64 / 100.0,
             cache: fields.duration("cache").unwrap_or_default(),
             request_bytes_max: number("request_bytes_max", REQUEST_BYTES_MAX, REQUEST_BYTES) as usize,
+            answer_tokens_max: fields
+                .size("answer_tokens_max", ANSWER_TOKENS_MIN..=ANSWER_TOKENS_MAX)
+                .and_then(|given| u32::try_from(given).ok())
+                .unwrap_or(ANSWER_TOKENS),
             requests_per_hour: number("requests_per_hour", 1 << 30, REQUESTS_PER_HOUR),
             tokens_per_day: number("tokens_per_day", 1 << 40, TOKENS_PER_DAY),
         }))

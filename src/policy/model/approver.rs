@@ -120,6 +120,7 @@ impl Judge {
             confidence_min,
             cache,
             request_bytes_max,
+            answer_tokens_max,
             requests_per_hour,
             tokens_per_day,
         } = self;
@@ -137,6 +138,7 @@ impl Judge {
             ),
             ("cache", *cache == other.cache),
             ("request_bytes_max", *request_bytes_max == other.request_bytes_max),
+            ("answer_tokens_max", *answer_tokens_max == other.answer_tokens_max),
             ("requests_per_hour", *requests_per_hour == other.requests_per_hour),
             ("tokens_per_day", *tokens_per_day == other.tokens_per_day),
         ]
@@ -183,7 +185,7 @@ impl Quiet {
 pub struct Judge {
     /// Which API it speaks (`provider`); from the model's name where it is not said.
     pub provider: Provider,
-    /// Where it is (`base_url`), without the API's own path.
+    /// Where it is (`base_url`), with the API's version or without.
     pub base_url: String,
     pub model: String,
     /// What holds its key.
@@ -199,6 +201,8 @@ pub struct Judge {
     pub cache: Duration,
     /// Bytes of an action, facts and all, that it is sent.
     pub request_bytes_max: usize,
+    /// Tokens of an answer, what the model thinks before it among them.
+    pub answer_tokens_max: u32,
     pub requests_per_hour: u64,
     pub tokens_per_day: u64,
 }

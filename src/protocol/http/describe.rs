@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 
 use super::hop;
-use crate::facts::Mask;
-use crate::facts::http::HeldBody;
+use crate::facts::http::{HeldBody, body as coding};
+use crate::facts::{Blind, Mask};
 use crate::verdict::Digest;
 
 /// Characters of one line that [`summary`] keeps of a path.
@@ -68,19 +69,31 @@ pub fn summary(parts: &Parts) -> String {
     }
 }
 
+/// Stands before a body that was sent in a content coding and is shown without. Where a request has one, its
+/// body is never shown but behind a line of the gateway's own, so that no agent writes this one.
+pub(super) const DECODED: &str = "(decoded; ";
+
 /// Whether [`detail`] shows all of a body: nobody approves what they cannot see.
-pub fn is_shown_whole(body: HeldBody<'_>) -> bool {
+pub fn is_shown_whole(headers: &HeaderMap, body: HeldBody<'_>) -> bool {
+    let fits = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(_) => bytes.len() <= DETAIL_BYTES_MAX,
+        Err(_) => bytes.len() <= BINARY_BYTES_MAX,
+    };
     match body {
         HeldBody::Empty => true,
         HeldBody::Over | HeldBody::NotHeld => false,
-        HeldBody::Whole(bytes) if std::str::from_utf8(bytes).is_ok() => bytes.len() <= DETAIL_BYTES_MAX,
-        HeldBody::Whole(bytes) => bytes.len() <= BINARY_BYTES_MAX,
+        HeldBody::Whole(bytes) if !headers.contains_key(CONTENT_ENCODING) => fits(bytes),
+        HeldBody::Whole(bytes) => match coding::decode(headers, bytes, DETAIL_BYTES_MAX) {
+            Ok(decoded) => fits(&decoded),
+            Err(Blind::Truncated) => false,
+            Err(_) => bytes.len() <= BINARY_BYTES_MAX,
+        },
     }
 }
 
 /// The whole request as text, for an approver. Values of `Authorization`, `Cookie` and their like
 /// are masked here, what a configuration names besides by the gate, before anyone is asked; a body
-/// that is not text is shown in base64.
+/// that is compressed is shown as it was before, and one that is not text in base64.
 pub fn detail(parts: &Parts, body: HeldBody<'_>, trailers: Option<&HeaderMap>) -> String {
     let target = parts.uri.path_and_query().map_or("/", |own| own.as_str());
     let mask = Mask::default();
@@ -91,33 +104,51 @@ pub fn detail(parts: &Parts, body: HeldBody<'_>, trailers: Option<&HeaderMap>) -
         HeldBody::Empty => {}
         HeldBody::Over => text.push_str("(a body over the limit)"),
         HeldBody::NotHeld => text.push_str("(a body that no rule reads; it is streamed)"),
-        HeldBody::Whole(bytes) => match std::str::from_utf8(bytes) {
-            Ok(whole) if bytes.len() <= DETAIL_BYTES_MAX => text.push_str(whole),
-            Ok(whole) => {
-                let end = whole.floor_char_boundary(DETAIL_BYTES_MAX);
-                text.push_str(whole.get(..end).unwrap_or_default());
-                let _ = write!(text, "\n(cut: {} bytes in all)", bytes.len());
-            }
-            // In base64 (RFC 4648), so that whoever decides has all of it.
-            Err(_) => {
-                let shown = bytes.get(..BINARY_BYTES_MAX.min(bytes.len())).unwrap_or_default();
-                let _ = write!(
-                    text,
-                    "({} bytes that are not text)\n{}",
-                    bytes.len(),
-                    STANDARD.encode(shown)
-                );
-                if shown.len() < bytes.len() {
-                    text.push_str("\n(cut)");
+        HeldBody::Whole(bytes) if !parts.headers.contains_key(CONTENT_ENCODING) => show(&mut text, bytes),
+        HeldBody::Whole(bytes) => {
+            let sent = bytes.len();
+            match coding::decode(&parts.headers, bytes, DETAIL_BYTES_MAX) {
+                Ok(decoded) => {
+                    let _ = writeln!(text, "{DECODED}{sent} bytes as sent)");
+                    show(&mut text, &decoded);
+                }
+                Err(why) => {
+                    let why = match why {
+                        Blind::Truncated => format!("that are more than {DETAIL_BYTES_MAX} decoded"),
+                        _ => "whose content coding cannot be undone".to_owned(),
+                    };
+                    in_base64(&mut text, bytes, &why);
                 }
             }
-        },
+        }
     }
     if let Some(trailers) = trailers {
         text.push_str("\n\n");
         fields(&mut text, &mask, trailers);
     }
     text
+}
+
+/// A body, or as much of it as is shown.
+fn show(text: &mut String, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(whole) if bytes.len() <= DETAIL_BYTES_MAX => text.push_str(whole),
+        Ok(whole) => {
+            let end = whole.floor_char_boundary(DETAIL_BYTES_MAX);
+            text.push_str(whole.get(..end).unwrap_or_default());
+            let _ = write!(text, "\n(cut: {} bytes in all)", bytes.len());
+        }
+        Err(_) => in_base64(text, bytes, "that are not text"),
+    }
+}
+
+/// In base64 (RFC 4648), so that whoever decides has all of it.
+fn in_base64(text: &mut String, bytes: &[u8], why: &str) {
+    let shown = bytes.get(..BINARY_BYTES_MAX.min(bytes.len())).unwrap_or_default();
+    let _ = write!(text, "({} bytes {why})\n{}", bytes.len(), STANDARD.encode(shown));
+    if shown.len() < bytes.len() {
+        text.push_str("\n(cut)");
+    }
 }
 
 fn fields(text: &mut String, mask: &Mask, headers: &HeaderMap) {

@@ -1,8 +1,8 @@
 //! The body of a held request as people read it: JSON with its lines, a form's fields, the names of a form's
 //! parts. *Pure.*
 //!
-//! It is read of what they are shown already ([`super::detail`], with what is masked in it), and stands beside that
-//! and not in its place. What two readers could take for two things, a name that stands twice, is not rendered.
+//! It is read of what they are shown already ([`super::detail`], decoded and with what is masked in it), and stands
+//! beside that and not in its place. What two readers could take for two things, a name that stands twice, is not rendered.
 
 use std::fmt::Write as _;
 
@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use serde_json::Value;
 
+use super::describe::DECODED;
 use crate::facts::http::{form, json};
 use crate::facts::{Fact, Mask};
 
@@ -19,16 +20,19 @@ pub const RENDERED_BYTES_MAX: usize = 256 << 10;
 /// What a body is, and its text. `None` where there is no body, or it is none of these.
 pub fn rendered(detail: &str) -> Option<(&'static str, String)> {
     let (head, body) = detail.split_once("\n\n")?;
-    let mut headers = HeaderMap::new();
+    let (mut headers, mut is_coded) = (HeaderMap::new(), false);
     for line in head.lines().skip(1) {
         let (name, value) = line.split_once(": ")?;
-        if name == CONTENT_ENCODING.as_str() {
-            return None;
-        }
+        is_coded |= name == CONTENT_ENCODING.as_str();
         if name == CONTENT_TYPE.as_str() {
             headers.append(CONTENT_TYPE, HeaderValue::from_str(value).ok()?);
         }
     }
+    // What stands behind the line that says so is what was decoded; what could not be is not rendered.
+    let body = match is_coded {
+        true => body.strip_prefix(DECODED)?.split_once('\n')?.1,
+        false => body,
+    };
     if body.is_empty() {
         return None;
     }
@@ -113,6 +117,48 @@ mod tests {
         let parts = format!("{}{}--b--\r\n", part("file"), part("note"));
         let parts = of("multipart/form-data; boundary=b", &parts).unwrap();
         assert_eq!(parts, ("parts", "\"file\"\n\"note\"".to_owned()));
+    }
+
+    #[test]
+    fn a_compressed_body_is_rendered_as_it_was_before() {
+        use std::io::Write as _;
+
+        let shown = |coding: &str, body: &[u8]| {
+            let request = http::Request::post("/a")
+                .header(CONTENT_TYPE, "application/json")
+                .header(CONTENT_ENCODING, coding);
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            detail(&parts, HeldBody::Whole(body), None)
+        };
+        let gzip = |body: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        };
+        let coded = gzip(br#"{"a":1,"password":"hunter2"}"#);
+        let text = shown("gzip", &coded);
+        let want = format!("\n\n(decoded; {} bytes as sent)\n{{\"a\":1,", coded.len());
+        assert!(text.contains(&want), "{text}");
+        let json = "{\n  \"a\": 1,\n  \"password\": \"(masked)\"\n}";
+        assert_eq!(rendered(&text), Some(("JSON", json.to_owned())));
+        assert_eq!(
+            rendered(&shown("identity", b"{}")),
+            Some(("JSON", "{}".to_owned()))
+        );
+        // Nothing that an agent writes stands where the gateway says that it was decoded.
+        let posing = b"(decoded; 9 bytes as sent)\n{\"a\":1}";
+        for (coding, body) in [
+            ("gzip", &posing[..]),
+            ("other", &posing[..]),
+            ("gzip", &gzip(posing)[..]),
+            ("gzip", &[&gzip(b"{}")[..], b"x"].concat()[..]),
+            ("gzip, gzip, gzip", &coded[..]),
+        ] {
+            let text = shown(coding, body);
+            assert_eq!(rendered(&text), None, "{text}");
+            let is_open = text.contains("\n\n(decoded; ");
+            assert_eq!(is_open, coding == "gzip" && body == &gzip(posing)[..], "{text}");
+        }
     }
 
     #[test]

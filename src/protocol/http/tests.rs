@@ -252,20 +252,28 @@ fn people_see_placeholders_and_no_secrets() {
     );
     let body = vec![b'x'; describe::DETAIL_BYTES_MAX + 1];
     assert!(detail(&parts, HeldBody::Whole(&body), None).ends_with("bytes in all)"));
-    assert!(
-        !describe::is_shown_whole(HeldBody::Whole(&body))
-            && describe::is_shown_whole(HeldBody::Whole(&body[1..]))
-    );
-    assert!(!describe::is_shown_whole(HeldBody::NotHeld) && !describe::is_shown_whole(HeldBody::Over));
+    let is_shown_whole = |body: HeldBody<'_>| describe::is_shown_whole(&parts.headers, body);
+    assert!(!is_shown_whole(HeldBody::Whole(&body)) && is_shown_whole(HeldBody::Whole(&body[1..])));
+    assert!(!is_shown_whole(HeldBody::NotHeld) && !is_shown_whole(HeldBody::Over));
+    // What is compressed is as large as it is decoded.
+    let coded = head("POST", "/a", &[("content-encoding", "gzip")]);
+    for (bytes, is_whole) in [(&body[..], false), (&body[1..], true)] {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        let sent = encoder.finish().unwrap();
+        assert_eq!(
+            describe::is_shown_whole(&coded.headers, HeldBody::Whole(&sent)),
+            is_whole
+        );
+        let shown = detail(&coded, HeldBody::Whole(&sent), None);
+        assert_eq!(shown.contains("that are more than 65536 decoded"), !is_whole);
+        assert_eq!(shown.ends_with("xxx"), is_whole);
+    }
     for (more, is_cut) in [(0, false), (1, true)] {
         let body = vec![0xff; describe::BINARY_BYTES_MAX + more];
         let shown = detail(&parts, HeldBody::Whole(&body), None);
         assert_eq!(shown.ends_with("\n(cut)"), is_cut, "{more}");
-        assert_eq!(
-            describe::is_shown_whole(HeldBody::Whole(&body)),
-            !is_cut,
-            "{more}"
-        );
+        assert_eq!(is_shown_whole(HeldBody::Whole(&body)), !is_cut, "{more}");
         assert!(shown.len() < describe::DETAIL_BYTES_MAX + 1000);
     }
 }

@@ -4,8 +4,9 @@
 //! The object is read ([`Trial::look`]), the agent's very request is sent with `dryRun=All`, and the two states
 //! are compared. A [`Stand`] is what was read: it is read again right before the request itself goes.
 //!
-//! Invariant: nothing is built here that a server could take for the request itself. What honours a dry run is
-//! listed; all else is not tried. A DELETE's options are in its body where it has one, and `dryRun` with them:
+//! Invariant: nothing is built here that a server could take for the request itself. A server that says that it is of
+//! [`SINCE`] or later knows a dry run ([`knows_dry_runs`]), an older one may drop the word and do it; what honours one
+//! there is listed, and all else is not tried. A DELETE's options are in its body where it has one, and `dryRun` with them:
 //! the server then does not look at the query.
 
 mod shown;
@@ -24,6 +25,12 @@ pub use shown::Hide;
 
 /// Objects of a deletion of many that are shown, and looked at again; with more it is not tried.
 pub const OBJECTS_MAX: usize = 200;
+
+/// Where a server says which version it is, to everybody.
+pub const VERSION: PathAndQuery = PathAndQuery::from_static("/version");
+
+/// The version from which on all that stores has a dry run (it is not to be switched off from then on).
+const SINCE: (u64, u64) = (1, 18);
 
 /// Parts of an object that have a dry run as the object has.
 const SUBRESOURCES: &[&str] = &["", "status", "scale"];
@@ -212,6 +219,32 @@ impl Trial {
         let mut objects: Vec<_> = objects.collect::<Option<_>>().ok_or_else(unread)?;
         objects.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(Stand::Objects(objects))
+    }
+}
+
+/// Whether a server knows dry runs, by its answer to [`VERSION`].
+///
+/// # Errors
+/// It may not: why, for people.
+pub fn knows_dry_runs(status: StatusCode, answer: &Value) -> Result<(), String> {
+    // Providers write `28+` of their own builds.
+    let number = |name: &str| -> Option<u64> {
+        let text = answer.get(name)?.as_str()?;
+        text.strip_suffix('+').unwrap_or(text).parse().ok()
+    };
+    let version = match status {
+        StatusCode::OK => number("major").zip(number("minor")),
+        _ => None,
+    };
+    match version {
+        Some(version) if version >= SINCE => Ok(()),
+        Some((major, minor)) => Err(format!(
+            "the API server is of Kubernetes {major}.{minor}, and may do it where a dry run is asked for"
+        )),
+        None => Err(
+            "the API server does not say which version it is, and may do it where a dry run is asked for"
+                .to_owned(),
+        ),
     }
 }
 

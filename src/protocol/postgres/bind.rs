@@ -1,10 +1,13 @@
-//! Reads a Bind message: which statement, which portal, and the parameters as facts.
+//! Reads a Bind message: which statement, which portal, and the parameters as facts and for people.
+
+mod shown;
 
 use bytes::{Buf as _, Bytes};
 use serde_json::Value;
 
 use super::wire::take_text;
-use crate::facts::{Blind, Fact};
+use crate::facts::sql::{Parameters, Seen};
+pub use shown::NUMERIC_DIGITS_MAX;
 
 /// Object identifiers of types whose binary form is read (`pg_type.dat`).
 const BOOL: u32 = 16;
@@ -33,8 +36,8 @@ const PLAIN_FLOATS4: std::ops::Range<f32> = 1e-4..1e6;
 pub struct Bind {
     pub portal: String,
     pub statement: String,
-    /// A JSON list; unknown if one parameter's binary form is of a type that is not read.
-    pub parameters: Fact<Value>,
+    /// A JSON list; unknown if one parameter's binary form is of a type that is not read. All are shown.
+    pub parameters: Parameters,
 }
 
 /// Reads a payload; `types` are the parameter types of the Parse (0 or absent: undeclared).
@@ -49,11 +52,13 @@ pub fn read(mut payload: Bytes, types: &[u32]) -> Option<Bind> {
         return None;
     }
     let mut values = Vec::with_capacity(count);
+    let mut seen = Vec::with_capacity(count);
     let mut known = true;
     for index in 0..count {
         let length = payload.try_get_i32().ok()?;
         let Ok(length) = usize::try_from(length) else {
             values.push(Value::Null);
+            seen.push(Value::Null);
             continue;
         };
         if payload.len() < length {
@@ -65,16 +70,23 @@ pub fn read(mut payload: Bytes, types: &[u32]) -> Option<Bind> {
             [one] => *one,
             many => many.get(index).copied()?,
         };
+        let oid = types.get(index).copied().unwrap_or_default();
         let text = match format {
             0 => String::from_utf8(bytes.to_vec()).ok(),
-            _ => binary(&bytes, types.get(index).copied().unwrap_or_default()),
+            _ => binary(&bytes, oid),
         };
         known &= text.is_some();
-        values.push(text.map_or(Value::Null, Value::String));
+        match text {
+            Some(text) => {
+                seen.push(Value::from(text.as_str()));
+                values.push(Value::String(text));
+            }
+            None => seen.push(Value::String(shown::shown(&bytes, oid))),
+        }
     }
     let parameters = match known {
-        true => Fact::Known(Value::Array(values)),
-        false => Fact::Unknown(Blind::Opaque),
+        true => Parameters::known(values),
+        false => Parameters::unread(Seen::Apart(Value::Array(seen).into())),
     };
     Some(Bind {
         portal,
@@ -103,11 +115,7 @@ fn binary(bytes: &[u8], oid: u32) -> Option<String> {
             let value = f64::from_be_bytes(bytes.try_into().ok()?);
             (value == 0.0 || PLAIN_FLOATS.contains(&value.abs())).then(|| value.to_string())
         }
-        BYTEA => Some(bytes.iter().fold("\\x".to_owned(), |mut text, byte| {
-            text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or_default());
-            text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or_default());
-            text
-        })),
+        BYTEA => Some(shown::hex(bytes)),
         JSONB => match bytes.split_first()? {
             (&JSONB_VERSION, text) => String::from_utf8(text.to_vec()).ok(),
             _ => None,
@@ -135,9 +143,12 @@ mod tests {
         payload.extend_from_slice(&[0xff; 4]);
         payload.extend_from_slice(&[0, 0, 0, 2, b'a', b'b', 0, 0]);
         let bind = read(Bytes::from(payload.clone()), &[INT4, 0, 25]).unwrap();
-        assert_eq!(bind.parameters, Fact::Known(serde_json::json!(["7", null, "ab"])));
+        let known = vec!["7".into(), Value::Null, "ab".into()];
+        assert_eq!(bind.parameters, Parameters::known(known));
         let blind = read(Bytes::from(payload.clone()), &[]).unwrap();
-        assert_eq!(blind.parameters, Fact::Unknown(Blind::Opaque));
+        let seen = serde_json::json!(["4 bytes: \\x00000007", null, "2 bytes: \\x6162"]);
+        let unread = Parameters::unread(Seen::Apart(seen.into()));
+        assert_eq!(blind.parameters, unread);
         for end in 0..payload.len() - 2 {
             assert!(read(Bytes::copy_from_slice(&payload[..end]), &[INT4, 0, 25]).is_none());
         }

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::statement::{Grammar, Statement};
+use super::statement::{Grammar, Parameters, Seen, Statement};
+use crate::facts::Facts;
 use crate::facts::sql::cache::Cache;
 use crate::facts::sql::{self, SqlFacts};
-use crate::facts::{Blind, Fact, Facts};
 
 /// Reads the SQL of one session.
 pub struct Reader {
@@ -51,7 +51,7 @@ impl Grammar for Reader {
         read.iter().map(|one| self.statement(one, read.len())).collect()
     }
 
-    fn bound(&self, facts: &Facts, parameters: Fact<serde_json::Value>) -> Facts {
+    fn bound(&self, facts: &Facts, parameters: Parameters) -> Facts {
         match facts {
             Facts::Sql(facts) => {
                 let mut facts = facts.clone();
@@ -68,7 +68,8 @@ impl Grammar for Reader {
         };
         let mut facts = outer.clone();
         facts.statement = Arc::new(outer.statement.executing(&prepared.statement));
-        facts.parameters = Fact::Unknown(Blind::Opaque);
+        // They stand in the text, as the server takes no others.
+        facts.parameters = Parameters::unread(Seen::There);
         Facts::Sql(facts)
     }
 
@@ -85,7 +86,7 @@ impl Grammar for Reader {
         let mut facts = self.facts(Arc::new(sql::Statement::opaque(text)), 1);
         if let Facts::Sql(facts) = &mut facts {
             // It has arguments; which, is not read.
-            facts.parameters = Fact::Unknown(Blind::Opaque);
+            facts.parameters = Parameters::unread(Seen::Nowhere);
         }
         facts
     }

@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::statement::{Grammar, Statement};
+use super::statement::{Grammar, Seen, Statement};
 use super::wire::{self, WireError};
 use crate::audit::RecordId;
 use crate::facts::Facts;
@@ -343,9 +343,9 @@ impl PgSession {
             step: Step::Request,
             endpoint: self.config.endpoint.clone(),
             credential: self.config.credential.clone(),
+            whole: !matches!(&facts, Facts::Sql(own) if own.parameters.seen == Seen::Nowhere),
             facts,
             digest,
-            whole: true,
             summary: summary.split_whitespace().collect::<Vec<_>>().join(" "),
             detail,
         })));

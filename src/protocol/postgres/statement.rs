@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::facts::{Fact, Facts};
+use crate::facts::Facts;
 
-pub use crate::facts::sql::Effect;
+pub use crate::facts::sql::{Effect, Parameters, Seen};
 
 /// One statement of a text, as PostgreSQL's grammar cuts it.
 #[derive(Clone, Debug)]
@@ -27,8 +27,8 @@ pub trait Grammar: Send + Sync {
     /// unknown facts; a text without a statement is empty.
     fn read(&self, text: &str) -> Vec<Statement>;
 
-    /// The facts of a statement run with these parameters (a JSON list of texts and nulls).
-    fn bound(&self, facts: &Facts, parameters: Fact<serde_json::Value>) -> Facts;
+    /// The facts of a statement run with these parameters.
+    fn bound(&self, facts: &Facts, parameters: Parameters) -> Facts;
 
     /// The facts of a statement that EXECUTEs a prepared one, of both together.
     fn executing(&self, outer: &Facts, prepared: &Facts) -> Facts;

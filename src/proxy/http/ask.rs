@@ -44,7 +44,7 @@ impl<J: Judge> Exchange<'_, J> {
         let (each, messages) = read.map_err(Stop::Malformed)?;
         self.messages = messages;
         let digest = digest(parts, body, taken.trailers());
-        let whole = is_shown_whole(body);
+        let whole = is_shown_whole(&parts.headers, body);
         let action = |facts: Facts| Action {
             step: Step::Request,
             endpoint: claimed.endpoint.clone(),

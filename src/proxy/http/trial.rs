@@ -30,7 +30,7 @@ use super::send::{ending, inject_all};
 use crate::bad_input::{self, Reader};
 use crate::facts::Facts;
 use crate::policy::{Credential, Previews};
-use crate::protocol::kubernetes::trial::{Hide, Stand, Trial};
+use crate::protocol::kubernetes::trial::{Hide, Stand, Trial, VERSION, knows_dry_runs};
 use crate::upstream::{To, Version};
 use crate::verdict::{Action, Cause, Permit, Preview, Refusal, preview};
 
@@ -150,6 +150,9 @@ impl<J: Judge> Preview for Offer<J> {
 impl<J: Judge> Offer<J> {
     async fn run_out(&self, permit: &Permit) -> Result<(StatusCode, Value), String> {
         let trial = self.trial.as_ref().map_err(String::clone)?;
+        // Each time: the next may be another server.
+        let (status, answer) = self.ask(permit, (Method::GET, &VERSION), None, OBJECT).await?;
+        knows_dry_runs(status, &answer)?;
         if let Some(served) = &trial.served {
             let (status, answer) = self.ask(permit, (Method::GET, served), None, OBJECT).await?;
             if !Trial::is_served_here(status, &answer) {

@@ -35,7 +35,10 @@ pub(super) struct Lasting {
 impl Lasting {
     pub(super) fn begin(&mut self, permit: &Permit, action: Arc<Action>) {
         let parameters = match &action.facts {
-            Facts::Sql(facts) => facts.parameters.known().map_or(0, size),
+            Facts::Sql(facts) => {
+                let own = &facts.parameters;
+                own.fact.known().or(own.apart()).map_or(0, size)
+            }
             _ => 0,
         };
         let bytes = ACTION_BYTES + action.detail.len() + parameters;

@@ -121,6 +121,6 @@ fn anew(transaction: &Transaction<'_>, question: &Question) -> Result<Lodged, St
     }))
 }
 
-fn hash_of(token: &str) -> [u8; 32] {
+pub(super) fn hash_of(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }

@@ -14,6 +14,8 @@
 //! decides; a closed question never opens again.
 
 mod alike;
+mod before;
+mod bound;
 mod decision;
 pub mod grant;
 mod identity;
@@ -28,6 +30,8 @@ mod told;
 mod voter;
 
 pub use alike::{Alike, Decided, SHOWN_MAX, Stood};
+pub use before::Before;
+pub use bound::parameters;
 pub use decision::{Decide, DecideError, Decision};
 pub use grant::{Grant, People, Scope, Terms, Use};
 pub use lodge::Lodged;

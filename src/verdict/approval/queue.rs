@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::before::{self, Before};
 use super::decision::{self, Decide, DecideError};
 use super::grant::{self, Grant, Which};
 use super::revoked::Revoked;
 use super::row;
 use super::store::{self, Taken};
-use super::{Answer, ApprovalDown, Held, Question, Use};
+use super::{Answer, ApprovalDown, Held, Question};
 use crate::state::{Killed, State, StateError, now_us};
+use crate::verdict::Later;
 
 /// Rows that one listing returns at most.
 pub const LIST_MAX: u32 = 2048;
@@ -106,16 +108,16 @@ impl Queue {
         }
     }
 
-    /// Before anything is done to find out what a question would show: a grant's answer to it, of which
-    /// a use is taken, or whether it could be held at all.
+    /// Before anything is done to find out what a question would show; `later` is of one whose agent does not wait.
     ///
     /// # Errors
     /// As of [`Queue::ask`].
-    pub async fn before(&self, question: &Question) -> Result<Option<Use>, ApprovalDown> {
-        let (shared, question) = (self.shared.clone(), question.clone());
+    pub async fn before(&self, question: &Question, later: Option<&Later>) -> Result<Before, ApprovalDown> {
+        let (shared, question, later) = (self.shared.clone(), question.clone(), later.cloned());
         blocking(move || {
             let waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            store::before(&shared.state, &question, &|id| waiting.contains_key(&id))
+            let waited_for = |id| waiting.contains_key(&id);
+            before::look(&shared.state, &question, later.as_ref(), &waited_for)
         })
         .await
     }

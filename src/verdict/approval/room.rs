@@ -41,7 +41,7 @@ pub(super) fn owner(question: &Question) -> Option<String> {
     question.login.as_deref().map(person_of)
 }
 
-/// Whether one more may be held beside those pending rows that count.
+/// Whether one more may be held beside those that are pending.
 ///
 /// # Errors
 /// Which limit is reached.
@@ -49,22 +49,19 @@ pub(super) fn check_room(
     transaction: &Transaction<'_>,
     question: &Question,
     is_lodged: bool,
-    counts: &dyn Fn(i64) -> bool,
 ) -> Result<(), StateError> {
-    let query = "SELECT id, agent = ?1, coalesce(owner = ?2, 0), retry IS NOT NULL FROM approval
+    let query = "SELECT agent = ?1, coalesce(owner = ?2, 0), retry IS NOT NULL FROM approval
                  WHERE state = 'pending'";
     let mut rows = transaction.prepare_cached(query)?;
     let mut rows = rows.query((&question.agent, owner(question)))?;
     let mut pending = Pending::default();
     while let Some(row) = rows.next()? {
-        if counts(row.get(0)?) {
-            let (agents, owners, lodged): (bool, bool, bool) = (row.get(1)?, row.get(2)?, row.get(3)?);
-            pending.all += 1;
-            pending.agents += i64::from(agents);
-            pending.owners += i64::from(owners);
-            pending.lodged += i64::from(lodged);
-            pending.agents_lodged += i64::from(agents && lodged);
-        }
+        let (agents, owners, lodged): (bool, bool, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        pending.all += 1;
+        pending.agents += i64::from(agents);
+        pending.owners += i64::from(owners);
+        pending.lodged += i64::from(lodged);
+        pending.agents_lodged += i64::from(agents && lodged);
     }
     pending
         .no_room(is_lodged)

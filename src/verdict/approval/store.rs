@@ -95,7 +95,7 @@ pub(super) fn insert_new(
             "the action is too large to be shown".to_owned(),
         ));
     }
-    check_room(transaction, question, retry.is_some(), &|_| true)?;
+    check_room(transaction, question, retry.is_some())?;
     let now = now_us();
     let expires_us = now.saturating_add(micros(question.timeout));
     insert(
@@ -109,26 +109,6 @@ pub(super) fn insert_new(
         prune(transaction, now)?;
     }
     Ok((id, expires_us))
-}
-
-/// What can be said of a question before it is whole: a grant's answer, or that there is no room for it.
-/// Rows that nobody waits for may be its own, and do not count yet.
-pub(super) fn before(
-    database: &Database,
-    question: &Question,
-    waited_for: &dyn Fn(i64) -> bool,
-) -> Result<Option<Use>, StateError> {
-    database.with(|connection| {
-        let now = now_us();
-        let transaction = connection.transaction()?;
-        expire(&transaction, now)?;
-        let used = by_grant(&transaction, question, None, now)?;
-        if used.is_none() {
-            check_room(&transaction, question, false, waited_for)?;
-        }
-        transaction.commit()?;
-        Ok(used)
-    })
 }
 
 /// A new row, pending.

@@ -9,7 +9,7 @@ use super::{Allowed, Gate, How, UNAVAILABLE_REASON, or_default, record};
 use crate::identity::{Agent, Identity};
 use crate::policy::{ApproverKind, FailMode, Judge, Policy};
 use crate::state::StateError;
-use crate::verdict::approval::{Answer, Held, Lodged, Question, Said, Use};
+use crate::verdict::approval::{Answer, Before, Held, Lodged, Question, Said, Use};
 use crate::verdict::judge::wire::prompt_version;
 use crate::verdict::{Action, Cause, Later, Refusal, Ticket};
 
@@ -68,17 +68,27 @@ impl Gate {
                     question.chain.clone_from(&people);
                     question.earlier.clone_from(&earlier);
                     (question.scope, question.heeds_grants) = (scope, !undecided);
+                    // A quiet hour: it is over at once, but for what was answered before.
+                    let is_asked = !question.timeout.is_zero();
+                    // With more steps, the answer of the first would be used up before the last is there.
+                    let later = how
+                        .later
+                        .filter(|later| people.len() == 1 && (is_asked || later.token.is_some()));
                     // Nothing is tried where nobody will look: a grant answers, it is a quiet hour, or
                     // no more may be held.
                     if shown.is_none()
-                        && !question.timeout.is_zero()
+                        && (is_asked || later.is_some())
                         && let Some(preview) = how.preview
                     {
-                        let granted_now = self.queue.before(&question).await;
-                        if let Some(used) = granted_now.map_err(|down| asking.down(down.to_string()))? {
-                            approvers.push(by_grant(key, &used));
-                            granted = Some(used);
-                            continue;
+                        let before = self.queue.before(&question, later).await;
+                        match before.map_err(|down| asking.down(down.to_string()))? {
+                            Before::Ask => {}
+                            Before::Spent => return Err(asking.spent()),
+                            Before::Granted(used) => {
+                                approvers.push(by_grant(key, &used));
+                                granted = Some(used);
+                                continue;
+                            }
                         }
                         let found = self.show((policy, agent, action), &asking.rule, (preview, &mut place));
                         shown = Some(found.await.map_err(|detail| asking.down(detail))?);
@@ -86,8 +96,6 @@ impl Gate {
                     question.preview = shown.clone().unwrap_or_default();
                     let behind = chain.get(at + 1..).unwrap_or_default();
                     let skip = leaves_to_next(policy, key) && has_people(policy, behind);
-                    // With more steps, the answer of the first would be used up before the last is there.
-                    let later = how.later.filter(|_| people.len() == 1);
                     match self.ask_people(question, &asking, (skip, later)).await? {
                         Yes::Left => {
                             undecided = true;

@@ -5,13 +5,17 @@
 //! it is whole, of the form that was asked for and confident enough; everything else is a failure,
 //! and a failure denies unless `fail_mode = "next"` leaves the action to the people behind it.
 //!
+//! A server that is busy or down is asked again ([`post`]), as often as both providers' own clients do, within
+//! the judge's time.
+//!
 //! Invariants: no failure allows; a verdict is kept for the identical action of the same agent under
 //! the same policy alone; the credential goes to the judge's own base URL.
 
+mod budget;
+pub mod post;
 pub mod wire;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
@@ -22,6 +26,7 @@ use super::approval::Question;
 use crate::credential::store::SecretStore;
 use crate::identity::Agent;
 use crate::policy::{Judge, Model, Policy};
+use budget::Budget;
 use wire::{Answered, NoAnswer, Opinion};
 
 /// Opinions that are kept, of all judges.
@@ -32,9 +37,6 @@ pub const ANSWER_BYTES_MAX: usize = 256 << 10;
 
 /// Questions that are out at once, of all judges; the next waits within its own time.
 pub const ASKED_AT_ONCE_MAX: usize = 32;
-
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
 
 /// A judge could not be asked, or its answer does not count.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +53,8 @@ pub enum JudgeDown {
     Late(Duration),
     #[error("it cannot be reached: {0}")]
     Unreachable(String),
-    #[error("it answered with status {0}")]
-    Status(u16),
+    #[error("it answered with status {0}{1}")]
+    Status(u16, String),
     #[error("its answer is longer than {ANSWER_BYTES_MAX} bytes")]
     Long,
     #[error(transparent)]
@@ -68,16 +70,8 @@ pub struct Judges {
     secrets: SecretStore,
     client: reqwest::Client,
     kept: Cache<[u8; 32], (Opinion, Instant)>,
-    spent: Mutex<HashMap<Arc<str>, Spent>>,
+    budget: Budget,
     places: tokio::sync::Semaphore,
-}
-
-/// What a judge has cost in the hour and in the day that run.
-struct Spent {
-    hour: Instant,
-    requests: u64,
-    day: Instant,
-    tokens: u64,
 }
 
 impl Judges {
@@ -91,7 +85,7 @@ impl Judges {
             secrets,
             client,
             kept: Cache::new(OPINIONS_KEPT_MAX),
-            spent: Mutex::default(),
+            budget: Budget::default(),
             places: tokio::sync::Semaphore::new(ASKED_AT_ONCE_MAX),
         })
     }
@@ -111,10 +105,10 @@ impl Judges {
         if document.len() > judge.request_bytes_max {
             return Err(JudgeDown::Large(document.len(), judge.request_bytes_max));
         }
-        self.spend(&question.approver, judge)?;
-        let answered = self.answer(model, judge, &document).await?;
-        self.used(&question.approver, answered.tokens);
-        let opinion = sure(judge, answered.opinion)?;
+        let answered = self
+            .answer((model, judge), &document, Some(&question.approver))
+            .await?;
+        let opinion = sure(judge, answered.opinion?)?;
         if !judge.cache.is_zero() {
             self.kept.insert(key, (opinion.clone(), Instant::now()));
         }
@@ -132,52 +126,16 @@ impl Judges {
         if document.len() > judge.request_bytes_max {
             return (Err(JudgeDown::Large(document.len(), judge.request_bytes_max)), 0);
         }
-        match self.answer(model, judge, &document).await {
-            Ok(answered) => (sure(judge, answered.opinion), answered.tokens),
+        match self.answer((model, judge), &document, None).await {
+            Ok(Answered { opinion, tokens }) => {
+                let opinion = opinion.map_err(JudgeDown::from);
+                (
+                    opinion.and_then(|own| sure(judge, own)),
+                    tokens.unwrap_or_default(),
+                )
+            }
             Err(down) => (Err(down), 0),
         }
-    }
-
-    async fn answer(&self, model: &Model, judge: &Judge, document: &str) -> Result<Answered, JudgeDown> {
-        let answer = tokio::time::timeout(judge.timeout, self.post(model, judge, document)).await;
-        let body = answer.map_err(|_| JudgeDown::Late(judge.timeout))??;
-        Ok(wire::read(judge.provider, &body)?)
-    }
-
-    async fn post(&self, model: &Model, judge: &Judge, document: &str) -> Result<Vec<u8>, JudgeDown> {
-        // Never closed.
-        let _place = self.places.acquire().await;
-        let mut mark = [0; 16];
-        getrandom::fill(&mut mark).map_err(|_| JudgeDown::Random)?;
-        let mark: String = mark.iter().map(|byte| format!("{byte:02x}")).collect();
-        let asked = wire::ask(judge.provider, &judge.model, &judge.policy, document, &mark);
-        let url = format!("{}{}", judge.base_url.trim_end_matches('/'), asked.path);
-        let mut request = self
-            .client
-            .post(url)
-            .header("content-type", "application/json")
-            .body(asked.body);
-        for (name, value) in asked.headers {
-            request = request.header(*name, *value);
-        }
-        if let Some(key) = &judge.credential {
-            let (name, prefix) = asked.key_header;
-            request = request.header(name, self.key(model, key, prefix)?);
-        }
-        // The URL is the operator's own; what reqwest says of it holds no secret.
-        let failed = |error: reqwest::Error| JudgeDown::Unreachable(error.without_url().to_string());
-        let mut answer = request.send().await.map_err(failed)?;
-        if !answer.status().is_success() {
-            return Err(JudgeDown::Status(answer.status().as_u16()));
-        }
-        let mut body = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(failed)? {
-            if body.len() + piece.len() > ANSWER_BYTES_MAX {
-                return Err(JudgeDown::Long);
-            }
-            body.extend_from_slice(&piece);
-        }
-        Ok(body)
     }
 
     fn key(&self, model: &Model, key: &str, prefix: &str) -> Result<http::HeaderValue, JudgeDown> {
@@ -192,39 +150,6 @@ impl Judges {
             .map_err(|_| JudgeDown::Credential(format!("the secret of {key} cannot stand in a header")))?;
         value.set_sensitive(true);
         Ok(value)
-    }
-
-    /// Takes one request of the judge's budget.
-    fn spend(&self, key: &Arc<str>, judge: &Judge) -> Result<(), JudgeDown> {
-        let now = Instant::now();
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = spent.entry(key.clone()).or_insert(Spent {
-            hour: now,
-            requests: 0,
-            day: now,
-            tokens: 0,
-        });
-        if now - own.hour >= HOUR {
-            (own.hour, own.requests) = (now, 0);
-        }
-        if now - own.day >= DAY {
-            (own.day, own.tokens) = (now, 0);
-        }
-        if own.requests >= judge.requests_per_hour {
-            return Err(JudgeDown::Requests(own.requests));
-        }
-        if own.tokens >= judge.tokens_per_day {
-            return Err(JudgeDown::Tokens(own.tokens));
-        }
-        own.requests += 1;
-        Ok(())
-    }
-
-    fn used(&self, key: &Arc<str>, tokens: u64) {
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = spent.get_mut(key) {
-            own.tokens = own.tokens.saturating_add(tokens);
-        }
     }
 }
 

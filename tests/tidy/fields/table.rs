@@ -426,6 +426,7 @@ pub const FIELDS: &[Line] = &[
     (&["approver llm_approver"], "confidence_min", Test(JUDGE, "certainty_is_the_operators_to_choose")),
     (&["approver llm_approver"], "cache", Test(JUDGE, "an_opinion_is_kept_for_the_identical_action_and_its_time")),
     (&["approver llm_approver"], "request_bytes_max", Test(JUDGE, "the_whole_action_or_none")),
+    (&["approver llm_approver"], "answer_tokens_max", Test(JUDGE, "a_judge_of_either_api_allows_and_denies")),
     (&["approver llm_approver"], "requests_per_hour", Test(JUDGE, "budgets_hold")),
     (&["approver llm_approver"], "tokens_per_day", Test(JUDGE, "budgets_hold")),
     // channel

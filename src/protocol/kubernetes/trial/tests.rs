@@ -190,6 +190,48 @@ fn what_may_be_no_dry_run_is_not_tried() {
 }
 
 #[test]
+fn a_server_that_may_not_know_dry_runs_is_asked_for_none() {
+    let of = |major: &str, minor: &str| {
+        let answer = json!({ "major": major, "minor": minor, "gitVersion": "v9.9.9" });
+        knows_dry_runs(StatusCode::OK, &answer)
+    };
+    for (major, minor) in [("1", "18"), ("1", "18+"), ("1", "32"), ("1", "100+"), ("2", "0")] {
+        assert_eq!(of(major, minor), Ok(()), "{major}.{minor}");
+    }
+    for (major, minor) in [("1", "17"), ("1", "8+"), ("0", "99")] {
+        let why = of(major, minor).unwrap_err();
+        assert!(
+            why.starts_with("the API server is of Kubernetes "),
+            "{major}.{minor}: {why}"
+        );
+    }
+    for (major, minor) in [
+        ("1", ""),
+        ("", "18"),
+        ("1", "-18"),
+        ("1", "18.0"),
+        ("v1", "18"),
+        ("1", "18++"),
+    ] {
+        let why = of(major, minor).unwrap_err();
+        assert!(
+            why.contains("does not say which version"),
+            "{major}.{minor}: {why}"
+        );
+    }
+    let fine = json!({ "major": "1", "minor": "32" });
+    assert!(knows_dry_runs(StatusCode::FORBIDDEN, &fine).is_err());
+    for answer in [
+        Value::Null,
+        json!({}),
+        json!([1, 32]),
+        json!({ "major": 1, "minor": 32 }),
+    ] {
+        assert!(knows_dry_runs(StatusCode::OK, &answer).is_err(), "{answer}");
+    }
+}
+
+#[test]
 fn a_group_that_the_server_may_not_serve_is_asked_about() {
     let of = |group: &str| {
         let served = trial(&format!("POST /apis/{group}/v1/namespaces/a/things"), "{}")

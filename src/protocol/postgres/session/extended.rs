@@ -101,6 +101,9 @@ impl PgSession {
         }
         let bind = bind::read(payload, &prepared.types).ok_or(WireError::Agent("Bind"))?;
         let text = prepared.statement.as_ref().map_or("", |one| one.text.as_str());
+        let apart = bind.parameters.apart().and_then(serde_json::Value::as_array);
+        let apart = apart.into_iter().flatten().filter_map(|one| one.as_str());
+        let parameter_bytes = message.len() + apart.map(str::len).sum::<usize>();
         let portal = Portal {
             id: 0,
             segment: self.segment,
@@ -108,7 +111,7 @@ impl PgSession {
             digest: Digest::of_parts([text.as_bytes(), &message]),
             statement: prepared.statement.clone(),
             parameters: bind.parameters,
-            parameter_bytes: message.len(),
+            parameter_bytes,
             open: None,
         };
         self.held = Some(Held {

@@ -3,11 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::{Open, PgSession};
-use crate::facts::{Blind, Fact, Facts};
-use crate::protocol::postgres::statement::{Effect, Statement};
+use crate::facts::Facts;
+use crate::protocol::postgres::statement::{Effect, Parameters, Seen, Statement};
 use crate::verdict::Digest;
 
 /// Bytes that an entry is taken to need besides its text.
@@ -33,7 +31,7 @@ pub(super) struct Portal {
     pub(super) segment: u64,
     pub(super) confirmed: bool,
     pub(super) statement: Option<Arc<Statement>>,
-    pub(super) parameters: Fact<Value>,
+    pub(super) parameters: Parameters,
     pub(super) parameter_bytes: usize,
     /// Over the text and the Bind.
     pub(super) digest: Digest,
@@ -165,7 +163,7 @@ impl PgSession {
     pub(super) fn reading(
         &self,
         statement: &Statement,
-        parameters: Fact<Value>,
+        parameters: Parameters,
         before: &[Statement],
     ) -> Result<Reading, (&'static str, &'static str)> {
         let grammar = &self.config.grammar;
@@ -287,7 +285,7 @@ impl PgSession {
             self.drop_portals(|_, _| true);
         }
         if !self.portals.fits(&name, portal.bytes(), count_max, bytes_max) {
-            portal.parameters = Fact::Unknown(Blind::Opaque);
+            portal.parameters = Parameters::unread(Seen::Nowhere);
             portal.parameter_bytes = 0;
         }
         if let Some(old) = self.portals.insert(name, portal) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::agent::Again;
 use super::{Kind, Open, PgSession, What};
 use crate::audit::RecordId;
-use crate::facts::Fact;
+use crate::protocol::postgres::statement::Parameters;
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError, take_text};
 use crate::verdict::Digest;
 
@@ -88,8 +88,7 @@ impl PgSession {
         };
         if let Some(statement) = statements.get(*at) {
             let before = statements.get(..*at).unwrap_or_default();
-            let none = Fact::Known(serde_json::json!([]));
-            match self.reading(statement, none, before) {
+            match self.reading(statement, Parameters::known(Vec::new()), before) {
                 Ok((text, facts)) => {
                     let digest = *digest;
                     self.decide(what, permits, &text, facts, digest);
