@@ -80,7 +80,9 @@ pub(super) async fn serve(listener: TcpListener, operator: Operator, leaves: Arc
                 // What was offered, and no HTTP/2 by its preface: its streams would have no bound here.
                 let mut builder = hyper::server::conn::http1::Builder::new();
                 builder.max_buf_size(listen::HEAD_BYTES_MAX);
-                builder.serve_connection(TokioIo::new(stream), service).await.ok()
+                let served = builder.serve_connection(TokioIo::new(stream), service);
+                listen::heard(served, bad_input::Reader::Enrolment).await;
+                Some(())
             };
             tokio::select! {
                 _ = tokio::time::timeout(CONNECTION_TIME, served) => {}

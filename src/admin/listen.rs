@@ -154,7 +154,7 @@ pub(super) async fn serve<L: Listen>(listener: L, router: Router, bounds: Bounds
                 .header_read_timeout(bounds.head)
                 .max_buf_size(HEAD_BYTES_MAX);
             let served = builder.serve_connection(TokioIo::new(io), service);
-            let served = tokio::time::timeout(bounds.connection, heard(served));
+            let served = tokio::time::timeout(bounds.connection, heard(served, bad_input::Reader::Admin));
             match over {
                 Some(over) => tokio::select! { _ = served => {}, () = over => {} },
                 None => drop(served.await),
@@ -176,9 +176,9 @@ pub(super) async fn whole(request: Request, next: Next) -> Response {
 }
 
 /// Waits for the end of a connection; a head that cannot be read is counted.
-async fn heard(served: impl Future<Output = hyper::Result<()>>) {
+pub(super) async fn heard(served: impl Future<Output = hyper::Result<()>>, reader: bad_input::Reader) {
     if served.await.is_err_and(|error| error.is_parse()) {
-        bad_input::count(bad_input::Reader::Admin, &"head");
+        bad_input::count(reader, &"head");
     }
 }
 

@@ -19,6 +19,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
+use crate::bad_input;
 use crate::identity::manifest::{HOST, Manifest, PORT};
 use crate::identity::{Live, Transport};
 use crate::ingress::Flow;
@@ -206,7 +207,11 @@ where
         .max_buf_size(HEAD_BYTES_MAX);
     let served = builder.serve_connection(TokioIo::new(stream), service);
     // What an agent breaks off is its own affair.
-    let _ = tokio::time::timeout(CONNECTION_TIME, served).await;
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, served).await
+        && error.is_parse()
+    {
+        bad_input::count(bad_input::Reader::Http, &"head");
+    }
 }
 
 fn said(kind: &'static str, text: String) -> Response<Full<Bytes>> {
@@ -256,6 +261,7 @@ mod tests {
     #[tokio::test]
     async fn a_head_has_a_size() {
         for (bytes, status) in [(HEAD_BYTES_MAX - 100, "200"), (HEAD_BYTES_MAX + 1, "431")] {
+            let before = bad_input::counted(bad_input::Reader::Http, "head");
             let (client, served) = serve();
             let (mut read, mut write) = tokio::io::split(client);
             let long = "x".repeat(bytes);
@@ -264,6 +270,8 @@ mod tests {
             let ask = async { write.write_all(head.as_bytes()).await };
             let _ = tokio::join!(served, ask, read.read_to_string(&mut told));
             assert!(told.starts_with(&format!("HTTP/1.1 {status} ")), "{told:.40}");
+            let is_counted = bad_input::counted(bad_input::Reader::Http, "head") > before;
+            assert!(is_counted || status == "200");
         }
     }
 }

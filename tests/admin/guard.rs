@@ -126,6 +126,12 @@ async fn a_reload_that_would_change_verdicts_waits_until_it_is_accepted() {
     gateway.says("the new policy does not load");
     assert_eq!(in_force(&state), stricter);
     assert_eq!(health(&state)["bad_input"]["policy"], json!({ "invalid": 1 }));
+    // Nor does one that is no text.
+    std::fs::write(policies.join("more.hcl"), b"# \xff\xfe\n").unwrap();
+    gateway.says("the configuration cannot be read");
+    assert_eq!(in_force(&state), stricter);
+    let counted = &health(&state)["bad_input"]["policy"];
+    assert_eq!(*counted, json!({ "invalid": 1, "unread": 1 }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

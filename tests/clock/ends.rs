@@ -32,7 +32,7 @@ pub const RESPONSE: u8 = 2;
 pub const COOKIE: u8 = 3;
 pub const DATA: u8 = 4;
 /// A data message with nothing in it, bytes.
-const KEEPALIVE_BYTES: usize = 32;
+pub const KEEPALIVE_BYTES: usize = 32;
 
 /// The gateway's end, which knows the peer of key 1.
 pub struct Gateway {
@@ -252,24 +252,44 @@ impl Agent {
     }
 }
 
-/// An ICMP message of the agent to the gateway (RFC 792).
-pub fn echo(kind: u8, sequence: u8) -> Vec<u8> {
-    let checksum = |bytes: &[u8]| -> [u8; 2] {
-        let words = bytes
-            .chunks(2)
-            .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
-        let sum: u32 = words.sum();
-        (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
-    };
-    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0];
+/// The Internet checksum (RFC 1071).
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let sum: u32 = words.sum();
+    (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
+}
+
+/// An IPv4 packet of the agent to the gateway.
+fn packet(protocol: u8, message: &[u8]) -> Vec<u8> {
+    let length = 20 + u8::try_from(message.len()).unwrap();
+    let mut packet = vec![0x45, 0, 0, length, 0, 0, 0, 0, 64, protocol, 0, 0];
     packet.extend(AGENT.octets());
     packet.extend(GATEWAY.octets());
     let sum = checksum(&packet);
     packet[10..12].copy_from_slice(&sum);
-    let mut message = vec![kind, 0, 0, 0, 0, 1, 0, sequence];
+    packet.extend(message);
+    packet
+}
+
+/// An ICMP message of the agent to the gateway (RFC 792).
+pub fn echo(kind: u8, sequence: u8) -> Vec<u8> {
+    let mut message = [kind, 0, 0, 0, 0, 1, 0, sequence];
     let sum = checksum(&message);
     message[2..4].copy_from_slice(&sum);
-    [packet, message].concat()
+    packet(1, &message)
+}
+
+/// The first segment of a TCP connection of the agent's, from port 4000 to 80 (RFC 9293).
+pub fn syn() -> Vec<u8> {
+    let mut segment = [
+        0x0f, 0xa0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0,
+    ];
+    let pseudo = [&AGENT.octets()[..], &GATEWAY.octets(), &[0, 6, 0, 20]].concat();
+    let sum = checksum(&[&pseudo[..], &segment].concat());
+    segment[16..18].copy_from_slice(&sum);
+    packet(6, &segment)
 }
 
 /// An end that does only what a story tells it.
@@ -323,6 +343,17 @@ impl Hand {
     /// The next datagram of the gateway.
     pub async fn hears(&self) -> Vec<u8> {
         timeout(SOON, self.hear()).await.expect("the gateway is silent")
+    }
+
+    /// Takes in what comes up to the first datagram that is wanted, and gives that.
+    pub async fn hears_until(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        loop {
+            let heard = self.hears().await;
+            if wanted(&heard) {
+                return heard;
+            }
+            let _ = self.takes(&heard);
+        }
     }
 
     /// The next datagram, if there is one in a moment.

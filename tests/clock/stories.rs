@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use tailkeep::ingress::wireguard::Drop;
 
 use crate::Clock;
-use crate::ends::{Agent, COOKIE, Gateway, Hand, INITIATION, RESPONSE, Wire, all_is_read, echo, until};
+use crate::ends::{
+    Agent, COOKIE, Gateway, Hand, INITIATION, KEEPALIVE_BYTES, RESPONSE, Wire, all_is_read, echo, syn, until,
+};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Handshake messages a second before the gateway asks for a cookie.
@@ -18,7 +20,7 @@ const ROUNDS_MAX: usize = 10;
 
 type Story = fn(Clock) -> Pin<Box<dyn Future<Output = ()>>>;
 
-pub const ALL: [(&str, Story); 5] = [
+pub const ALL: [(&str, Story); 6] = [
     ("keys_are_renewed_after_two_minutes_of_use", |clock| {
         Box::pin(renewed(clock))
     }),
@@ -30,6 +32,9 @@ pub const ALL: [(&str, Story); 5] = [
     }),
     ("both_ends_keep_a_silent_tunnel_alive", |clock| {
         Box::pin(silent(clock))
+    }),
+    ("who_does_not_answer_is_asked_for_new_keys", |clock| {
+        Box::pin(unanswered(clock))
     }),
     ("under_load_who_proves_its_address_gets_in", |clock| {
         Box::pin(load(clock))
@@ -141,6 +146,40 @@ async fn silent(mut clock: Clock) {
     clock.forward(26);
     until("the agent is heard of", || wire.agents_keepalives() > before).await;
     assert_eq!(wire.messages(INITIATION), handshakes);
+}
+
+/// The gateway's own handshake, 15 s after data that nobody answered: the peer may have lost its keys.
+async fn unanswered(mut clock: Clock) {
+    let gateway = Gateway::start().await;
+    let mut hand = Hand::new(1, HERE, gateway.address()).await;
+    hand.shakes_hands().await;
+    // Its own word to that is said twice, since it is not acknowledged.
+    let opening = hand.seal(&syn());
+    hand.send(&opening).await;
+    let said = [hand.hears().await, hand.hears().await].map(|said| {
+        assert!(hand.takes(&said).is_some());
+        said[4..8].to_vec()
+    });
+    assert_eq!(said[0], said[1], "the session's number");
+    clock.forward(15);
+    let initiation = hand.hears_until(|heard| heard[0] == INITIATION).await;
+    let response = hand.takes(&initiation).unwrap();
+    assert_eq!(response[0], RESPONSE);
+    hand.send(&response).await;
+    let confirmation = hand.hears_until(|heard| heard.len() == KEEPALIVE_BYTES).await;
+    assert_eq!(hand.takes(&confirmation), None);
+    // What goes on goes by the new keys, both ways.
+    let question = hand.seal(&echo(8, 1));
+    hand.send(&question).await;
+    let wanted = echo(0, 1);
+    loop {
+        let heard = hand.hears().await;
+        if hand.takes(&heard).unwrap().ends_with(&wanted[24..]) {
+            assert_ne!(heard[4..8], said[0]);
+            break;
+        }
+    }
+    until("the session is new", || seconds(gateway.session_age()) < 10).await;
 }
 
 /// What comes of `probe` while the gateway wants proof of addresses: after a flood of handshakes of a

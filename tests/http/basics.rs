@@ -1,6 +1,6 @@
 //! Requests that pass, requests that do not, and the connection that lives on.
 
-use crate::agent::{curl, curls};
+use crate::agent::{Raw, curl, curls};
 use crate::server::{BOTH, ONLY_HTTP1, Service};
 use crate::world::{API, World};
 
@@ -21,6 +21,46 @@ async fn a_request_passes_over_the_version_that_both_ends_speak() {
         assert_eq!(service.lines(), [format!("GET /1k {upstream}")]);
         let host = service.seen()[0].headers.get("host").cloned();
         assert!(upstream == "HTTP/2.0" || host.unwrap() == "api.test");
+    }
+}
+
+/// However its bytes are spread over packets, a request is the same.
+#[tokio::test]
+async fn a_request_is_read_however_it_is_cut() {
+    let service = Service::start(BOTH).await;
+    let world = World::new(&service.open_policy());
+    let gateway = world.listen(API).await;
+    let sent = b"POST /echo?a=b HTTP/1.1\r\nHost: api.test\r\nX-A: b\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n\
+        3;x=y\r\none\r\n2\r\n, \r\n3\r\ntwo\r\n0\r\nX-Sum: 7\r\n\r\n";
+    for at in 0..sent.len() {
+        let mut raw = Raw::connect(gateway).await;
+        raw.stream.set_nodelay(true).unwrap();
+        let (first, rest) = sent.split_at(at);
+        raw.say(first).await;
+        tokio::task::yield_now().await;
+        raw.say(rest).await;
+        let answer = raw.hear().await.unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "one, two"), "{at}");
+    }
+    let mut raw = Raw::connect(gateway).await;
+    raw.stream.set_nodelay(true).unwrap();
+    for byte in sent {
+        raw.say([*byte]).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(raw.hear().await.unwrap().text(), "one, two");
+    let seen = service.seen();
+    assert_eq!(seen.len(), sent.len() + 1);
+    for one in seen {
+        let trailers = one.trailers.unwrap_or_default();
+        assert_eq!(
+            (one.line.as_str(), &trailers["x-sum"]),
+            ("POST /echo HTTP/1.1", &"7".parse().unwrap())
+        );
+        assert_eq!(
+            (one.query.as_deref(), &one.headers["x-a"]),
+            (Some("a=b"), &"b".parse().unwrap())
+        );
     }
 }
 

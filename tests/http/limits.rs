@@ -243,23 +243,65 @@ rule "read" {
 async fn a_body_that_decodes_to_more_than_the_limit_cannot_be_judged() {
     use std::io::Write as _;
     let service = Service::start(BOTH).await;
-    let rule = "rule \"all\" {\n  endpoint = https.api\n  condition = \"http.body.contains('x')\"\n  verdict = \"allow\"\n}\n";
+    let rule = "rule \"all\" {\n  endpoint = https.api\n  condition = \"http.body.matches('^x+$')\"\n  verdict = \"allow\"\n}\n";
     let limits = "gateway {\n limits {\n decoded_bytes_max = 1000\n }\n";
     let world = World::new(&service.policy(rule).replacen("gateway {\n", limits, 1));
     let gateway = world.listen(API).await;
-    for (length, status) in [(1000, 200), (1001, 403), (1 << 20, 403)] {
-        let mut coder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        coder.write_all(&vec![b'x'; length]).unwrap();
-        let body = coder.finish().unwrap();
-        let mut raw = Raw::connect(gateway).await;
-        raw.say(format!(
-            "POST /echo HTTP/1.1\r\nHost: api.test\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        ))
-        .await;
-        raw.say(&body).await;
-        assert_eq!(raw.hear().await.unwrap().status, status, "{length}");
+    let best = flate2::Compression::best;
+    let gzip = |body: &[u8]| {
+        let mut coder = flate2::write::GzEncoder::new(Vec::new(), best());
+        coder.write_all(body).unwrap();
+        coder.finish().unwrap()
+    };
+    let zlib = |body: &[u8]| {
+        let mut coder = flate2::write::ZlibEncoder::new(Vec::new(), best());
+        coder.write_all(body).unwrap();
+        coder.finish().unwrap()
+    };
+    let raw_deflate = |body: &[u8]| {
+        let mut coder = flate2::write::DeflateEncoder::new(Vec::new(), best());
+        coder.write_all(body).unwrap();
+        coder.finish().unwrap()
+    };
+    type Coder<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+    let coders: [(&str, Coder<'_>); 5] = [
+        ("gzip", &gzip),
+        ("deflate", &zlib),
+        ("deflate", &raw_deflate),
+        ("br", &brotli),
+        ("zstd", &zstd),
+    ];
+    for (coding, coder) in coders {
+        for (length, status) in [(1000, 200), (1001, 403), (60_000, 403)] {
+            let body = coder(&vec![b'x'; length]);
+            let mut raw = Raw::connect(gateway).await;
+            raw.say(format!(
+                "POST /echo HTTP/1.1\r\nHost: api.test\r\nContent-Encoding: {coding}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            ))
+            .await;
+            raw.say(&body).await;
+            let answer = raw.hear().await.unwrap();
+            assert_eq!(answer.status, status, "{coding} {length}");
+            // What was read decoded goes up as it came.
+            assert!(status != 200 || answer.body == body, "{coding}");
+        }
     }
+}
+
+/// A body as brotli that packs nothing (RFC 7932 section 9.2): a window of 64 KiB, one uncompressed meta-block, and
+/// the empty last one.
+fn brotli(body: &[u8]) -> Vec<u8> {
+    let header = (u32::try_from(body.len() - 1).unwrap() << 4 | 1 << 20).to_le_bytes();
+    [&header[..3], body, &[3]].concat()
+}
+
+/// A body of one byte again and again as zstd (RFC 8878 section 3.1.1): its size in two bytes, and one block, the last,
+/// that says what is repeated.
+fn zstd(body: &[u8]) -> Vec<u8> {
+    let size = u16::try_from(body.len() - 256).unwrap().to_le_bytes();
+    let block = (u32::try_from(body.len()).unwrap() << 3 | 1 << 1 | 1).to_le_bytes();
+    [b"\x28\xb5\x2f\xfd\x60", &size[..], &block[..3], &body[..1]].concat()
 }
 
 #[tokio::test]

@@ -100,7 +100,8 @@ async fn question(world: &World) -> Held {
 #[tokio::test]
 async fn a_held_request_is_sent_when_a_person_allows_it() {
     let service = Service::start(BOTH).await;
-    let world = World::new(&service.policy(ASK));
+    let rules = ASK.replace("  approve", "  condition = \"http.method == 'post'\"\n  approve");
+    let world = World::new(&service.policy(&rules));
     let gateway = world.listen(API).await;
     let mut waited = Vec::new();
     for (decision, status) in [(Decision::Allow, 200), (Decision::Deny, 403)] {
@@ -124,15 +125,29 @@ async fn a_held_request_is_sent_when_a_person_allows_it() {
         let answer = raw.hear().await.unwrap();
         assert_eq!(answer.status, status, "{}", answer.text());
         assert_eq!(service.seen().len() - before, usize::from(status == 200));
-        waited.push((if status == 200 { "allow" } else { "deny" }, took));
+        let verdict = if status == 200 { "allow" } else { "deny" };
+        waited.push((verdict, took, held.question["digest"].clone()));
     }
     assert_eq!(service.seen()[0].body_start, b"hello");
     let records = world.records().await;
-    for (verdict, took) in waited {
-        let record = records
-            .iter()
-            .find(|record| record["verdict"] == verdict && record["summary"] == "POST /echo");
-        let times = |name: &str| Duration::from_micros(record.unwrap()[name].as_u64().unwrap());
+    let posts = || records.iter().filter(|record| record["summary"] == "POST /echo");
+    assert_eq!(posts().count(), 2, "one an action: {records:#?}");
+    for (verdict, took, digest) in waited {
+        let record = posts().find(|record| record["verdict"] == verdict).unwrap();
+        assert_eq!((&record["rule"], &record["digest"]), (&"ask".into(), &digest));
+        let by = if verdict == "allow" { "approvers" } else { "detail" };
+        let by = record[by].to_string();
+        assert!(by.contains("human_approver.ops:ann"), "{record:#?}");
+        assert_eq!(record["facts"]["method"], "post");
+        let outcome = &record["outcome"];
+        match verdict {
+            "allow" => assert_eq!(
+                (&outcome["status"], &outcome["bytes_up"], &outcome["bytes_down"]),
+                (&"HTTP 200".into(), &5.into(), &5.into())
+            ),
+            _ => assert!(outcome.is_null(), "{record:#?}"),
+        }
+        let times = |name: &str| Duration::from_micros(record[name].as_u64().unwrap());
         assert!(times("wait_us") >= took, "{record:?}");
         let judged = times("judge_us");
         assert!(

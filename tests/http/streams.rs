@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt as _, Empty, StreamBody};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use sha2::{Digest as _, Sha256};
+use tailkeep::proxy::http::body::{Read, hold};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::agent::{Raw, ask, curl, curls, http2};
@@ -100,6 +105,44 @@ async fn what_is_large_streams_in_bounded_memory() {
             one.line
         );
     }
+}
+
+/// A body may come byte by byte: what is held of it is not a piece of memory for each.
+#[test]
+fn a_body_in_tiny_pieces_is_held_as_one() {
+    const BYTES: usize = 512 << 10;
+    const PIECES: usize = 64;
+    let story = async {
+        let (agent, own) = tokio::io::duplex(64 << 10);
+        let service = service_fn(async |request: Request<Incoming>| {
+            let Ok(Read::Whole(held)) = hold(request.into_body(), BYTES).await else {
+                panic!("not held whole")
+            };
+            assert!(held.data.len() == BYTES && held.data.iter().all(|byte| *byte == b'x'));
+            Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
+        });
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(own), service);
+        let asking = async {
+            let (mut reads, mut writes) = tokio::io::split(agent);
+            let head = b"POST / HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+            writes.write_all(head).await.unwrap();
+            let pieces = b"1\r\nx\r\n".repeat(PIECES);
+            for _ in 0..BYTES / PIECES {
+                writes.write_all(&pieces).await.unwrap();
+            }
+            writes.write_all(b"0\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            reads.read_to_end(&mut answer).await.unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 200"));
+        };
+        let (served, ()) = tokio::join!(serving, asking);
+        served.unwrap();
+    };
+    let made = allocation_counter::measure(|| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap().block_on(story);
+    });
+    assert!(made.bytes_max < 8 * BYTES as u64, "{} at once", made.bytes_max);
 }
 
 /// What this process holds in memory; the server's buffers are in it too.

@@ -4,8 +4,10 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::sync::LazyLock;
 
 use tailkeep::policy::SslMode;
+use tailkeep::protocol::postgres::wire::message;
 use tailkeep::tls::Connectors;
-use tailkeep::upstream::postgres::{Login, LoginError, secure};
+use tailkeep::upstream::postgres::{Login, LoginError, Wire, secure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::TcpStream;
 
 use crate::server::{PASSWORD, Server};
@@ -182,6 +184,60 @@ async fn scram_is_bound_to_the_channel() {
             .await
             .is_ok()
     );
+}
+
+/// A login is read however it is cut. Who stands in between and takes -PLUS out of the offer is found out by the server: it is told that we could
+/// have bound, and saw no offer (`y`, RFC 5802 section 6).
+#[tokio::test]
+async fn an_offer_that_was_thinned_out_on_the_way_is_a_downgrade() {
+    let own = made("orders.test");
+    let server = own.server(true).await;
+    let connectors = Connectors::default();
+    let wanted = Login {
+        user: "app",
+        password: Some(PASSWORD.as_bytes()),
+        database: "postgres",
+        settings: &[],
+    };
+    for (is_thinned, want) in [(false, None), (true, Some("28000"))] {
+        let io = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+        let (io, trust) = secure(Box::new(io), SslMode::Require, "orders.test", None, &connectors)
+            .await
+            .unwrap();
+        let mut between = between(io, is_thinned);
+        let entered = tailkeep::upstream::postgres::login(&mut between, &wanted, &trust).await;
+        let code = match &entered {
+            Ok(_) => None,
+            Err(LoginError::Server { code }) => Some(code.as_str()),
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(code, want, "{entered:?}");
+    }
+}
+
+/// A stream to the server by way of somebody who passes on all, byte by byte, but for a part of the server's first
+/// message.
+fn between(io: Box<dyn Wire>, is_thinned: bool) -> DuplexStream {
+    let (ours, theirs) = tokio::io::duplex(1);
+    tokio::spawn(async move {
+        let (mut from_server, mut to_server) = tokio::io::split(io);
+        let (mut from_us, mut to_us) = tokio::io::split(theirs);
+        let down = async {
+            let mut head = [0; 5];
+            from_server.read_exact(&mut head).await?;
+            let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize;
+            let mut offer = vec![0; length - 4];
+            from_server.read_exact(&mut offer).await?;
+            assert_eq!(offer[4..], *b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0");
+            if is_thinned {
+                offer.splice(4..4 + "SCRAM-SHA-256-PLUS\0".len(), []);
+            }
+            to_us.write_all(&message(b'R', &offer)).await?;
+            tokio::io::copy(&mut from_server, &mut to_us).await
+        };
+        tokio::join!(tokio::io::copy(&mut from_us, &mut to_server), down)
+    });
+    ours
 }
 
 #[tokio::test]

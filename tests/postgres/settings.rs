@@ -123,6 +123,28 @@ async fn settings_of_the_role_and_of_the_start_do_not_change_it() {
     }
 }
 
+/// What `options` says is what the server has, in each of the forms that it reads.
+#[tokio::test]
+async fn the_options_of_the_start_are_in_force() {
+    let (_server, world) = both().await;
+    let options = r"-c work_mem=7MB -crandom_page_cost=9 --statement-timeout=41s -c search_path=pg_temp,\ x"
+        .replace(' ', "%20")
+        .replace('\\', "%5C")
+        .replace('=', "%3D");
+    let ran = world
+        .psql_with(
+            &format!("sslmode=disable&options={options}"),
+            &[
+                "show work_mem",
+                "show random_page_cost",
+                "show statement_timeout",
+                "show search_path",
+            ],
+        )
+        .await;
+    assert_eq!(said(&ran), "7MB 9 41s pg_temp, x | ");
+}
+
 const NO_SET: &str = r#"
 rule "no-roles" {
   endpoint  = postgres.orders

@@ -6,6 +6,7 @@ use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use tailkeep::protocol::postgres::startup::{STARTUP_BYTES_MAX, to_server};
+use tailkeep::protocol::postgres::wire::message;
 use tailkeep::proxy::postgres::AGENT_BYTES_MAX;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -115,6 +116,27 @@ async fn no_step_back_from_tls_and_no_gss() {
 }
 
 #[tokio::test]
+async fn a_start_is_read_however_it_is_cut() {
+    let (_server, world) = both().await;
+    let hello = to_server("agent", "postgres", &[]);
+    let sent = [&GSSENC_REQUEST[..], &hello, &query("select 1")].concat();
+    let cuts = (1..sent.len()).map(|at| vec![&sent[..at], &sent[at..]]);
+    let bytewise = sent.chunks(1).collect::<Vec<_>>();
+    for pieces in cuts.chain([bytewise]) {
+        let mut io = dial(&world).await;
+        io.set_nodelay(true).unwrap();
+        let (mut reads, mut writes) = io.split();
+        for piece in &pieces {
+            writes.write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(reads.read_u8().await.unwrap(), b'N');
+        let came = Raw::new(Box::new(io)).until_ready(2).await;
+        assert!(came.tags.ends_with("ZTDCZ"), "{}: {came:?}", pieces[0].len());
+    }
+}
+
+#[tokio::test]
 async fn packets_out_of_bounds_and_late_ones_are_refused() {
     let server = server(&[]).await;
     let limits = "handshake_ms = 300\n message_bytes_max = 4096\n statement_bytes_max = 512";
@@ -168,6 +190,31 @@ async fn packets_out_of_bounds_and_late_ones_are_refused() {
         let count = tailkeep::bad_input::counted(tailkeep::bad_input::Reader::Postgres, reason);
         assert!(count >= least, "{reason}: {count}");
     }
+}
+
+/// A query in another encoding gets the server's own error, is on record, and its connection lives on.
+#[tokio::test]
+async fn a_query_that_is_no_text_is_refused_and_counted() {
+    use tailkeep::bad_input::{Reader, counted};
+
+    let (_server, world) = both().await;
+    let before = counted(Reader::Postgres, "forbidden");
+    let mut raw = Raw::enter(world.address).await;
+    let query = message(b'Q', b"select '\xff\xfe'\0").to_vec();
+    let came = raw.ask(&[query]).await;
+    assert_eq!(came.tags, "EZ", "{came:?}");
+    assert!(came.text().contains("22021"), "{came:?}");
+    assert_eq!(raw.query("select 1").await.tags, "TDCZ");
+    assert!(counted(Reader::Postgres, "forbidden") > before);
+    drop(raw);
+    let story = world.story().await;
+    assert_eq!(
+        story,
+        [
+            "select '\u{fffd}\u{fffd}' | deny | -",
+            "select 1 | allow | SELECT 1"
+        ]
+    );
 }
 
 #[tokio::test]

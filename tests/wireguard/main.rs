@@ -206,6 +206,49 @@ async fn any_destination(stack: Stack) {
     .await;
 }
 
+#[test]
+fn wireguard_go_is_asked_for_new_keys_when_it_lost_its_own() {
+    alone(lost_keys());
+}
+
+/// A peer that has no keys any more, and does not know where the gateway is: only the gateway can begin.
+async fn lost_keys() {
+    let set = PeerSet { peers: vec![peer(1)] };
+    let (_change, peers) = watch::channel(Arc::new(set));
+    let mut listener = Listener::bind(config(Stack::Userspace), peers)
+        .await
+        .expect("a listener");
+    let one = Agent::start(1, listener.local_addr().port());
+    let program = "import socket\ns=socket.create_connection(('192.0.2.1',9),5)\ns.settimeout(60)\n\
+                   f=s.makefile('rb')\nprint(f.readline())\nwhile True:\n line=f.readline()\n\
+                   \x20if line!=b'before\\n': break\nprint(line)";
+    let gateway = async {
+        let mut flow = listener.accept().await.expect("a flow");
+        flow.stream.write_all(b"before\n").await.expect("open");
+        let (space, device, key) = (
+            &one.space,
+            &one.device,
+            agent::base64(&tailkeep::ingress::wireguard::public_key(&GATEWAY_KEY)),
+        );
+        let wg = format!("ip netns exec {space} wg");
+        must(&format!(
+            "{wg} set {device} peer {key} remove && {wg} set {device} peer {key} allowed-ips 0.0.0.0/0,::/0"
+        ));
+        let known = must(&format!("{wg} show {device} endpoints"));
+        assert!(known.contains("(none)"), "{known}");
+        // Again and again, so that something new is on its way when the keys are there.
+        loop {
+            flow.stream.write_all(b"after\n").await.expect("open");
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    };
+    let heard = tokio::select! {
+        heard = one.python(program) => heard,
+        () = gateway => unreachable!("it never stops"),
+    };
+    assert_eq!(heard, "b'before\\n'\nb'after\\n'");
+}
+
 async fn wait_for(mut condition: impl FnMut() -> bool) {
     for _ in 0..200 {
         if condition() {

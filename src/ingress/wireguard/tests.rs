@@ -263,14 +263,18 @@ struct Client {
 
 impl Client {
     async fn new(key: u8, number: u8, gateway: SocketAddr) -> Client {
+        Client::of_key([key; 32], number, gateway).await
+    }
+
+    async fn of_key(key: [u8; 32], number: u8, gateway: SocketAddr) -> Client {
         let public = PublicKey::from(public_key(&GATEWAY_KEY));
         Client {
             tunn: Tunn::new(
-                StaticSecret::from([key; 32]),
+                StaticSecret::from(key),
                 public,
                 None,
                 None,
-                u32::from(key),
+                u32::from(key[0]),
                 None,
             ),
             socket: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
@@ -288,6 +292,15 @@ impl Client {
         if let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(packet, &mut buffer) {
             self.socket.send_to(datagram, self.gateway).await.unwrap();
         }
+    }
+
+    /// The next datagram within `limit`, whatever is in it.
+    async fn datagram(&self, limit: Duration) -> Vec<u8> {
+        let mut datagram = vec![0; 2048];
+        let heard = timeout(limit, self.socket.recv_from(&mut datagram)).await;
+        let (length, _) = heard.expect("the gateway is silent").unwrap();
+        datagram.truncate(length);
+        datagram
     }
 
     /// The next packet out of the tunnel within `limit`.
@@ -459,6 +472,45 @@ async fn a_peer_speaks_from_its_own_address_alone(stack: Stack) {
     assert_eq!(dropped(&listener, Drop::SpoofedSource).await, 4);
 }
 
+/// Whoever sends and is not answered has to hear that it is heard, or it would shake hands anew: an empty
+/// data message, ten seconds later (WireGuard's paper, section 6.5).
+async fn a_peer_that_only_sends_hears_that_it_is_heard(stack: Stack) {
+    let (listener, _change) = listener(stack, &[peer(1, 1)]).await;
+    let mut client = Client::new(1, 1, listener.local_addr()).await;
+    let mut buffer = vec![0; 2048];
+    let TunnResult::WriteToNetwork(first) = client.tunn.format_handshake_initiation(&mut buffer, false)
+    else {
+        panic!("no handshake")
+    };
+    client.socket.send_to(first, client.gateway).await.unwrap();
+    let response = client.datagram(SOON).await;
+    assert_eq!(response[0], 2);
+    assert_eq!(client.take(&response).await, None);
+    // Timers go by the listener's last look at them, so the data has to come after one that saw the session.
+    let known = async {
+        let age = || {
+            listener
+                .status()
+                .peers
+                .first()
+                .and_then(|peer| peer.handshake_age)
+        };
+        while age().is_none() {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    timeout(SOON, known).await.unwrap();
+    // Taken, and answered with nothing: its source is another's.
+    client
+        .send(&tcp(at("10.99.0.2:1"), at("203.0.113.9:1"), SYN, 1, 0, b""))
+        .await;
+    assert_eq!(dropped(&listener, Drop::SpoofedSource).await, 1);
+    let heard = client.datagram(SOON * 3).await;
+    assert_eq!((heard[0], heard.len()), (4, 32), "no empty data message");
+    let taken = client.tunn.decapsulate(None, &heard, &mut buffer);
+    assert!(matches!(taken, TunnResult::Done), "{taken:?}");
+}
+
 async fn an_unknown_key_gets_nothing_and_is_counted(stack: Stack) {
     let counted = || crate::bad_input::counted(crate::bad_input::Reader::Wireguard, "unknown_peer");
     let before = counted();
@@ -485,6 +537,45 @@ async fn an_unknown_key_gets_nothing_and_is_counted(stack: Stack) {
     dropped(&listener, Drop::Unauthenticated).await;
     let mut client = Client::new(1, 1, listener.local_addr()).await;
     assert_eq!(client.syn(4001, at("203.0.113.9:1")).await, Some(SYN | ACK));
+}
+
+/// Inside the tunnel as outside of it: what is no packet is dropped and counted, and all connections go on.
+async fn malformed_packets_are_counted_and_harm_no_connection(stack: Stack) {
+    let (mut listener, _change) = listener(stack, &[peer(1, 1), peer(2, 2)]).await;
+    let mut client = Client::new(1, 1, listener.local_addr()).await;
+    let (from, to) = (client.here(4001), at("203.0.113.9:1"));
+    let acknowledgment = client.dial(from, to, b"").await;
+    let mut flow = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    type Change = fn(&mut Vec<u8>);
+    let cases: [(&str, Change, Drop); 5] = [
+        ("checksum", |bytes| bytes[43] ^= 1, Drop::Checksum),
+        ("fragment", |bytes| bytes[6] = 0x20, Drop::Fragment),
+        ("protocol", |bytes| bytes[9] = 132, Drop::Protocol),
+        ("malformed", |bytes| bytes[32] = 0xf0, Drop::Malformed),
+        // No packet at all, however well it was sealed.
+        ("unauthenticated", |bytes| bytes[0] = 0x55, Drop::Unauthenticated),
+    ];
+    for (reason, change, cause) in cases {
+        let counted = || crate::bad_input::counted(crate::bad_input::Reader::Wireguard, reason);
+        let before = counted();
+        let mut bytes = tcp(from, to, ACK, 2, acknowledgment, b"evil");
+        change(&mut bytes);
+        bytes[10..12].fill(0);
+        let checksum = !packet::fold(packet::sum(0, &bytes[..20]));
+        bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+        client.send(&bytes).await;
+        assert_eq!(dropped(&listener, cause).await, 1, "{reason}");
+        assert!(counted() > before, "{reason}");
+    }
+    client.send(&tcp(from, to, ACK, 2, acknowledgment, b"good")).await;
+    let mut said = [0; 4];
+    timeout(SOON, flow.stream.read_exact(&mut said))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&said, b"good");
+    let mut other = Client::new(2, 2, listener.local_addr()).await;
+    assert_eq!(other.syn(4001, to).await, Some(SYN | ACK));
 }
 
 async fn what_is_unclaimed_is_refused_at_once(stack: Stack) {
@@ -785,14 +876,19 @@ macro_rules! over_both {
     };
 }
 
-use limits::{connections_of_all_peers_are_bounded, connections_that_nobody_takes_are_reset};
+use limits::{
+    connections_of_all_peers_are_bounded, connections_that_nobody_takes_are_reset, thousands_share_one_port,
+};
 
 over_both! {
     connections_of_all_peers_are_bounded,
     connections_that_nobody_takes_are_reset,
+    thousands_share_one_port,
     any_destination_is_accepted_and_known,
     a_peer_speaks_from_its_own_address_alone,
+    a_peer_that_only_sends_hears_that_it_is_heard,
     an_unknown_key_gets_nothing_and_is_counted,
+    malformed_packets_are_counted_and_harm_no_connection,
     what_is_unclaimed_is_refused_at_once,
     refusals_and_connections_are_bounded,
     the_keys_of_one_peer_share_its_connections,

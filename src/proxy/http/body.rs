@@ -180,8 +180,8 @@ impl Begun {
 /// Bytes of a streamed body that are read while its verdict is waited for.
 pub(super) const AHEAD_BYTES_MAX: usize = 64 << 10;
 
-/// Pieces of a held body before they are joined.
-const PIECES_MAX: usize = 1024;
+/// Pieces of a body that are kept apart: of a held one they are then joined, of one that streams no more is read ahead.
+pub(super) const PIECES_MAX: usize = 1024;
 
 fn join(mut pieces: Vec<Bytes>) -> Bytes {
     if pieces.len() == 1 {

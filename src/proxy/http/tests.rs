@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::super::replay::Replayed;
-use super::body::{AHEAD_BYTES_MAX, Begun};
+use super::body::{AHEAD_BYTES_MAX, Begun, PIECES_MAX};
 use super::greeting::{PREFACE, begins_http2};
 use super::*;
 
@@ -78,6 +78,41 @@ async fn so_much_of_a_body_is_read_ahead_of_its_verdict() {
     let written = written.load(Ordering::SeqCst);
     let most = AHEAD_BYTES_MAX + (16 << 10);
     assert!((AHEAD_BYTES_MAX..=most).contains(&written), "{written}");
+    task.abort();
+    writes.abort();
+}
+
+/// What is kept of a piece is more than a byte, so that pieces have a number of their own.
+#[tokio::test]
+async fn so_many_pieces_of_a_body_are_read_ahead() {
+    const CHUNK: &[u8] = b"1\r\nx\r\n";
+    let service = service_fn(async |request: Request<Incoming>| {
+        Begun::new(request.into_body()).read_ahead().await;
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    });
+    let (mut agent, own) = tokio::io::duplex(PIPE_BYTES);
+    let task = tokio::spawn(http1().serve_connection(TokioIo::new(own), service));
+    let written = Arc::new(AtomicUsize::new(0));
+    let counter = written.clone();
+    let writes = tokio::spawn(async move {
+        agent
+            .write_all(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await
+            .unwrap();
+        while agent.write_all(CHUNK).await.is_ok() {
+            counter.fetch_add(CHUNK.len(), Ordering::SeqCst);
+        }
+    });
+    at_rest().await;
+    // Behind them hyper reads until its own buffer is full. Their bytes alone would let much more come.
+    let least = PIECES_MAX * CHUNK.len();
+    let most = least + HEAD_BYTES_MAX + 2 * PIPE_BYTES;
+    const { assert!(PIECES_MAX * 2 + HEAD_BYTES_MAX < AHEAD_BYTES_MAX * 2) };
+    let written = written.load(Ordering::SeqCst);
+    assert!(
+        (least..=most).contains(&written),
+        "{written} of {least} to {most}"
+    );
     task.abort();
     writes.abort();
 }

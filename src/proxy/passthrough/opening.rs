@@ -16,6 +16,7 @@ use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use crate::bad_input;
 use crate::policy::Model;
 use crate::tls::HANDSHAKE_RECORD;
 use crate::tls::accept::HELLO_BYTES_MAX;
@@ -72,6 +73,14 @@ impl Reading {
             _ => http(all),
         };
         found.or_else(|| (all.len() > HELLO_BYTES_MAX).then_some(Named::Unread))
+    }
+
+    /// As what it is counted where it cannot be read.
+    fn reader(&self) -> bad_input::Reader {
+        match self {
+            Reading::Tls(_) => bad_input::Reader::Tls,
+            _ => bad_input::Reader::Http,
+        }
     }
 }
 
@@ -207,7 +216,10 @@ impl<IO: AsyncRead + Unpin> Watched<'_, IO> {
             };
             match named {
                 None => {}
-                Some(Named::Unread) => return self.refuse("its first words cannot be read".to_owned()),
+                Some(Named::Unread) => {
+                    bad_input::count(reading.reader(), &"first_words");
+                    return self.refuse("its first words cannot be read".to_owned());
+                }
                 Some(Named::Hosts(hosts)) => {
                     if let Some(host) = hosts.iter().find(|host| claims(self.model, host)) {
                         return self.refuse(format!("it names {host}"));

@@ -293,7 +293,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("proxy/http.rs", &["SEND_BUFFER_BYTES_MAX"], Test("src/proxy/http/tests.rs", "what_an_agent_does_not_read_is_buffered_up_to_a_limit")),
     ("proxy/http/answer.rs", &["DRAIN_BYTES_MAX"], Test("tests/http/limits.rs", "the_body_of_a_denied_request_is_read_out_up_to_a_limit")),
     ("proxy/http/body.rs", &["AHEAD_BYTES_MAX"], Test("src/proxy/http/tests.rs", "so_much_of_a_body_is_read_ahead_of_its_verdict")),
-    ("proxy/http/body.rs", &["PIECES_MAX"], Share),
+    ("proxy/http/body.rs", &["PIECES_MAX"], Test("src/proxy/http/tests.rs", "so_many_pieces_of_a_body_are_read_ahead")),
     ("proxy/http/faults.rs", &["HEAD_BYTES", "RESET_BYTES", "RST_STREAM"], Number),
     ("proxy/http.rs", &["HELD_BYTES_MAX"], Test("tests/http/limits.rs", "what_is_held_of_one_agents_bodies_is_bounded")),
     ("proxy/http.rs", &["HTTP2_PER_AGENT_MAX"], Test("tests/http/limits.rs", "an_agent_has_so_many_http2_connections_and_more_of_http1")),

@@ -84,16 +84,39 @@ mod tests {
     use super::*;
     use crate::identity::Transport;
 
+    fn identity() -> Arc<Identity> {
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        Arc::new(Identity::new(Transport::Wireguard, address, "agent"))
+    }
+
+    #[tokio::test]
+    async fn queries_are_read_however_they_are_cut() {
+        let said = b"\0\x03one\0\0\0\x05three";
+        let want = b"\0\x04one!\0\x01!\0\x06three!";
+        for at in 0..=said.len() {
+            let (mut client, stream) = tokio::io::duplex(64);
+            let echo: DnsAnswer =
+                Arc::new(|_, query, tcp| Box::pin(async move { tcp.then(|| [&query[..], b"!"].concat()) }));
+            let ask = async {
+                for piece in [&said[..at], &said[at..]] {
+                    client.write_all(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                client.shutdown().await.unwrap();
+                let mut answers = Vec::new();
+                client.read_to_end(&mut answers).await.unwrap();
+                answers
+            };
+            let (answers, ()) = tokio::join!(ask, serve(stream, echo, identity()));
+            assert_eq!(answers, want, "cut at {at}");
+        }
+    }
+
     #[tokio::test]
     async fn a_silent_client_is_left() {
         let (_silent, stream) = tokio::io::duplex(64);
         let nothing: DnsAnswer = Arc::new(|_, _, _| Box::pin(async { None }));
-        let identity = Arc::new(Identity::new(
-            Transport::Wireguard,
-            std::net::Ipv4Addr::LOCALHOST.into(),
-            "agent",
-        ));
-        let served = serve(stream, nothing, identity);
+        let served = serve(stream, nothing, identity());
         let left = tokio::time::timeout(Duration::from_millis(3 * DNS_IDLE_MS), served).await;
         assert!(left.is_ok(), "it is waited for still");
     }

@@ -59,6 +59,54 @@ pub(super) async fn connections_that_nobody_takes_are_reset(stack: Stack) {
     assert_eq!(flow.source, last);
 }
 
+/// Peers on one port have no number of their own: each is told by its key, and by its key alone.
+pub(super) async fn thousands_share_one_port(stack: Stack) {
+    const PEERS: u16 = 2_000;
+    let key = |number: u16| {
+        let mut key = [FIRST_KEY; 32];
+        // Of the first byte and the last, X25519 does not take all bits.
+        key[1..3].copy_from_slice(&number.to_be_bytes());
+        key
+    };
+    let v4 = |number: u16| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 100, 0, 0)) + u32::from(number));
+    let peers: Vec<Peer> = (0..PEERS)
+        .map(|number| Peer {
+            name: format!("peer-{number}"),
+            public_key: public_key(&key(number)),
+            machine: None,
+            v4: Some(v4(number)),
+            v6: None,
+        })
+        .collect();
+    let (mut listener, _change) = listener(stack, &peers).await;
+    let known = async {
+        while listener.status().peers.len() < usize::from(PEERS) {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    timeout(SOON, known).await.unwrap();
+    let to = at("203.0.113.9:1");
+    for number in [0, 1, PEERS / 2, PEERS - 1] {
+        let mut client = Client::of_key(key(number), 0, listener.local_addr()).await;
+        let own = SocketAddr::from((v4(number), 4001));
+        client.dial(own, to, b"").await;
+        let flow = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+        let identity = flow.identity.now();
+        assert_eq!(
+            (flow.source, identity.node.as_str()),
+            (own, format!("peer-{number}").as_str())
+        );
+        let other = SocketAddr::from((v4((number + 1) % PEERS), 4001));
+        client.send(&tcp(other, to, SYN, 1, 0, b"")).await;
+    }
+    let spoofed = async {
+        while listener.status().drops.get(&Drop::SpoofedSource) != Some(&4) {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    timeout(SOON, spoofed).await.unwrap();
+}
+
 #[tokio::test]
 async fn few_connections_of_a_peer_may_hold_much() {
     if !able() {

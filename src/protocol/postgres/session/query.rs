@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::agent::Again;
-use super::{Kind, Open, PgSession, What};
+use super::{Kind, Open, PgSession, SUMMARY_CHARS_MAX, What};
 use crate::audit::RecordId;
 use crate::protocol::postgres::statement::Parameters;
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError, take_text};
@@ -13,6 +13,7 @@ use crate::verdict::Digest;
 
 /// What is answered to a statement after which the server would read texts otherwise than this gateway.
 pub const REREADS_REASON: &str = "how the server reads text may not be changed here";
+const NO_TEXT_REASON: &str = "the query is no UTF-8 text";
 const LONG_REASON: &str = "the statement is longer than `statement_bytes_max`";
 /// A backslash means something else after `standard_conforming_strings = off`, and what already
 /// runs in this pipeline could have set that.
@@ -23,7 +24,10 @@ impl PgSession {
     pub(super) fn query(&mut self, message: Bytes) -> Result<Again, WireError> {
         let mut payload = message.slice(HEADER_BYTES..);
         let Some(text) = take_text(&mut payload) else {
-            self.fail_query(wire::error("ERROR", "22021", "the query is no UTF-8 text"));
+            let start = message.get(HEADER_BYTES..).unwrap_or_default();
+            let start = String::from_utf8_lossy(start.get(..SUMMARY_CHARS_MAX).unwrap_or(start)).into_owned();
+            self.note_refusal(start.trim_end_matches('\0'), NO_TEXT_REASON);
+            self.fail_query(wire::error("ERROR", "22021", NO_TEXT_REASON));
             return Ok(None);
         };
         if !payload.is_empty() {
