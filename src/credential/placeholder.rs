@@ -20,7 +20,7 @@ use crate::policy::{Credential, CredentialKind, Endpoint, Model, Profile};
 use crate::verdict::{Cause, Refusal};
 
 /// Pieces of a head that most requests have at most, so that their list is no allocation.
-const PLACES: usize = 40;
+const PLACES: usize = 36;
 
 /// The credential that a request is to be sent with: the one whose placeholder stands in its
 /// slot, else the profile's fallback for the endpoint, else none.
