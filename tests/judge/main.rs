@@ -21,7 +21,7 @@ use tailkeep::state::State;
 use tailkeep::verdict::approval::{Decide, Decision, Queue};
 use tailkeep::verdict::gate::Gate;
 use tailkeep::verdict::judge::wire::prompt_version;
-use tailkeep::verdict::judge::{ASKED_AT_ONCE_MAX, Judges};
+use tailkeep::verdict::judge::{ASKED_AT_ONCE_MAX, ASKED_PER_AGENT_MAX, Judges};
 use tailkeep::verdict::{Action, Cause, Digest, Refusal, Step};
 
 use folder::Folder;
@@ -98,7 +98,7 @@ approver "llm_approver" "judge" {{
 }}
 approver "human_approver" "ops" {{ timeout = 30 }}
 profile "dev" {{
-  peers     = ["laptop"]
+  peers     = ["laptop", "a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7"]
   endpoints = [https.api]
 }}
 rule "ask" {{
@@ -121,7 +121,11 @@ rule "ask" {{
 }
 
 fn agent() -> Agent {
-    let identity = Identity::new(Transport::Wireguard, "10.55.0.2".parse().unwrap(), "laptop");
+    called("laptop")
+}
+
+fn called(name: &str) -> Agent {
+    let identity = Identity::new(Transport::Wireguard, "10.55.0.2".parse().unwrap(), name);
     Agent::new(Arc::new(identity), "dev".into())
 }
 
@@ -343,6 +347,12 @@ async fn an_opinion_is_kept_for_the_identical_action_and_its_time() {
     world.judge("tea").await.unwrap();
     assert_eq!(world.server.seen().len(), 1);
     assert!(world.judge("tea ").await.is_err(), "another action");
+    // So is another part of the same bytes: of a batch, or of a text with several statements.
+    let part = Action {
+        detail: "DELETE FROM users".to_owned(),
+        ..action("tea")
+    };
+    assert!(world.gate.judge(&agent(), &part).await.is_err());
     // Another policy asks anew.
     let other = policy(
         &world.folder,
@@ -380,20 +390,30 @@ async fn budgets_hold() {
 async fn so_many_questions_are_put_to_judges_at_once() {
     let world = Arc::new(World::new(&format!("{CLAUDE}\n  requests_per_hour = 1000"), ALONE).await);
     world.server.mood(Mood::Slow);
-    let ask = |number: usize| {
-        let world = world.clone();
-        tokio::spawn(async move { world.judge(&format!("number {number}")).await })
+    let ask = |number: usize, agent: &str| {
+        let (world, agent) = (world.clone(), called(agent));
+        let action = action(&format!("number {number}"));
+        tokio::spawn(async move { world.gate.judge(&agent, &action).await.map(drop) })
     };
-    let asking: Vec<_> = (0..2 * ASKED_AT_ONCE_MAX).map(ask).collect();
-    let mut seen = 0;
-    let more = tokio::time::timeout(Duration::from_secs(2), async {
-        while seen <= ASKED_AT_ONCE_MAX {
-            seen += world.server.seen().len();
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
-    assert!(more.await.is_err(), "{seen} were asked");
-    assert_eq!(seen, ASKED_AT_ONCE_MAX);
+    let sees = async |most: usize| {
+        let mut seen = 0;
+        let more = tokio::time::timeout(Duration::from_secs(2), async {
+            while seen <= most {
+                seen += world.server.seen().len();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        assert!(more.await.is_err(), "{seen} were asked");
+        assert_eq!(seen, most);
+    };
+    // One agent has some of the places; what it has in front of others keeps none of them from a judge.
+    let mut asking: Vec<_> = (0..2 * ASKED_AT_ONCE_MAX)
+        .map(|number| ask(number, "laptop"))
+        .collect();
+    sees(ASKED_PER_AGENT_MAX).await;
+    let others = (0..2 * ASKED_AT_ONCE_MAX).map(|number| ask(number, &format!("a{}", number % 8)));
+    asking.extend(others);
+    sees(ASKED_AT_ONCE_MAX - ASKED_PER_AGENT_MAX).await;
     asking.iter().for_each(|one| one.abort());
 }
 

@@ -2,7 +2,7 @@
 
 use tailkeep::protocol::postgres::wire::message;
 
-use crate::raw::{Raw, query, run, sync};
+use crate::raw::{Raw, execute, query, run, sync};
 use crate::world::{World, both};
 
 fn data(text: &str) -> Vec<u8> {
@@ -83,6 +83,62 @@ async fn who_approves_copy_is_told_that_its_rows_are_not_shown() {
         let detail = held.question["detail"].as_str().unwrap();
         assert!(detail.starts_with(text), "{detail}");
         assert_eq!(detail.contains("NOT SHOWN: the rows"), is_told, "{detail}");
+        drop(raw);
+        until_withdrawn(&world).await;
+    }
+}
+
+/// People decide on what is run: on the values, too, in whatever form they come.
+#[tokio::test]
+async fn who_approves_a_statement_sees_its_parameters() {
+    let (server, world) = both().await;
+    assert!(server.sql("create table t (x int); grant all on t to app"));
+    let of_type = |oid: u32, text: &str| {
+        let mut payload = format!("\0{text}\0\0\x01").into_bytes();
+        payload.extend_from_slice(&oid.to_be_bytes());
+        message(b'P', &payload).to_vec()
+    };
+    let bound = |format: u8, value: &[u8]| {
+        let mut payload = vec![0, 0, 0, 1, 0, format, 0, 1];
+        payload.extend_from_slice(&u32::try_from(value.len()).unwrap().to_be_bytes());
+        payload.extend_from_slice(value);
+        payload.extend_from_slice(&[0, 0]);
+        message(b'B', &payload).to_vec()
+    };
+    let named = "delete from t where x::text = $1 /* hold */";
+    let listed = "select $1::int4[] /* hold */";
+    let list = [
+        0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 23, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 9,
+    ];
+    let inner = "prepare q(text) as select x from t where x::text = $1";
+    let outer = "execute q($1) /* hold */";
+    for (before, text, pipeline, shown) in [
+        (
+            "",
+            named,
+            [of_type(25, named), bound(0, b"5' or")],
+            "$1 = \"5' or\"\n",
+        ),
+        (
+            "",
+            listed,
+            [of_type(1007, listed), bound(1, &list)],
+            "$1 = in binary, type 1007: \\x00000001",
+        ),
+        (inner, outer, [of_type(25, outer), bound(0, b"77")], "$1 = 77\n"),
+    ] {
+        let mut raw = Raw::enter(world.address).await;
+        if !before.is_empty() {
+            assert_eq!(raw.query(before).await.tags, "CZ");
+        }
+        raw.send(&[pipeline.concat(), execute("", 0), sync()].concat())
+            .await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        if world.queue.list(false).await.unwrap().is_empty() { panic!("{text}: {:?}", raw.until_ready(1).await.text()); }
+        let id = world.held().await;
+        let held = world.queue.show(id).await.unwrap().unwrap();
+        let detail = held.question["detail"].as_str().unwrap();
+        assert!(detail.starts_with(shown), "{text}: {detail}");
         drop(raw);
         until_withdrawn(&world).await;
     }

@@ -3,7 +3,7 @@
 use bytes::{Buf as _, Bytes};
 use serde_json::Value;
 
-use super::wire::take_text;
+use super::wire::{HEADER_BYTES, take_text};
 use crate::facts::{Blind, Fact};
 
 /// Object identifiers of types whose binary form is read (`pg_type.dat`).
@@ -28,6 +28,9 @@ const PLAIN_FLOATS: std::ops::Range<f64> = 1e-4..1e15;
 /// The same for `float4`, which has fewer digits.
 const PLAIN_FLOATS4: std::ops::Range<f32> = 1e-4..1e6;
 
+/// Bytes of parameters that are written out for people where not all of them can be read.
+pub const SHOWN_BYTES_MAX: usize = 64 << 10;
+
 /// A Bind, read.
 #[derive(Debug)]
 pub struct Bind {
@@ -37,8 +40,94 @@ pub struct Bind {
     pub parameters: Fact<Value>,
 }
 
+/// A value as it stands in a Bind.
+struct Raw {
+    /// `None` for NULL.
+    bytes: Option<Bytes>,
+    is_text: bool,
+    oid: u32,
+}
+
 /// Reads a payload; `types` are the parameter types of the Parse (0 or absent: undeclared).
-pub fn read(mut payload: Bytes, types: &[u32]) -> Option<Bind> {
+pub fn read(payload: Bytes, types: &[u32]) -> Option<Bind> {
+    let (portal, statement, raw) = take(payload, types)?;
+    let mut known = true;
+    let values = raw.into_iter().map(|raw| {
+        let Some(bytes) = raw.bytes else {
+            return Value::Null;
+        };
+        let text = match raw.is_text {
+            true => String::from_utf8(bytes.to_vec()).ok(),
+            false => binary(&bytes, raw.oid),
+        };
+        known &= text.is_some();
+        text.map_or(Value::Null, Value::String)
+    });
+    let values: Vec<Value> = values.collect();
+    let parameters = match known {
+        true => Fact::Known(Value::Array(values)),
+        false => Fact::Unknown(Blind::Opaque),
+    };
+    Some(Bind {
+        portal,
+        statement,
+        parameters,
+    })
+}
+
+/// The parameters for people, a line each, whatever their form; `None` where they are too long for that. No quote of a
+/// value stands in it as such, so that it is read as no SQL.
+pub fn shown(payload: Bytes, types: &[u32]) -> Option<String> {
+    let (_, _, raw) = take(payload, types)?;
+    let bytes = |raw: &Raw| raw.bytes.as_ref().map_or(0, Bytes::len);
+    if raw.iter().map(bytes).sum::<usize>() > SHOWN_BYTES_MAX {
+        return None;
+    }
+    let lines = raw.iter().enumerate().map(|(at, raw)| {
+        let shown = match (&raw.bytes, raw.is_text) {
+            (None, _) => "NULL".to_owned(),
+            (Some(bytes), true) => plain(&String::from_utf8_lossy(bytes)),
+            (Some(bytes), false) => format!("in binary, type {}: {}", raw.oid, hex(bytes)),
+        };
+        format!("${} = {shown}", at + 1)
+    });
+    Some(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// One parameter that was read.
+pub fn shown_value(value: &Value) -> String {
+    value.as_str().map_or_else(|| "NULL".to_owned(), plain)
+}
+
+/// The name of the statement in a whole Bind.
+pub fn statement(message: &Bytes) -> Option<String> {
+    let mut payload = message
+        .get(HEADER_BYTES..)
+        .map(|payload| message.slice_ref(payload))?;
+    take_text(&mut payload)?;
+    take_text(&mut payload)
+}
+
+fn plain(text: &str) -> String {
+    let is_plain = |char: char| char.is_alphanumeric() || " _.,:/+-@=".contains(char);
+    let chars = text.chars().map(|char| match is_plain(char) {
+        true => char.to_string(),
+        false => char.escape_unicode().to_string(),
+    });
+    chars.collect()
+}
+
+/// As `bytea` is written.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold("\\x".to_owned(), |mut text, byte| {
+        text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or_default());
+        text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or_default());
+        text
+    })
+}
+
+/// The portal, the statement, and the values.
+fn take(mut payload: Bytes, types: &[u32]) -> Option<(String, String, Vec<Raw>)> {
     let portal = take_text(&mut payload)?;
     let statement = take_text(&mut payload)?;
     let formats = (0..payload.try_get_u16().ok()?)
@@ -49,38 +138,25 @@ pub fn read(mut payload: Bytes, types: &[u32]) -> Option<Bind> {
         return None;
     }
     let mut values = Vec::with_capacity(count);
-    let mut known = true;
     for index in 0..count {
         let length = payload.try_get_i32().ok()?;
-        let Ok(length) = usize::try_from(length) else {
-            values.push(Value::Null);
-            continue;
+        let bytes = match usize::try_from(length) {
+            Ok(length) if payload.len() < length => return None,
+            Ok(length) => Some(payload.split_to(length)),
+            Err(_) => None,
         };
-        if payload.len() < length {
-            return None;
-        }
-        let bytes = payload.split_to(length);
         let format = match formats.as_slice() {
             [] => 0,
             [one] => *one,
             many => many.get(index).copied()?,
         };
-        let text = match format {
-            0 => String::from_utf8(bytes.to_vec()).ok(),
-            _ => binary(&bytes, types.get(index).copied().unwrap_or_default()),
-        };
-        known &= text.is_some();
-        values.push(text.map_or(Value::Null, Value::String));
+        values.push(Raw {
+            bytes,
+            is_text: format == 0,
+            oid: types.get(index).copied().unwrap_or_default(),
+        });
     }
-    let parameters = match known {
-        true => Fact::Known(Value::Array(values)),
-        false => Fact::Unknown(Blind::Opaque),
-    };
-    Some(Bind {
-        portal,
-        statement,
-        parameters,
-    })
+    Some((portal, statement, values))
 }
 
 /// The text of a binary value, for the types that are read.
@@ -103,11 +179,7 @@ fn binary(bytes: &[u8], oid: u32) -> Option<String> {
             let value = f64::from_be_bytes(bytes.try_into().ok()?);
             (value == 0.0 || PLAIN_FLOATS.contains(&value.abs())).then(|| value.to_string())
         }
-        BYTEA => Some(bytes.iter().fold("\\x".to_owned(), |mut text, byte| {
-            text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or_default());
-            text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or_default());
-            text
-        })),
+        BYTEA => Some(hex(bytes)),
         JSONB => match bytes.split_first()? {
             (&JSONB_VERSION, text) => String::from_utf8(text.to_vec()).ok(),
             _ => None,
@@ -141,6 +213,30 @@ mod tests {
         for end in 0..payload.len() - 2 {
             assert!(read(Bytes::copy_from_slice(&payload[..end]), &[INT4, 0, 25]).is_none());
         }
+    }
+
+    #[test]
+    fn parameters_are_written_out_within_bounds() {
+        let bind = |formats: &[u8], values: &[Option<&[u8]>]| {
+            let mut payload = b"p\0s\0\0".to_vec();
+            payload.push(u8::try_from(formats.len()).unwrap());
+            formats.iter().for_each(|format| payload.extend([0, *format]));
+            payload.extend(u16::try_from(values.len()).unwrap().to_be_bytes());
+            for value in values {
+                let length = value.map_or(-1, |value| i32::try_from(value.len()).unwrap());
+                payload.extend(length.to_be_bytes());
+                payload.extend(value.unwrap_or_default());
+            }
+            payload.extend([0, 0]);
+            Bytes::from(payload)
+        };
+        let whole = bind(&[0, 1, 0], &[Some(b"it's $$\n2"), Some(&[0, 0xab]), None]);
+        let shown = shown(whole, &[25, 1231]).unwrap();
+        let want = "$1 = it\\u{27}s \\u{24}\\u{24}\\u{a}2\n$2 = in binary, type 1231: \\x00ab\n$3 = NULL";
+        assert_eq!(shown, want);
+        let long = |bytes: usize| super::shown(bind(&[1], &[Some(&vec![7; bytes])]), &[]);
+        assert!(long(SHOWN_BYTES_MAX).is_some() && long(SHOWN_BYTES_MAX + 1).is_none());
+        assert_eq!(super::shown(bind(&[], &[]), &[]).as_deref(), Some(""));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! over the text and the Bind; how many rows are fetched at a time is not judged.
 
 mod agent;
+mod asking;
 mod awaited;
 mod extended;
 mod names;
@@ -26,11 +27,11 @@ use bytes::{Bytes, BytesMut};
 use super::statement::{Grammar, Statement};
 use super::wire::{self, WireError};
 use crate::audit::RecordId;
-use crate::facts::Facts;
 use crate::facts::sql::path::SearchPath;
 use crate::protocol::{Output, Side};
-use crate::verdict::{Action, Cause, Digest, Permit, Refusal, Step};
+use crate::verdict::{Cause, Digest, Permit, Refusal};
 
+use asking::Beside;
 use awaited::{Awaited, Kind, Open};
 pub use extended::DESCRIBES_MAX;
 use names::{Kept, Portal, Prepared};
@@ -279,7 +280,10 @@ impl PgSession {
             What::Bind => 0,
         });
         let front = self.front.as_ref().map_or(0, Bytes::len);
-        let held = self.held.as_ref().map_or(0, |held| held.bind.len());
+        let held = self.held.as_ref().map_or(0, |held| {
+            let describes = held.describes.iter().map(Bytes::len);
+            held.bind.len() + describes.sum::<usize>()
+        });
         let names = FACTS_PER_TEXT * self.statements.bytes() + self.portals.bytes();
         self.up.len() + self.down.len() + front + held + judged + names + self.trial_bytes()
     }
@@ -315,40 +319,6 @@ impl PgSession {
         }
         self.flushed = false;
         self.out.push_back(Output::Write(Side::Upstream, bytes));
-    }
-
-    /// Asks the gate about one statement. The digest is over the messages that will be sent.
-    fn decide(&mut self, what: What, permits: Vec<RecordId>, text: &str, facts: Facts, digest: Digest) {
-        let mut detail = text.to_owned();
-        if let Facts::Sql(facts) = &facts {
-            if facts.statement.takes_rows {
-                detail.push_str(ROWS_UNSEEN);
-            }
-            // Whether or not it is permitted and succeeds: the lists say what names may mean.
-            self.path.apply(&facts.statement.path, &facts.user);
-            self.path.apply_roles(&facts.statement.roles);
-        }
-        let mut summary: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
-        if text.chars().nth(SUMMARY_CHARS_MAX).is_some() {
-            // What is decided on may stand behind a long comment.
-            summary.push_str(&format!(" … (of {} characters)", text.chars().count()));
-        }
-        self.tried = None;
-        self.judging = Some(Judging {
-            what,
-            digest,
-            permits,
-        });
-        self.out.push_back(Output::Decide(Box::new(Action {
-            step: Step::Request,
-            endpoint: self.config.endpoint.clone(),
-            credential: self.config.credential.clone(),
-            facts,
-            digest,
-            whole: true,
-            summary: summary.split_whitespace().collect::<Vec<_>>().join(" "),
-            detail,
-        })));
     }
 
     /// Something that the protocol itself forbids; it is recorded by the driver.
@@ -391,10 +361,6 @@ pub const OUTPUTS_MAX: usize = 1024;
 /// Bytes that a prepared statement's facts are taken to need for each byte of its text: every name is
 /// a text of its own.
 const FACTS_PER_TEXT: usize = 8;
-
-/// What an approver is told of COPY … FROM STDIN: they decide on the statement alone.
-const ROWS_UNSEEN: &str =
-    "\n-- NOT SHOWN: the rows that follow. Whoever approves this approves whatever rows are sent.";
 
 /// Characters of a statement in the one-line summary.
 pub const SUMMARY_CHARS_MAX: usize = 200;

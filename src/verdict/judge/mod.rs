@@ -8,20 +8,23 @@
 //! Invariants: no failure allows; a verdict is kept for the identical action of the same agent under
 //! the same policy alone; the credential goes to the judge's own base URL.
 
+mod spent;
 pub mod wire;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 
 use super::Action;
 use super::approval::Question;
 use crate::credential::store::SecretStore;
 use crate::identity::Agent;
 use crate::policy::{Judge, Model, Policy};
+use spent::Spending;
 use wire::{Answered, NoAnswer, Opinion};
 
 /// Opinions that are kept, of all judges.
@@ -33,8 +36,8 @@ pub const ANSWER_BYTES_MAX: usize = 256 << 10;
 /// Questions that are out at once, of all judges; the next waits within its own time.
 pub const ASKED_AT_ONCE_MAX: usize = 32;
 
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
+/// Those of one agent: none can take the others' places.
+pub const ASKED_PER_AGENT_MAX: usize = 8;
 
 /// A judge could not be asked, or its answer does not count.
 #[derive(Debug, thiserror::Error)]
@@ -68,16 +71,10 @@ pub struct Judges {
     secrets: SecretStore,
     client: reqwest::Client,
     kept: Cache<[u8; 32], (Opinion, Instant)>,
-    spent: Mutex<HashMap<Arc<str>, Spent>>,
-    places: tokio::sync::Semaphore,
-}
-
-/// What a judge has cost in the hour and in the day that run.
-struct Spent {
-    hour: Instant,
-    requests: u64,
-    day: Instant,
-    tokens: u64,
+    spent: Mutex<Spending>,
+    places: Semaphore,
+    /// Places of each agent that asks now.
+    agents: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 impl Judges {
@@ -92,7 +89,8 @@ impl Judges {
             client,
             kept: Cache::new(OPINIONS_KEPT_MAX),
             spent: Mutex::default(),
-            places: tokio::sync::Semaphore::new(ASKED_AT_ONCE_MAX),
+            places: Semaphore::new(ASKED_AT_ONCE_MAX),
+            agents: Mutex::default(),
         })
     }
 
@@ -101,19 +99,21 @@ impl Judges {
     /// # Errors
     /// It says nothing that counts; see [`JudgeDown`].
     pub async fn ask(&self, model: &Model, judge: &Judge, question: &Question) -> Result<Opinion, JudgeDown> {
-        let key = key(judge, question);
+        let document = wire::document(question);
+        let key = key(judge, question, &document);
         if let Some((opinion, at)) = self.kept.get(&key)
             && at.elapsed() < judge.cache
         {
             return Ok(opinion);
         }
-        let document = wire::document(question);
         if document.len() > judge.request_bytes_max {
             return Err(JudgeDown::Large(document.len(), judge.request_bytes_max));
         }
-        self.spend(&question.approver, judge)?;
-        let answered = self.answer(model, judge, &document).await?;
-        self.used(&question.approver, answered.tokens);
+        let agent = question.agent.as_str();
+        self.spent()
+            .spend((&question.approver, judge), agent, Instant::now())?;
+        let answered = self.answer(model, judge, (&document, agent)).await?;
+        self.spent().used(&question.approver, agent, answered.tokens);
         let opinion = sure(judge, answered.opinion)?;
         if !judge.cache.is_zero() {
             self.kept.insert(key, (opinion.clone(), Instant::now()));
@@ -132,20 +132,27 @@ impl Judges {
         if document.len() > judge.request_bytes_max {
             return (Err(JudgeDown::Large(document.len(), judge.request_bytes_max)), 0);
         }
-        match self.answer(model, judge, &document).await {
+        match self.answer(model, judge, (&document, &question.agent)).await {
             Ok(answered) => (sure(judge, answered.opinion), answered.tokens),
             Err(down) => (Err(down), 0),
         }
     }
 
-    async fn answer(&self, model: &Model, judge: &Judge, document: &str) -> Result<Answered, JudgeDown> {
-        let answer = tokio::time::timeout(judge.timeout, self.post(model, judge, document)).await;
+    async fn answer(&self, model: &Model, judge: &Judge, asked: (&str, &str)) -> Result<Answered, JudgeDown> {
+        let answer = tokio::time::timeout(judge.timeout, self.post(model, judge, asked)).await;
         let body = answer.map_err(|_| JudgeDown::Late(judge.timeout))??;
         Ok(wire::read(judge.provider, &body)?)
     }
 
-    async fn post(&self, model: &Model, judge: &Judge, document: &str) -> Result<Vec<u8>, JudgeDown> {
-        // Never closed.
+    async fn post(
+        &self,
+        model: &Model,
+        judge: &Judge,
+        (document, agent): (&str, &str),
+    ) -> Result<Vec<u8>, JudgeDown> {
+        let own = self.own_places(agent);
+        // Never closed. First among its own, so that none of them waits in front of another's.
+        let _own = own.acquire().await;
         let _place = self.places.acquire().await;
         let mut mark = [0; 16];
         getrandom::fill(&mut mark).map_err(|_| JudgeDown::Random)?;
@@ -194,37 +201,16 @@ impl Judges {
         Ok(value)
     }
 
-    /// Takes one request of the judge's budget.
-    fn spend(&self, key: &Arc<str>, judge: &Judge) -> Result<(), JudgeDown> {
-        let now = Instant::now();
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = spent.entry(key.clone()).or_insert(Spent {
-            hour: now,
-            requests: 0,
-            day: now,
-            tokens: 0,
-        });
-        if now - own.hour >= HOUR {
-            (own.hour, own.requests) = (now, 0);
-        }
-        if now - own.day >= DAY {
-            (own.day, own.tokens) = (now, 0);
-        }
-        if own.requests >= judge.requests_per_hour {
-            return Err(JudgeDown::Requests(own.requests));
-        }
-        if own.tokens >= judge.tokens_per_day {
-            return Err(JudgeDown::Tokens(own.tokens));
-        }
-        own.requests += 1;
-        Ok(())
+    fn own_places(&self, agent: &str) -> Arc<Semaphore> {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.retain(|_, places| Arc::strong_count(places) > 1);
+        let places = agents.entry(agent.to_owned());
+        let places = places.or_insert_with(|| Arc::new(Semaphore::new(ASKED_PER_AGENT_MAX)));
+        places.clone()
     }
 
-    fn used(&self, key: &Arc<str>, tokens: u64) {
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = spent.get_mut(key) {
-            own.tokens = own.tokens.saturating_add(tokens);
-        }
+    fn spent(&self) -> MutexGuard<'_, Spending> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -249,13 +235,16 @@ fn sure(judge: &Judge, opinion: Opinion) -> Result<Opinion, JudgeDown> {
     }
 }
 
-/// What makes two questions the same: the bytes, who asks, by which policy, and the judge itself.
-fn key(judge: &Judge, question: &Question) -> [u8; 32] {
+/// What makes two questions the same: the bytes, who asks, by which policy, the judge itself, and all that it is shown. The
+/// bytes alone would not do: they are those of a whole batch, or of a text with several statements, whose parts are asked
+/// for one by one, and what a name in them means hangs on the session.
+fn key(judge: &Judge, question: &Question, document: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
-    let parts: [&[u8]; 10] = [
+    let parts: [&[u8]; 12] = [
         question.approver.as_bytes(),
         &question.policy.to_be_bytes(),
         question.rule.as_bytes(),
+        question.agent.as_bytes(),
         question.node.as_bytes(),
         question.login.as_deref().unwrap_or_default().as_bytes(),
         question.profile.as_bytes(),
@@ -263,6 +252,7 @@ fn key(judge: &Judge, question: &Question) -> [u8; 32] {
         question.credential.as_deref().unwrap_or_default().as_bytes(),
         question.digest.as_bytes(),
         judge.policy.as_bytes(),
+        document.as_bytes(),
     ];
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());

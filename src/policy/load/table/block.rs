@@ -188,8 +188,8 @@ pub(super) static APPROVER: Table = Table {
         Field::new("confidence_min", Shape::Whole, "Percent of certainty below which its `allow` counts for nothing; 70 by default.").of(LLM),
         Field::new("cache", Shape::Time, "How long a verdict on the same action is kept; not at all by default.").of(LLM),
         Field::new("request_bytes_max", Shape::Whole, "Bytes of an action that it is sent; what is larger is denied.").of(LLM),
-        Field::new("requests_per_hour", Shape::Whole, "Questions an hour at most; 1000 by default.").of(LLM),
-        Field::new("tokens_per_day", Shape::Whole, "Tokens a day at most; 5000000 by default.").of(LLM),
+        Field::new("requests_per_hour", Shape::Whole, "Questions an hour at most, the last quarter for agents that took little; 1000 by default.").of(LLM),
+        Field::new("tokens_per_day", Shape::Whole, "Tokens a day at most, the last quarter for agents that took little; 5000000 by default.").of(LLM),
     ]],
 };
 

@@ -122,8 +122,10 @@ impl PgSession {
 
     pub(super) fn describe(&mut self, message: Bytes) -> Result<Again, WireError> {
         if let Some(held) = &mut self.held {
+            // Its kind and a name, and nothing behind.
+            let is_long = message.len() > HEADER_BYTES + NAME_BYTES_MAX + 2;
             held.describes.push(message);
-            if held.describes.len() > DESCRIBES_MAX {
+            if is_long || held.describes.len() > DESCRIBES_MAX {
                 return Err(WireError::Agent("Describe"));
             }
             return Ok(None);
@@ -215,7 +217,10 @@ impl PgSession {
         digest: Digest,
     ) {
         match reading {
-            Ok((text, facts)) => self.decide(what, Vec::new(), &text, facts, digest),
+            Ok((text, facts)) => {
+                let beside = self.beside(&what, &facts);
+                self.decide((what, Vec::new()), (&text, beside), facts, digest);
+            }
             Err((code, reason)) => {
                 self.note_refusal("EXECUTE", reason);
                 self.fail_segment(self.says(code, reason));

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::agent::Again;
-use super::{Kind, Open, PgSession, What};
+use super::{Beside, Kind, Open, PgSession, What};
 use crate::audit::RecordId;
 use crate::facts::Fact;
+use crate::protocol::postgres::bind::{SHOWN_BYTES_MAX, hex};
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError, take_text};
 use crate::verdict::Digest;
 
@@ -92,7 +93,7 @@ impl PgSession {
             match self.reading(statement, none, before) {
                 Ok((text, facts)) => {
                     let digest = *digest;
-                    self.decide(what, permits, &text, facts, digest);
+                    self.decide((what, permits), (&text, Beside::Nothing), facts, digest);
                 }
                 Err((code, reason)) => {
                     self.note_refusal(&statement.text, reason);
@@ -122,7 +123,15 @@ impl PgSession {
         let text = format!("FUNCTION CALL {oid}");
         let facts = self.config.grammar.opaque(&text);
         let digest = Digest::of(&message);
-        self.decide(What::Function { message }, Vec::new(), &text, facts, digest);
+        // Its arguments are read by nobody here.
+        let beside = match message.get(HEADER_BYTES..) {
+            Some(payload) if payload.len() <= SHOWN_BYTES_MAX => {
+                Beside::Lines(format!("the call, in binary: {}", hex(payload)))
+            }
+            _ => Beside::Unseen,
+        };
+        let what = What::Function { message };
+        self.decide((what, Vec::new()), (&text, beside), facts, digest);
         None
     }
 }

@@ -135,6 +135,20 @@ fn describes_before_an_execute_have_a_number() {
 }
 
 #[test]
+fn describes_before_an_execute_are_short() {
+    let kept = || {
+        let mut desk = Desk::new(config());
+        desk.agent(&[parse("", "select 1"), bind("", "")].concat())
+            .unwrap();
+        desk
+    };
+    // Of the same portal, and more behind its name.
+    let described = |bytes: usize| message(b'D', &[b"P\0", vec![b'x'; bytes].as_slice()].concat());
+    assert!(kept().agent(&described(NAME_BYTES_MAX)).is_ok());
+    assert!(kept().agent(&described(NAME_BYTES_MAX + 1)).is_err());
+}
+
+#[test]
 fn an_agent_that_does_not_wait_is_made_to() {
     let mut desk = Desk::new(config());
     let many = sync().repeat(AWAITED_MAX + 5);
