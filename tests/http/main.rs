@@ -10,7 +10,6 @@
 )]
 
 mod agent;
-mod approvals;
 mod basics;
 mod bench;
 mod credentials;

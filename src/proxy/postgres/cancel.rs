@@ -19,7 +19,7 @@ pub struct Cancels {
 }
 
 struct Entry {
-    agent: String,
+    node: String,
     endpoint: Arc<str>,
     wake: Arc<Notify>,
 }
@@ -63,7 +63,7 @@ impl Cancels {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() < CANCELS_MAX {
             open.entry(key).or_insert_with(|| Entry {
-                agent: agent.identity.agent_key(),
+                node: agent.identity.node.clone(),
                 endpoint: endpoint.clone(),
                 wake: wake.clone(),
             });
@@ -82,8 +82,9 @@ impl Cancels {
         };
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = open.get(&(process, secret));
-        let key = agent.identity.agent_key();
-        if let Some(entry) = entry.filter(|entry| entry.agent == key && *entry.endpoint == *endpoint) {
+        if let Some(entry) =
+            entry.filter(|entry| entry.node == agent.identity.node && *entry.endpoint == *endpoint)
+        {
             entry.wake.notify_one();
         }
     }

@@ -80,11 +80,6 @@ impl Queue {
         self.shared.closing.store(true, Ordering::SeqCst);
     }
 
-    /// Whether [`Queue::close`] was called.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.shared.closing.load(Ordering::SeqCst)
-    }
-
     /// Holds the question until it is decided or times out. Dropping the future (the agent left)
     /// withdraws the question.
     ///
@@ -327,7 +322,9 @@ impl Shared {
 
     fn changed(&self, id: i64) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.get(&id).into_iter().for_each(|wake| wake.notify_one());
+        if let Some(wake) = waiting.get(&id) {
+            wake.notify_one();
+        }
         drop(waiting);
         self.changes.send_modify(|count| *count += 1);
     }
@@ -381,8 +378,8 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let withdraw = !self.answered && !self.shared.closing.load(Ordering::SeqCst);
-        let (shared, id) = (self.shared.clone(), self.id);
+        let closing = self.shared.closing.load(Ordering::SeqCst);
+        let (shared, id, withdraw) = (self.shared.clone(), self.id, !self.answered && !closing);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if withdraw => {
                 runtime.spawn_blocking(move || shared.release(id, true));
@@ -395,7 +392,8 @@ impl Drop for Wait {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
 ) -> Result<T, ApprovalDown> {
-    let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|error| ApprovalDown(error.to_string()))?;
-    done.map_err(|error| ApprovalDown(error.to_string()))
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| ApprovalDown(error.to_string())),
+        Err(error) => Err(ApprovalDown(error.to_string())),
+    }
 }
