@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::outcomes::Outcomes;
+use super::share::{Share, Shares};
 use super::writer::{Job, Writer};
 use super::{Outcome, Record, RecordId, Retention};
 
@@ -41,6 +42,7 @@ pub struct AuditDown(pub String);
 pub struct Log {
     path: Arc<Path>,
     room: Arc<Semaphore>,
+    shares: Shares,
     changes: watch::Receiver<u64>,
     outcomes: Arc<Outcomes>,
     thread: Arc<WriterThread>,
@@ -55,7 +57,7 @@ struct WriterThread {
 /// Keeps a place in the queue until the writer has taken the record.
 pub(super) struct Waiter {
     pub(super) answer: oneshot::Sender<Result<RecordId, AuditDown>>,
-    pub(super) _room: OwnedSemaphorePermit,
+    pub(super) _room: (Share, OwnedSemaphorePermit),
 }
 
 /// The answer to an append. Dropped before it was taken, it says so in the log.
@@ -84,6 +86,7 @@ impl Log {
         Ok(Log {
             path: Arc::from(path),
             room: Arc::new(Semaphore::new(QUEUE_RECORDS_MAX)),
+            shares: Shares::default(),
             changes,
             outcomes,
             thread: Arc::new(WriterThread {
@@ -108,9 +111,13 @@ impl Log {
 
     async fn append_inner(&self, record: Record) -> Result<RecordId, AuditDown> {
         let stopped = || AuditDown("the writer has stopped".to_owned());
+        let share = self.shares.take(&record).await.map_err(|_| stopped())?;
         let room = self.room.clone().acquire_owned().await.map_err(|_| stopped())?;
         let (answer, answered) = oneshot::channel();
-        let waiter = Waiter { answer, _room: room };
+        let waiter = Waiter {
+            answer,
+            _room: (share, room),
+        };
         let mut untaken = Untaken {
             log: self,
             answer: answered,

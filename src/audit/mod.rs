@@ -28,9 +28,14 @@ mod retention;
 #[cfg(feature = "daemon")]
 mod row;
 #[cfg(feature = "daemon")]
+mod share;
+#[cfg(feature = "daemon")]
 mod writer;
 
 use std::sync::Arc;
+
+#[cfg(feature = "daemon")]
+pub use share::PARTS_PER_AGENT_MAX;
 
 use crate::facts::FactsText;
 use crate::verdict::{Digest, Step};

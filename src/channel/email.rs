@@ -54,7 +54,7 @@ fn said(error: &lettre::transport::smtp::Error) -> String {
         text = format!("{text}: {cause}");
         inner = cause.source();
     }
-    super::notice::printable(&text)
+    super::visible::printable(&text)
 }
 
 fn tls(mail: &Mail) -> Result<TlsParameters, lettre::transport::smtp::Error> {
@@ -79,15 +79,18 @@ fn message(mail: &Mail, notice: &Notice) -> Result<Message, String> {
         message = message.to(address(to)?);
     }
     let shown = match notice.action.len() <= SHOWN_BYTES_MAX {
-        true => notice.action.as_str(),
-        false => "It is too long for a mail; the page shows all of it.",
+        true => notice.quoted(),
+        false => "It is too long for a mail; the page shows all of it.".to_owned(),
     };
     let mut text = format!(
-        "{}\n\nDecide on the page; nobody can by mail:\n{}\n\n{}\n\nWhat will happen:\n\n{shown}\n",
+        "{}\n\nDecide on the page; nobody can by mail:\n{}\n\n{}\n\nWhat will happen, in its agent's words behind each |:\n\n{shown}\n",
         notice.title,
         notice.link,
         notice.about(),
     );
+    if !notice.does.is_empty() && notice.does.len() <= SHOWN_BYTES_MAX {
+        text.push_str(&format!("\nWhat it would do:\n\n{}\n", notice.does));
+    }
     for (head, lines) in [("Read as", &notice.facts), ("Who asks", &notice.asker)] {
         if !lines.is_empty() {
             text.push_str(&format!("\n{head}:\n\n{}\n", lines.join("\n")));
@@ -119,6 +122,7 @@ mod tests {
             title: "Approval 7: lap\r\nBcc: eve@example.com\r\n\r\n asks https.api".to_owned(),
             about: vec![("Agent", "laptop".to_owned())],
             action,
+            does: String::new(),
             facts: vec!["method: post".to_owned()],
             asker: Vec::new(),
             link: "https://page/#/approvals/7".to_owned(),

@@ -17,6 +17,7 @@ pub mod post;
 pub mod short;
 pub mod sign;
 pub mod slack;
+pub mod visible;
 pub mod webhook;
 
 use std::collections::{HashMap, HashSet};

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::short;
+use super::visible::printable;
 use crate::verdict::approval::{Held, QuestionState, Said, parameters};
 
 /// Ends the version of a question that others may decide too by now.
@@ -21,8 +22,10 @@ pub struct Notice {
     pub title: String,
     /// Who asks, and why people are asked: labels and their texts.
     pub about: Vec<(&'static str, String)>,
-    /// The whole action with its parameters, and what it would do where that was found out.
+    /// The whole action with its parameters: its agent's own words, to be shown by [`Notice::quoted`].
     pub action: String,
+    /// What it would do, where that was found out.
+    pub does: String,
     /// What the gateway read it as, in short.
     pub facts: Vec<String>,
     /// What the agent did of late and how questions like this were decided, in short; empty where it was not
@@ -89,10 +92,10 @@ impl Notice {
         if !bound.is_empty() {
             let _ = write!(action, "\n\nWith these parameters:\n{}", lines(&bound.join("\n")));
         }
-        if !question["preview"].is_null() {
-            let shown = serde_json::to_string_pretty(&question["preview"]).unwrap_or_default();
-            let _ = write!(action, "\n\nWhat it would do:\n{}", lines(&shown));
-        }
+        let does = match &question["preview"] {
+            Value::Null => String::new(),
+            shown => lines(&serde_json::to_string_pretty(shown).unwrap_or_default()),
+        };
         let by = line(&held.by.join(", "));
         let mut said = match held.state {
             QuestionState::Pending if held.by.is_empty() => String::new(),
@@ -114,6 +117,7 @@ impl Notice {
             title: format!("Approval {}: {} asks {}", held.id, text("node"), text("endpoint")),
             about,
             action,
+            does,
             facts: short::facts(&question["facts"]),
             asker: Vec::new(),
             link: link(page, held.id),
@@ -126,6 +130,12 @@ impl Notice {
     /// Who asks and why, a line each.
     pub fn about(&self) -> String {
         let lines = self.about.iter().map(|(label, text)| format!("{label}: {text}"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// The action, each of its lines behind a mark: none of them passes for what is said beside it.
+    pub fn quoted(&self) -> String {
+        let lines = self.action.split('\n').map(|line| format!("| {line}"));
         lines.collect::<Vec<_>>().join("\n")
     }
 
@@ -176,28 +186,6 @@ fn lines(text: &str) -> String {
     kept.collect::<Vec<_>>().join("\n")
 }
 
-/// A text that an agent may have written: what is no character of it stands escaped.
-pub fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        match is_hidden(char) {
-            true => out.extend(char.escape_unicode()),
-            false => out.push(char),
-        }
-    }
-    out
-}
-
-/// Controls drive a terminal; the others turn round what stands beside them, or are not seen. As
-/// `printable` of the page.
-pub fn is_hidden(char: char) -> bool {
-    char.is_control()
-        || matches!(char, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
-            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{ffff}'
-            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,12 +208,11 @@ mod tests {
     fn nothing_that_is_not_seen_is_told_as_if_it_were() {
         let notice = Notice::of(&held("DELETE\n\tFROM\r x\u{200b}\u{feff}"), "https://page");
         assert_eq!(notice.title, "Approval 7: lap\\u{202e}top asks https.api");
-        assert!(
-            notice
-                .action
-                .starts_with("DELETE\n\tFROM\\u{d} x\\u{200b}\\u{feff}\n\nWith these parameters:\n$1 = \"7\"\n$2 = NULL\n\nWhat it would do:")
+        assert_eq!(
+            notice.quoted(),
+            "| DELETE\n| \tFROM\\u{d} x\\u{200b}\\u{feff}\n| \n| With these parameters:\n| $1 = \"7\"\n| $2 = NULL"
         );
-        assert!(notice.action.contains("DELETE 3"), "the preview is part of it");
+        assert!(notice.does.contains("DELETE 3"));
         assert_eq!(notice.link, "https://page/#/approvals/7");
         assert_eq!(notice.said, "approved so far by ann@example.com");
         assert!(

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::notice::printable;
+use super::visible::printable;
 use crate::verdict::approval::{Alike, Stood};
 use crate::verdict::gate::asker::Asker;
 

@@ -10,9 +10,10 @@ use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::notice::{Notice, printable};
+use super::notice::Notice;
 use super::post::Failure;
 use super::sign::{Unsigned, is_mac};
+use super::visible::printable;
 use crate::verdict::approval::{Decision, QuestionState};
 
 /// Characters of one text of a block, escapes included: Slack's own limit is 3000.
@@ -33,10 +34,14 @@ pub fn message(notice: &Notice, room: &str, place: Option<&str>, token: &str) ->
         json!({ "type": "header", "text": plain(&cut(&escaped(&notice.title), HEADER_CHARS_MAX)) }),
         section(&cut(&escaped(&notice.about()), BLOCK_CHARS_MAX)),
     ];
-    let action = escaped(&notice.action);
-    let fits = action.chars().count() <= SHOWN_CHARS_MAX && action.lines().count() <= SHOWN_LINES_MAX;
+    let mut action = notice.quoted();
+    if !notice.does.is_empty() {
+        action.push_str(&format!("\n\nWhat it would do:\n{}", notice.does));
+    }
+    let fits =
+        escaped(&action).chars().count() <= SHOWN_CHARS_MAX && action.lines().count() <= SHOWN_LINES_MAX;
     if fits {
-        blocks.extend(pieces(&notice.action).iter().map(|piece| section(piece)));
+        blocks.extend(pieces(&action).iter().map(|piece| section(piece)));
     } else {
         blocks.push(section(
             "It is too long to be shown here whole. Decide on the page, which shows all of it.",

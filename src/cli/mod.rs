@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::channel::notice::printable;
+use crate::channel::visible::printable;
 
 /// How a command prints data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

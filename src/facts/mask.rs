@@ -8,12 +8,15 @@
 //!
 //! An approver must see all the rest: a mask ends where the value ends as its reader would see it, so
 //! that no agent can hide what it does behind something that looks like a credential, and what is
-//! long says so ([`LONG_BYTES`]).
+//! long says so ([`LONG_BYTES`]). Where the form is known (a request's head, JSON, a form in parts:
+//! [`request`]) a value ends as that form says. In any other text, which may be a script, a value in the place of
+//! a credential is masked as far as it is of characters that no shell and no markup makes anything of.
 //!
 //! Names are matched generously: too much masked costs a look elsewhere, too little a leak. Real
 //! secrets that stand anywhere else are found by their value ([`crate::credential::KnownSecrets`]).
 //! The digest is over the bytes as they are, so masking changes nothing of what is approved.
 
+mod request;
 mod sql;
 
 use std::borrow::Cow;
@@ -21,9 +24,6 @@ use std::sync::{Arc, LazyLock};
 
 use regex::{Captures, Regex};
 use serde_json::Value;
-
-use super::Blind;
-use super::http::json;
 
 /// What stands in the place of a credential.
 pub const MASKED: &str = "(masked)";
@@ -38,6 +38,11 @@ const NAME: &str = "(?:password|passwd|passphrase|pwd|secret|token|jwt|api[_-]?k
 const PARAMETER: &str = "key|sig|sid|session|auth|pass";
 /// Headers whose names do not end in [`NAME`].
 const HEADERS: &[&str] = &["cookie", "set-cookie", "x-auth", "x-amz-content-sha256"];
+/// What ends a value in a text whose form is not known, for a class of a regex: blanks, quotes, and what shells,
+/// markup and code make something of.
+const ENDS: &str = r"\s\x22'`;&|$(){}<>\[\]\\,#";
+/// A credential that the gateway puts in, as a pattern.
+const PLACEHOLDER: &str = r"\{\{[A-Za-z0-9_.-]+\}\}";
 /// Authentication schemes that stay visible before what they carry.
 const SCHEMES: &[&str] = &["basic", "bearer", "bot", "digest", "negotiate", "token"];
 
@@ -59,18 +64,20 @@ struct Patterns {
     form: Regex,
     /// `"name": "value"`, as JSON and as JSON within a JSON string.
     members: [Regex; 2],
-    /// A part of a form in several parts (RFC 7578).
-    part: Regex,
+    /// The same in a text that is no JSON.
+    quoted: [Regex; 2],
     /// `name: value` on a line of its own, as YAML and as headers.
     line: Regex,
 }
 
 static PLAIN: LazyLock<Mask> = LazyLock::new(|| Mask(Arc::new(Patterns::new(&[], &[]))));
-static BEARER: LazyLock<Regex> =
-    LazyLock::new(|| fixed(r"(?i)(?-u:\b)((?:bearer|basic)(?: |\+|%20))([A-Za-z0-9._~+/=%-]{8,})"));
+/// Not what begins as a path or as an option does.
+static BEARER: LazyLock<Regex> = LazyLock::new(|| {
+    fixed(r"(?i)(?-u:\b)((?:bearer|basic)(?: |\+|%20))([A-Za-z0-9_+=%][A-Za-z0-9._~+/=%-]{7,})")
+});
 static PROTOCOL: LazyLock<Regex> =
     LazyLock::new(|| fixed(r"(base64url\.bearer\.authorization\.k8s\.io\.)([A-Za-z0-9_=-]+)"));
-static USERINFO: LazyLock<Regex> = LazyLock::new(|| fixed(r#"(://[^/\s:@'"]*:)([^@\s/'"]+)@"#));
+static USERINFO: LazyLock<Regex> = LazyLock::new(|| fixed(&format!(r"(://[^/\s:@'\x22]*:)([^@/{ENDS}]+)@")));
 static PEM: LazyLock<Regex> = LazyLock::new(|| {
     fixed(
         r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)((?:\s|\\[nr])*(?:[A-Za-z0-9+/=]{16,}(?:\s|\\[nr])*)+(?:[A-Za-z0-9+/=]{1,15}(?:\s|\\[nr])*)?)",
@@ -119,27 +126,25 @@ impl Mask {
         self.text(value)
     }
 
-    /// A text that may be a request's head, a query, a form, JSON or YAML.
+    /// A text that may be a query, a form, JSON, YAML, or anything else.
     pub fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
         if !self.0.any.is_match(text) {
             return Cow::Borrowed(text);
         }
         let mut out = Cow::Borrowed(text);
         if SECRET.is_match(text) {
-            let (head, body) = match text.split_once("\n\n") {
-                Some((head, body)) => (format!("{head}\n\n"), body),
-                None => (String::new(), text),
-            };
-            out = Cow::Owned(head + &self.secret_object(body));
+            out = Cow::Owned(self.secret_object(text));
         }
         let patterns = &*self.0;
-        for pattern in patterns
-            .members
-            .iter()
-            .chain([&patterns.line, &patterns.form, &patterns.part])
-        {
-            out = replace(pattern, out);
-        }
+        out = match request::is_json(&out) {
+            true => self.strings(replace(&patterns.members[0], out)),
+            false => patterns
+                .quoted
+                .iter()
+                .fold(out, |out, pattern| replace(pattern, out)),
+        };
+        out = replace(&patterns.form, out);
+        out = self.parts(self.lines(out), false);
         for pattern in [&*BEARER, &PROTOCOL, &USERINFO, &PEM] {
             out = replace(pattern, out);
         }
@@ -175,18 +180,6 @@ impl Mask {
     pub(super) fn is_member(&self, name: &str) -> bool {
         self.0.member.is_match(name)
     }
-
-    fn secret_object(&self, body: &str) -> String {
-        match json::parse(body.as_bytes()) {
-            Ok(mut value) => {
-                self.json(&mut value);
-                value.to_string()
-            }
-            // A key that stands twice is something to be seen.
-            Err(Blind::Ambiguous) => body.to_owned(),
-            Err(_) => secret_yaml(body),
-        }
-    }
 }
 
 impl Patterns {
@@ -200,6 +193,11 @@ impl Patterns {
         let value = r"(?:[^\x22\\\x00-\x1f]|\\.)*";
         let within = r"(?:[^\x22\\\x00-\x1f]|\\\\(?:\\\x22|[^\x22]))*";
         let quoted = format!("(?:{name}{parameters})");
+        // A blank within quotes is a value's own.
+        let plain = format!("(?:[^{ENDS}]| )");
+        // On a line, a quote within a word and a comma, too; a value begins with none of what YAML makes something of.
+        let rest = r"[^`;&|$(){}<>\[\]\\,\r\n]";
+        let first = r"[^\s\x22>!#`;&|$(){}<\[\]\\,]";
         Patterns {
             any: fixed(&format!(
                 "(?i){NAME}|(?:{PARAMETER}{parameters})[=\\x22]|(?-u:\\b)(?:{PARAMETER}{headers}):|bearer|basic|://|-----BEGIN|Secret"
@@ -210,7 +208,7 @@ impl Patterns {
             parameter: fixed(&format!("(?i)^(?:{name}|{PARAMETER}{parameters})$")),
             member: fixed(&format!("(?i)^{quoted}$")),
             form: fixed(&format!(
-                r"(?i)((?:^|[?&;\s])(?:{name}|{PARAMETER}{parameters})=)([^&\s\x22'<>]+)"
+                r"(?i)((?:^|[?&;\s])(?:{name}|{PARAMETER}{parameters})=)([^{ENDS}]+)"
             )),
             members: [
                 fixed(&format!(r"(?i)(\x22{quoted}\x22\s*:\s*\x22)({value})(\x22|$)")),
@@ -218,11 +216,14 @@ impl Patterns {
                     r"(?i)(\\\x22{quoted}\\\x22\s*:\s*\\\x22)({within})(\\\x22|$)"
                 )),
             ],
-            part: fixed(&format!(
-                r"(?is)(\bname=\x22(?:{name}|{PARAMETER}{parameters})\x22[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n)(.*?)(\r?\n--|$)"
-            )),
+            quoted: [
+                fixed(&format!(r"(?i)(\x22{quoted}\x22\s*:\s*\x22)({plain}*)(\x22|$)")),
+                fixed(&format!(
+                    r"(?i)(\\\x22{quoted}\\\x22\s*:\s*\\\x22)({plain}*)(\\\x22|$)"
+                )),
+            ],
             line: fixed(&format!(
-                r"(?im)(^[ \t-]*(?:{name}{headers})[ \t]*:[ \t]+)([^\s\x22{{\[|>;&`][^;&|`\r\n]*)"
+                r"(?im)(^[ \t-]*(?:{name}{headers})[ \t]*:[ \t]+)((?:{first}|{PLACEHOLDER})(?:{rest}|{PLACEHOLDER})*)"
             )),
         }
     }
@@ -269,31 +270,6 @@ fn is_masked(text: &str) -> bool {
         .and_then(|text| text.strip_suffix(" bytes)"));
     text == MASKED
         || count.is_some_and(|count| count.len() < 20 && count.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-/// YAML of Secrets: the values under `data` and `stringData` of each document that is one.
-fn secret_yaml(body: &str) -> String {
-    let indent = |line: &str| line.len() - line.trim_start_matches(' ').len();
-    let mut out = Vec::new();
-    for document in body.split_inclusive("\n---") {
-        let is_secret = SECRET.is_match(document);
-        let mut within: Option<usize> = None;
-        for line in document.split_inclusive('\n') {
-            let text = line.trim();
-            within = within.filter(|start| text.is_empty() || indent(line) > *start);
-            let end = line.get(line.trim_end().len()..).unwrap_or_default();
-            match (within, line.split_once(':')) {
-                (Some(_), _) if text.is_empty() => out.push(line.to_owned()),
-                (Some(_), Some((name, _))) => out.push(format!("{name}: {MASKED}{end}")),
-                (Some(start), None) => out.push(format!("{}{MASKED}{end}", " ".repeat(start + 1))),
-                (None, _) => out.push(line.to_owned()),
-            }
-            if within.is_none() && is_secret && matches!(text, "data:" | "stringData:") {
-                within = Some(indent(line));
-            }
-        }
-    }
-    out.concat()
 }
 
 /// `{{name}}`, with nothing round it.

@@ -152,7 +152,39 @@ impl Facts {
             _ => None,
         }
     }
+
+    /// About how many bytes of memory they take: a body's values take many times what the body does.
+    pub fn bytes(&self) -> usize {
+        let Some(family) = self.family() else { return 0 };
+        let slots = Slot::of_family(family);
+        let known = slots.filter_map(|slot| match self.fact(slot) {
+            Fact::Known(view) => Some(view.bytes()),
+            Fact::Unknown(_) => None,
+        });
+        known.sum()
+    }
 }
+
+/// What a value takes, with what it holds.
+fn bytes_of(value: &serde_json::Value) -> usize {
+    use serde_json::Value;
+    let held = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(bytes_of).sum(),
+        Value::Object(members) => {
+            let members = members.iter();
+            members
+                .map(|(name, value)| MEMBER_BYTES + name.len() + bytes_of(value))
+                .sum()
+        }
+    };
+    size_of::<Value>() + held
+}
+
+/// What a member takes besides its name's text and its value: the name, its hash, its places in a table that has room
+/// for more.
+const MEMBER_BYTES: usize = 128;
 
 impl Mask {
     /// A fact's value as it may be shown.
@@ -196,6 +228,27 @@ impl FactSource for Facts {
 }
 
 impl View<'_> {
+    /// About how many bytes what it looks at takes.
+    fn bytes(self) -> usize {
+        let texts = |texts: &[String]| {
+            texts
+                .iter()
+                .map(|text| size_of::<String>() + text.len())
+                .sum::<usize>()
+        };
+        match self {
+            View::Null | View::Bool(_) | View::Int(_) => 0,
+            View::Text(text) => text.len(),
+            View::Texts(values) | View::Named(values) => texts(values),
+            View::Json(value) => bytes_of(value),
+            View::Map(pairs) => pairs.iter().map(|(name, value)| name.len() + value.len()).sum(),
+            View::MultiMap(pairs) => pairs
+                .iter()
+                .map(|(name, values)| MEMBER_BYTES + name.len() + texts(values))
+                .sum(),
+        }
+    }
+
     /// An owned JSON copy of the value.
     pub fn to_json(self) -> serde_json::Value {
         use serde_json::{Value, json};

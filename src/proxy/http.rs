@@ -85,6 +85,10 @@ pub const SEND_BUFFER_BYTES_MAX: usize = 32 << 10;
 /// room is not held; its facts are unknown, and a rule that hangs on them denies.
 pub const HELD_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of the facts of all requests of one agent that are not over, about: what was read of a body takes many times
+/// what the body does, and a coded one is small. Where there is no room, a body is not read; its facts are unknown.
+pub const FACTS_BYTES_MAX: usize = 256 << 20;
+
 /// HTTP/2 connections of one agent at once; more are offered HTTP/1.1. With what a connection may
 /// hold ([`CONNECTION_WINDOW_BYTES`], and [`SEND_BUFFER_BYTES_MAX`] for each of
 /// [`STREAMS_MAX`] streams) that is 160 MiB at the worst.
@@ -101,6 +105,8 @@ pub struct Shared<J> {
     pub known: KnownSecrets,
     /// How much of each agent's bodies is held.
     pub held: Budget,
+    /// How much memory the facts of each agent's requests take.
+    pub facts: Budget,
     /// How many HTTP/2 connections each agent has.
     pub http2: Budget,
 }

@@ -34,7 +34,7 @@ use crate::verdict::gate::Gate;
 use crate::verdict::{Cause, Refusal};
 
 use crate::identity::budget::Budget;
-use http::{HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
+use http::{FACTS_BYTES_MAX, HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
 use place::{Place, Places};
 use route::{Destination, Route};
 use whoami::Teller;
@@ -80,6 +80,7 @@ impl Proxy {
             leaves: parts.leaves.clone(),
             pool: Pool::new(parts.dialer.clone(), parts.connectors.clone()),
             held: Budget::new(HELD_BYTES_MAX),
+            facts: Budget::new(FACTS_BYTES_MAX),
             http2: Budget::new(HTTP2_PER_AGENT_MAX),
             known: secrets.known().clone(),
             secrets: Arc::new(move |credential, slot| match secrets.get(credential, slot) {

@@ -36,6 +36,7 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const CONNECTION_TIME: Duration = Duration::from_secs(15);
 /// Before the number of a question of the agent's own.
 const APPROVALS: &str = "/approvals/";
+const NOT_ASKED: &str = "you asked no such thing";
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
@@ -114,19 +115,26 @@ impl Teller {
 
     /// How a question of the agent's own stands; who decides is not the agent's business.
     async fn approval(&self, live: &Live, id: &str) -> Response<Full<Bytes>> {
-        let found = match id.parse() {
-            Ok(id) => self.gate.lodged(&live.now(), id).await,
-            Err(_) => Ok(None),
+        let Ok(id) = id.parse::<i64>() else {
+            return failed(StatusCode::NOT_FOUND, "not_found", NOT_ASKED);
         };
+        let found = self.gate.lodged(&live.now(), id).await;
         match found {
             Ok(Some(held)) => {
                 let body = json!({ "approval": {
-                    "id": held.id, "state": stands(held.state), "reason": held.reason,
+                    "id": id, "state": stands(held.state), "reason": held.reason,
                 } });
                 denial::answer(StatusCode::OK, &body).map(Full::new)
             }
-            Ok(None) => failed(StatusCode::NOT_FOUND, "not_found", "you asked no such thing"),
-            Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, "broken", &error.to_string()),
+            Ok(None) => failed(StatusCode::NOT_FOUND, "not_found", NOT_ASKED),
+            Err(error) => {
+                tracing::error!(%error, "an agent could not be told how its question stands");
+                failed(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "broken",
+                    "this cannot be told right now",
+                )
+            }
         }
     }
 

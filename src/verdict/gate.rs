@@ -7,6 +7,7 @@
 
 pub mod asker;
 mod chain;
+mod left;
 mod shown;
 mod stop;
 
@@ -241,16 +242,23 @@ impl Gate {
                     ..action.clone()
                 });
                 let action = detailed.as_ref().unwrap_or(action);
-                self.ask_chain(&policy, agent, (action, how), (rule, reason), &chain)
-                    .await
+                let left = left::Left {
+                    gate: self,
+                    policy: &policy,
+                    agent,
+                    action,
+                    rule: rule.clone(),
+                    asked,
+                    stayed: false,
+                };
+                let decided = self.ask_chain(&policy, agent, (action, how), (rule, reason), &chain);
+                let decided = decided.await;
+                left.stayed();
+                // People took their time: the policy of now must still want this action of this agent to pass.
+                decided.and_then(|allowed| self.still_asks((&policy, &chain), &then.now(), action, allowed))
             }
         };
         let wait_time = asked.elapsed();
-        // People took their time: the policy of now must still want this action of this agent to pass.
-        let decision = match decision {
-            Ok(allowed) if !allowed.approvers.is_empty() => self.still_asks(&then.now(), action, allowed),
-            decision => decision,
-        };
 
         let mut record = record::blank(
             &agent.identity,

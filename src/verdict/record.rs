@@ -20,7 +20,7 @@ const NO_RULE_REASON: &str = "no rule allows this";
 pub(super) fn masked(mask: &Mask, facts: &Facts, text: &str) -> String {
     match facts {
         Facts::Sql(_) => mask.sql(text).into_owned(),
-        _ => mask.text(text).into_owned(),
+        _ => mask.request(text).into_owned(),
     }
 }
 
@@ -125,6 +125,11 @@ pub(super) fn question(
         // It answers at once, and nobody else is asked.
         ApproverKind::Llm(judge) => (None, judge.timeout, 1, Vec::new()),
     };
+    let facts = action.facts.to_json(policy.mask());
+    let mut detail = masked(policy.mask(), &action.facts, &action.detail);
+    if matches!(action.facts, Facts::Sql(_)) {
+        detail = with_parameters(&facts, detail);
+    }
     Ok(Question {
         approver: key.clone(),
         channel,
@@ -139,8 +144,8 @@ pub(super) fn question(
         description: endpoint.and_then(|endpoint| endpoint.description.clone()),
         credential: action.credential.clone(),
         summary: masked(policy.mask(), &action.facts, &action.summary),
-        detail: masked(policy.mask(), &action.facts, &action.detail),
-        facts: action.facts.to_json(policy.mask()),
+        detail,
+        facts,
         preview: serde_json::Value::Null,
         digest: action.digest,
         required,
@@ -155,6 +160,16 @@ pub(super) fn question(
         chain: Vec::new(),
         earlier: Vec::new(),
     })
+}
+
+/// A statement with what its parameters are, which are no less what will be run. They stand first, so that nothing in
+/// the text passes for them.
+fn with_parameters(facts: &serde_json::Value, text: String) -> String {
+    let mut lines = String::new();
+    for (at, value) in facts["parameters"].as_array().into_iter().flatten().enumerate() {
+        lines.push_str(&format!("${} = {value}\n", at + 1));
+    }
+    lines + &text
 }
 
 /// Cleans a question, whose size the queue bounds.

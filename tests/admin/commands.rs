@@ -189,7 +189,7 @@ async fn bodies(world: &World) {
             want
         );
         let shown = world.run(&["approvals", "show", &id]);
-        let lines = "Its body, as JSON:\n{\n  \"to\": [\n    \"\\u{202e}x\"\n  ]\n}\n";
+        let lines = "Its body, as JSON:\n| {\n|   \"to\": [\n|     \"\\u{202e}x\"\n|   ]\n| }\n";
         assert_eq!(shown.contains(lines), !want.is_null(), "{shown}");
         for line in [
             "needs       2 people of ann@example.com\n",

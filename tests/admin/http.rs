@@ -53,6 +53,65 @@ async fn the_tcp_listener_wants_the_token_and_its_own_name() {
     }
 }
 
+/// Every route that there is, by the document that the router itself writes: nobody is answered without the token, by
+/// another site's page, or by a cookie that anybody could plant.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_wants_to_know_who_asks() {
+    let world = World::new().await;
+    let (host, token) = (world.address.to_string(), world.token());
+    let document = tailkeep::admin::described();
+    let paths = document["paths"].as_object().unwrap();
+    let mut seen = 0;
+    for (path, methods) in paths {
+        let at = path.replace("{id}", "1").replace("{name}", "a");
+        for method in methods.as_object().unwrap().keys() {
+            let is_open = path.starts_with("/v1/sign-in");
+            let line = format!("{} {at} HTTP/1.1\r\nHost: {host}", method.to_uppercase());
+            let own = format!("Origin: http://{host}");
+            let guard = "X-Tailkeep-Guard: x";
+            for (more, is_page) in [
+                (String::new(), true),
+                (own.clone(), true),
+                ("Cookie: tailkeep=x".to_owned(), true),
+                (format!("Cookie: tailkeep=x\r\n{guard}\r\n{own}"), true),
+                ("Authorization: Bearer x".to_owned(), true),
+                (
+                    format!("Authorization: Bearer {token}\r\nOrigin: http://evil.test"),
+                    false,
+                ),
+                (format!("Authorization: Bearer {token}\r\nOrigin: null"), false),
+                (
+                    format!("Authorization: Bearer {token}\r\nCookie: tailkeep=x"),
+                    true,
+                ),
+                (
+                    format!("Sec-Fetch-Site: cross-site\r\nCookie: tailkeep=x\r\n{guard}"),
+                    false,
+                ),
+            ] {
+                let more = if more.is_empty() {
+                    more
+                } else {
+                    format!("\r\n{more}")
+                };
+                let (status, answer) = world.tcp(&format!("{line}{more}"), "").await;
+                let refused = matches!(status, 401 | 403);
+                // Whoever comes by the page itself may ask how to sign in, and try.
+                let may = is_open && is_page && (200..500).contains(&status);
+                assert!(refused || may, "{method} {path} {more}: {status} {answer}");
+                seen += 1;
+            }
+            // Another name for this listener is another site's.
+            let line = line.replace(&host, "rebound.test");
+            let (status, _) = world
+                .tcp(&format!("{line}\r\nAuthorization: Bearer {token}"), "")
+                .await;
+            assert_eq!(status, 403, "{method} {path}");
+        }
+    }
+    assert!(seen > 300, "{seen}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_rotated_at_once() {
     let world = World::new().await;

@@ -153,7 +153,7 @@ async fn a_person_at_a_terminal_sees_and_decides() {
     person.types(&format!("b {three}\n"));
     person.sees("Type a number");
     person.types(&format!("{three}\n"));
-    person.sees("DELETE /third\r\nthe whole of it");
+    person.sees("| DELETE /third\r\n| the whole of it");
     person.types(&format!("a {three} uses 0\n"));
     person.sees("grant");
     assert_eq!(

@@ -7,8 +7,8 @@ use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use tailkeep::proxy::http::answer::DRAIN_BYTES_MAX;
 use tailkeep::proxy::http::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use tailkeep::proxy::http::{FACTS_BYTES_MAX, HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
 use tailkeep::proxy::http::{HEAD_BYTES_MAX, HEADERS_MAX, STREAMS_MAX};
-use tailkeep::proxy::http::{HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -237,6 +237,59 @@ rule "read" {
     let mut third = Raw::connect(gateway).await;
     third.say(&request).await;
     assert_eq!(third.hear().await.unwrap().status, 200);
+}
+
+/// A coded body is small, and what is read of it is not; it is there for as long as people think.
+#[tokio::test]
+async fn what_the_facts_of_one_agents_requests_take_is_bounded() {
+    use std::io::Write as _;
+    let service = Service::start(BOTH).await;
+    let rules = r#"
+approver "human_approver" "ops" {}
+rule "ask" {
+  endpoint  = https.api
+  condition = "size(http.body_json) > 1"
+  approve   = [human_approver.ops]
+}"#;
+    let world = World::new(&service.policy(rules));
+    let gateway = world.listen(API).await;
+    let values = 1 << 17;
+    let mut coder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    coder
+        .write_all(format!("[{}0]", "0,".repeat(values)).as_bytes())
+        .unwrap();
+    let body = coder.finish().unwrap();
+    assert!(body.len() < 8 << 10, "{}", body.len());
+    let post = async |number: usize| {
+        let mut raw = Raw::connect(gateway).await;
+        raw.say(format!(
+            "POST /{number} HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        ))
+        .await;
+        raw.say(&body).await;
+        raw
+    };
+    let fit = FACTS_BYTES_MAX / (values * size_of::<serde_json::Value>());
+    let mut held = Vec::new();
+    for number in 0..fit {
+        held.push(post(number).await);
+        let pending = || async { world.queue.list(false).await.unwrap().len() };
+        while pending().await <= number {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let answer = post(fit).await.hear().await.unwrap();
+    assert_eq!(answer.status, 403, "{}", answer.text());
+    assert!(answer.text().contains("unevaluable"), "{}", answer.text());
+    // What is over gives its room back.
+    held.pop();
+    until("a place is given back", || world.open() < fit).await;
+    let last = post(fit).await;
+    while world.queue.list(false).await.unwrap().len() < fit {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop((last, held));
 }
 
 #[tokio::test]

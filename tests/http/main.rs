@@ -10,6 +10,7 @@
 )]
 
 mod agent;
+mod approvals;
 mod basics;
 mod bench;
 mod credentials;

@@ -15,7 +15,7 @@ use tailkeep::identity::budget::Budget;
 use tailkeep::identity::{Agent, Identity, Transport};
 use tailkeep::policy::{Policy, Source};
 use tailkeep::proxy::http::{Claimed, Shared, serve};
-use tailkeep::proxy::http::{HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
+use tailkeep::proxy::http::{FACTS_BYTES_MAX, HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX};
 use tailkeep::state::State;
 use tailkeep::tls::{Authority, Connectors, Leaves};
 use tailkeep::upstream::{Closed, Dialer, Pool};
@@ -91,6 +91,7 @@ impl World {
             leaves: Arc::new(Leaves::new(authority.clone()).unwrap()),
             pool: Pool::new(Arc::new(dialer), Arc::new(Connectors::default())),
             held: Budget::new(HELD_BYTES_MAX),
+            facts: Budget::new(FACTS_BYTES_MAX),
             http2: Budget::new(HTTP2_PER_AGENT_MAX),
             known,
             secrets: Arc::new(move |credential, slot| {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use tailkeep::audit::PARTS_PER_AGENT_MAX;
 use tailkeep::audit::log::{APPEND_WAIT_MS, Log, NOT_DONE, QUEUE_RECORDS_MAX};
 use tailkeep::audit::read::{Filter, Reader, Verified};
 
@@ -244,8 +245,10 @@ async fn a_full_queue_waits_and_then_denies() {
     let began = std::time::Instant::now();
     let tasks: Vec<_> = (0..QUEUE_RECORDS_MAX + 64)
         .map(|n| {
-            let log = log.clone();
-            tokio::spawn(async move { log.append(record(&n.to_string())).await.is_ok() })
+            let (log, mut record) = (log.clone(), record(&n.to_string()));
+            // As many as it takes for no share to be in the way.
+            record.node = format!("node{}", n % 16);
+            tokio::spawn(async move { log.append(record).await.is_ok() })
         })
         .collect();
     let mut written = 0;
@@ -269,6 +272,31 @@ async fn a_full_queue_waits_and_then_denies() {
         .filter(|row| row["outcome"]["status"] != NOT_DONE)
         .collect();
     assert_eq!(done.len(), 1, "{done:?}");
+}
+
+/// However much one agent has waiting, another's record comes behind its share alone.
+#[tokio::test]
+async fn one_agent_does_not_fill_the_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.db");
+    let log = Log::open(&path).unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let append = |node: &str| {
+        let (log, mut record) = (log.clone(), record("GET /"));
+        record.node = node.to_owned();
+        tokio::spawn(async move { log.append(record).await.map(|id| id.0) })
+    };
+    let many: Vec<_> = (0..QUEUE_RECORDS_MAX).map(|_| append("many")).collect();
+    let one = append("one");
+    // All of them have been polled once this runs.
+    tokio::task::yield_now().await;
+    other.execute_batch("ROLLBACK").unwrap();
+    let place = one.await.unwrap().unwrap();
+    assert!(place <= PARTS_PER_AGENT_MAX as u64 * 2, "{place}");
+    for task in many {
+        task.await.unwrap().unwrap();
+    }
 }
 
 /// Runs a test of this file as a process of its own, through a shell that prepares it.

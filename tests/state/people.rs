@@ -159,6 +159,44 @@ async fn the_owner_of_an_agent_does_not_decide_for_it() {
     asked.await.unwrap().unwrap();
 }
 
+/// People said yes as the policy of then asked; the one in force asks others, or more of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_yes_is_none_where_another_policy_asks_otherwise() {
+    let was = "  approvers = [\"bob\", \"carol\"]\n  timeout = \"1h\"";
+    for (first, chain, passes) in [
+        (was, FIRST, true),
+        (
+            "  approvers = [\"bob\", \"carol\"]\n  timeout = \"2h\"",
+            FIRST,
+            true,
+        ),
+        ("  approvers = [\"carol\"]\n  timeout = \"1h\"", FIRST, false),
+        (
+            "  approvers = [\"bob\", \"carol\"]\n  require_approvers = 2\n  timeout = \"1h\"",
+            FIRST,
+            false,
+        ),
+        (
+            "  approvers = [\"bob\", \"carol\"]\n  separation = true\n  timeout = \"1h\"",
+            FIRST,
+            false,
+        ),
+        (was, BOTH, false),
+        (was, "human_approver.second", false),
+    ] {
+        let world = World::new(was, "", FIRST);
+        let asked = world.ask("a");
+        let id = pending(&world.queue, 1).await[0];
+        world.gate.swap(Arc::new(load(first, "", chain).unwrap()));
+        world.decide(id, &"bob".into(), None).await.unwrap();
+        let came = asked.await.unwrap();
+        assert_eq!(came.is_ok(), passes, "{first} {chain}: {came:?}");
+        if let Err(refusal) = came {
+            assert!(matches!(refusal.cause, Cause::ApprovalDown(_)), "{refusal:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_decides_in_time_is_denied_or_left_to_the_next() {
     for (mode, chain, is_left) in [

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tailkeep::verdict::approval::{
     Answer, CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, DecideError, Decision, LIST_MAX,
     LISTED_BYTES_MAX, PENDING_FEW, PENDING_KEPT, PENDING_MAX, PENDING_OWNER_FEW, PENDING_PER_AGENT_MAX,
-    PENDING_PER_OWNER_MAX, Question, QuestionState, Queue,
+    PENDING_PER_OWNER_MAX, Question, QuestionState, Queue, WITHDRAWN_BYTES_MAX, WITHDRAWN_KEPT_MAX,
 };
 
 use crate::{LONG, ask, open, pending, question, say};
@@ -150,10 +150,23 @@ async fn closed_questions_are_kept_within_limits() {
         (0, 4, 5)
     );
     // By number, oldest first.
-    closed(CLOSED_KEPT_MAX + 10, 10, "withdrawn", now);
+    closed(CLOSED_KEPT_MAX + 10, 10, "denied", now);
     drop(Queue::new(state.clone()));
-    assert_eq!(rows("state IN ('withdrawn', 'used')"), CLOSED_KEPT_MAX);
+    assert_eq!(rows("state IN ('denied', 'used')"), CLOSED_KEPT_MAX);
     assert_eq!(rows("state = 'used'"), 0);
+    // What an agent asks and leaves takes the place of nothing that people decided.
+    closed(WITHDRAWN_KEPT_MAX + 10, 10, "withdrawn", now);
+    drop(Queue::new(state.clone()));
+    assert_eq!(
+        (rows("state = 'withdrawn'"), rows("state = 'denied'")),
+        (WITHDRAWN_KEPT_MAX, CLOSED_KEPT_MAX)
+    );
+    closed(17, WITHDRAWN_BYTES_MAX / 16, "withdrawn", now);
+    drop(Queue::new(state.clone()));
+    assert_eq!(
+        (rows("state = 'withdrawn'"), rows("state = 'denied'")),
+        (16, CLOSED_KEPT_MAX)
+    );
     // By bytes, also while the gateway runs: an agent that asks for large things and leaves.
     closed(65, CLOSED_BYTES_MAX / 64, "timed_out", now);
     for n in 0..40 {
@@ -164,7 +177,7 @@ async fn closed_questions_are_kept_within_limits() {
     }
     let bytes: i64 = connection
         .query_row(
-            "SELECT sum(octet_length(question)) FROM approval WHERE state <> 'allowed'",
+            "SELECT sum(octet_length(question)) FROM approval WHERE state NOT IN ('allowed', 'withdrawn')",
             [],
             |row| row.get(0),
         )

@@ -109,7 +109,7 @@ function Question({ id, listed, now }) {
   const { question } = held
   return html`<article class="question" aria-labelledby="asked">
       <a class="back" href="#/approvals">← All</a>
-      <div class="headline"><h1 id="asked">${question.node} asks ${question.endpoint}</h1><${Badge} of=${held.state} />
+      <div class="headline"><h1 id="asked">${printable(question.node)} asks ${question.endpoint}</h1><${Badge} of=${held.state} />
         ${held.state === 'pending' && html`<${Left} held=${held} now=${now} />`}</div>
       ${held.state === 'pending' && !held.waiting && html`<p class="note">Its agent is not connected now. A decision holds for its next try of exactly this.</p>`}
       <h2 class="sub">${held.state === 'pending' ? 'What will happen, whole' : 'What was asked, whole'}</h2>

@@ -2,20 +2,34 @@
 
 import { html, useEffect, useState } from './vendor/preact-htm.js'
 
-// A text that an agent may have written. What is no visible character of it stands escaped: it could
-// turn round, hide or overwrite what stands beside it.
-export function printable(text, keepsLines) {
-  const hidden = /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff]|[\u{1d173}-\u{1d17a}]|[\u{e0000}-\u{e0fff}]/gu
+// What stands escaped, as `visible.rs` has it: what is not seen or is a blank that is none, alphabets that are drawn like
+// ASCII's, and in a word with ASCII letters those of others.
+const HIDDEN = /[\0-\x1f\x7f-\xa0\xad\u0334-\u0338\u034f\u037e\u061c\u070f\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\u{13430}-\u{1345f}\u{16fe4}\u{1bca0}-\u{1bca3}\u{1d159}\u{1d173}-\u{1d17a}\u{e0000}-\u{e0fff}]/gu
+const WORD = /[\p{Alphabetic}\p{N}\p{M}_]+/gu
+const DISGUISED = /[\u13a0-\u13ff\u2100-\u214f\u2160-\u2188\ua4d0-\ua4ff\uab70-\uabbf\uff10-\uff19\uff21-\uff3a\uff3f\uff41-\uff5a\u{10400}-\u{1044f}\u{1d400}-\u{1d7ff}]/gu
+const FOREIGN = /(?![\0-\u024f\u1e00-\u1eff\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff\u{20000}-\u{3ffff}])\p{Alphabetic}/gu
+
+// A text that an agent may have written. What is no visible character of it, or may be taken for another, stands
+// escaped: it could turn round, hide or overwrite what stands beside it, or say something else than it does.
+export function printable(of, keepsLines) {
+  const text = String(of)
+  const found = [...text.matchAll(HIDDEN)].filter(one => !(keepsLines && (one[0] === '\n' || one[0] === '\t'))).map(one => [one.index, one[0]])
+  for (const word of text.matchAll(WORD)) {
+    if (!/[^\0-\x7f]/.test(word[0])) continue
+    const own = [...word[0].matchAll(DISGUISED), ...(/[A-Za-z]/.test(word[0]) ? word[0].matchAll(FOREIGN) : [])]
+    own.forEach(one => found.push([word.index + one.index, one[0]]))
+  }
+  found.sort((a, b) => a[0] - b[0])
   const out = []
   let last = 0
-  for (const found of String(text).matchAll(hidden)) {
-    if (keepsLines && (found[0] === '\n' || found[0] === '\t')) continue
-    out.push(text.slice(last, found.index))
-    const code = found[0].codePointAt(0).toString(16).padStart(4, '0')
-    out.push(html`<span class="escaped" title="an invisible character">${found[0] === '\n' ? '⏎' : `\\u{${code}}`}</span>`)
-    last = found.index + found[0].length
+  for (const [at, char] of found) {
+    if (at < last) continue
+    out.push(text.slice(last, at))
+    const code = char.codePointAt(0).toString(16).padStart(4, '0')
+    out.push(html`<span class="escaped" title="a character that is not seen, or is not what it looks like">${char === '\n' ? '⏎' : `\\u{${code}}`}</span>`)
+    last = at + char.length
   }
-  out.push(String(text).slice(last))
+  out.push(text.slice(last))
   return out
 }
 

@@ -8,6 +8,7 @@ fn notice(action: &str) -> Notice {
         title: "Approval 7: <!channel> asks https.api".to_owned(),
         about: vec![("Agent", "lap<@U1>top".to_owned())],
         action: action.to_owned(),
+        does: String::new(),
         facts: vec!["path: /<!here>".to_owned()],
         asker: Vec::new(),
         link: "https://page/#/approvals/7".to_owned(),
@@ -47,22 +48,37 @@ fn nothing_that_an_agent_wrote_is_markup() {
         assert_eq!(kind, "plain_text", "{text}");
         assert!(!text.contains(['<', '>']), "{text}");
     }
-    let whole = "*bold* &lt;!here&gt; &lt;https://evil|safe&gt; ``` &amp; &amp;lt; :smile:";
+    let whole = "| *bold* &lt;!here&gt; &lt;https://evil|safe&gt; ``` &amp; &amp;lt; :smile:";
     assert!(all.iter().any(|(_, text)| text == whole), "{all:?}");
     assert_eq!(message["text"], "Approval 7: &lt;!channel&gt; asks https.api");
     assert_eq!(message["mrkdwn"], false);
 }
 
+/// Nothing that an agent wrote passes for what the gateway found out.
+#[test]
+fn each_line_of_an_agent_is_marked() {
+    let evil = Notice {
+        does: "{ \"tag\": \"DELETE 3\" }".to_owned(),
+        ..notice("DELETE FROM t -- \n\nWhat it would do:\n{ \"tag\": \"DELETE 0\" }")
+    };
+    let mut all = Vec::new();
+    texts(&message(&evil, "C1", None, "token")["blocks"], &mut all);
+    let (_, shown) = all.iter().find(|(_, text)| text.contains("DELETE FROM")).unwrap();
+    let (own, found) = shown.split_once("\n\nWhat it would do:\n").unwrap();
+    assert!(own.lines().all(|line| line.starts_with("| ")), "{own}");
+    assert_eq!(found, evil.does);
+}
+
 /// What is shown is the whole; where it cannot be, nobody can say yes to a part of it.
 #[test]
 fn a_message_shows_all_or_has_no_buttons() {
-    let fits = "x".repeat(SHOWN_CHARS_MAX);
+    let fits = "x".repeat(SHOWN_CHARS_MAX - 2);
     let shown = message(&notice(&fits), "C1", None, "token");
     let mut all = Vec::new();
     texts(&shown["blocks"], &mut all);
     let run: usize = all
         .iter()
-        .filter(|(_, text)| text.starts_with("xx"))
+        .filter(|(_, text)| text.starts_with("xx") || text.starts_with("| xx"))
         .map(|(_, text)| text.len())
         .sum();
     assert_eq!(run, SHOWN_CHARS_MAX);

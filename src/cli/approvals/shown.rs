@@ -27,18 +27,29 @@ fn text(held: &Value) -> anyhow::Result<String> {
     for (label, value) in labelled(held) {
         let _ = writeln!(out, "{label:<11} {}", printable(&value));
     }
+    let wide = wide();
     if !question["preview"].is_null() {
         let shown = lines(&serde_json::to_string_pretty(&question["preview"])?);
         let _ = write!(out, "\nWhat it would do:\n{shown}\n");
     }
     let detail = question["detail"].as_str().unwrap_or_default();
-    let _ = write!(out, "\n{}\n", lines(detail));
+    let _ = write!(
+        out,
+        "\nIn its agent's words, behind each |:\n{}\n",
+        quoted(detail, wide)
+    );
     let bound = parameters(question);
     if !bound.is_empty() {
-        let _ = write!(out, "\nWith these parameters:\n{}\n", lines(&bound.join("\n")));
+        let bound = quoted(&bound.join("\n"), wide);
+        let _ = write!(out, "\nWith these parameters:\n{bound}\n");
     }
     if let (Some(kind), Some(body)) = (held["body"]["kind"].as_str(), held["body"]["text"].as_str()) {
-        let _ = write!(out, "\nIts body, as {}:\n{}\n", printable(kind), lines(body));
+        let _ = write!(
+            out,
+            "\nIts body, as {}:\n{}\n",
+            printable(kind),
+            quoted(body, wide)
+        );
     }
     let facts = lines(&serde_json::to_string_pretty(&question["facts"])?);
     let _ = write!(out, "\n{facts}\n");
@@ -103,7 +114,53 @@ fn labelled(held: &Value) -> Vec<(&'static str, String)> {
     rows
 }
 
+/// A text with its lines, each behind a mark, and cut where the terminal would: none of them passes for what is said
+/// beside it. Behind `\` a line goes on.
+fn quoted(text: &str, wide: usize) -> String {
+    let room = wide.saturating_sub(3).max(8);
+    let mut out = Vec::new();
+    for line in text.split('\n').map(printable) {
+        let (mut piece, mut taken) = (String::new(), 0);
+        for char in line.chars() {
+            // What is not ASCII may take two places.
+            let takes = if char.is_ascii() { 1 } else { 2 };
+            if taken + takes > room {
+                out.push(format!("| {piece}\\"));
+                (piece, taken) = (String::new(), 0);
+            }
+            piece.push(char);
+            taken += takes;
+        }
+        out.push(format!("| {piece}"));
+    }
+    out.join("\n")
+}
+
+/// Columns of the terminal; what is no terminal cuts no line.
+fn wide() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+    let columns = size.map(|size| usize::from(size.ws_col));
+    columns.filter(|columns| *columns > 0).unwrap_or(usize::MAX)
+}
+
 /// A text with its lines.
 fn lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_of_an_agent_passes_for_another() {
+        assert_eq!(
+            quoted("a\nWhat it would do:\n", 80),
+            "| a\n| What it would do:\n| "
+        );
+        let padded = format!("{}approved", " ".repeat(17));
+        assert_eq!(quoted(&padded, 20), format!("| {}\\\n| approved", " ".repeat(17)));
+        assert_eq!(quoted("ééééé", 11), "| éééé\\\n| é");
+        assert_eq!(quoted(&padded, usize::MAX), format!("| {padded}"));
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::seen::{Action, Change, PLAIN, Reads, Seen};
-use crate::channel::notice::is_hidden;
+use crate::channel::visible::is_hidden;
 
 /// A rule that was learned.
 pub(super) struct Learned {

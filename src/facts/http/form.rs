@@ -65,7 +65,7 @@ pub fn part_names(headers: &HeaderMap, body: &[u8]) -> Fact<Vec<String>> {
 }
 
 /// The only `boundary` of a content type, of the characters that need no quoting.
-fn boundary(line: &str) -> Result<String, Blind> {
+pub(crate) fn boundary(line: &str) -> Result<String, Blind> {
     let mut found = None;
     for parameter in line.split(';').skip(1) {
         let (name, value) = parameter.split_once('=').ok_or(Blind::Ambiguous)?;

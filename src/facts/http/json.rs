@@ -1,5 +1,6 @@
 //! JSON that every reader reads alike (RFC 8259; I-JSON, RFC 7493, for the keys). *Pure.*
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -12,6 +13,13 @@ use crate::facts::{Blind, Fact};
 
 /// The message by which a duplicate key leaves serde's error.
 const DUPLICATE: &str = "duplicate key";
+
+/// Values of one text, each member's name beside it: a small text may say very many, and each takes a hundred times its
+/// bytes.
+pub const VALUES_MAX: usize = 1 << 18;
+
+/// The message of a text with more.
+const MANY: &str = "too many values";
 
 /// The message of a number that readers round in different ways.
 const LARGE: &str = "number over 64 bits";
@@ -38,7 +46,7 @@ pub fn read(headers: &HeaderMap, body: &[u8]) -> Fact<Value> {
 /// One JSON text with unique keys.
 ///
 /// # Errors
-/// [`Blind::Ambiguous`] for a duplicate key (also one of another case, since some readers take
+/// [`Blind::Truncated`] over [`VALUES_MAX`], [`Blind::Ambiguous`] for a duplicate key (also one of another case, since some readers take
 /// `FORCE` for `force`) or an integer over 64 bits (whose last digits some
 /// readers lose), [`Blind::Unparseable`] for what is no JSON.
 pub fn parse(body: &[u8]) -> Result<Value, Blind> {
@@ -49,6 +57,7 @@ pub fn parse(body: &[u8]) -> Result<Value, Blind> {
         Err(error) if error.to_string().starts_with(DUPLICATE) || error.to_string().starts_with(LARGE) => {
             Err(Blind::Ambiguous)
         }
+        Err(error) if error.to_string().starts_with(MANY) => Err(Blind::Truncated),
         Err(_) => Err(Blind::Unparseable),
     }
 }
@@ -80,21 +89,26 @@ struct Unique(Value);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        UniqueSeed.deserialize(deserializer).map(Unique)
+        let left = Cell::new(VALUES_MAX);
+        UniqueSeed(&left).deserialize(deserializer).map(Unique)
     }
 }
 
-struct UniqueSeed;
+/// With how many values may follow.
+#[derive(Clone, Copy)]
+struct UniqueSeed<'a>(&'a Cell<usize>);
 
-impl<'de> DeserializeSeed<'de> for UniqueSeed {
+impl<'de> DeserializeSeed<'de> for UniqueSeed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let left = self.0.get().checked_sub(1);
+        self.0.set(left.ok_or_else(|| de::Error::custom(MANY))?);
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for UniqueSeed {
+impl<'de> Visitor<'de> for UniqueSeed<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,7 +149,7 @@ impl<'de> Visitor<'de> for UniqueSeed {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut array = Vec::new();
-        while let Some(item) = items.next_element_seed(UniqueSeed)? {
+        while let Some(item) = items.next_element_seed(self)? {
             array.push(item);
         }
         Ok(Value::Array(array))
@@ -151,7 +165,7 @@ impl<'de> Visitor<'de> for UniqueSeed {
             folds |= key
                 .bytes()
                 .any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii());
-            let value = entries.next_value_seed(UniqueSeed)?;
+            let value = entries.next_value_seed(self)?;
             object.insert(key, value);
         }
         // Keys of small ASCII letters alone differ in every fold.
@@ -215,6 +229,16 @@ mod tests {
             Fact::Unknown(Blind::Unparseable),
         );
         check("text/plain", "/* */ {}", Fact::Known(Value::Null));
+    }
+
+    #[test]
+    fn a_text_says_so_many_values() {
+        let list = |count: usize| format!("[{}0]", "0,".repeat(count - 2));
+        let known = read(&typed("application/json"), list(VALUES_MAX).as_bytes());
+        assert!(matches!(known, Fact::Known(Value::Array(values)) if values.len() == VALUES_MAX - 1));
+        let many = list(VALUES_MAX + 1);
+        check("application/json", &many, Fact::Unknown(Blind::Truncated));
+        check("text/plain", &many, Fact::Unknown(Blind::Truncated));
     }
 
     #[test]

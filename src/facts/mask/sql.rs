@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::Value;
 
-use super::{Mask, PEM, USERINFO, fixed, replace, shown};
+use super::{ENDS, Mask, PEM, USERINFO, fixed, replace, shown};
 
 /// Literals of code within literals of code that are looked at; deeper ones are shown as they are.
 pub(super) const DEPTH_MAX: usize = 4;
@@ -20,7 +20,7 @@ pub(super) const DEPTH_MAX: usize = 4;
 static PAIRS: LazyLock<Regex> =
     LazyLock::new(|| fixed(r"(?i)^\s*(?:[a-z_]+\s*=\s*(?:'[^']*'|[^\s']+)(?:\s+|$))+$"));
 static CONNINFO: LazyLock<Regex> =
-    LazyLock::new(|| fixed(r"(?i)(?-u:\b)(password\s*=\s*)('[^']*'|[^\s'&]+)"));
+    LazyLock::new(|| fixed(&format!(r"(?i)(?-u:\b)(password\s*=\s*)('[^']*'|[^{ENDS}]+)")));
 static URL: LazyLock<Regex> = LazyLock::new(|| fixed(r"(?i)^\s*[a-z][a-z0-9+.-]*://\S*\s*$"));
 
 /// A piece of a text.

@@ -160,12 +160,12 @@ fn kubernetes_secrets() {
     );
     let json = "POST /s\nhost: k\n\n{\"kind\":\"Secret\",\"data\":{\"x\":\"c2VjcmV0\"}}";
     assert_eq!(
-        mask.text(json),
+        mask.request(json),
         "POST /s\nhost: k\n\n{\"kind\":\"Secret\",\"data\":{\"x\":\"(masked)\"}}"
     );
     let yaml = "POST /s\n\nkind: Secret\ndata:\n  x: c2VjcmV0\n  y: |\n    more\ntype: Opaque\n";
     let shown = "POST /s\n\nkind: Secret\ndata:\n  x: (masked)\n  y: (masked)\n (masked)\ntype: Opaque\n";
-    assert_eq!(mask.text(yaml), shown);
+    assert_eq!(mask.request(yaml), shown);
 }
 
 #[test]
@@ -205,10 +205,48 @@ fn nothing_else_can_be_hidden() {
         "https://u:p@EVIL/",
         r#"{"password":"a\\","b":"EVIL"}"#,
         "--b\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nx\r\n--b\r\n\r\nEVIL",
+        // A shell's, as it may stand in an argument of a tool or of `exec`.
+        "token=x;EVIL",
+        "token=$(EVIL)",
+        "token=`EVIL`",
+        "token=x|EVIL",
+        "token=<(EVIL)",
+        "token=x\\\nEVIL",
+        "basic /EVIL/shadow",
+        "basic ../EVIL/shadow",
+        "wget http://a:$(EVIL)@b",
+        "echo ://a:x;EVIL;@",
+        r#"echo '"token":"';EVIL;echo '"'"#,
+        r#"{"run":"echo '\"token\":\"';EVIL;echo '\"'"}"#,
+        r#"{"run":"sh -c 'token=x;EVIL'"}"#,
+        // Code that takes several arguments, of YAML and GraphQL.
+        "f(token=1,mode=EVIL)",
+        "a: {\n token: x, EVIL: 1}",
+        "a: { # }\n token: x, EVIL: 1}",
+        "a: {#}\n token: EVIL",
+        "a: '\n token: x'\nb: EVIL",
+        "mutation {\n token: EVIL\n}",
+        "mutation {#}\n token: EVIL\n}",
+        "f(\n token: 1 to: EVIL)",
+        "f a: 1,\n  token: EVIL",
+        "x: y\ntoken: $(EVIL)",
+        "{a: '\"token\": \"', EVIL: 1, b: '\"'}",
+        "<a b='\"token\": \"'/><EVIL c='\"'/>",
+        // What is no form has no parts.
+        "<a name=\"token\">\n\nEVIL it\n--",
+        "--x\nSELECT 1 --name=\"token\"\n\nDROP EVIL\n--x",
+        // A Secret that only a text in quotes says to be one.
+        "\"kind\": ConfigMap\na: \"\nkind: Secret\n\"\ndata:\n  run: |\n    sh EVIL\n",
+        "kind: Secret\na: {\nkind: ConfigMap}\ndata:\n  run: do EVIL",
     ] {
         assert!(mask.text(text).contains("EVIL"), "{text}: {}", mask.text(text));
     }
     for text in [
+        "COPY t TO PROGRAM 'password=x;EVIL'",
+        "COPY t TO PROGRAM 'password=$(EVIL)'",
+        "COPY t TO PROGRAM 'a=1 password=x|EVIL'",
+        "COPY t TO PROGRAM 'x://a:;EVIL;@'",
+        "COPY t TO PROGRAM 'x://a:$(EVIL)@'",
         r"ALTER ROLE a PASSWORD 'x\'; EVIL; SELECT 'y'",
         "ALTER ROLE a PASSWORD 'x' EVIL 'y'",
         "DELETE FROM password$$ WHERE EVIL",
@@ -231,7 +269,7 @@ fn nothing_else_can_be_hidden() {
     // What is long says so.
     let long = format!("password={}", "x".repeat(LONG_BYTES + 1));
     assert_eq!(mask.text(&long), "password=(masked: 257 bytes)");
-    assert_eq!(mask.text("password=(masked:x)"), "password=(masked)");
+    assert_eq!(mask.text("password=(masked:x)"), "password=(masked:x)");
 }
 
 proptest::proptest! {
@@ -244,7 +282,9 @@ proptest::proptest! {
         let marked = format!("zq{value}qz");
         for slot in ["\npassword: ", "\n?api_key=", "{\"client_secret\":\""] {
             let close = if slot.starts_with('{') { "\"}" } else { "\n" };
-            let full = format!("{before}\n{slot}{marked}{close}");
+            // Within what is open, a line may be more than a name and its value.
+            let opens = |char| slot.starts_with("\np") && "'\"(){}[]\\,#".contains(char);
+            let full = format!("{}\n{slot}{marked}{close}", before.replace(opens, " "));
             proptest::prop_assert!(!mask.text(&full).contains(&marked), "{}", mask.text(&full));
         }
         let role = format!("ALTER ROLE a PASSWORD '{marked}'");
@@ -264,4 +304,41 @@ fn code_within_code_is_looked_at_so_deep() {
         assert!(!mask.sql(&nested(levels)).contains("geheim"), "{levels}");
     }
     assert!(mask.sql(&nested(sql::DEPTH_MAX + 1)).contains("geheim"));
+}
+
+#[track_caller]
+fn check_request(text: &str, want: &str) {
+    let mask = Mask::new(&["x-mine"], &["pin"]);
+    let once = mask.request(text).into_owned();
+    assert_eq!(once, want);
+    assert_eq!(mask.request(&once), want, "masked twice");
+}
+
+#[test]
+fn a_request_is_masked_as_its_form_says() {
+    check_request(
+        "POST /x?token=a$b(c&pin=1,2;EVIL&q=1\nx-mine: a (b) c\nuser-agent: x (y)\n\n",
+        "POST /x?token=(masked)&pin=(masked);EVIL&q=1\nx-mine: (masked)\nuser-agent: x (y)\n\n",
+    );
+    check_request(
+        "POST /x\nuser-agent: x (y)\n\na: [\"b\"]\nc: it's\npassword: a b'c\nd: e",
+        "POST /x\nuser-agent: x (y)\n\na: [\"b\"]\nc: it's\npassword: (masked)\nd: e",
+    );
+    let part = |kind: &str, value: &str| {
+        format!(
+            "POST /x\ncontent-type: {kind}\n\n--b\r\nContent-Disposition: form-data; \
+             name=\"password\"\r\n\r\n{value}\r\n--b--\r\n"
+        )
+    };
+    let form = "multipart/form-data; boundary=b";
+    check_request(&part(form, "a; b $(c)"), &part(form, "(masked)"));
+    check_request(&part("text/plain", "x"), &part("text/plain", "(masked)"));
+    // Another boundary, another form, or more than a line: it may be something else.
+    for (kind, value) in [
+        ("multipart/form-data; boundary=c", "a EVIL"),
+        ("text/plain", "a EVIL"),
+        (form, "a\nEVIL"),
+    ] {
+        check_request(&part(kind, value), &part(kind, value));
+    }
 }

@@ -92,7 +92,7 @@ pub struct Answerer {
     names: Arc<Names>,
     zone: ArcSwap<Zone>,
     resolver: Resolver,
-    /// How many names each agent has made out of suffixes.
+    /// How many names each agent, by whatever name it goes, has made out of suffixes.
     made: Mutex<HashMap<String, usize>>,
 }
 
@@ -173,7 +173,8 @@ impl Answerer {
         }
         let index = match self.names.index(name) {
             Some(index) => Some(index),
-            None if exact || self.may_make(identity) => self.names.assign(name).ok(),
+            None if exact => self.names.assign(name).ok(),
+            None if self.may_make(identity) => self.names.assign_made(name).ok(),
             None => None,
         };
         let address = index.and_then(|index| self.names.address(index, query.wants_v4()));
@@ -187,7 +188,7 @@ impl Answerer {
         let Ok(mut made) = self.made.lock() else {
             return false;
         };
-        let count = made.entry(identity.node.clone()).or_default();
+        let count = made.entry(identity.agent_key()).or_default();
         let room = *count < SUFFIX_NAMES_PER_AGENT_MAX;
         *count += usize::from(room);
         room

@@ -19,6 +19,9 @@ use crate::policy::place::{last, place};
 /// Names that may have an address, however large the ranges.
 pub const NAMES_MAX: usize = 60_000;
 
+/// Parts of the places of which one is for the names of policies alone: agents make others, and none is given up.
+const KEPT_PART: usize = 16;
+
 /// Why a name has no address.
 #[derive(Debug, thiserror::Error)]
 pub enum NamesError {
@@ -108,6 +111,20 @@ impl Names {
 
     /// A name's index; a new one, kept before it is returned, if it has none.
     pub fn assign(&self, name: &str) -> Result<u32, NamesError> {
+        self.assign_within(name, self.most())
+    }
+
+    /// As [`Names::assign`], for a name that an agent makes: a part of the places is kept for those of policies.
+    pub fn assign_made(&self, name: &str) -> Result<u32, NamesError> {
+        let most = self.most();
+        self.assign_within(name, most - most / KEPT_PART)
+    }
+
+    fn most(&self) -> usize {
+        NAMES_MAX.min(self.last as usize)
+    }
+
+    fn assign_within(&self, name: &str, most: usize) -> Result<u32, NamesError> {
         if let Some(index) = self.index(name) {
             return Ok(index);
         }
@@ -115,7 +132,7 @@ impl Names {
         if let Some(index) = table.by_name.get(name) {
             return Ok(*index);
         }
-        if table.by_name.len() >= NAMES_MAX.min(self.last as usize) {
+        if table.by_name.len() >= most {
             return Err(NamesError::Full);
         }
         let own = place(name, self.last);

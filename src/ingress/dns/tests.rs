@@ -196,6 +196,32 @@ fn names_have_a_number_however_large_the_ranges() {
     assert!(wide.assign("0.test").is_ok(), "it has its address");
 }
 
+#[test]
+fn agents_leave_places_to_the_names_of_policies() {
+    let names = names(None);
+    let made = (0..254).filter(|number| names.assign_made(&format!("{number}.cdn.test")).is_ok());
+    assert_eq!(made.count(), 254 - 254 / 16);
+    assert!(names.assign("api.test").is_ok());
+}
+
+#[tokio::test]
+async fn an_agent_that_is_renamed_makes_no_more_names() {
+    let answerer = answerer("deny");
+    let called = |node: &str| identity(node).proved_by("node:n1".to_owned());
+    let agent = |node: &str| Identity {
+        transport: Transport::Tailnet,
+        ..called(node)
+    };
+    let keys = [agent("one").agent_key(), agent("two").agent_key()];
+    assert_eq!(keys[0], keys[1]);
+    for number in 0..SUFFIX_NAMES_PER_AGENT_MAX {
+        answerer.made.lock().unwrap().insert(keys[0].clone(), number + 1);
+    }
+    let query = query("late.cdn.test", A, None);
+    let answer = answerer.answer(&agent("two"), query, false).await;
+    assert_eq!(read(&answer.unwrap()).code, 5);
+}
+
 #[tokio::test]
 async fn malformed_messages_get_the_refusal_that_is_due() {
     let answerer = answerer("deny");

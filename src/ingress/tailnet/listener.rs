@@ -17,7 +17,7 @@ use super::door::Door;
 use super::sockets::{BACKLOG, RETRY, Sockets};
 use crate::identity::manifest::{HOST, PORT};
 use crate::ingress::dns::Names;
-use crate::policy::Model;
+use crate::policy::{HostPattern, Model};
 
 /// Sockets at most; each is a file descriptor.
 pub const SOCKETS_MAX: usize = 4096;
@@ -66,7 +66,17 @@ impl Listener {
     fn wanted(&self, model: &Model) -> BTreeSet<SocketAddr> {
         let claims = || model.endpoints.iter().flat_map(|endpoint| &endpoint.claims);
         let (mut wanted, mut left) = (BTreeSet::new(), 0usize);
-        for (index, name) in self.names.all() {
+        // Those that the policy writes out first, whenever they came: agents make the others.
+        let is_written = |name: &str| {
+            let mut hosts = claims().map(|claim| &claim.host);
+            name == HOST || hosts.any(|host| matches!(host, HostPattern::Name(own) if own == name))
+        };
+        let (written, made): (Vec<_>, Vec<_>) = self
+            .names
+            .all()
+            .into_iter()
+            .partition(|(_, name)| is_written(name));
+        for (index, name) in written.into_iter().chain(made) {
             let ports = claims()
                 .filter(|claim| claim.host.matches_name(&name))
                 .map(|claim| claim.port)

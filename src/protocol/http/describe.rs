@@ -97,7 +97,7 @@ pub fn is_shown_whole(headers: &HeaderMap, body: HeldBody<'_>) -> bool {
 pub fn detail(parts: &Parts, body: HeldBody<'_>, trailers: Option<&HeaderMap>) -> String {
     let target = parts.uri.path_and_query().map_or("/", |own| own.as_str());
     let mask = Mask::default();
-    let mut text = format!("{} {}\n", parts.method, printable(&mask.text(target)));
+    let mut text = format!("{} {}\n", parts.method, printable(&mask.target(target)));
     fields(&mut text, &mask, &parts.headers);
     text.push('\n');
     match body {
@@ -155,7 +155,11 @@ fn fields(text: &mut String, mask: &Mask, headers: &HeaderMap) {
     for (name, value) in headers {
         let shown = match std::str::from_utf8(value.as_bytes()) {
             Ok(value) => printable(&mask.header(name.as_str(), value)),
-            Err(_) => "(not text)".to_owned(),
+            // A server may read it as Latin-1.
+            Err(_) => {
+                let escaped = value.as_bytes().escape_ascii().to_string();
+                format!("(not text) {}", mask.header(name.as_str(), &escaped))
+            }
         };
         let _ = writeln!(text, "{name}: {shown}");
     }

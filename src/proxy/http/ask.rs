@@ -10,6 +10,8 @@ use super::request::{Exchange, GONE, Stop, Taken, as_held, trailers};
 use super::trial::still;
 use crate::audit::Outcome;
 use crate::credential::{in_trailers, select};
+use crate::facts::http::HeldBody;
+use crate::facts::mcp::Messages;
 use crate::facts::{FactSet, Facts};
 use crate::policy::Credential;
 use crate::protocol::admit;
@@ -25,6 +27,7 @@ impl<J: Judge> Exchange<'_, J> {
         taken: &Taken,
         needs: FactSet,
     ) -> Result<(Vec<Action>, Option<Arc<Credential>>), Stop> {
+        self.facts_room = None;
         let body = taken.as_held();
         let claimed = &self.connection.claimed;
         let credential = self
@@ -39,12 +42,10 @@ impl<J: Judge> Exchange<'_, J> {
                 None => Err(Refusal::new(Cause::NoProfile, GONE)),
             })
             .map_err(Stop::Refused)?;
-        let decoded_max = self.limits.decoded_bytes_max;
-        let read = admit::facts(parts, &self.host, body, &self.endpoint, needs, decoded_max);
-        let (each, messages) = read.map_err(Stop::Malformed)?;
+        let (each, messages, is_read) = self.facts_of(parts, body, needs)?;
         self.messages = messages;
         let digest = digest(parts, body, taken.trailers());
-        let whole = is_shown_whole(&parts.headers, body);
+        let whole = is_read && is_shown_whole(&parts.headers, body);
         let action = |facts: Facts| Action {
             step: Step::Request,
             endpoint: claimed.endpoint.clone(),
@@ -62,6 +63,32 @@ impl<J: Judge> Exchange<'_, J> {
         Ok((each.into_iter().map(action).collect(), credential))
     }
 
+    /// The facts, if there is room for what they take; else as of a body that is too long, and `false`.
+    fn facts_of(
+        &mut self,
+        parts: &Parts,
+        body: HeldBody<'_>,
+        needs: FactSet,
+    ) -> Result<(Vec<Facts>, Option<Messages>, bool), Stop> {
+        let decoded_max = self.limits.decoded_bytes_max;
+        let read = |body| {
+            let read = admit::facts(parts, &self.host, body, &self.endpoint, needs, decoded_max);
+            read.map_err(Stop::Malformed)
+        };
+        let (each, messages) = read(body)?;
+        let (shared, agent) = (&self.connection.shared, &self.connection.claimed.agent);
+        let room = shared
+            .facts
+            .take(&agent.identity, each.iter().map(Facts::bytes).sum());
+        if room.is_none() {
+            drop((each, messages));
+            let (each, messages) = read(HeldBody::Over)?;
+            return Ok((each, messages, false));
+        }
+        self.facts_room = room;
+        Ok((each, messages, true))
+    }
+
     /// Asks for each action of the request in turn. One that is refused takes all with it.
     pub(super) async fn judged(
         &mut self,
@@ -71,6 +98,7 @@ impl<J: Judge> Exchange<'_, J> {
     ) -> Result<Vec<Permit>, Stop> {
         let connection = self.connection;
         let judge = connection.shared.judge.clone();
+        let reloads = judge.reloads();
         let waiting = connection.activity.hold();
         let mut permits: Vec<Permit> = Vec::with_capacity(actions.len());
         let (held, is_over) = (taken.held().cloned(), matches!(taken, Taken::Over(_)));
@@ -110,7 +138,25 @@ impl<J: Judge> Exchange<'_, J> {
             return Err(stop);
         }
         drop(waiting);
+        // The first was permitted while the last waited for people, or while it was looked at again: what was stopped,
+        // taken back or forbidden since goes nowhere.
+        if reloads.has_changed().unwrap_or(true) {
+            self.all_still(actions, &permits)?;
+        }
         Ok(permits)
+    }
+
+    fn all_still(&mut self, actions: &[Action], permits: &[Permit]) -> Result<(), Stop> {
+        let (judge, agent) = (&self.connection.shared.judge, &self.connection.claimed.agent);
+        let mut each = actions.iter().zip(permits).enumerate();
+        let ended = each.find_map(|(at, (action, permit))| {
+            let still = judge.still(agent, action, permit.approved_by());
+            still.err().map(|refusal| (at, refusal))
+        });
+        let Some((at, refusal)) = ended else { return Ok(()) };
+        self.refused = at;
+        permits.iter().for_each(|permit| self.finish(permit, "NOT SENT"));
+        Err(Stop::Refused(refusal))
     }
 
     /// What became of an action that was permitted beside others.

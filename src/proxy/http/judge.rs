@@ -47,6 +47,12 @@ pub trait Judge: Send + Sync + 'static {
     /// Changes with every policy; see [`Gate::reloads`].
     fn reloads(&self) -> watch::Receiver<u64>;
 
+    /// Whether a permitted action would pass still; see [`Gate::still`].
+    ///
+    /// # Errors
+    /// Why it would not.
+    fn still(&self, agent: &Agent, action: &Action, approved_by: Option<&Approved>) -> Result<(), Refusal>;
+
     /// Waits until a permitted action that lasts would not pass any more; see [`Gate::revoked`].
     fn revoked(
         &self,
@@ -88,6 +94,10 @@ impl Judge for Gate {
 
     fn reloads(&self) -> watch::Receiver<u64> {
         Gate::reloads(self)
+    }
+
+    fn still(&self, agent: &Agent, action: &Action, approved_by: Option<&Approved>) -> Result<(), Refusal> {
+        Gate::still(self, agent, action, approved_by)
     }
 
     async fn revoked(

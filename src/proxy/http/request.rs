@@ -65,6 +65,8 @@ pub(super) struct Exchange<'a, J> {
     pub(super) awaits_continue: bool,
     /// What the held body takes of the agent's budget, until it was sent or refused.
     pub(super) room: Option<Room>,
+    /// What the facts take of it.
+    pub(super) facts_room: Option<Room>,
     /// What was permitted, of a request that lasts: it is judged anew by each policy that came into
     /// force since.
     pub(super) granted: Option<Granted>,
@@ -74,6 +76,8 @@ pub(super) struct Exchange<'a, J> {
 pub(super) struct Granted {
     pub(super) actions: Vec<(Action, Option<Approved>)>,
     pub(super) reloads: watch::Receiver<u64>,
+    /// What the actions' facts take of the agent's budget.
+    pub(super) room: Option<Room>,
 }
 
 /// A request's body, before its verdict.
@@ -109,6 +113,7 @@ pub(crate) async fn serve<J: Judge>(
                 rest: None,
                 awaits_continue: false,
                 room: None,
+                facts_room: None,
                 granted: None,
             };
             let (parts, incoming) = request.into_parts();
@@ -164,6 +169,7 @@ impl<J: Judge> Exchange<'_, J> {
         self.granted = Some(Granted {
             actions: actions.into_iter().zip(approved).collect(),
             reloads,
+            room: self.facts_room.take(),
         });
         let mut permits = permits.into_iter();
         let Some(first) = permits.next() else {

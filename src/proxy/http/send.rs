@@ -340,7 +340,11 @@ fn revoked<J: Judge>(connection: &Connection<J>, granted: Granted) -> Revoked {
     let judge = connection.shared.judge.clone();
     let agent = connection.claimed.agent.clone();
     Box::pin(async move {
-        let Granted { actions, reloads } = granted;
+        let Granted {
+            actions,
+            reloads,
+            room: _room,
+        } = granted;
         let each = actions.iter().map(|(action, approved_by)| {
             Box::pin(judge.revoked(&agent, action, approved_by.as_ref(), reloads.clone()))
         });

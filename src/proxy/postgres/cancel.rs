@@ -19,7 +19,7 @@ pub struct Cancels {
 }
 
 struct Entry {
-    node: String,
+    agent: String,
     endpoint: Arc<str>,
     wake: Arc<Notify>,
 }
@@ -63,7 +63,7 @@ impl Cancels {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() < CANCELS_MAX {
             open.entry(key).or_insert_with(|| Entry {
-                node: agent.identity.node.clone(),
+                agent: agent.identity.agent_key(),
                 endpoint: endpoint.clone(),
                 wake: wake.clone(),
             });
@@ -82,9 +82,8 @@ impl Cancels {
         };
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = open.get(&(process, secret));
-        if let Some(entry) =
-            entry.filter(|entry| entry.node == agent.identity.node && *entry.endpoint == *endpoint)
-        {
+        let key = agent.identity.agent_key();
+        if let Some(entry) = entry.filter(|entry| entry.agent == key && *entry.endpoint == *endpoint) {
             entry.wake.notify_one();
         }
     }

@@ -267,7 +267,8 @@ impl Relay<'_> {
             let gateway = self.context.gateway;
             let is_new = *self.reloads.borrow() != *before;
             let still = is_new.then(|| gateway.still(action, permit.approved_by()))?;
-            still.err()
+            // What was permitted before it in the same text goes up together with it.
+            still.err().or_else(|| self.revoked_lasting())
         };
         let changed = changed();
         if let Some(refusal) = changed.or_else(|| self.lacks_path()) {
@@ -306,6 +307,10 @@ impl Relay<'_> {
         if let Some(refusal) = self.lacks_path() {
             return Some(refusal);
         }
+        self.revoked_lasting()
+    }
+
+    fn revoked_lasting(&self) -> Option<Refusal> {
         let gateway = self.context.gateway;
         let unknown = || Refusal::new(Cause::NoRule, CHANGED);
         self.lasting

@@ -11,8 +11,9 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use sha2::{Digest as _, Sha256};
 
 use super::identity::identity;
+use super::row::State;
 use super::store::{self, DECISION_S, micros};
-use super::{Answer, ApprovalDown, Held, Question, Queue};
+use super::{Answer, ApprovalDown, Question, Queue};
 use crate::state::{StateError, now_us};
 use crate::verdict::{Later, Ticket};
 
@@ -24,6 +25,14 @@ pub enum Lodged {
     Held(Ticket),
     /// The token is not of this action, or was used.
     Spent,
+}
+
+/// How a question stands, for its agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stands {
+    pub state: State,
+    /// What was said of it.
+    pub reason: Option<String>,
 }
 
 impl Queue {
@@ -47,13 +56,26 @@ impl Queue {
         lodged.map_err(|error| ApprovalDown(error.to_string()))
     }
 
-    /// A question of the agent's own, by [`crate::identity::Identity::agent_key`]; `None` of another's.
+    /// How a question of the agent's own stands, by [`crate::identity::Identity::agent_key`], and what was said of it;
+    /// `None` of another's. An agent may ask as often as it likes, so the question itself is not read for it.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub async fn own(&self, id: i64, agent: &str) -> Result<Option<Held>, StateError> {
-        let held = self.show(id).await?;
-        Ok(held.filter(|held| held.question["agent"].as_str() == Some(agent)))
+    pub async fn own(&self, id: i64, agent: String) -> Result<Option<Stands>, StateError> {
+        let look = move |connection: &mut Connection| {
+            store::expire(connection, now_us())?;
+            let query = "SELECT state, reason FROM approval WHERE id = ? AND agent = ?";
+            let row = connection.query_row(query, params![id, agent], |row| {
+                Ok((row.get::<_, String>(0)?, row.get(1)?))
+            });
+            let Some((state, reason)) = row.optional()? else {
+                return Ok(None);
+            };
+            let state = State::read(&state);
+            let state = state.ok_or_else(|| StateError::Refused(format!("approval {id}: unknown state")))?;
+            Ok(Some(Stands { state, reason }))
+        };
+        self.state().run(move |state| state.with(look)).await
     }
 }
 

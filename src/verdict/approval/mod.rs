@@ -34,7 +34,7 @@ pub use before::Before;
 pub use bound::parameters;
 pub use decision::{Decide, DecideError, Decision};
 pub use grant::{Grant, People, Scope, Terms, Use};
-pub use lodge::Lodged;
+pub use lodge::{Lodged, Stands};
 pub use queue::Queue;
 pub use queue::{LIST_MAX, Stopped};
 pub use revoked::REVOKED_REMEMBERED_MAX;
@@ -43,7 +43,9 @@ pub use room::{
     PENDING_PER_AGENT_MAX, PENDING_PER_OWNER_MAX,
 };
 pub use row::{Held, LISTED_BYTES_MAX, Said, State as QuestionState};
-pub use store::{CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S};
+pub use store::{
+    CLOSED_BYTES_MAX, CLOSED_KEPT_DAYS, CLOSED_KEPT_MAX, DECISION_S, WITHDRAWN_BYTES_MAX, WITHDRAWN_KEPT_MAX,
+};
 pub use told::{Begun, Telling, Told, ToldState};
 pub use voter::{Voter, person_of};
 

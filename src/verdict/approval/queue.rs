@@ -80,6 +80,11 @@ impl Queue {
         self.shared.closing.store(true, Ordering::SeqCst);
     }
 
+    /// Whether [`Queue::close`] was called.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.shared.closing.load(Ordering::SeqCst)
+    }
+
     /// Holds the question until it is decided or times out. Dropping the future (the agent left)
     /// withdraws the question.
     ///
@@ -322,9 +327,7 @@ impl Shared {
 
     fn changed(&self, id: i64) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(wake) = waiting.get(&id) {
-            wake.notify_one();
-        }
+        waiting.get(&id).into_iter().for_each(|wake| wake.notify_one());
         drop(waiting);
         self.changes.send_modify(|count| *count += 1);
     }
@@ -378,8 +381,8 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let closing = self.shared.closing.load(Ordering::SeqCst);
-        let (shared, id, withdraw) = (self.shared.clone(), self.id, !self.answered && !closing);
+        let withdraw = !self.answered && !self.shared.closing.load(Ordering::SeqCst);
+        let (shared, id) = (self.shared.clone(), self.id);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if withdraw => {
                 runtime.spawn_blocking(move || shared.release(id, true));
@@ -392,8 +395,7 @@ impl Drop for Wait {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
 ) -> Result<T, ApprovalDown> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| ApprovalDown(error.to_string())),
-        Err(error) => Err(ApprovalDown(error.to_string())),
-    }
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|error| ApprovalDown(error.to_string()))?;
+    done.map_err(|error| ApprovalDown(error.to_string()))
 }

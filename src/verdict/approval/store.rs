@@ -23,6 +23,10 @@ pub const CLOSED_KEPT_DAYS: u64 = 90;
 pub const CLOSED_KEPT_MAX: i64 = 4096;
 /// Bytes of closed questions that are kept; an agent could fill the disk with large ones.
 pub const CLOSED_BYTES_MAX: i64 = 256 << 20;
+/// Withdrawn questions that are kept, and their bytes. They are beside the others: an agent makes as many as it likes by
+/// asking and leaving, and what people decided is not to go by that.
+pub const WITHDRAWN_KEPT_MAX: i64 = 1024;
+pub const WITHDRAWN_BYTES_MAX: i64 = 64 << 20;
 /// New questions between two looks for closed ones that may go.
 const PRUNE_EVERY: i64 = 32;
 
@@ -241,11 +245,19 @@ pub(super) fn prune(connection: &Connection, now: i64) -> Result<(), StateError>
     connection.execute("DELETE FROM approval_gone", [])?;
     connection.execute(
         "INSERT INTO approval_gone SELECT id FROM (
-           SELECT id, closed_us, count(*) OVER newest AS number, sum(octet_length(question)) OVER newest AS bytes
+           SELECT id, closed_us, state = 'withdrawn' AS left, count(*) OVER newest AS number,
+             sum(octet_length(question)) OVER newest AS bytes
            FROM approval WHERE state <> 'pending' AND NOT (state = 'allowed' AND closed_us > ?2)
-           WINDOW newest AS (ORDER BY id DESC ROWS UNBOUNDED PRECEDING))
-         WHERE closed_us < ?1 OR number > ?3 OR bytes > ?4",
-        params![old, usable, CLOSED_KEPT_MAX, CLOSED_BYTES_MAX],
+           WINDOW newest AS (PARTITION BY state = 'withdrawn' ORDER BY id DESC ROWS UNBOUNDED PRECEDING))
+         WHERE closed_us < ?1 OR number > iif(left, ?5, ?3) OR bytes > iif(left, ?6, ?4)",
+        params![
+            old,
+            usable,
+            CLOSED_KEPT_MAX,
+            CLOSED_BYTES_MAX,
+            WITHDRAWN_KEPT_MAX,
+            WITHDRAWN_BYTES_MAX
+        ],
     )?;
     for table in [
         "approval_vote WHERE approval",

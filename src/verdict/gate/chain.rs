@@ -9,7 +9,7 @@ use super::{Allowed, Gate, How, UNAVAILABLE_REASON, or_default, record};
 use crate::identity::{Agent, Identity};
 use crate::policy::{ApproverKind, FailMode, Judge, Policy};
 use crate::state::StateError;
-use crate::verdict::approval::{Answer, Before, Held, Lodged, Question, Said, Use};
+use crate::verdict::approval::{Answer, Before, Lodged, Question, Said, Stands, Use};
 use crate::verdict::judge::wire::prompt_version;
 use crate::verdict::{Action, Cause, Later, Refusal, Ticket};
 
@@ -30,8 +30,8 @@ impl Gate {
     ///
     /// # Errors
     /// The state cannot be read.
-    pub async fn lodged(&self, identity: &Identity, id: i64) -> Result<Option<Held>, StateError> {
-        self.queue.own(id, &identity.agent_key()).await
+    pub async fn lodged(&self, identity: &Identity, id: i64) -> Result<Option<Stands>, StateError> {
+        self.queue.own(id, identity.agent_key()).await
     }
 
     pub(super) async fn ask_chain(

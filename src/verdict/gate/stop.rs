@@ -9,6 +9,7 @@ use super::{Allowed, Gate, UNAVAILABLE_REASON};
 use crate::audit::Record;
 use crate::audit::log::AuditDown;
 use crate::identity::{Agent, Identity};
+use crate::policy::Policy;
 use crate::state::StateError;
 use crate::verdict::approval::{Grant, Stopped};
 use crate::verdict::{Action, Approved, Cause, Refusal, Verdict};
@@ -148,9 +149,11 @@ impl Gate {
         }
     }
 
-    /// After an approval: the policy of now must not deny what the policy of then asked about.
+    /// After an approval: the policy of now must not deny what the policy of then asked about, nor want it to be
+    /// decided otherwise than it was.
     pub(super) fn still_asks(
         &self,
+        (then, asked): (&Policy, &[Arc<str>]),
         agent: &Agent,
         action: &Action,
         allowed: Allowed,
@@ -158,9 +161,14 @@ impl Gate {
         if allowed.grant.is_some_and(|grant| self.queue.is_revoked(grant)) {
             return Err(taken_back(allowed.rule.unwrap_or_default()));
         }
-        match self.ask_policy(&self.policy(), agent, action).verdict {
+        let policy = self.policy();
+        match self.ask_policy(&policy, agent, action).verdict {
             Verdict::Allow { .. } => Ok(allowed),
-            Verdict::Ask { rule, .. } if Some(&rule) == allowed.rule.as_ref() => Ok(allowed),
+            Verdict::Ask { rule, chain, .. }
+                if Some(&rule) == allowed.rule.as_ref() && asks_alike((then, asked), (&policy, &chain)) =>
+            {
+                Ok(allowed)
+            }
             Verdict::Ask { rule, .. } => {
                 let cause = Cause::ApprovalDown(rule);
                 Err(Refusal::new(
@@ -203,6 +211,18 @@ impl Gate {
             tracing::error!(error = %down, cause, "this could not be recorded");
         }
     }
+}
+
+/// Whether two policies' chains ask the same of the same. For how long, and where else it is told, changes no answer.
+fn asks_alike((then, asked): (&Policy, &[Arc<str>]), (now, chain): (&Policy, &[Arc<str>])) -> bool {
+    let is_alike = |key: &Arc<str>| match (then.model().approver(key), now.model().approver(key)) {
+        (Some(was), Some(is)) => {
+            let mut differences = was.differences(is).into_iter();
+            differences.all(|field| matches!(field, "channel" | "timeout"))
+        }
+        _ => false,
+    };
+    asked == chain && chain.iter().all(is_alike)
 }
 
 fn taken_back(rule: Arc<str>) -> Refusal {
