@@ -196,7 +196,7 @@ async fn bodies(world: &World) {
             "never       eve@example.com\n",
             "said before bob@example.com\n",
             "\"path\": \"/\\u{202e}x\\u{9b}2J\"",
-            "With these parameters:\n$1 = \"\\u{202e}7\"\n$2 = NULL\n",
+            "With these parameters:\n| $1 = \"\\u{202e}7\"\n| $2 = NULL\n",
         ] {
             assert!(shown.contains(line), "{line}: {shown}");
         }
