@@ -11,7 +11,7 @@ use std::time::Duration;
 use tailkeep::audit::log::Log;
 use tailkeep::audit::read::{Filter, Reader};
 use tailkeep::credential::{KnownSecrets, Secret};
-use tailkeep::identity::budget::Budget;
+use tailkeep::identity::budget::{Budget, Room};
 use tailkeep::identity::{Agent, Identity, Transport};
 use tailkeep::policy::{Policy, Source};
 use tailkeep::proxy::http::{Claimed, Shared, serve};
@@ -117,6 +117,11 @@ impl World {
             ended: Arc::default(),
             open: Arc::default(),
         }
+    }
+
+    /// Room that other requests of the same agent have for their facts.
+    pub fn room_for_facts(&self, bytes: usize) -> Room {
+        self.shared.facts.take(&agent().identity, bytes).unwrap()
     }
 
     /// Puts another policy in force.

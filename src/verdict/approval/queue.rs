@@ -11,9 +11,8 @@ use super::before::{self, Before};
 use super::decision::{self, Decide, DecideError};
 use super::grant::{self, Grant, Which};
 use super::revoked::Revoked;
-use super::row;
 use super::store::{self, Taken};
-use super::{Answer, ApprovalDown, Held, Question};
+use super::{Answer, ApprovalDown, Held, Question, row};
 use crate::state::{Killed, State, StateError, now_us};
 use crate::verdict::Later;
 
