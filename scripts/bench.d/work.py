@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import re
+import time
 from dataclasses import dataclass
 
 import production
@@ -157,6 +158,10 @@ def raw(streams: int):
 # -- memory ----------------------------------------------------------------------------------------
 
 
+# Seconds that connections were idle for when their memory is looked at: what they are rid of goes within that.
+IDLE_FOR = 15
+
+
 def idle(count: int):
     def work(leg: Leg, seconds: float) -> Done:
         before = resident_kib(leg.gateway)
@@ -165,6 +170,7 @@ def idle(count: int):
         until("idle connections", lambda: ready.read_text().endswith("held\n") or holder.poll() is not None, 120)
         if holder.poll() is not None:
             raise RuntimeError(ready.read_text()[-400:])
+        time.sleep(IDLE_FOR)
         after = resident_kib(leg.gateway)
         leg.hosts.stop(holder)
         ready.unlink()

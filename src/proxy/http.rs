@@ -9,7 +9,7 @@
 //! - `trial` shows people what a held Kubernetes request would do, and looks again before it goes.
 //! - `greeting` is what comes before the first: TLS, and which HTTP. `head` checks a request's head against what was dialled.
 //! - [`body`] holds and streams bodies, [`download`] is the response's way back.
-//! - [`upgrade`] splices what is no longer HTTP. [`activity`] ends who is too slow, `faults` counts what breaks the protocol.
+//! - [`upgrade`] splices what is no longer HTTP. [`activity`] ends who is too slow, [`rest`] lets the buffers of who is idle go, `faults` counts what breaks the protocol.
 //!
 //! Invariants: policy and endpoint are asked for anew for every request, so that a reload applies
 //! to open connections; what a rule could read of a body is exactly what is sent; an agent that
@@ -26,16 +26,16 @@ mod greeting;
 mod head;
 pub mod judge;
 pub mod request;
+pub mod rest;
 pub mod send;
 pub mod trial;
 pub mod upgrade;
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -49,7 +49,7 @@ use crate::tls::Leaves;
 use crate::tls::accept::AcceptError;
 use crate::upstream::Pool;
 
-use activity::{Activity, Noted, Patience, Slow};
+use activity::{Activity, Found, Noted, Patience, Slow};
 pub use body::UpBody;
 use greeting::{Greeted, Talk, greeted};
 pub use judge::Judge;
@@ -202,7 +202,7 @@ where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let activity = connection.activity.clone();
-    let io = TokioIo::new(Noted::new(io, activity.clone()));
+    let io = Noted::new(io, activity.clone());
     let connection = Arc::new(connection);
     let each = connection.clone();
     let service = service_fn(move |request| {
@@ -210,21 +210,24 @@ where
         // hyper keeps room for a request's future with each connection, idle or not: here, for a pointer to it.
         Box::pin(async move { Ok::<_, std::convert::Infallible>(request::serve(&connection, request).await) })
     });
-    let serving: Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>> = match talk {
-        Talk::Http1 => Box::pin(http1().serve_connection(io, service).with_upgrades()),
-        Talk::Http2 => Box::pin(http2().serve_connection(io, service)),
-    };
     let patience = Patience {
         head: Duration::from_millis(limits.handshake_ms),
         idle: Duration::from_secs(limits.idle_s),
+        rest: (talk == Talk::Http1).then_some(rest::REST_AFTER),
     };
-    tokio::select! {
-        ended = serving => ended.inspect_err(faults::count_connection)?,
-        slow = activity.watch(patience) => match slow {
-            // An idle connection that is closed is no fault of anyone's.
-            Slow::Idle => return Ok(()),
-            slow => return Err(ServeError::Slow(slow)),
-        },
+    match talk {
+        Talk::Http1 => rest::serve(io, service, &activity, patience).await?,
+        Talk::Http2 => {
+            let serving = Box::pin(http2().serve_connection(TokioIo::new(io), service));
+            tokio::select! {
+                ended = serving => ended.inspect_err(faults::count_connection)?,
+                found = activity.watch(patience) => match found {
+                    Found::Slow(slow) => return slow.ends(),
+                    // Of HTTP/2, streams would have to rest.
+                    Found::Rest => return Ok(()),
+                },
+            }
+        }
     }
     let splice = connection
         .splice
@@ -235,16 +238,6 @@ where
         splice.await;
     }
     Ok(())
-}
-
-fn http1() -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        // `activity` times heads: hyper's own clock would cut idle connections too.
-        .header_read_timeout(None)
-        .max_buf_size(HEAD_BYTES_MAX);
-    builder
 }
 
 fn http2() -> http2::Builder<TokioExecutor> {

@@ -34,6 +34,18 @@ pub struct Activity {
     served: AtomicU64,
     /// Whether the agent speaks HTTP/2, where bytes between requests need not be a head's.
     http2: AtomicBool,
+    /// Whether more of the last request's body may come.
+    reading: AtomicBool,
+    /// Whether all that was written has left.
+    flushed: AtomicBool,
+}
+
+/// What a look at a connection finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing is left to do for a request that came, and none begins: what only requests need can go.
+    Rest,
+    Slow(Slow),
 }
 
 /// Why a connection was ended.
@@ -54,6 +66,8 @@ pub struct Patience {
     pub head: Duration,
     /// For a byte in either direction.
     pub idle: Duration,
+    /// For the next request, before the connection rests; `None` where it does already.
+    pub rest: Option<Duration>,
 }
 
 impl Activity {
@@ -68,17 +82,20 @@ impl Activity {
             held: AtomicUsize::new(0),
             served: AtomicU64::new(0),
             http2: AtomicBool::new(false),
+            reading: AtomicBool::new(false),
+            flushed: AtomicBool::new(false),
         })
     }
 
-    /// A request's head was read; it is open until the guard is dropped.
-    pub fn begin(self: &Arc<Self>, version: http::Version) -> Open {
+    /// A request's head was read, with a body or without; it is open until the guard is dropped.
+    pub fn begin(self: &Arc<Self>, version: http::Version, has_body: bool) -> Open {
         self.http2
             .store(version == http::Version::HTTP_2, Ordering::Relaxed);
         self.served.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         self.head_began.store(0, Ordering::Relaxed);
         self.body_ended();
+        self.reading.store(has_body, Ordering::Relaxed);
         Open(self.clone())
     }
 
@@ -86,6 +103,12 @@ impl Activity {
     pub fn body_ended(&self) {
         let reads = self.reads.load(Ordering::Relaxed);
         self.reads_of_request.store(reads, Ordering::Relaxed);
+        self.reading.store(false, Ordering::Relaxed);
+    }
+
+    /// Bytes came that the next request begins with.
+    pub fn head_began(&self) {
+        self.head_began.store(self.now().max(1), Ordering::Relaxed);
     }
 
     /// A verdict is waited for until the guard is dropped.
@@ -94,39 +117,46 @@ impl Activity {
         Waiting(self.clone())
     }
 
-    /// Returns when the agent has been too slow.
-    pub async fn watch(&self, patience: Patience) -> Slow {
+    /// Returns when the agent has been too slow, or its connection rests.
+    pub async fn watch(&self, patience: Patience) -> Found {
         loop {
             match self.judge(self.now(), patience) {
-                Err(slow) => return slow,
+                Err(found) => return found,
                 Ok(wait) => tokio::time::sleep(wait).await,
             }
         }
     }
 
-    /// How long nothing needs to be looked at, or what ended.
-    fn judge(&self, now: u64, patience: Patience) -> Result<Duration, Slow> {
-        let left = |since: u64, limit: Duration, slow: Slow| {
+    /// How long nothing needs to be looked at, or what was found.
+    fn judge(&self, now: u64, patience: Patience) -> Result<Duration, Found> {
+        let left = |since: u64, limit: Duration, found: Found| {
             let spent = Duration::from_millis(now.saturating_sub(since));
             limit
                 .checked_sub(spent)
                 .filter(|left| !left.is_zero())
-                .ok_or(slow)
+                .ok_or(found)
         };
+        let moved = self.moved.load(Ordering::Relaxed);
         let mut next = match self.held.load(Ordering::Relaxed) {
-            0 => left(self.moved.load(Ordering::Relaxed), patience.idle, Slow::Idle)?,
+            0 => left(moved, patience.idle, Found::Slow(Slow::Idle))?,
             _ => patience.idle,
         };
         if self.served.load(Ordering::Relaxed) == 0 {
-            next = next.min(left(0, patience.head, Slow::Silent)?);
-        } else if !self.http2.load(Ordering::Relaxed)
-            && self.open.load(Ordering::Relaxed) == 0
-            && let since @ 1.. = self.head_began.load(Ordering::Relaxed)
-        {
-            next = next.min(left(since, patience.head, Slow::Head)?);
+            next = next.min(left(0, patience.head, Found::Slow(Slow::Silent))?);
+        } else if !self.http2.load(Ordering::Relaxed) && self.open.load(Ordering::Relaxed) == 0 {
+            match (self.head_began.load(Ordering::Relaxed), patience.rest) {
+                (since @ 1.., _) => next = next.min(left(since, patience.head, Found::Slow(Slow::Head))?),
+                (0, Some(rest)) if self.is_done() => next = next.min(left(moved, rest, Found::Rest)?),
+                _ => {}
+            }
         }
-        // A head may begin right after this look, so one looks again within its time.
-        Ok(next.min(patience.head))
+        // A head may begin right after this look, or a request end, so one looks again within its time.
+        Ok(next.min(patience.head).min(patience.rest.unwrap_or(next)))
+    }
+
+    /// Whether the last request came to its end, and its answer left.
+    fn is_done(&self) -> bool {
+        self.flushed.load(Ordering::Relaxed) && !self.reading.load(Ordering::Relaxed)
     }
 
     fn now(&self) -> u64 {
@@ -144,6 +174,11 @@ impl Activity {
 
     fn wrote(&self) {
         self.moved.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Whether what was written has left.
+    fn flushed(&self, flushed: bool) {
+        self.flushed.store(flushed, Ordering::Relaxed);
     }
 }
 
@@ -208,6 +243,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Noted<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Noted<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.activity.flushed(false);
         let result = Pin::new(&mut self.io).poll_write(cx, bytes);
         if let Poll::Ready(written) = &result {
             self.activity.wrote();
@@ -222,6 +258,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Noted<IO> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.activity.flushed(false);
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         if let Poll::Ready(written) = &result {
             self.activity.wrote();
@@ -240,7 +277,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Noted<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let result = Pin::new(&mut self.io).poll_flush(cx);
+        self.activity.flushed(matches!(result, Poll::Ready(Ok(()))));
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
