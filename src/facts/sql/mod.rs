@@ -25,6 +25,7 @@ pub mod path;
 pub mod preview;
 mod session;
 mod setting;
+pub mod shape;
 mod tree;
 mod utility;
 mod walk;
@@ -36,6 +37,7 @@ use crate::facts::Slot;
 pub use path::Bare;
 use path::{PathChange, SearchPath};
 pub use session::{Parameters, Seen, SqlFacts};
+use shape::Place;
 use tree::Tree;
 
 /// Stack that parsing may need for each byte of a text, bytes: the deepest trees (`1+1+…`) have a
@@ -292,26 +294,43 @@ fn join(list: &mut Vec<String>, more: &[String]) {
     look::dedupe(list);
 }
 
+/// What was read of a text.
+pub struct Read {
+    /// Every statement, in order.
+    pub statements: cache::Statements,
+    /// For texts that differ in nothing that matters.
+    place: Option<Place>,
+}
+
 /// Every statement of a text, in order. A text without a statement gives none; one that the
 /// grammar refuses, that holds a NUL, or that is longer than `bytes_max`, gives one that is
 /// unparseable.
 pub fn read(text: &str, bytes_max: usize) -> Vec<Arc<Statement>> {
-    let refused = || vec![Arc::new(Statement::unparseable(text))];
+    read_whole(text, bytes_max).statements.to_vec()
+}
+
+/// As [`read`], for a [`cache`].
+pub fn read_whole(text: &str, bytes_max: usize) -> Read {
+    let refused = || Read {
+        statements: [Arc::new(Statement::unparseable(text))].into(),
+        place: None,
+    };
     if text.len() > bytes_max || text.contains('\0') {
         return refused();
     }
     let parse = || std::panic::catch_unwind(|| parse(text)).ok().flatten();
-    let statements = if text.len() <= SHALLOW_BYTES_MAX {
+    let read = if text.len() <= SHALLOW_BYTES_MAX {
         parse()
     } else {
         stacker::grow(STACK_BYTES_MIN + text.len() * STACK_BYTES_PER_BYTE, parse)
     };
-    statements.unwrap_or_else(refused)
+    read.unwrap_or_else(refused)
 }
 
-fn parse(text: &str) -> Option<Vec<Arc<Statement>>> {
+fn parse(text: &str) -> Option<Read> {
     let parsed = pg_query::parse(text, pg_query::ParserOptions::default()).ok()?;
     let mut statements = Vec::with_capacity(parsed.protobuf.stmts.len());
+    let mut place = None;
     for raw in &parsed.protobuf.stmts {
         let tree = Tree::of(raw.stmt.as_ref()?).ok()?;
         if tree.any(&|node| !node.name().is_empty() && !kinds::is_known(node.name())) {
@@ -328,9 +347,13 @@ fn parse(text: &str) -> Option<Vec<Arc<Statement>>> {
         if tree.name() == "PrepareStmt" {
             statement.prepares = Some(Arc::new(walk::facts_of(tree.get("query"), own)));
         }
+        place = Place::new(&tree, start..end);
         statements.push(Arc::new(statement));
     }
-    Some(statements)
+    Some(Read {
+        place: place.filter(|_| statements.len() == 1),
+        statements: statements.into(),
+    })
 }
 
 #[cfg(test)]

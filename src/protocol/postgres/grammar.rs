@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::statement::{Grammar, Parameters, Seen, Statement};
 use crate::facts::Facts;
 use crate::facts::sql::cache::Cache;
+use crate::facts::sql::shape::Shape;
 use crate::facts::sql::{self, SqlFacts};
 
 /// Reads the SQL of one session.
@@ -41,12 +42,17 @@ impl Reader {
 impl Grammar for Reader {
     fn read(&self, text: &str) -> Vec<Statement> {
         let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        // Parsed without the lock: a long text of one session holds up no other.
-        let known = cache().get(text);
+        // Looked at and parsed without the lock: a long text of one session holds up no other.
+        let kept = cache().get(text);
+        let mut shape = None;
+        let known = kept.or_else(|| {
+            shape = Shape::of(text);
+            cache().shaped(text, shape.as_ref()?)
+        });
         let read = known.unwrap_or_else(|| {
-            let read: Arc<[Arc<sql::Statement>]> = sql::read(text, self.bytes_max).into();
-            cache().put(text, read.clone());
-            read
+            let read = sql::read_whole(text, self.bytes_max);
+            cache().put(text, shape, &read);
+            read.statements
         });
         read.iter().map(|one| self.statement(one, read.len())).collect()
     }
