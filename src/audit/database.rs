@@ -143,7 +143,7 @@ impl Database {
 
     fn replay_record(&mut self, text: &[u8], hash: &Hash) -> rusqlite::Result<bool> {
         let (last, before) = &self.heads.record;
-        let row = match serde_json::from_slice::<Row>(text) {
+        let row = match serde_json::from_slice::<Row<'_>>(text) {
             Ok(row) if row.id == last + 1 && chain(before, text) == *hash => row,
             _ => return Ok(false),
         };
@@ -234,7 +234,7 @@ impl Database {
 }
 
 /// Adds the gateway's own record; the new head.
-fn append(connection: &Connection, row: &Row, heads: &Heads) -> rusqlite::Result<(u64, Hash)> {
+fn append(connection: &Connection, row: &Row<'_>, heads: &Heads) -> rusqlite::Result<(u64, Hash)> {
     let hash = chain(&heads.record.1, &row.text());
     row.insert(&mut *connection.prepare_cached(Row::INSERT)?, &hash)?;
     Ok((row.id, hash))

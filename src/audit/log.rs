@@ -101,15 +101,19 @@ impl Log {
     ///
     /// # Errors
     /// The group could not be committed, or it took longer than [`APPEND_WAIT_MS`].
-    pub async fn append(&self, record: Record) -> Result<RecordId, AuditDown> {
-        let wait = Duration::from_millis(APPEND_WAIT_MS);
-        match tokio::time::timeout(wait, self.append_inner(record)).await {
-            Ok(result) => result,
-            Err(_) => Err(AuditDown(format!("no room or no answer in {APPEND_WAIT_MS} ms"))),
+    pub fn append(&self, record: Record) -> impl Future<Output = Result<RecordId, AuditDown>> + Send {
+        // At once to where the writer gets it: a future that held it would be moved with it.
+        let record = Box::new(record);
+        async move {
+            let wait = Duration::from_millis(APPEND_WAIT_MS);
+            match tokio::time::timeout(wait, self.append_inner(record)).await {
+                Ok(result) => result,
+                Err(_) => Err(AuditDown(format!("no room or no answer in {APPEND_WAIT_MS} ms"))),
+            }
         }
     }
 
-    async fn append_inner(&self, record: Record) -> Result<RecordId, AuditDown> {
+    async fn append_inner(&self, record: Box<Record>) -> Result<RecordId, AuditDown> {
         let stopped = || AuditDown("the writer has stopped".to_owned());
         let share = self.shares.take(&record).await.map_err(|_| stopped())?;
         let room = self.room.clone().acquire_owned().await.map_err(|_| stopped())?;
@@ -124,7 +128,7 @@ impl Log {
             allows: record.verdict == "allow",
             taken: false,
         };
-        self.send(Job::Append(Box::new(record), waiter))?;
+        self.send(Job::Append(record, waiter))?;
         let answer = (&mut untaken.answer).await;
         untaken.taken = true;
         answer.map_err(|_| stopped())?

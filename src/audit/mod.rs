@@ -141,7 +141,7 @@ impl Record {
             credential: None,
             summary,
             facts: facts.into(),
-            digest: Digest::of(&[]),
+            digest: Digest::EMPTY,
             verdict: Record::NOTE,
             cause,
             rule: None,

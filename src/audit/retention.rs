@@ -110,7 +110,7 @@ pub(super) fn newest_anchor(connection: &Connection) -> rusqlite::Result<Option<
 }
 
 /// The record that carries an anchor.
-pub(super) fn anchor_row(id: u64, at_us: i64, cut: &Cut, anchor: &Anchor) -> Row {
+pub(super) fn anchor_row(id: u64, at_us: i64, cut: &Cut, anchor: &Anchor) -> Row<'static> {
     let summary = format!("records up to {} were removed by {}", anchor.record, cut.why);
     let facts = serde_json::to_string(anchor).unwrap_or_default();
     Row::of_gateway(id, at_us, PRUNED, summary, facts)

@@ -1,14 +1,16 @@
 //! A record as it is stored: its columns, and its link in the chain.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::Write as _;
 
 use rusqlite::{Statement, params};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::{Outcome, Record};
 use crate::facts::escape;
+pub(super) use crate::facts::escape::hex;
+use crate::verdict::sha256::Sha256;
 
 /// SHA-256 of a link: over the hash before it and the row's canonical content.
 pub(super) type Hash = [u8; 32];
@@ -16,47 +18,46 @@ pub(super) type Hash = [u8; 32];
 /// Bytes that the texts of most records fit in, so that they are not moved while they grow.
 const TEXT_BYTES: usize = 1 << 10;
 
-/// A stored record.
+/// A stored record, or one on its way there, which is written from where it lies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Row {
+pub struct Row<'a> {
     pub id: u64,
     /// Unix time, microseconds.
     pub at_us: i64,
-    pub step: String,
-    pub transport: String,
-    pub node: String,
-    pub login: Option<String>,
-    pub address: String,
-    pub profile: Option<String>,
-    pub endpoint: String,
-    pub credential: Option<String>,
-    pub summary: String,
+    pub step: Cow<'a, str>,
+    pub transport: Cow<'a, str>,
+    pub node: Cow<'a, str>,
+    pub login: Option<Cow<'a, str>>,
+    pub address: Cow<'a, str>,
+    pub profile: Option<Cow<'a, str>>,
+    pub endpoint: Cow<'a, str>,
+    pub credential: Option<Cow<'a, str>>,
+    pub summary: Cow<'a, str>,
     /// JSON text.
-    pub facts: String,
-    pub digest: String,
-    pub verdict: String,
-    pub cause: String,
-    pub rule: Option<String>,
-    pub reason: String,
-    pub detail: Option<String>,
+    pub facts: Cow<'a, str>,
+    pub digest: Cow<'a, str>,
+    pub verdict: Cow<'a, str>,
+    pub cause: Cow<'a, str>,
+    pub rule: Option<Cow<'a, str>>,
+    pub reason: Cow<'a, str>,
+    pub detail: Option<Cow<'a, str>>,
     /// JSON array.
-    pub approvers: String,
+    pub approvers: Cow<'a, str>,
     /// JSON array.
-    pub shadow: String,
+    pub shadow: Cow<'a, str>,
     pub judge_us: u64,
     pub wait_us: u64,
     pub policy: u64,
     /// JSON text; rows of the first version have none, and their links stay what they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<String>,
+    pub agent: Option<Cow<'a, str>>,
 }
 
-impl Row {
-    pub(super) const INSERT: &str =
+impl<'a> Row<'a> {
+    pub(super) const INSERT: &'static str =
         "INSERT INTO record VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
 
-    pub(super) fn new(id: u64, record: &Record) -> Row {
-        let text = |value: &Option<std::sync::Arc<str>>| value.as_deref().map(str::to_owned);
+    pub(super) fn new(id: u64, record: &'a Record) -> Row<'a> {
         Row {
             id,
             at_us: record.at_us,
@@ -67,54 +68,54 @@ impl Row {
                 crate::verdict::Step::Preview => "preview",
                 crate::verdict::Step::Passthrough => "passthrough",
             }
-            .to_owned(),
-            transport: record.transport.to_owned(),
-            node: record.node.clone(),
-            login: record.login.clone(),
-            address: record.address.clone(),
-            profile: text(&record.profile),
-            endpoint: record.endpoint.to_string(),
-            credential: text(&record.credential),
-            summary: record.summary.clone(),
-            facts: record.facts.as_str().to_owned(),
-            digest: hex(record.digest.as_bytes()),
-            verdict: record.verdict.to_owned(),
-            cause: record.cause.to_owned(),
-            rule: text(&record.rule),
-            reason: record.reason.clone(),
-            detail: record.detail.clone(),
-            approvers: json(&record.approvers),
-            shadow: json(&record.shadow),
+            .into(),
+            transport: record.transport.into(),
+            node: (&record.node).into(),
+            login: record.login.as_deref().map(Cow::from),
+            address: (&record.address).into(),
+            profile: record.profile.as_deref().map(Cow::from),
+            endpoint: (&*record.endpoint).into(),
+            credential: record.credential.as_deref().map(Cow::from),
+            summary: (&record.summary).into(),
+            facts: record.facts.as_str().into(),
+            digest: hex(record.digest.as_bytes()).into(),
+            verdict: record.verdict.into(),
+            cause: record.cause.into(),
+            rule: record.rule.as_deref().map(Cow::from),
+            reason: (&record.reason).into(),
+            detail: record.detail.as_deref().map(Cow::from),
+            approvers: array(&record.approvers),
+            shadow: array(&record.shadow),
             judge_us: record.judge_us & i64::MAX as u64,
             wait_us: record.wait_us & i64::MAX as u64,
             policy: record.policy & i64::MAX as u64,
-            agent: record.agent.as_ref().map(json),
+            agent: record.agent.as_ref().map(|agent| json(agent).into()),
         }
     }
 
     /// A record of what the gateway did to the log itself.
-    pub(super) fn of_gateway(id: u64, at_us: i64, cause: &str, summary: String, facts: String) -> Row {
+    pub(super) fn of_gateway(id: u64, at_us: i64, cause: &'a str, summary: String, facts: String) -> Row<'a> {
         Row {
             id,
             at_us,
-            step: "gateway".to_owned(),
-            transport: "none".to_owned(),
-            node: "gateway".to_owned(),
+            step: "gateway".into(),
+            transport: "none".into(),
+            node: "gateway".into(),
             login: None,
-            address: String::new(),
+            address: "".into(),
             profile: None,
-            endpoint: "gateway".to_owned(),
+            endpoint: "gateway".into(),
             credential: None,
-            summary,
-            facts,
-            digest: crate::verdict::Digest::of(&[]).to_string(),
-            verdict: "note".to_owned(),
-            cause: cause.to_owned(),
+            summary: summary.into(),
+            facts: facts.into(),
+            digest: crate::verdict::Digest::EMPTY.to_string().into(),
+            verdict: "note".into(),
+            cause: cause.into(),
             rule: None,
-            reason: String::new(),
+            reason: "".into(),
             detail: None,
-            approvers: "[]".to_owned(),
-            shadow: "[]".to_owned(),
+            approvers: NONE.into(),
+            shadow: NONE.into(),
             judge_us: 0,
             wait_us: 0,
             policy: 0,
@@ -163,7 +164,7 @@ impl Row {
             ("approvers", Some(&self.approvers)),
             ("shadow", Some(&self.shadow)),
         ] {
-            text(&mut out, name, value.map(String::as_str));
+            text(&mut out, name, value.map(AsRef::as_ref));
         }
         number(&mut out, "judge_us", &self.judge_us);
         number(&mut out, "wait_us", &self.wait_us);
@@ -208,36 +209,41 @@ impl Row {
     }
 
     /// Reads `SELECT * FROM record`.
-    pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Row, Hash)> {
+    pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Row<'static>, Hash)> {
         let number = |index| row.get::<_, i64>(index).map(|value| value as u64);
+        let text = |index| row.get::<_, String>(index).map(Cow::from);
+        let maybe = |index| {
+            row.get::<_, Option<String>>(index)
+                .map(|text| text.map(Cow::from))
+        };
         let record = Row {
             id: number(0)?,
             at_us: row.get(1)?,
-            step: row.get(2)?,
-            transport: row.get(3)?,
-            node: row.get(4)?,
-            login: row.get(5)?,
-            address: row.get(6)?,
-            profile: row.get(7)?,
-            endpoint: row.get(8)?,
-            credential: row.get(9)?,
-            summary: row.get(10)?,
-            facts: row.get(11)?,
-            digest: row.get(12)?,
-            verdict: row.get(13)?,
-            cause: row.get(14)?,
-            rule: row.get(15)?,
-            reason: row.get(16)?,
-            detail: row.get(17)?,
-            approvers: row.get(18)?,
-            shadow: row.get(19)?,
+            step: text(2)?,
+            transport: text(3)?,
+            node: text(4)?,
+            login: maybe(5)?,
+            address: text(6)?,
+            profile: maybe(7)?,
+            endpoint: text(8)?,
+            credential: maybe(9)?,
+            summary: text(10)?,
+            facts: text(11)?,
+            digest: text(12)?,
+            verdict: text(13)?,
+            cause: text(14)?,
+            rule: maybe(15)?,
+            reason: text(16)?,
+            detail: maybe(17)?,
+            approvers: text(18)?,
+            shadow: text(19)?,
             judge_us: number(20)?,
             wait_us: number(21)?,
             policy: number(22)?,
-            agent: match row.get("agent") {
+            agent: match row.get::<_, Option<String>>("agent") {
                 // A log that a gateway of the first version wrote, and none has opened since.
                 Err(rusqlite::Error::InvalidColumnName(_)) => None,
-                agent => agent?,
+                agent => agent?.map(Cow::from),
             },
         };
         Ok((record, row.get("hash")?))
@@ -320,6 +326,16 @@ impl OutcomeRow {
     }
 }
 
+/// An empty array.
+const NONE: &str = "[]";
+
+fn array(names: &[impl Serialize]) -> Cow<'static, str> {
+    match names {
+        [] => NONE.into(),
+        names => json(&names).into(),
+    }
+}
+
 /// As `Display` of a [`serde_json::Value`], without its formatter.
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
@@ -330,16 +346,7 @@ pub(super) fn chain(before: &Hash, text: &[u8]) -> Hash {
     let mut hash = Sha256::new();
     hash.update(before);
     hash.update(text);
-    hash.finalize().into()
-}
-
-pub(super) fn hex(hash: &Hash) -> String {
-    let digit = |digit: u8| char::from_digit(u32::from(digit), 16).unwrap_or_default();
-    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
-        text.push(digit(byte >> 4));
-        text.push(digit(byte & 15));
-        text
-    })
+    hash.finish()
 }
 
 #[cfg(test)]
@@ -358,7 +365,7 @@ mod tests {
             &mut row.detail,
             &mut row.agent,
         ] {
-            *own = Some("x é \u{1}".to_owned());
+            *own = Some("x é \u{1}".into());
         }
         (row.judge_us, row.wait_us, row.policy) = (1, 2, u64::MAX);
         assert_eq!(row.text(), serde_json::to_vec(&row).unwrap());

@@ -8,6 +8,15 @@ const EACH: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = EACH << 7;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
+/// Bytes in lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |digit: u8| char::from(HEX[usize::from(digit & 15)]);
+    let pairs = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]);
+    let mut text = String::with_capacity(2 * bytes.len());
+    text.extend(pairs);
+    text
+}
+
 /// Adds a text with its quotes.
 pub(crate) fn text(out: &mut Vec<u8>, text: &str) {
     let bytes = text.as_bytes();
@@ -66,6 +75,11 @@ mod tests {
             text(&mut out, &given);
             proptest::prop_assert_eq!(out, serde_json::to_vec(&given).unwrap());
         }
+    }
+
+    #[test]
+    fn bytes_are_written_in_hex() {
+        assert_eq!(hex(&[0, 0x0f, 0xa9, 0xff]), "000fa9ff");
     }
 
     #[test]

@@ -15,6 +15,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 
+use crate::facts::escape;
+
 /// How long the CA certificate is valid.
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -133,12 +135,7 @@ impl Authority {
 
 /// SHA-256 of a certificate's DER, in lower-case hex.
 pub fn fingerprint(der: &[u8]) -> String {
-    let mut text = String::with_capacity(64);
-    for byte in Sha256::digest(der) {
-        text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
-        text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or('0'));
-    }
-    text
+    escape::hex(&Sha256::digest(der))
 }
 
 /// Sets a certificate's validity. (The type of its moments belongs to a crate we do not name.)

@@ -20,6 +20,7 @@ pub mod preview;
 pub mod rate;
 #[cfg(feature = "daemon")]
 mod record;
+pub(crate) mod sha256;
 
 use std::sync::Arc;
 

@@ -6,8 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use sha2::{Digest as _, Sha256};
-
+use super::sha256::Sha256;
 use crate::audit::RecordId;
 
 /// SHA-256 over the bytes of an action.
@@ -15,8 +14,16 @@ use crate::audit::RecordId;
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// Of no bytes.
+    pub const EMPTY: Digest = Digest([
+        0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27,
+        0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+    ]);
+
     pub fn of(bytes: &[u8]) -> Self {
-        Digest(Sha256::digest(bytes).into())
+        let mut hash = Sha256::new();
+        hash.update(bytes);
+        Digest(hash.finish())
     }
 
     /// The digest of several pieces, each preceded by its length, so that no two ways of cutting
@@ -24,10 +31,10 @@ impl Digest {
     pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
-            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(&(part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        Digest(hash.finalize().into())
+        Digest(hash.finish())
     }
 
     pub fn as_bytes(&self) -> &[u8; 32] {

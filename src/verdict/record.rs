@@ -202,7 +202,7 @@ pub(super) fn blank(identity: &Identity, profile: Option<Arc<str>>, endpoint: Ar
         credential: None,
         summary: String::new(),
         facts: FactsText::default(),
-        digest: Digest::of(&[]),
+        digest: Digest::EMPTY,
         verdict: "deny",
         cause: "no_rule",
         rule: None,

@@ -115,7 +115,7 @@ fn binary(bytes: &[u8], oid: u32) -> Option<String> {
             let value = f64::from_be_bytes(bytes.try_into().ok()?);
             (value == 0.0 || PLAIN_FLOATS.contains(&value.abs())).then(|| value.to_string())
         }
-        BYTEA => Some(shown::hex(bytes)),
+        BYTEA => Some(shown::bytea(bytes)),
         JSONB => match bytes.split_first()? {
             (&JSONB_VERSION, text) => String::from_utf8(text.to_vec()).ok(),
             _ => None,

@@ -8,6 +8,7 @@ use chrono::{NaiveDate, NaiveTime, TimeDelta};
 use serde_json::Value;
 
 use super::binary;
+use crate::facts::escape;
 
 const DATE: u32 = 1082;
 const TIME: u32 = 1083;
@@ -31,16 +32,13 @@ pub(super) fn shown(bytes: &[u8], oid: u32) -> String {
             0 => String::new(),
             oid => format!(" of type {oid}"),
         };
-        format!("{} bytes{what}: {}", bytes.len(), hex(bytes))
+        format!("{} bytes{what}: {}", bytes.len(), bytea(bytes))
     })
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold("\\x".to_owned(), |mut text, byte| {
-        text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or_default());
-        text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or_default());
-        text
-    })
+/// As PostgreSQL writes `bytea`.
+pub(super) fn bytea(bytes: &[u8]) -> String {
+    format!("\\x{}", escape::hex(bytes))
 }
 
 fn read(bytes: &[u8], oid: u32) -> Option<String> {
