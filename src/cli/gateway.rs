@@ -49,6 +49,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(1));
         }
     };
+    // What is freed goes back to the system also while the gateway has nothing to do. Only here: `run` makes namespaces,
+    // for which a process may have one thread.
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::warn!(%error, "memory that is free is given back late");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(start::serve(args.config, policy))?;
     Ok(ExitCode::SUCCESS)

@@ -4,6 +4,7 @@
 //! some hundred members is not copied member by member first.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -16,7 +17,7 @@ use crate::audit::FACT_BYTES_MAX;
 /// What replaces every known secret in a text.
 pub type Scrub<'a> = dyn for<'t> Fn(&'t str) -> Cow<'t, str> + 'a;
 
-/// Names of members whose meaning is remembered while a value is written: a list's objects have the same ones.
+/// Names of members that are remembered while a fact is written: a list's objects have the same ones.
 const NAMES_REMEMBERED: usize = 8;
 
 /// Facts as one JSON object, or `null`; see [`Facts::to_json`]. A fact over [`FACT_BYTES_MAX`] stands as
@@ -89,8 +90,16 @@ struct Writer<'a> {
     out: Vec<u8>,
     mask: &'a Mask,
     scrub: &'a Scrub<'a>,
-    /// Names of members, and whether they say that a text is a credential.
-    names: Vec<(&'a str, bool)>,
+    names: Vec<Named<'a>>,
+}
+
+/// The name of a member that was written before.
+struct Named<'a> {
+    name: &'a str,
+    /// Where it stands in what was written, with its colon.
+    at: Range<usize>,
+    /// Whether it says that a text is a credential, once that was looked at.
+    means_credential: Option<bool>,
 }
 
 impl<'a> Writer<'a> {
@@ -134,6 +143,8 @@ impl<'a> Writer<'a> {
     /// Replaces the fact that begins at `start` if it is too long.
     fn bound(&mut self, start: usize) {
         let bytes = self.out.len() - start;
+        // What is remembered stands in the fact.
+        self.names.clear();
         if bytes > FACT_BYTES_MAX {
             self.out.truncate(start);
             self.write(&serde_json::json!({ "unknown": "truncated", "bytes": bytes }));
@@ -202,9 +213,9 @@ impl<'a> Writer<'a> {
         let is_secret = members.get("kind").and_then(Value::as_str) == Some("Secret");
         self.out.push(b'{');
         for (name, value) in members {
-            self.name(name);
+            let known = self.member(name);
             let is_content = is_secret && matches!(name.as_str(), "data" | "stringData");
-            if is_content || value.is_string() && self.means_credential(name) {
+            if is_content || value.is_string() && self.means_credential(known, name) {
                 let mut masked = value.clone();
                 mask_all(&mut masked);
                 self.scrubbed(&masked);
@@ -215,15 +226,33 @@ impl<'a> Writer<'a> {
         self.out.push(b'}');
     }
 
-    fn means_credential(&mut self, name: &'a str) -> bool {
-        if let Some((_, means)) = self.names.iter().find(|(own, _)| *own == name) {
-            return *means;
+    /// Writes a member's name, and where it is remembered.
+    fn member(&mut self, name: &'a str) -> Option<usize> {
+        self.comma();
+        if let Some(known) = self.names.iter().position(|known| known.name == name) {
+            let at = self.names.get(known).map_or(0..0, |known| known.at.clone());
+            self.out.extend_from_within(at);
+            return Some(known);
         }
-        let means = self.mask.is_member(name);
-        if self.names.len() < NAMES_REMEMBERED {
-            self.names.push((name, means));
+        let start = self.out.len();
+        self.text(name);
+        self.out.push(b':');
+        (self.names.len() < NAMES_REMEMBERED).then(|| {
+            self.names.push(Named {
+                name,
+                at: start..self.out.len(),
+                means_credential: None,
+            });
+            self.names.len() - 1
+        })
+    }
+
+    fn means_credential(&mut self, known: Option<usize>, name: &str) -> bool {
+        let mask = self.mask;
+        match known.and_then(|known| self.names.get_mut(known)) {
+            Some(known) => *known.means_credential.get_or_insert_with(|| mask.is_member(name)),
+            None => mask.is_member(name),
         }
-        means
     }
 
     /// What is masked already.

@@ -157,7 +157,8 @@ impl Pool {
                 Err(unsent) => unsent,
             };
         }
-        let sent = match self.open(permit, to, &key).await? {
+        // On the heap, as it is seldom come to: a request's own future has no room for it.
+        let sent = match Box::pin(self.open(permit, to, &key)).await? {
             Fresh::Http1(kept) => self.exchange1(&key, kept, request, to.answer).await?,
             Fresh::Http2(kept) => exchange2(kept.sender, request, to).await?,
         };
@@ -179,7 +180,7 @@ impl Pool {
     /// No connection could be made.
     pub async fn probe(self: &Arc<Self>, permit: &Permit, to: &To<'_>) -> Result<Version, SendError> {
         let key = Key::of(to);
-        Ok(match self.open(permit, to, &key).await? {
+        Ok(match Box::pin(self.open(permit, to, &key)).await? {
             Fresh::Http1(kept) => {
                 // The agent will be offered HTTP/1.1, and ask for that.
                 self.keep.keep_http1(key.over(Version::Http1), kept);

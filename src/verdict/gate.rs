@@ -251,7 +251,8 @@ impl Gate {
                     asked,
                     stayed: false,
                 };
-                let decided = self.ask_chain(&policy, agent, (action, how), (rule, reason), &chain);
+                // Most actions are never put before anyone: their futures have no room for it.
+                let decided = Box::pin(self.ask_chain(&policy, agent, (action, how), (rule, reason), &chain));
                 let decided = decided.await;
                 left.stayed();
                 // People took their time: the policy of now must still want this action of this agent to pass.

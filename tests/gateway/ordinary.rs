@@ -42,6 +42,11 @@ async fn an_ordinary_user_can_be_the_gateway() {
     let world = World::start_by_nobody(&format!("{database}{policy}"));
     let status = std::fs::read_to_string(format!("/proc/{}/status", world.gateway_id())).unwrap();
     assert!(status.contains("Uid:\t65534\t65534\t65534\t65534"), "{status}");
+    // What it frees goes back also while nothing is asked of it.
+    let threads = std::fs::read_dir(format!("/proc/{}/task", world.gateway_id())).unwrap();
+    let mut names =
+        threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")).unwrap());
+    assert!(names.any(|name| name.trim() == "jemalloc_bg_thd"));
     assert_eq!(psql(&world, "select current_user"), "app\n");
     assert!(psql(&world, "create table t ()").contains("42501"));
     let bearer = "Authorization: Bearer {{pat}}\r\n";

@@ -7,6 +7,7 @@ use std::fmt;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 use crate::facts::{Blind, Fact};
@@ -159,14 +160,13 @@ impl<'de> Visitor<'de> for UniqueSeed<'_> {
         let mut object = Map::new();
         let mut folds = false;
         while let Some(key) = entries.next_key::<String>()? {
-            if object.contains_key(&key) {
-                return Err(de::Error::custom(DUPLICATE));
-            }
             folds |= key
                 .bytes()
                 .any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii());
-            let value = entries.next_value_seed(self)?;
-            object.insert(key, value);
+            match object.entry(key) {
+                Entry::Vacant(place) => place.insert(entries.next_value_seed(self)?),
+                Entry::Occupied(_) => return Err(de::Error::custom(DUPLICATE)),
+            };
         }
         // Keys of small ASCII letters alone differ in every fold.
         if folds && !differ_when_folded(object.keys()) {

@@ -121,13 +121,19 @@ impl<J: Judge> Exchange<'_, J> {
                 }
             };
             let stop = match ruling {
-                Ok(permit) if permit.covers(&action.digest) => match still(offer.as_ref(), &permit).await {
-                    Ok(()) => {
-                        permits.push(permit);
-                        continue;
+                Ok(permit) if permit.covers(&action.digest) => {
+                    let still = match &offer {
+                        Some(offer) => Box::pin(still(offer, &permit)).await,
+                        None => Ok(()),
+                    };
+                    match still {
+                        Ok(()) => {
+                            permits.push(permit);
+                            continue;
+                        }
+                        Err(refusal) => Stop::Refused(refusal),
                     }
-                    Err(refusal) => Stop::Refused(refusal),
-                },
+                }
                 Ok(_) => Stop::Refused(Refusal::new(Cause::Malformed, "the request changed")),
                 Err(refusal) => Stop::Denied(refusal),
             };

@@ -149,7 +149,7 @@ async fn offer<J: Judge>(
     };
     let spoken = match shared.pool.spoken(&to) {
         Some(version) => Some(version),
-        None => timeout(limit, send::probe(shared, claimed, &to))
+        None => timeout(limit, Box::pin(send::probe(shared, claimed, &to)))
             .await
             .ok()
             .flatten(),

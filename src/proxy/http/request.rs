@@ -92,11 +92,12 @@ pub(crate) async fn serve<J: Judge>(
     connection: &Arc<Connection<J>>,
     mut request: Request<Incoming>,
 ) -> Response<Download> {
-    let open = connection.activity.begin(request.version());
+    let has_body = !request.body().is_end_stream();
+    let open = connection.activity.begin(request.version(), has_body);
     let asks = request.headers().contains_key(UPGRADE);
     let on_upgrade = asks.then(|| hyper::upgrade::on(&mut request));
     let mut response = match connection.shared.endpoint(&connection.claimed.endpoint) {
-        None => gone(connection, &request).await,
+        None => Box::pin(gone(connection, &request)).await,
         Some((endpoint, limits)) => {
             let mut exchange = Exchange {
                 connection,
@@ -121,7 +122,7 @@ pub(crate) async fn serve<J: Judge>(
             let voice = Voice::of(&parts);
             match exchange.run(parts, incoming).await {
                 Ok(response) => response,
-                Err(stop) => voice.say(exchange.stopped(stop, &line).await),
+                Err(stop) => voice.say(Box::pin(exchange.stopped(stop, &line)).await),
             }
         }
     };
@@ -176,11 +177,11 @@ impl<J: Judge> Exchange<'_, J> {
             return Err(Stop::Malformed(Malformed::Rpc));
         };
         let answer = self.send(first, parts, taken, credential).await;
-        let status = match &answer {
-            Ok(response) => format!("HTTP {}", response.status().as_u16()),
-            Err(_) => "no answer".to_owned(),
-        };
         for permit in permits {
+            let status = match &answer {
+                Ok(response) => format!("HTTP {}", response.status().as_u16()),
+                Err(_) => "no answer".to_owned(),
+            };
             self.finish(&permit, &status);
         }
         answer

@@ -99,8 +99,7 @@ impl<J: Judge> Exchange<'_, J> {
 
 /// Whether what a permitted request changes is still what people were shown; so it is where they were shown
 /// nothing.
-pub(super) async fn still<J: Judge>(offer: Option<&Offer<J>>, permit: &Permit) -> Result<(), Refusal> {
-    let Some(offer) = offer else { return Ok(()) };
+pub(super) async fn still<J: Judge>(offer: &Offer<J>, permit: &Permit) -> Result<(), Refusal> {
     let shown = offer.shown.lock().unwrap_or_else(PoisonError::into_inner).take();
     let (Some(shown), Ok(trial)) = (shown, &offer.trial) else {
         return Ok(());
