@@ -21,11 +21,6 @@ impl<IO> Replayed<IO> {
             ahead: ahead.into(),
         }
     }
-
-    /// The stream, once what was read before was given.
-    pub fn into_inner(self) -> IO {
-        self.io
-    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Replayed<IO> {

@@ -8,7 +8,7 @@ use super::shape::{Pattern, Shape};
 use super::{Read, Statement};
 
 /// Texts longer than this are not kept, bytes.
-const KEPT_TEXT_BYTES_MAX: usize = 4 << 10;
+pub(super) const KEPT_TEXT_BYTES_MAX: usize = 4 << 10;
 
 /// The statements of one text.
 pub type Statements = Arc<[Arc<Statement>]>;
@@ -17,7 +17,7 @@ pub type Statements = Arc<[Arc<Statement>]>;
 /// is full it is emptied by half: what is in use comes back at once, and no list has to be kept in order on every hit.
 pub struct Cache {
     texts: HashMap<Box<str>, Statements>,
-    shapes: HashMap<Box<[u8]>, Pattern>,
+    shapes: HashMap<Box<[u8]>, Arc<Pattern>>,
     entries_max: usize,
 }
 
@@ -36,15 +36,16 @@ impl Cache {
         self.texts.get(text).cloned()
     }
 
-    /// The statement of a text of this shape, if another one of it was read that differs in nothing that matters.
-    pub fn shaped(&self, text: &str, shape: &Shape) -> Option<Statements> {
-        let statement = self.shapes.get(shape.key.as_slice())?.statement(text, shape)?;
-        Some([Arc::new(statement)].into())
+    /// What was read of a text of this shape.
+    pub fn shaped(&self, shape: &Shape) -> Option<Arc<Pattern>> {
+        self.shapes.get(shape.key.as_slice()).cloned()
     }
 
     /// Keeps what was read of a text, unless it is long: for all texts of its shape, where it speaks for them.
     pub fn put(&mut self, text: &str, shape: Option<Shape>, read: &Read) {
-        if text.len() > KEPT_TEXT_BYTES_MAX || self.entries_max == 0 {
+        // That a text could not be parsed may have been for want of a descriptor.
+        let refused = read.statements.iter().any(|statement| statement.unparseable);
+        if text.len() > KEPT_TEXT_BYTES_MAX || self.entries_max == 0 || refused {
             return;
         }
         let pattern = shape
@@ -56,7 +57,7 @@ impl Cache {
         match (shape, pattern) {
             (Some(shape), Some(pattern)) => {
                 make_room(&mut self.shapes, self.entries_max);
-                self.shapes.insert(shape.key.into(), pattern);
+                self.shapes.insert(shape.key.into(), Arc::new(pattern));
             }
             _ => {
                 make_room(&mut self.texts, self.entries_max);
@@ -104,6 +105,8 @@ mod tests {
         let long = format!("select '{}'", "x".repeat(KEPT_TEXT_BYTES_MAX));
         cache.read(&long, 1 << 20);
         assert!(!cache.texts.contains_key(long.as_str()));
+        cache.read("select from where", 1 << 10);
+        assert!(cache.get("select from where").is_none());
         let mut none = Cache::new(0);
         none.read("select 1", 1 << 10);
         assert_eq!(none.texts.len(), 0);

@@ -595,6 +595,17 @@ fn what_unread_code_does_is_unknown() {
             unread.clone(),
         ),
         ("select a from t where a = 1 limit 5", true.into(), 5.into()),
+        // A thing that is compared with itself, wherever it stands.
+        (
+            "delete from t where (a in (1)) = (a in (1))",
+            false.into(),
+            serde_json::Value::Null,
+        ),
+        (
+            "delete from t where array[a] = array[a]",
+            false.into(),
+            serde_json::Value::Null,
+        ),
     ] {
         assert_eq!(json(text, Slot::SqlHasWhere), has_where, "{text}");
         assert_eq!(json(text, Slot::SqlRowLimit), row_limit, "{text}");

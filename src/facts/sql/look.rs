@@ -138,6 +138,15 @@ pub(super) fn is_constant(condition: &Tree) -> bool {
     }
 }
 
+/// Fields that say where something stands in the text.
+const PLACES: [&str; 5] = [
+    "location",
+    "list_start",
+    "list_end",
+    "rexpr_list_start",
+    "rexpr_list_end",
+];
+
 /// A tree without the places in the text, so that two equal expressions are equal.
 pub(super) fn bare(tree: &Tree) -> Tree {
     match tree {
@@ -146,7 +155,7 @@ pub(super) fn bare(tree: &Tree) -> Tree {
             name,
             fields
                 .iter()
-                .filter(|(field, _)| *field != "location")
+                .filter(|(field, _)| !PLACES.contains(field))
                 .map(|(field, value)| (*field, bare(value)))
                 .collect(),
         ),

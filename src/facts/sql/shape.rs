@@ -15,6 +15,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::cache::KEPT_TEXT_BYTES_MAX;
 use super::tree::Tree;
 use super::{Effect, Statement};
 
@@ -23,16 +24,29 @@ const HOLE: u8 = 0;
 /// Digits of an integer: nine are never too many for 32 bits, where a constant becomes another node.
 const DIGITS_MAX: usize = 9;
 
+/// Integers of a text that has a shape: what is known of each is kept.
+const RUNS_MAX: usize = 16;
+
 /// A text with its integers cut out.
 #[derive(Debug)]
 pub struct Shape {
     pub(super) key: Vec<u8>,
-    runs: Vec<Range<usize>>,
+    runs: Vec<Run>,
+}
+
+/// An integer of a text: it has no other spelling.
+#[derive(Debug)]
+struct Run {
+    at: Range<usize>,
+    value: u32,
 }
 
 impl Shape {
-    /// `None` where a text has no such integer, or may be scanned otherwise.
+    /// `None` where a text has no such integer, too many, is too long to be kept, or may be scanned otherwise.
     pub fn of(text: &str) -> Option<Shape> {
+        if text.len() > KEPT_TEXT_BYTES_MAX {
+            return None;
+        }
         let bytes = text.as_bytes();
         let mut shape = Shape {
             key: Vec::with_capacity(bytes.len()),
@@ -48,8 +62,15 @@ impl Shape {
                     let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
                     let behind = rest.get(length).copied();
                     if length <= DIGITS_MAX && behind.is_none_or(stands_behind) {
+                        if shape.runs.len() == RUNS_MAX {
+                            return None;
+                        }
+                        let at = at..at + length;
                         shape.key.push(HOLE);
-                        shape.runs.push(at..at + length);
+                        shape.runs.push(Run {
+                            value: text.get(at.clone())?.parse().ok()?,
+                            at,
+                        });
                     } else {
                         shape.key.extend_from_slice(rest.get(..length)?);
                     }
@@ -125,12 +146,12 @@ fn compared(arm: &Tree) -> Option<usize> {
 
 /// What was read of one text, for all that have its shape.
 #[derive(Debug)]
-pub(super) struct Pattern {
+pub struct Pattern {
     statement: Arc<Statement>,
     /// Bytes of the text before and behind the statement.
     around: (usize, usize),
-    /// The integers that have to be the same: which they are, and their digits.
-    fixed: Vec<(usize, Box<str>)>,
+    /// Each integer, where it has to be the same.
+    fixed: Vec<Option<u32>>,
 }
 
 impl Pattern {
@@ -142,30 +163,24 @@ impl Pattern {
         statement: &Arc<Statement>,
     ) -> Option<Pattern> {
         let is_whole = statement.effect == Effect::None && statement.prepares.is_none();
-        let mut fixed = Vec::new();
-        for (at, run) in shape.runs.iter().enumerate() {
-            if !place.free.contains(&run.start) {
-                fixed.push((at, text.get(run.clone())?.into()));
-            }
-        }
+        let is_fixed = |run: &Run| !place.free.contains(&run.at.start);
+        let fixed = shape.runs.iter().map(|run| is_fixed(run).then_some(run.value));
+        let fixed: Vec<_> = fixed.collect();
         let behind = text.len().checked_sub(place.range.end)?;
         // What is cut off by its length has to have its length.
-        let first = shape.runs.first()?.start >= place.range.start;
-        let last = shape.runs.last()?.end <= place.range.end;
-        (is_whole && first && last && fixed.len() < shape.runs.len()).then(|| Pattern {
+        let first = shape.runs.first()?.at.start >= place.range.start;
+        let last = shape.runs.last()?.at.end <= place.range.end;
+        (is_whole && first && last && fixed.contains(&None)).then(|| Pattern {
             statement: statement.clone(),
             around: (place.range.start, behind),
             fixed,
         })
     }
 
-    /// The statement of a text of this shape.
-    pub(super) fn statement(&self, text: &str, shape: &Shape) -> Option<Statement> {
-        let same = |(at, digits): &(usize, Box<str>)| {
-            let run = shape.runs.get(*at).and_then(|run| text.get(run.clone()));
-            run == Some(digits)
-        };
-        if !self.fixed.iter().all(same) {
+    /// The statement of a text of this shape, if it differs in nothing else.
+    pub fn statement(&self, text: &str, shape: &Shape) -> Option<Statement> {
+        let mut each = self.fixed.iter().zip(&shape.runs);
+        if !each.all(|(fixed, run)| fixed.is_none_or(|value| value == run.value)) {
             return None;
         }
         let (before, behind) = self.around;
@@ -189,10 +204,12 @@ mod tests {
     fn after(first: &str, text: &str) -> Option<Vec<Arc<Statement>>> {
         let mut cache = Cache::new(8);
         cache.read(first, 1 << 10);
-        cache
-            .get(text)
-            .or_else(|| cache.shaped(text, &Shape::of(text)?))
-            .map(|read| read.to_vec())
+        if let Some(read) = cache.get(text) {
+            return Some(read.to_vec());
+        }
+        let shape = Shape::of(text)?;
+        let statement = cache.shaped(&shape)?.statement(text, &shape)?;
+        Some(vec![Arc::new(statement)])
     }
 
     #[test]
@@ -292,6 +309,16 @@ mod tests {
         ] {
             assert_eq!(after(first, text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_text_with_many_integers_or_many_bytes_has_no_shape() {
+        let list = |count: usize| format!("id = 1 and b in (1{})", " , 1".repeat(count - 2));
+        assert_eq!(Shape::of(&list(RUNS_MAX)).unwrap().runs.len(), RUNS_MAX);
+        assert!(Shape::of(&list(RUNS_MAX + 1)).is_none());
+        let long = |bytes: usize| format!("{:bytes$}", "id = 1");
+        assert!(Shape::of(&long(KEPT_TEXT_BYTES_MAX)).is_some());
+        assert!(Shape::of(&long(KEPT_TEXT_BYTES_MAX + 1)).is_none());
     }
 
     proptest! {

@@ -42,14 +42,15 @@ impl Reader {
 impl Grammar for Reader {
     fn read(&self, text: &str) -> Vec<Statement> {
         let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        // Looked at and parsed without the lock: a long text of one session holds up no other.
-        let kept = cache().get(text);
-        let mut shape = None;
-        let known = kept.or_else(|| {
-            shape = Shape::of(text);
-            cache().shaped(text, shape.as_ref()?)
-        });
+        // Parsed, or put together, without the lock: a long text of one session holds up no other.
+        let known = cache().get(text);
         let read = known.unwrap_or_else(|| {
+            let shape = Shape::of(text);
+            let pattern = shape.as_ref().and_then(|shape| cache().shaped(shape));
+            let shaped = pattern.zip(shape.as_ref());
+            if let Some(own) = shaped.and_then(|(pattern, shape)| pattern.statement(text, shape)) {
+                return [Arc::new(own)].into();
+            }
             let read = sql::read_whole(text, self.bytes_max);
             cache().put(text, shape, &read);
             read.statements

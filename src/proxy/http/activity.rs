@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::faults::Resets;
@@ -99,6 +100,14 @@ impl Activity {
         Open(self.clone())
     }
 
+    /// The body of the request that was begun last, for whoever reads it.
+    pub fn reading(self: &Arc<Self>) -> Reading {
+        Reading {
+            activity: self.clone(),
+            number: self.served.load(Ordering::Relaxed),
+        }
+    }
+
     /// The body of the open request was read to its end.
     pub fn body_ended(&self) {
         let reads = self.reads.load(Ordering::Relaxed);
@@ -182,6 +191,21 @@ impl Activity {
     }
 }
 
+/// A request's body that is read by another task, which may come to its end when the next request has begun.
+pub struct Reading {
+    activity: Arc<Activity>,
+    number: u64,
+}
+
+impl Reading {
+    /// It was read to its end.
+    pub fn ended(self) {
+        if self.activity.served.load(Ordering::Relaxed) == self.number {
+            self.activity.body_ended();
+        }
+    }
+}
+
 /// An open request.
 pub struct Open(Arc<Activity>);
 
@@ -214,6 +238,8 @@ pub struct Noted<IO> {
     io: IO,
     activity: Arc<Activity>,
     resets: Resets,
+    /// What was read of it, and is to be read again.
+    unread: Bytes,
 }
 
 impl<IO> Noted<IO> {
@@ -222,7 +248,14 @@ impl<IO> Noted<IO> {
             io,
             activity,
             resets: Resets::default(),
+            unread: Bytes::new(),
         }
+    }
+
+    /// Puts back what was read last.
+    pub(super) fn unread(&mut self, bytes: Bytes) {
+        debug_assert!(self.unread.is_empty(), "who puts back has read it all");
+        self.unread = bytes;
     }
 }
 
@@ -232,6 +265,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Noted<IO> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let most = buf.remaining().min(self.unread.len());
+            buf.put_slice(&self.unread.split_to(most));
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -283,6 +321,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Noted<IO> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Whoever closes it is not done before it is closed.
+        self.activity.flushed(false);
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::activity::Activity;
+use super::activity::Reading;
 use super::faults;
 use crate::credential::PlaceholderScan;
 use crate::facts::http::method::MethodScan;
@@ -86,7 +86,7 @@ struct Streamed {
     scan: Option<PlaceholderScan>,
     method: Option<MethodScan>,
     /// Is told when the agent has said all.
-    activity: Option<Arc<Activity>>,
+    reading: Option<Reading>,
 }
 
 /// Ends when the upstream wants the body.
@@ -230,7 +230,7 @@ impl UpBody {
                 gate: None,
                 scan: None,
                 method: None,
-                activity: None,
+                reading: None,
             })),
             tally: Arc::default(),
             slots: Vec::new(),
@@ -260,9 +260,9 @@ impl UpBody {
     }
 
     /// Tells the agent's connection when the body was read to its end.
-    pub fn told(mut self, activity: Arc<Activity>) -> Self {
+    pub fn told(mut self, reading: Reading) -> Self {
         if let Source::Stream(streamed) = &mut self.from {
-            streamed.activity = Some(activity);
+            streamed.reading = Some(reading);
         }
         self
     }
@@ -321,9 +321,9 @@ impl Body for UpBody {
         if frame.is_none() || self.is_end_stream() {
             self.tally.whole.store(true, Ordering::Release);
             if let Source::Stream(streamed) = &mut self.from
-                && let Some(activity) = streamed.activity.take()
+                && let Some(reading) = streamed.reading.take()
             {
-                activity.body_ended();
+                reading.ended();
             }
         }
         Poll::Ready(frame.map(Ok))

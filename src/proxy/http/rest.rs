@@ -13,7 +13,6 @@ use hyper::service::HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::super::replay::Replayed;
 use super::activity::{Activity, Found, Noted, Patience, Slow};
 use super::download::Download;
 use super::{HEAD_BYTES_MAX, ServeError, faults};
@@ -46,10 +45,12 @@ where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Answers,
 {
-    let mut ahead = Bytes::new();
     loop {
-        let stream = TokioIo::new(Replayed::new(io, ahead));
-        let mut serving = Box::new(builder().serve_connection(stream, service).with_upgrades());
+        let mut serving = Box::new(
+            builder()
+                .serve_connection(TokioIo::new(io), service)
+                .with_upgrades(),
+        );
         let found = tokio::select! {
             ended = &mut *serving => return Ok(ended.inspect_err(faults::count_connection)?),
             found = activity.watch(patience) => found,
@@ -60,18 +61,20 @@ where
         let Some(parts) = serving.into_parts() else {
             return Ok(());
         };
-        service = parts.service;
-        io = parts.io.into_inner().into_inner();
-        ahead = match parts.read_buf.is_empty() {
-            true => match next(&mut io, activity, patience).await? {
-                Some(first) => first,
-                None => return Ok(()),
-            },
-            false => {
+        (io, service) = (parts.io.into_inner(), parts.service);
+        // Empty lines before a request are nothing (RFC 9112 section 2.2).
+        let begun = parts.read_buf.iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
+        let ahead = match begun {
+            true => {
                 activity.head_began();
                 parts.read_buf
             }
+            false => match next(&mut io, activity, patience).await? {
+                Some(first) => first,
+                None => return Ok(()),
+            },
         };
+        io.unread(ahead);
     }
 }
 
@@ -88,19 +91,22 @@ where
         rest: None,
         ..patience
     };
-    let mut first = [0; 1];
-    let read = tokio::select! {
-        read = io.read(&mut first) => read?,
-        found = activity.watch(resting) => match found {
-            Found::Slow(slow) => return slow.ends().map(|()| None),
-            Found::Rest => return Ok(None),
-        },
+    let read = async {
+        let mut first = [0; 1];
+        // One that breaks while it rests ends as one that is closed.
+        if io.read(&mut first).await.unwrap_or(0) > 0 {
+            return Some(Bytes::copy_from_slice(&first));
+        }
+        let _ = io.shutdown().await;
+        None
     };
-    if read == 0 {
-        io.shutdown().await?;
-        return Ok(None);
+    tokio::select! {
+        first = read => Ok(first),
+        found = activity.watch(resting) => match found {
+            Found::Slow(slow) => slow.ends().map(|()| None),
+            Found::Rest => Ok(None),
+        },
     }
-    Ok(Some(Bytes::copy_from_slice(&first)))
 }
 
 impl Slow {

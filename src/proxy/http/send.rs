@@ -128,14 +128,12 @@ impl<J: Judge> Exchange<'_, J> {
         let body = body.without(self.slots());
         let tally = body.tally();
         let mut ending = ending(shared, &permit, self.began, tally.clone());
-        let dialled = connection.claimed.destination.ip().to_string();
+        let by_name = connection.claimed.name.is_some();
+        let dialled = (!by_name).then(|| connection.claimed.destination.ip().to_string());
         let to = To {
             agent: &connection.claimed.agent.identity,
             endpoint: &self.endpoint,
-            dial: match connection.claimed.name {
-                Some(_) => &self.host,
-                None => &dialled,
-            },
+            dial: dialled.as_deref().unwrap_or(&self.host),
             host: &self.host,
             port: connection.claimed.destination.port(),
             identity: identity.as_ref(),
@@ -259,7 +257,7 @@ impl<J: Judge> Exchange<'_, J> {
         let body = UpBody::stream(begun)
             .scanned(scan)
             .of_one_method(self.other_method(parts))
-            .told(self.connection.activity.clone());
+            .told(self.connection.activity.reading());
         if !self.awaits_continue || version == Version::Http2 {
             parts.headers.remove(EXPECT);
             return (body, None);

@@ -148,6 +148,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("facts/sql/cache.rs", &["KEPT_TEXT_BYTES_MAX"], Test("src/facts/sql/cache.rs", "the_cache_stays_within_its_bound_and_gives_the_same_answer")),
     ("facts/sql/dialect.rs", &["NESTING_MAX", "STACK_BYTES_PER_BYTE", "STACK_BYTES_NESTING"], Test("src/facts/sql/dialect/tests.rs", "depth_and_length_are_bounded")),
     ("facts/sql/shape.rs", &["HOLE", "DIGITS_MAX"], Number),
+    ("facts/sql/shape.rs", &["RUNS_MAX"], Test("src/facts/sql/shape.rs", "a_text_with_many_integers_or_many_bytes_has_no_shape")),
     ("facts/sql/look.rs", &["NAMES_COMPARED_MAX"], Test("src/facts/sql/look.rs", "so_many_names_are_compared_and_more_at_the_end")),
     ("facts/sql/mod.rs", &["STACK_BYTES_PER_BYTE", "STACK_BYTES_MIN", "SHALLOW_BYTES_MAX"], Test("src/facts/sql/tests.rs", "what_the_grammar_refuses_is_unparseable_and_nothing_breaks")),
     ("facts/sql/path.rs", &["SCHEMAS_MAX"], Test("src/facts/sql/path.rs", "what_was_set_once_stays_and_too_many_are_unseen")),
