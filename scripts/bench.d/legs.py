@@ -206,7 +206,7 @@ class Bare(Tunnel):
     """The gateway's own libraries and tunnel, TLS in and TLS out over HTTP/1.1, and nothing else (`examples/bare.rs`)."""
 
     name = "bare"
-    works = {"get-1", "get-16", "get-64", "post-16", "tls", "down"}
+    works = {"get-1", "get-16", "get-64", "paced-16", "post-16", "tls", "down"}
 
     def start(self):
         own, own_public = self.keys("gateway")
