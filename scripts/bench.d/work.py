@@ -176,7 +176,7 @@ def raw(streams: int):
 
 
 # Seconds that connections were idle for when their memory is looked at: what they are rid of goes within that.
-IDLE_FOR = 15
+IDLE_FOR = 20
 
 
 def idle(count: int):
