@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::database::{Psql, Reached, database, policy, put_password, text};
+use crate::database::{Psql, Reached, Session, database, policy, put_password, text};
 use crate::lab::{GATEWAY_ITSELF, Gateway, Tailscaled, World, until};
 use crate::postgres::Server;
 
@@ -268,32 +268,41 @@ fn a_change_of_tag_ends_the_session_with_a_device() {
 fn a_capability_counts_on_the_open_session(world: World) {
     let mut scene = scene(world);
     let ci = scene.agent("ci-1", &["tag:agent-ci"]);
-    let mut open = Psql::on(&scene.world, &ci, ORDERS[0]).open();
+    let psql = Psql::on(&scene.world, &ci, ORDERS[0]);
+    let (mut open, mut other) = (psql.open(), psql.open());
     let insert = r"\set ON_ERROR_STOP 0
 insert into orders values (8) returning 'inserted';
 \echo :SQLSTATE
 select 'on'";
-    let mut inserts = || {
-        let first = open.ask(insert);
-        let (state, on) = match first.as_str() {
-            "inserted\n" => (open.line(), open.line()),
-            _ => (first.clone(), open.line()),
-        };
-        assert!(on == "on\n", "the session is lost: {on:?} {}", open.why());
-        (first == "inserted\n", state)
-    };
-    assert_eq!(inserts(), (false, "42501\n".to_owned()));
+    assert_eq!(inserts(&mut open, insert), Some((false, "42501\n".to_owned())));
     let granting = OPEN.replace(
         r#""grants": ["#,
         r#""grants": [{"src": ["tag:agent-ci"], "dst": ["tag:gateway"], "app": {"example.com/cap/inserts": [{}]}},"#,
     );
     scene.world.control.policy(&granting);
-    until("the capability counts", || inserts().0);
+    until("the capability counts", || {
+        inserts(&mut open, insert).is_some_and(|(inserted, _)| inserted)
+    });
     scene.world.control.policy(OPEN);
-    until("it is withdrawn", || !inserts().0);
+    // What is under way at that moment ends with its session: so another one looks when that is.
+    until("it is withdrawn", || {
+        inserts(&mut other, insert).is_none_or(|(inserted, _)| !inserted)
+    });
     let many = scene.count();
-    assert_eq!(inserts(), (false, "42501\n".to_owned()));
+    let last = inserts(&mut open, insert);
+    let refused = Some((false, "42501\n".to_owned()));
+    assert!(last == refused, "{last:?} {}", open.why());
     assert_eq!(scene.count(), many);
+}
+
+/// Whether a row was inserted, and the state; `None` where the session is lost.
+fn inserts(open: &mut Session, insert: &str) -> Option<(bool, String)> {
+    let first = open.ask(insert);
+    let (state, on) = match first.as_str() {
+        "inserted\n" => (open.line(), open.line()),
+        _ => (first.clone(), open.line()),
+    };
+    (on == "on\n").then(|| (first == "inserted\n", state))
 }
 
 #[test]
