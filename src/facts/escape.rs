@@ -24,13 +24,16 @@ pub(crate) fn text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut kept = 0;
     let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        if let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk())
-            && are_plain(u64::from_le_bytes(*eight))
-        {
-            at += 8;
-            continue;
+    loop {
+        if let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+            let found = escaped(u64::from_le_bytes(*eight));
+            // The first of them is where the lowest bit is.
+            at += found.trailing_zeros() as usize / 8;
+            if found == 0 {
+                continue;
+            }
         }
+        let Some(&byte) = bytes.get(at) else { break };
         let escape = match byte {
             b'"' | b'\\' => byte,
             b'\n' => b'n',
@@ -56,12 +59,12 @@ pub(crate) fn text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// Whether none of eight bytes is escaped. It may say no where one above 127 stands.
-fn are_plain(eight: u64) -> bool {
+/// A high bit for each of eight bytes that is escaped, and perhaps for some that follow the first.
+fn escaped(eight: u64) -> u64 {
     // A byte is under a bound where taking the bound from it borrows; it is zero where it is under one.
     let under = |bytes: u64, bound: u64| bytes.wrapping_sub(EACH * bound) & !bytes & HIGH;
     let is = |byte: u8| under(eight ^ (EACH * u64::from(byte)), 1);
-    under(eight, 0x20) | is(b'"') | is(b'\\') == 0
+    under(eight, 0x20) | is(b'"') | is(b'\\')
 }
 
 #[cfg(test)]
