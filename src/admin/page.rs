@@ -11,6 +11,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use sha2::{Digest as _, Sha256};
 
+use crate::facts::escape;
+
 /// What the page may load and do: its own files, its own listener, nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       manifest-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; \
@@ -57,8 +59,7 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let mut router = Router::new();
     for &(path, kind, content) in FILES {
         let digest = Sha256::digest(content.as_bytes());
-        let tag: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-        let tag = format!("\"{tag}\"");
+        let tag = format!("\"{}\"", escape::hex(&digest[..12]));
         let give = move |headers: HeaderMap| async move {
             let is_known = headers
                 .get(header::IF_NONE_MATCH)

@@ -8,6 +8,8 @@ use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier 
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 
+use crate::facts::escape;
+
 /// Characters that a password has at least.
 pub const PASSWORD_CHARS_MIN: usize = 12;
 /// Bytes that a password has at most.
@@ -56,7 +58,7 @@ impl Passwords {
     /// No random bytes.
     pub(super) fn new() -> Result<Arc<Passwords>, PasswordError> {
         let random = crate::state::random().map_err(|error| PasswordError::Hash(error.to_string()))?;
-        let unknowable: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let unknowable = escape::hex(&*random);
         Ok(Arc::new(Passwords {
             places: Semaphore::new(HASHINGS_MAX),
             failures: Mutex::default(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::sha256::Sha256;
 use crate::audit::RecordId;
+use crate::facts::escape;
 
 /// SHA-256 over the bytes of an action.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +45,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&escape::hex(&self.0))
     }
 }
 

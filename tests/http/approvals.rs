@@ -1,6 +1,6 @@
 //! What happens to a held request while people think.
 
-use tailkeep::verdict::approval::{Decide, Decision, Held};
+use tailkeep::verdict::approval::{Decide, Decision};
 
 use crate::agent::{Raw, curl};
 use crate::server::{BOTH, Service};
@@ -25,21 +25,6 @@ rule "ask" {
   endpoint = https.api
   approve  = [human_approver.ops]
 }"#;
-
-/// The question that is open, and another than `before`.
-async fn open(world: &World, before: i64) -> Held {
-    let looking = async {
-        loop {
-            let mut held = world.queue.list(false).await.unwrap();
-            held.retain(|held| held.id != before);
-            if let Some(held) = held.pop() {
-                return held;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(SOON, looking).await.expect("a question")
-}
 
 async fn approve(world: &World, id: i64) {
     let decide = Decide {
@@ -70,9 +55,9 @@ async fn what_is_forbidden_while_the_rest_of_a_batch_is_held_is_not_sent() {
             "https://api.test/echo",
         ];
         let decided = async {
-            let first = open(&world, 0).await.id;
+            let first = world.question(0).await.id;
             approve(&world, first).await;
-            let second = open(&world, first).await.id;
+            let second = world.question(first).await.id;
             world.reload(&service.policy(after));
             approve(&world, second).await;
         };
@@ -94,7 +79,7 @@ async fn an_agent_that_leaves_is_on_record() {
     let mut raw = Raw::connect(gateway).await;
     raw.say("DELETE /everything HTTP/1.1\r\nHost: api.test\r\n\r\n")
         .await;
-    let id = open(&world, 0).await.id;
+    let id = world.question(0).await.id;
     drop(raw);
     until("the connection is over", || world.open() == 0).await;
     let recorded = async {
@@ -115,12 +100,12 @@ async fn an_agent_that_leaves_is_on_record() {
     // Of one that stays, and of the end of the gateway, there is no such record.
     let mut raw = Raw::connect(gateway).await;
     raw.say("DELETE /one HTTP/1.1\r\nHost: api.test\r\n\r\n").await;
-    approve(&world, open(&world, id).await.id).await;
+    approve(&world, world.question(id).await.id).await;
     assert_eq!(raw.hear().await.unwrap().status, 200);
     drop(raw);
     let mut raw = Raw::connect(gateway).await;
     raw.say("DELETE /two HTTP/1.1\r\nHost: api.test\r\n\r\n").await;
-    open(&world, id).await;
+    world.question(id).await;
     world.queue.close();
     drop(raw);
     until("the connection is over", || world.open() == 0).await;
@@ -141,7 +126,7 @@ async fn a_header_that_is_no_text_is_shown() {
     let mut raw = Raw::connect(gateway).await;
     raw.say(b"GET /a HTTP/1.1\r\nHost: api.test\r\nX-Then: \xfc; drop=all\r\nX-Token: \xfcsecret\r\n\r\n")
         .await;
-    let held = open(&world, 0).await;
+    let held = world.question(0).await;
     let detail = held.question["detail"].as_str().unwrap();
     assert!(detail.contains(r"x-then: (not text) \xfc; drop=all"), "{detail}");
     assert!(!detail.contains("secret"), "{detail}");

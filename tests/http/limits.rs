@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::agent::{Raw, ask, http2, secured};
 use crate::server::{BOTH, Service};
+use crate::shown::gzip;
 use crate::world::{API, World, until};
 
 fn limited(service: &Service, limits: &str) -> String {
@@ -242,7 +243,6 @@ rule "read" {
 /// A coded body is small, and what is read of it is not; it is there for as long as its answer lasts.
 #[tokio::test]
 async fn what_the_facts_of_one_agents_requests_take_is_bounded() {
-    use std::io::Write as _;
     let service = Service::start(BOTH).await;
     let rules = r#"
 rule "read" {
@@ -253,11 +253,7 @@ rule "read" {
     let world = World::new(&service.policy(rules));
     let gateway = world.listen(API).await;
     let values = 1 << 17;
-    let mut coder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    coder
-        .write_all(format!("[{}0]", "0,".repeat(values)).as_bytes())
-        .unwrap();
-    let body = coder.finish().unwrap();
+    let body = gzip(format!("[{}0]", "0,".repeat(values)));
     assert!(body.len() < 8 << 10, "{}", body.len());
     let post = async || {
         let mut raw = Raw::connect(gateway).await;
@@ -296,11 +292,6 @@ async fn a_body_that_decodes_to_more_than_the_limit_cannot_be_judged() {
     let world = World::new(&service.policy(rule).replacen("gateway {\n", limits, 1));
     let gateway = world.listen(API).await;
     let best = flate2::Compression::best;
-    let gzip = |body: &[u8]| {
-        let mut coder = flate2::write::GzEncoder::new(Vec::new(), best());
-        coder.write_all(body).unwrap();
-        coder.finish().unwrap()
-    };
     let zlib = |body: &[u8]| {
         let mut coder = flate2::write::ZlibEncoder::new(Vec::new(), best());
         coder.write_all(body).unwrap();
@@ -313,7 +304,7 @@ async fn a_body_that_decodes_to_more_than_the_limit_cannot_be_judged() {
     };
     type Coder<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
     let coders: [(&str, Coder<'_>); 5] = [
-        ("gzip", &gzip),
+        ("gzip", &|body| gzip(body)),
         ("deflate", &zlib),
         ("deflate", &raw_deflate),
         ("br", &brotli),

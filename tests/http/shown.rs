@@ -6,7 +6,7 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use tailkeep::protocol::http::rendered::rendered;
-use tailkeep::verdict::approval::{Decide, Decision, Held};
+use tailkeep::verdict::approval::{Decide, Decision};
 
 use crate::agent::Raw;
 use crate::server::{BOTH, Service};
@@ -27,21 +27,10 @@ const ZSTD: &[u8] = &[
     0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x07, 0x39, 0x00, 0x00, 0x7b, 0x22, 0x61, 0x22, 0x3a, 0x31, 0x7d,
 ];
 
-fn gzip(text: &str) -> Vec<u8> {
+pub fn gzip(bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.write_all(bytes.as_ref()).unwrap();
     encoder.finish().unwrap()
-}
-
-async fn held(world: &World) -> Held {
-    let deadline = tokio::time::Instant::now() + SOON;
-    loop {
-        if let Some(held) = world.queue.list(false).await.unwrap().pop() {
-            return held;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "nothing is held");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test]
@@ -85,7 +74,7 @@ async fn a_compressed_body_is_shown_decoded_and_goes_up_as_it_came() {
             body.len()
         );
         raw.say([head.as_bytes(), &body].concat()).await;
-        let held = held(&world).await;
+        let held = world.question(0).await;
         let detail = held.question["detail"].as_str().unwrap().to_owned();
         let want = format!("\n\n(decoded; {} bytes as sent)\n{text}", body.len());
         assert!(detail.ends_with(&want), "{coding}: {detail}");
@@ -115,7 +104,7 @@ async fn what_is_larger_than_people_see_when_it_is_decoded_is_refused() {
     let service = Service::start(BOTH).await;
     let world = World::new(&service.policy(ASK));
     let gateway = world.listen(API).await;
-    let body = gzip(&"x".repeat((64 << 10) + 1));
+    let body = gzip("x".repeat((64 << 10) + 1));
     let mut raw = Raw::connect(gateway).await;
     let head = format!(
         "POST /orders HTTP/1.1\r\nHost: api.test\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
@@ -168,7 +157,7 @@ rule "never_reached" {
             body.len()
         );
         raw.say(format!("{head}{body}")).await;
-        let question = held(&world).await.question;
+        let question = world.question(0).await.question;
         assert_eq!(question["approver"], "human_approver.ops", "{headers}");
         assert_eq!(question["channel"], "ops-room", "{headers}");
         assert_eq!(question["required"], 2, "{headers}");

@@ -19,7 +19,7 @@ use tailkeep::proxy::http::{FACTS_BYTES_MAX, HELD_BYTES_MAX, HTTP2_PER_AGENT_MAX
 use tailkeep::state::State;
 use tailkeep::tls::{Authority, Connectors, Leaves};
 use tailkeep::upstream::{Closed, Dialer, Pool};
-use tailkeep::verdict::approval::Queue;
+use tailkeep::verdict::approval::{Held, Queue};
 use tailkeep::verdict::gate::Gate;
 use tokio::net::TcpListener;
 
@@ -122,6 +122,21 @@ impl World {
     /// Room that other requests of the same agent have for their facts.
     pub fn room_for_facts(&self, bytes: usize) -> Room {
         self.shared.facts.take(&agent().identity, bytes).unwrap()
+    }
+
+    /// The newest question that is open, and another than `before`.
+    pub async fn question(&self, before: i64) -> Held {
+        let looking = async {
+            loop {
+                let mut held = self.queue.list(false).await.unwrap();
+                held.retain(|held| held.id != before);
+                if let Some(held) = held.pop() {
+                    return held;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(SOON, looking).await.expect("a question")
     }
 
     /// Puts another policy in force.

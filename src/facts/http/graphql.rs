@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::form::media_type;
 use crate::facts::Blind;
+use crate::facts::escape;
 
 /// Levels of selections in one document.
 pub const DEPTH_MAX: usize = 64;
@@ -217,8 +218,7 @@ fn asked<'a>(
     };
     if let Some(stored) = stored {
         let own = Sha256::digest(document.as_bytes());
-        let own: String = own.iter().map(|byte| format!("{byte:02x}")).collect();
-        if !own.eq_ignore_ascii_case(stored) {
+        if !escape::hex(&own).eq_ignore_ascii_case(stored) {
             return Err(Blind::Ambiguous);
         }
     }

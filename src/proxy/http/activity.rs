@@ -215,9 +215,7 @@ impl Drop for Open {
         let last = activity.open.fetch_sub(1, Ordering::Relaxed) == 1;
         let more = activity.reads.load(Ordering::Relaxed) > activity.reads_of_request.load(Ordering::Relaxed);
         if last && more {
-            activity
-                .head_began
-                .store(activity.now().max(1), Ordering::Relaxed);
+            activity.head_began();
         }
     }
 }

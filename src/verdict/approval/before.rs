@@ -3,13 +3,11 @@
 //! Nothing is tried for what a grant lets pass, for what there is no room to hold, and for a token that is no good:
 //! whoever has one, and all who send the same again and again, could else have it tried as often as they like.
 
-use std::time::Duration;
-
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::lodge::hash_of;
 use super::room::check_room;
-use super::store::{self, DECISION_S, micros};
+use super::store;
 use super::{Question, Use};
 use crate::state::{State as Database, StateError, now_us};
 use crate::verdict::Later;
@@ -53,7 +51,7 @@ fn of_token(transaction: &Transaction<'_>, question: &Question, token: &str) -> 
     let row: Option<(i64, String, Option<i64>)> = transaction
         .query_row(query, key, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    let fresh = now_us().saturating_sub(micros(Duration::from_secs(DECISION_S)));
+    let fresh = store::usable_since(now_us());
     Ok(match row {
         Some((id, state, _)) if state == "pending" => {
             let used = store::by_grant(transaction, question, Some(id), now_us())?;
@@ -82,7 +80,7 @@ fn of_none(
                  WHERE (state = 'pending' OR (retry IS NULL AND state IN ('allowed', 'denied') AND closed_us > ?4))
                  AND agent = ?1 AND (retry IS NOT NULL) = ?2 AND identity <> x''
                  AND json_extract(question, '$.digest') = ?3";
-    let fresh = now_us().saturating_sub(micros(Duration::from_secs(DECISION_S)));
+    let fresh = store::usable_since(now_us());
     let digest = question.digest.to_string();
     let mut own = transaction.prepare_cached(query)?;
     let mut own = own.query(params![question.agent, is_lodged, digest, fresh])?;

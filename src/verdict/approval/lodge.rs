@@ -5,15 +5,14 @@
 //! nothing withdraws it but its time; and as it costs no connection, an agent has fewer of them, and all agents
 //! together leave a share of the queue to those who wait.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use sha2::{Digest as _, Sha256};
 
 use super::identity::identity;
 use super::row::State;
-use super::store::{self, DECISION_S, micros};
+use super::store;
 use super::{Answer, ApprovalDown, Question, Queue};
+use crate::facts::escape;
 use crate::state::{StateError, now_us};
 use crate::verdict::{Later, Ticket};
 
@@ -104,7 +103,7 @@ fn again(transaction: &Transaction<'_>, question: &Question, token: &str) -> Res
             },
         );
     }
-    let fresh = now_us().saturating_sub(micros(Duration::from_secs(DECISION_S)));
+    let fresh = store::usable_since(now_us());
     if closed_us.is_none_or(|closed| closed <= fresh) {
         return Ok(Lodged::Spent);
     }
@@ -126,7 +125,7 @@ fn anew(transaction: &Transaction<'_>, question: &Question) -> Result<Lodged, St
         .optional()?;
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| StateError::Random(error.to_string()))?;
-    let token: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let token = escape::hex(&secret);
     let hash = hash_of(&token);
     let (approval, expires_us) = match open {
         None => store::insert_new(transaction, question, Some(&hash))?,

@@ -50,7 +50,7 @@ pub(super) fn take(
         let now = now_us();
         let transaction = connection.transaction()?;
         expire(&transaction, now)?;
-        let fresh = now.saturating_sub(micros(Duration::from_secs(DECISION_S)));
+        let fresh = usable_since(now);
         let candidates: Vec<(i64, String, i64)> = transaction
             .prepare_cached(
                 "SELECT id, state, expires_us FROM approval WHERE identity = ?1 AND retry IS NULL
@@ -235,11 +235,16 @@ pub(super) fn expire(connection: &Connection, now: i64) -> Result<(), StateError
     grant::expire(connection, now)
 }
 
+/// Since when a decision must have been taken that can be used now, in microseconds.
+pub(super) fn usable_since(now: i64) -> i64 {
+    now.saturating_sub(micros(Duration::from_secs(DECISION_S)))
+}
+
 /// Removes closed questions over the limits of age, number and bytes, oldest first. What was
 /// allowed and may still be used by a retry stays.
 pub(super) fn prune(connection: &Connection, now: i64) -> Result<(), StateError> {
     let old = now.saturating_sub(micros(Duration::from_secs(CLOSED_KEPT_DAYS * 86_400)));
-    let usable = now.saturating_sub(micros(Duration::from_secs(DECISION_S)));
+    let usable = usable_since(now);
     grant::prune(connection)?;
     connection.execute_batch("CREATE TEMP TABLE IF NOT EXISTS approval_gone (id INTEGER PRIMARY KEY)")?;
     connection.execute("DELETE FROM approval_gone", [])?;

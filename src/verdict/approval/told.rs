@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::Queue;
+use crate::facts::escape;
 use crate::state::{StateError, now_us};
 
 /// How it went to tell a channel, for people.
@@ -106,7 +107,7 @@ impl Queue {
     pub async fn begin_telling(&self, id: i64, channel: String, shown: String) -> Result<Begun, StateError> {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(|error| StateError::Random(error.to_string()))?;
-        let token: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let token = escape::hex(&secret);
         let hash = hash_of(&token);
         let begin = move |connection: &mut Connection| {
             let begun = connection.query_row(

@@ -8,6 +8,7 @@ use http::header::RETRY_AFTER;
 use super::budget::likely;
 use super::wire::{self, Answered, Asked, Limit};
 use super::{ANSWER_BYTES_MAX, JudgeDown, Judges};
+use crate::facts::escape;
 use crate::policy::{Judge, Model};
 
 /// How often one question is asked at most; both providers' own clients ask as often.
@@ -143,6 +144,5 @@ fn seconds(value: &http::HeaderValue) -> Option<Duration> {
 fn asked(judge: &Judge, limit: Limit, document: &str) -> Result<Asked, JudgeDown> {
     let mut mark = [0; 16];
     getrandom::fill(&mut mark).map_err(|_| JudgeDown::Random)?;
-    let mark: String = mark.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(wire::ask(judge, limit, document, &mark))
+    Ok(wire::ask(judge, limit, document, &escape::hex(&mark)))
 }
