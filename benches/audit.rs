@@ -9,9 +9,11 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
+use tailkeep::audit::Outcome;
 use tailkeep::audit::log::Log;
-use tailkeep::audit::{Outcome, Record};
-use tailkeep::verdict::{Digest, Step};
+
+mod made;
+use made::record;
 
 const RECORDS: u32 = 4_000;
 
@@ -22,43 +24,6 @@ fn processor_us() -> i64 {
         .iter()
         .map(|time| time.tv_sec() * 1_000_000 + time.tv_usec())
         .sum()
-}
-
-/// What pgbench's SELECT leaves.
-fn record(number: u32) -> Record {
-    let text = format!("SELECT abalance FROM pgbench_accounts WHERE aid = {number};");
-    Record {
-        at_us: i64::from(number),
-        step: Step::Request,
-        transport: "wireguard",
-        node: "agent".to_owned(),
-        login: None,
-        address: "10.78.0.2".to_owned(),
-        agent: None,
-        profile: Some("agent".into()),
-        endpoint: "postgres.orders".into(),
-        credential: Some("postgres_credential.orders".into()),
-        facts: serde_json::json!({
-            "sql.statement": text, "sql.verb": "select", "sql.verbs": ["select"], "sql.tables": ["pgbench_accounts"],
-            "sql.reads": ["pgbench_accounts"], "sql.writes": [], "sql.functions": [], "sql.columns": ["abalance", "aid"],
-            "sql.objects": [], "sql.database": "postgres", "sql.user": "bench", "sql.has_where": true,
-            "sql.row_limit": null, "sql.program": false, "sql.server_file": false, "sql.role_change": false,
-            "sql.locks": false, "sql.opaque": false, "sql.unparseable": false, "sql.parameters": [],
-        })
-        .into(),
-        digest: Digest::of(text.as_bytes()),
-        summary: text,
-        verdict: "allow",
-        cause: "rule",
-        rule: Some("sql".into()),
-        reason: String::new(),
-        detail: None,
-        approvers: Vec::new(),
-        shadow: Vec::new(),
-        judge_us: 3,
-        wait_us: 0,
-        policy: 1,
-    }
 }
 
 async fn append(log: &Log, clients: u32) {

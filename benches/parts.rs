@@ -1,8 +1,8 @@
 //! The hot parts of an action, each by itself: nanoseconds, and instructions where valgrind is here, which do not hang on
-//! what else the machine does. `cargo bench --bench parts`. Prints, asserts nothing.
+//! what else the machine does. `cargo bench --profile counts --bench parts`. Prints, asserts nothing.
 //!
-//! The last column is the ratio to `benches/counts.txt`, which `cargo bench --bench parts -- --write` writes anew: the trend
-//! from one commit to the next.
+//! The last column is the ratio to `benches/counts.txt`, which the same with `-- --write` writes anew: the trend from one commit
+//! to the next. `scripts/test` prints it.
 
 #![allow(
     clippy::panic,
@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use http::request::Parts;
+use tailkeep::audit::Outcome;
+use tailkeep::audit::log::Log;
 use tailkeep::facts::http::{HeldBody, HttpFacts};
 use tailkeep::facts::sql::cache::Cache;
 use tailkeep::facts::{FactSet, Facts, FactsText, Mask};
@@ -24,6 +26,8 @@ use tailkeep::protocol::postgres::Grammar as _;
 use tailkeep::protocol::postgres::grammar::Reader;
 use tailkeep::tls::{Authority, LeafName, Leaves};
 use tailkeep::verdict::Digest;
+
+mod made;
 
 /// How often a part is done to be counted, beside once.
 const COUNTED: u32 = 200;
@@ -73,6 +77,15 @@ fn parts() -> Vec<Part> {
     let text = vec![b'x'; 1 << 10];
     vec![
         (
+            "a verdict of ten rules over HTTP",
+            verdict("https.api", made::http()),
+        ),
+        (
+            "a verdict of ten rules over SQL",
+            verdict("postgres.db", made::sql()),
+        ),
+        ("a record and its outcome, logged", logged()),
+        (
             "a SQL text, parsed",
             Box::new(move |number| drop(black_box(parsed.read(&select(number))))),
         ),
@@ -102,6 +115,41 @@ fn parts() -> Vec<Part> {
             }),
         ),
     ]
+}
+
+fn verdict(endpoint: &'static str, facts: Facts) -> Box<dyn FnMut(u32)> {
+    let (policy, agent, now) = (made::policy(9), made::agent(), chrono::Utc::now());
+    Box::new(move |_| {
+        drop(black_box(policy.evaluate(
+            &agent,
+            endpoint,
+            None,
+            black_box(&facts),
+            now,
+        )))
+    })
+}
+
+/// One after another, so that each is a group of its own; the log is begun with the first.
+fn logged() -> Box<dyn FnMut(u32)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut begun = None;
+    Box::new(move |number| {
+        let (_, log) = begun.get_or_insert_with(|| {
+            let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            let log = Log::open(&folder.path().join("audit.db")).unwrap();
+            (folder, log)
+        });
+        let id = runtime.block_on(log.append(made::record(number))).unwrap();
+        let outcome = Outcome {
+            status: "SELECT 1".to_owned(),
+            ..Outcome::default()
+        };
+        log.finish(id, outcome);
+    })
 }
 
 /// Instructions of this program when it does a part so often, and nothing else.

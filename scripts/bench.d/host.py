@@ -1,6 +1,7 @@
 """Network namespaces, processes in them, and what processes cost."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -32,15 +33,17 @@ class Hosts:
             must("ip", "-n", self.names[host], "link", "set", inner, "up")
             must("ip", "-n", self.names[host], "route", "add", "default", "via", f"{net}.1")
         self.run("g", "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        # The agent's own view of names: `ip netns exec` binds this over /etc/hosts.
-        self.etc = Path("/etc/netns") / self.names["a"]
-        self.etc.mkdir(parents=True)
+        # Their own view of names: `ip netns exec` binds these files over those of /etc. A tailscaled may write one.
+        self.etc = {host: Path("/etc/netns") / self.names[host] for host in "ag"}
+        for folder in self.etc.values():
+            folder.mkdir(parents=True)
+            (folder / "resolv.conf").touch()
         self.resolve({})
 
     def resolve(self, names: dict[str, str]):
         """What the agent takes names for."""
         lines = ["127.0.0.1 localhost"] + [f"{address} {name}" for name, address in names.items()]
-        (self.etc / "hosts").write_text("\n".join(lines) + "\n")
+        (self.etc["a"] / "hosts").write_text("\n".join(lines) + "\n")
 
     def inside(self, host: str, *command: str) -> list[str]:
         return ["ip", "netns", "exec", self.names[host], *map(str, command)]
@@ -71,8 +74,8 @@ class Hosts:
             end(process)
         for name in self.names.values():
             subprocess.run(["ip", "netns", "del", name], check=False)
-        (self.etc / "hosts").unlink(missing_ok=True)
-        self.etc.rmdir()
+        for folder in self.etc.values():
+            shutil.rmtree(folder)
 
 
 def must(*command: str):

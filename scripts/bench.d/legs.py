@@ -17,8 +17,6 @@ class Leg:
     """No gateway: the kernel of the host between forwards."""
 
     name = "direct"
-    # What it can do; all of it where `None`.
-    works: set[str] | None = None
 
     def __init__(self, hosts: Hosts):
         self.hosts = hosts
@@ -30,6 +28,10 @@ class Leg:
 
     def start(self):
         self.everything_at(production.ADDRESS)
+
+    def does(self, work: str) -> bool:
+        """Whether this way can be asked that."""
+        return True
 
     def everything_at(self, address: str):
         self.hosts.resolve(dict.fromkeys(NAMES + MANY, address))
@@ -132,11 +134,7 @@ POLICY = """
 gateway {{
   state_dir        = "{state}"
   dashboard_listen = "127.0.0.1:8737"
-  wireguard {{
-    listen   = "{gateway}"
-    endpoint = "{gateway}:51820"
-    stack    = "{stack}"
-  }}
+  {ingress}
 }}
 defaults {{ unknown_host = "passthrough" }}
 endpoint "https" "api" {{
@@ -174,7 +172,7 @@ credential "postgres_credential" "orders" {{
   secret   = env("BENCH_PASSWORD")
 }}
 profile "agent" {{
-  peers       = ["agent"]
+  {who}
   endpoints   = [https.many, https.up]
   credentials = [bearer_token.pat, postgres_credential.orders]
 {rules}
@@ -206,7 +204,9 @@ class Bare(Tunnel):
     """The gateway's own libraries and tunnel, TLS in and TLS out over HTTP/1.1, and nothing else (`examples/bare.rs`)."""
 
     name = "bare"
-    works = {"get-1", "get-16", "get-64", "paced-16", "post-16", "tls", "down"}
+
+    def does(self, work: str) -> bool:
+        return work in {"get-1", "get-16", "get-64", "paced-16", "post-16", "tls", "down"}
 
     def start(self):
         own, own_public = self.keys("gateway")
@@ -230,6 +230,21 @@ class Tailkeep(Leg):
     rules = 10
 
     def start(self):
+        ingress = f'wireguard {{\n listen = "{GATEWAY}"\n endpoint = "{GATEWAY}:51820"\n stack = "{self.stack}"\n }}'
+        program, socket = self.run_gateway(ingress, 'peers = ["agent"]')
+        key, public = self.keys("agent")
+        command = [program, "peers", "add", "agent", "--public-key", public, "--format", "json", "--socket", socket]
+        added = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        self.agent_tunnel([f"{added['address_v4']}/32"], added["gateway_public_key"], key)
+        self.names_by(added["dns"][0])
+
+    def names_by(self, server: str):
+        """The agent takes names for what the gateway says."""
+        asked = self.hosts.run("a", "python3", "-c", ASK, server, *NAMES, *MANY)
+        self.hosts.resolve(dict(line.split() for line in asked.splitlines()))
+
+    def run_gateway(self, ingress: str, who: str) -> tuple[Path, Path]:
+        """Starts it; the program, and its admin socket."""
         folder = self.hosts.folder
         # A short path: the admin socket is in it.
         self.state = Path(tempfile.mkdtemp(dir=self.hosts.state)) / "s"
@@ -237,7 +252,7 @@ class Tailkeep(Leg):
         many = ", ".join(f'"{name}"' for name in MANY)
         policy.write_text(
             POLICY.format(
-                state=self.state, gateway=GATEWAY, stack=self.stack, production=production.ADDRESS, folder=folder, many=many,
+                state=self.state, ingress=ingress, who=who, production=production.ADDRESS, folder=folder, many=many,
                 rules=rules(self.rules),
             )
         )
@@ -247,13 +262,7 @@ class Tailkeep(Leg):
         self.gateway.append(process)
         socket = self.state / "admin.sock"
         until("the gateway", lambda: socket.exists() or process.poll() is not None, 60)
-        key, public = self.keys("agent")
-        command = [program, "peers", "add", "agent", "--public-key", public, "--format", "json", "--socket", socket]
-        added = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        self.agent_tunnel([f"{added['address_v4']}/32"], added["gateway_public_key"], key)
-        names = NAMES + MANY
-        asked = self.hosts.run("a", "python3", "-c", ASK, added["dns"][0], *names)
-        self.hosts.resolve(dict(line.split() for line in asked.splitlines()))
+        return program, socket
 
 
 class Userspace(Tailkeep):
@@ -278,5 +287,3 @@ for number,name in enumerate(names):
     else: sys.exit('no answer for '+name)
     print(name,socket.inet_ntoa(answer[-4:]))
 """
-
-LEGS = {leg.name: leg for leg in (Leg, Tunnel, Proxy, Bare, Tailkeep, Userspace)}

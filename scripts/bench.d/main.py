@@ -12,17 +12,19 @@ from pathlib import Path
 
 import report
 from host import Hosts
-from legs import LEGS, Tailkeep
+from legs import Bare, Leg, Proxy, Tailkeep, Tunnel, Userspace
 from production import Production
-from work import WORK, measured
+from tailnet import OfTailnet, Subnet
+from work import WORK, half_load, measured
 
+LEGS = {leg.name: leg for leg in (Leg, Tunnel, Proxy, Bare, Tailkeep, Userspace, Subnet, OfTailnet)}
 RULES = [10, 100, 1000, 10000]
 
 
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description="What the gateway costs, beside its peers.")
     parser.add_argument("--quick", action="store_true", help="the table of the README alone")
-    parser.add_argument("--legs", default="direct,tunnel,proxy,bare,tailkeep", help=f"of: {', '.join(LEGS)}")
+    parser.add_argument("--legs", default="direct,tunnel,proxy,bare,tailkeep,subnet,tailkeep-tailnet", help=f"of: {', '.join(LEGS)}")
     parser.add_argument("--work", help=f"of: {', '.join(WORK)}, rules")
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
     parser.add_argument("--repetitions", type=int, default=3)
@@ -42,7 +44,7 @@ def one(hosts: Hosts, leg_type, works: list[str], seconds: float, found: dict, f
     if leg_type is Tailkeep:
         facts.setdefault("start_ms", []).append((time.monotonic() - began) * 1000)
     try:
-        for work in (work for work in works if leg.works is None or work in leg.works):
+        for work in filter(leg.does, works):
             rows = found.setdefault(work, {}).setdefault(leg.name, [])
             try:
                 row = measured(leg, WORK[work][2], seconds).row()
@@ -85,6 +87,10 @@ def main():
     facts: dict = {"disk_us": durable_us(state)}
     try:
         Production(hosts)
+        if "paced-16" in works:
+            leg = Tailkeep(hosts)
+            hosts.half_load = facts["half_load"] = half_load(leg, asked.seconds)
+            leg.stop()
         for repetition in range(asked.repetitions):
             say(f"repetition {repetition + 1} of {asked.repetitions}")
             for name in asked.legs.split(","):
@@ -133,7 +139,7 @@ def finish(asked, found: dict, facts: dict):
         "rules": {count: middle(rows) for count, rows in found.get("rules", {}).items()},
         "raw": found,
     }
-    result["facts"]["disk_us"] = facts["disk_us"]
+    result["facts"].update((key, facts[key]) for key in ("disk_us", "half_load") if key in facts)
     if facts.get("start_ms"):
         result["facts"]["start_ms"] = sorted(facts["start_ms"])[len(facts["start_ms"]) // 2]
     titles = {name: work[0] for name, work in WORK.items()}

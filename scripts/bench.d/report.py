@@ -18,30 +18,42 @@ def ratio(value: float | None, other: float | None) -> str:
     return "–" if not value or not other else f"{value / other:.2f}"
 
 
+# What stands beside the gateway's legs: whose rates, and whose processor time for an operation.
+RATES = ["direct", "tunnel", "proxy", "subnet"]
+COSTS = ["tunnel", "proxy", "bare", "subnet"]
+
+
+def row_of(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def table(result: dict, titles: dict) -> str:
-    """A row for each work and leg; the ratios are to the plain proxy of the same run."""
-    lines = [
-        "| work | leg | rate / s | p50 µs | p99 µs | gateway µs / op | rate to proxy | µs to proxy |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    """A row for each work and leg; then the ratios of the gateway's legs to every other of the same run."""
+    lines = [row_of("work", "leg", "rate / s", "p50 µs", "p99 µs", "gateway µs / op"), row_of(*["---"] * 6)]
+    ratios = [
+        row_of("work", "leg", *(f"rate to {leg}" for leg in RATES), *(f"µs to {leg}" for leg in COSTS)),
+        row_of(*["---"] * (2 + len(RATES) + len(COSTS))),
     ]
     for work, legs in result["work"].items():
-        proxy = legs.get("proxy", {})
         for leg, row in legs.items():
             if "error" in row:
-                lines.append(f"| {titles[work]} | {leg} | failed: {row['error']} | | | | | |")
+                lines.append(row_of(titles[work], leg, f"failed: {row['error']}", "", "", ""))
                 continue
             cells = [number(row.get(key)) for key in ("rate", "p50_us", "p99_us", "gateway_us")]
-            cells += [ratio(row.get(key), proxy.get(key)) for key in ("rate", "gateway_us")]
             if "kib_each" in row:
                 cells[0] = f"{row['kib_each']:.1f} KiB each, {row['held_kib'] / 1024:.0f} MiB in all"
-            lines.append(f"| {titles[work]} | {leg} | {' | '.join(cells)} |")
+            lines.append(row_of(titles[work], leg, *cells))
+            if leg.startswith("tailkeep") and "kib_each" not in row:
+                to = [ratio(row.get(key), legs.get(other, {}).get(key)) for key, others in (("rate", RATES), ("gateway_us", COSTS)) for other in others]
+                ratios.append(row_of(titles[work], leg, *to))
     facts = result["facts"]
-    lines += ["", f"A durable write of 4 KiB takes this disk {number(facts['disk_us'])} µs (median): an action waits for one. Binary {facts['binary_mib']:.1f} MiB; start to first accepted packet {facts.get('start_ms', 0):.0f} ms; "
+    lines += ["", *ratios]
+    lines += ["", f"A durable write of 4 KiB takes this disk {number(facts['disk_us'])} µs (median): an action waits for one. Binary {facts['binary_mib']:.1f} MiB; half of its rate {number(facts.get('half_load'))} a second; start to first accepted packet {facts.get('start_ms', 0):.0f} ms; "
               f"{facts['processors']} processors, Linux {facts['kernel']}, medians of {facts['repetitions']}."]
     return "\n".join(lines) + "\n"
 
 
-COLOURS = {"direct": "#b8c0cc", "tunnel": "#8795a8", "proxy": "#d49a3a", "bare": "#a98bc4", "tailkeep": "#2f7d6b", "tailkeep-userspace": "#7fb8aa"}
+COLOURS = {"direct": "#b8c0cc", "tunnel": "#8795a8", "proxy": "#d49a3a", "bare": "#a98bc4", "tailkeep": "#2f7d6b", "tailkeep-userspace": "#7fb8aa", "subnet": "#c98f8f", "tailkeep-tailnet": "#1f5b9a"}
 
 
 def plot(result: dict, titles: dict) -> str:

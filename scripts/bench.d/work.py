@@ -59,21 +59,23 @@ def get(connections: int):
     return lambda leg, seconds: wrk(leg, seconds, connections, "https://api.bench.test/1k", "-H", AUTHORIZATION)
 
 
-# Requests a second of 16 connections: half of what the gateway does where its log lies in memory or on a quick disk.
-HALF_LOAD = 4000
-
-
 def paced(leg: Leg, seconds: float) -> Done:
-    """At a rate that every leg keeps, what each adds to the time of a request is not the time in a queue."""
+    """At a rate that every leg keeps, what each adds to the time of a request is not the time in a queue: half of what the
+    gateway did at most, see `half_load`."""
     log = leg.hosts.folder / "paced.log"
     log.unlink(missing_ok=True)
-    command = ["h2load", "--h1", "-c16", "-t1", f"--rps={HALF_LOAD / 16}", f"-D{max(1, round(seconds))}", f"--log-file={log}"]
+    command = ["h2load", "--h1", "-c16", "-t1", f"--rps={leg.hosts.half_load / 16}", f"-D{max(1, round(seconds))}", f"--log-file={log}"]
     leg.hosts.run("a", *command, "-H", AUTHORIZATION, "https://api.bench.test/1k", seconds=seconds + 60)
     lines = [line.split() for line in log.read_text().splitlines()]
     if any(line[1] != "200" for line in lines):
         raise RuntimeError("not all were answered by 200")
     times = sorted(int(line[2]) for line in lines)
     return Done(len(times), max(1, round(seconds)), times[len(times) // 2], times[len(times) * 99 // 100])
+
+
+def half_load(leg: Leg, seconds: float) -> int:
+    """Requests a second, of 16 connections."""
+    return round(get(16)(leg, seconds).row()["rate"] / 2, -2)
 
 
 def post(connections: int):
@@ -216,7 +218,7 @@ WORK = {
     "get-1": ("GET 1 KiB, 1 connection", "request", get(1), False),
     "get-16": ("GET 1 KiB, 16 connections", "request", get(16), True),
     "get-64": ("GET 1 KiB, 64 connections", "request", get(64), False),
-    "paced-16": (f"GET 1 KiB, {HALF_LOAD:,} a second on 16 connections", "request", paced, True),
+    "paced-16": ("GET 1 KiB, 16 connections, at half of the gateway's rate", "request", paced, True),
     "post-16": ("POST 4 KiB JSON, body rule, 16 connections", "request", post(16), True),
     "tls": ("a new TLS connection for each request", "request", reconnect, True),
     "tls-500": ("the same, over 500 hosts", "request", many_hosts, False),

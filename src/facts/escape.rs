@@ -47,7 +47,7 @@ pub(crate) fn text(out: &mut Vec<u8>, text: &str) {
                 continue;
             }
         };
-        out.extend_from_slice(bytes.get(kept..at).unwrap_or_default());
+        between(out, bytes.get(kept..).unwrap_or_default(), at - kept);
         out.extend_from_slice(&[b'\\', escape]);
         if escape == b'u' {
             out.extend_from_slice(&[b'0', b'0', b'0' + (byte >> 4), HEX[usize::from(byte & 15)]]);
@@ -57,6 +57,18 @@ pub(crate) fn text(out: &mut Vec<u8>, text: &str) {
     }
     out.extend_from_slice(bytes.get(kept..).unwrap_or_default());
     out.push(b'"');
+}
+
+/// Adds the first `length` bytes. A few, as stand between the quotes of JSON, are not worth the call that copies many.
+fn between(out: &mut Vec<u8>, bytes: &[u8], length: usize) {
+    match bytes.first_chunk::<8>() {
+        Some(eight) if length <= 8 => {
+            let end = out.len() + length;
+            out.extend_from_slice(eight);
+            out.truncate(end);
+        }
+        _ => out.extend_from_slice(bytes.get(..length).unwrap_or_default()),
+    }
 }
 
 /// A high bit for each of eight bytes that is escaped, and perhaps for some that follow the first.

@@ -126,9 +126,14 @@ impl Mask {
         self.text(value)
     }
 
+    /// Whether anything in a text may be masked. In JSON without an escape, where no string and no member's value is if not.
+    pub(super) fn may_hide(&self, text: &str) -> bool {
+        self.0.any.is_match(text)
+    }
+
     /// A text that may be a query, a form, JSON, YAML, or anything else.
     pub fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        if !self.0.any.is_match(text) {
+        if !self.may_hide(text) {
             return Cow::Borrowed(text);
         }
         let mut out = Cow::Borrowed(text);

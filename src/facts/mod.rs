@@ -8,6 +8,7 @@
 
 pub(crate) mod escape;
 pub mod http;
+pub mod json;
 pub mod k8s;
 pub mod mask;
 pub mod mcp;
@@ -77,7 +78,7 @@ pub enum View<'a> {
     /// Names of code that cannot be read: each stands for itself and for whatever its body calls. A condition can
     /// find that one is there, and that all are among those that it lists; that another is not there is unknown.
     Named(&'a [String]),
-    Json(&'a serde_json::Value),
+    Json(&'a json::Document),
     /// `map(string, string)`, in wire order.
     Map(&'a [(String, String)]),
     /// `map(string, list(string))`, keys unique, in wire order.
@@ -165,23 +166,6 @@ impl Facts {
     }
 }
 
-/// What a value takes, with what it holds.
-fn bytes_of(value: &serde_json::Value) -> usize {
-    use serde_json::Value;
-    let held = match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        Value::String(text) => text.len(),
-        Value::Array(values) => values.iter().map(bytes_of).sum(),
-        Value::Object(members) => {
-            let members = members.iter();
-            members
-                .map(|(name, value)| MEMBER_BYTES + name.len() + bytes_of(value))
-                .sum()
-        }
-    };
-    size_of::<Value>() + held
-}
-
 /// What a member takes besides its name's text and its value: the name, its hash, its places in a table that has room
 /// for more.
 const MEMBER_BYTES: usize = 128;
@@ -240,7 +224,7 @@ impl View<'_> {
             View::Null | View::Bool(_) | View::Int(_) => 0,
             View::Text(text) => text.len(),
             View::Texts(values) | View::Named(values) => texts(values),
-            View::Json(value) => bytes_of(value),
+            View::Json(document) => document.bytes(),
             View::Map(pairs) => pairs.iter().map(|(name, value)| name.len() + value.len()).sum(),
             View::MultiMap(pairs) => pairs
                 .iter()
@@ -259,7 +243,7 @@ impl View<'_> {
             View::Text(value) => json!(value),
             View::Texts(values) => json!(values),
             View::Named(values) => json!({ "unknown": Blind::Opaque, "named": values }),
-            View::Json(value) => value.clone(),
+            View::Json(document) => document.root().to_value(),
             View::Map(pairs) => pairs.iter().map(|(k, v)| (k.clone(), json!(v))).collect(),
             View::MultiMap(pairs) => pairs.iter().map(|(k, v)| (k.clone(), json!(v))).collect(),
         }

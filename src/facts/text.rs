@@ -7,9 +7,10 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::escape;
+use super::json::{self, Document, Json};
 use super::mask::{Mask, mask_all};
 use super::{Blind, Fact, FactSource as _, Facts, Family, Slot, View};
 use crate::audit::FACT_BYTES_MAX;
@@ -38,7 +39,7 @@ impl FactsText {
             if matches!(fact, Fact::Unknown(Blind::NotRead)) {
                 continue;
             }
-            writer.name(slot.name());
+            writer.slot(slot);
             let start = writer.out.len();
             match fact {
                 Fact::Known(view) => writer.view(slot, view),
@@ -134,6 +135,12 @@ impl<'a> Writer<'a> {
         }
     }
 
+    fn slot(&mut self, slot: Slot) {
+        self.comma();
+        self.quoted(slot.name());
+        self.out.push(b':');
+    }
+
     fn name(&mut self, name: &str) {
         self.comma();
         self.text(name);
@@ -162,7 +169,18 @@ impl<'a> Writer<'a> {
                 self.multi_map(pairs, |name, text| mask.parameter(name, text));
             }
             (slot, View::Text(text)) if slot.family() != Family::Sql => self.text(&mask.text(text)),
-            (slot, View::Json(value)) if slot.family() != Family::Sql => self.json(value),
+            (_, View::Text(text)) => self.text(&mask.sql(text)),
+            (slot, View::Texts(texts)) if slot.family() == Family::Sql => {
+                self.out.push(b'[');
+                for text in texts {
+                    self.comma();
+                    self.text(&mask.sql(text));
+                }
+                self.out.push(b']');
+            }
+            (_, View::Bool(value)) => self.write(&value),
+            (_, View::Null) => self.write(&()),
+            (slot, View::Json(document)) if slot.family() != Family::Sql => self.document(document),
             (slot, view) => {
                 let mut value = view.to_json();
                 mask.fact(slot, &mut value);
@@ -189,34 +207,72 @@ impl<'a> Writer<'a> {
         self.out.push(b'}');
     }
 
-    /// As [`Mask::json`] shows it.
-    fn json(&mut self, value: &'a Value) {
-        match value {
-            Value::String(text) => {
-                let masked = self.mask.text(text);
-                self.text(&masked);
-            }
-            Value::Array(values) => {
-                self.out.push(b'[');
-                for value in values {
-                    self.comma();
-                    self.json(value);
-                }
-                self.out.push(b']');
-            }
-            Value::Object(members) => self.object(members),
-            other => self.scrubbed(other),
+    /// As [`Mask::json`] shows it. A text in which there is nothing to mask, to scrub or to escape is looked at once, as a whole, and
+    /// written as it is: no string in it has more than it has.
+    fn document(&mut self, document: &'a Document) {
+        let is_clean =
+            |text: &str| !self.mask.may_hide(text) && matches!((self.scrub)(text), Cow::Borrowed(_));
+        match document.plain().filter(|text| is_clean(text)) {
+            Some(text) => self.clean(text),
+            None => self.json(document.root()),
         }
     }
 
-    fn object(&mut self, members: &'a Map<String, Value>) {
-        let is_secret = members.get("kind").and_then(Value::as_str) == Some("Secret");
+    /// A JSON text without an escape, less what is blank between its values.
+    fn clean(&mut self, text: &str) {
+        self.out.reserve(text.len());
+        let mut rest = text.as_bytes();
+        while let Some(at) = memchr::memchr(b'"', rest) {
+            let (between, string) = rest.split_at(at);
+            self.unblanked(between);
+            // It has an end, or it would be no JSON.
+            let end = string.get(1..).and_then(|rest| memchr::memchr(b'"', rest));
+            let (string, after) = string.split_at(end.map_or(string.len(), |end| end + 2));
+            self.out.extend_from_slice(string);
+            rest = after;
+        }
+        self.unblanked(rest);
+    }
+
+    fn unblanked(&mut self, bytes: &[u8]) {
+        let kept = bytes.iter().filter(|byte| !byte.is_ascii_whitespace());
+        self.out.extend(kept);
+    }
+
+    /// What needs no escape.
+    fn quoted(&mut self, text: &str) {
+        self.out.push(b'"');
+        self.out.extend_from_slice(text.as_bytes());
+        self.out.push(b'"');
+    }
+
+    fn json(&mut self, json: Json<'a>) {
+        match json {
+            Json::Text(text) => {
+                let masked = self.mask.text(text);
+                self.text(&masked);
+            }
+            Json::List(items) => {
+                self.out.push(b'[');
+                for item in items.iter() {
+                    self.comma();
+                    self.json(item);
+                }
+                self.out.push(b']');
+            }
+            Json::Map(members) => self.object(members),
+            other => self.scrubbed(&other.to_value()),
+        }
+    }
+
+    fn object(&mut self, members: json::Map<'a>) {
+        let is_secret = members.get("kind").and_then(Json::as_str) == Some("Secret");
         self.out.push(b'{');
-        for (name, value) in members {
+        for (name, value) in members.iter() {
             let known = self.member(name);
-            let is_content = is_secret && matches!(name.as_str(), "data" | "stringData");
-            if is_content || value.is_string() && self.means_credential(known, name) {
-                let mut masked = value.clone();
+            let is_content = is_secret && matches!(name, "data" | "stringData");
+            if is_content || value.as_str().is_some() && self.means_credential(known, name) {
+                let mut masked = value.to_value();
                 mask_all(&mut masked);
                 self.scrubbed(&masked);
             } else {
@@ -293,6 +349,7 @@ mod tests {
     use crate::credential::KnownSecrets;
     use crate::facts::FactSet;
     use crate::facts::http::{HeldBody, HttpFacts};
+    use crate::facts::sql::{self, Parameters, SqlFacts};
 
     /// The facts of a request whose rules read all of it.
     fn facts(body: &str) -> Facts {
@@ -337,6 +394,16 @@ mod tests {
             r#"{"kind":"Secret","data":{"a":"YQ==","n":1},"stringData":{"real-value":["x"]}}"#,
             r#"{"token":{"note":"\"quoted\"\n\u0000","real-value":1},"kind":"Pod","data":{"a":"b"}}"#,
             r#""bearer abcdefgh""#,
+            // Nothing to mask, to scrub or to escape; and each of these alone.
+            r#"{ "kind" : "order", "a": [1, -2, 18446744073709551615, 0.5, null, true], "é": {}, "": [] }"#,
+            r#"{"n":2.71828e5,"m":-0,"k":1e2}"#,
+            r#"{"n":[271828]}"#,
+            r#"{"x real-value":1}"#,
+            r#"{"real\u002dvalue":"real\u002dvalue"}"#,
+            r#"{"p\u0061ssword":"p"}"#,
+            r#"{"kind":"S\u0065cret","data":{"a":"YQ=="}}"#,
+            r#"{"key":"k","sig":"s","note":"sid:1"}"#,
+            r#"["auth=abc", "https://u:p@h/", "Basic YTpiYzpkZWY="]"#,
             "{",
             "",
         ] {
@@ -348,6 +415,31 @@ mod tests {
             FactsText::of(&Facts::None, &Mask::default(), &|text| text.into()).as_str(),
             "null"
         );
+    }
+
+    #[test]
+    fn sql_is_written_as_several_passes_did() {
+        for text in [
+            "SELECT a FROM b WHERE c = 271828 AND d = 'real-value' LIMIT 3",
+            "ALTER ROLE a PASSWORD 'hunter2'",
+            "CREATE SUBSCRIPTION s CONNECTION 'host=h password=p' PUBLICATION p",
+            "DO $$ BEGIN PERFORM \"token\"('x'); END $$",
+            "UPDATE \"real-value\".\"a\"\"b\" SET \"password\" = 'é'",
+            "not SQL; password='x'",
+        ] {
+            let statement = sql::read(text, 1 << 20).into_iter().next().unwrap();
+            let mut facts = SqlFacts::new(statement, "real-value", "ci");
+            let values = [
+                "271828".into(),
+                "real-value".into(),
+                Value::Null,
+                "password=p".into(),
+            ];
+            facts.parameters = Parameters::known(values.to_vec());
+            let facts = Facts::Sql(Box::new(facts));
+            assert_eq!(in_one(&facts), in_passes(&facts), "{text}");
+            assert!(!in_one(&facts).to_string().contains("real-value"), "{text}");
+        }
     }
 
     #[test]
@@ -372,6 +464,21 @@ mod tests {
         fn any_json_is_written_as_before(text: String, name: String, number: u32) {
             let inner = json!({ &name: &text, "item": number, "note": [&text, { &text: &name }] });
             let facts = facts(&json!([inner, text, number, inner]).to_string());
+            proptest::prop_assert_eq!(in_one(&facts), in_passes(&facts));
+        }
+
+        #[test]
+        fn json_that_is_looked_at_as_a_whole_is_written_as_before(
+            names in proptest::collection::vec("key|kind|data|auth|my-token|item|note|real-value|\"|é", 1..4),
+            texts in proptest::collection::vec("(Secret|bearer abcdefgh|real-value|x=|token|key=k|\\|:|\"| |abc|271828){0,3}", 1..4),
+            eighths: i32,
+        ) {
+            let members = |value: &Value| {
+                let members = names.iter().zip(&texts).map(|(name, text)| (name.clone(), json!([value, text])));
+                let plain = names.iter().zip(&texts).map(|(name, text)| (format!("{name}{name}"), json!(text)));
+                Value::Object(members.chain(plain).collect())
+            };
+            let facts = facts(&members(&members(&json!([f64::from(eighths) / 8.0, 271_828]))).to_string());
             proptest::prop_assert_eq!(in_one(&facts), in_passes(&facts));
         }
     }

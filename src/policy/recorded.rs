@@ -7,6 +7,7 @@ use std::cell::Cell;
 
 use serde_json::Value as Json;
 
+use crate::facts::json::Document;
 use crate::facts::k8s::params;
 use crate::facts::mask::MASKED;
 use crate::facts::{Blind, Fact, FactSource, Family, Kind, Slot, View};
@@ -20,7 +21,7 @@ enum Kept {
     Text(String),
     Texts(Vec<String>),
     Named(Vec<String>),
-    Json(Json),
+    Json(Document),
     Map(Vec<(String, String)>),
     MultiMap(Vec<(String, Vec<String>)>),
     /// It could not be had then either.
@@ -85,7 +86,7 @@ fn kept(slot: Slot, value: &Json) -> Option<Kept> {
         }));
     }
     Some(match slot.kind() {
-        Kind::Json => Kept::Json(value.clone()),
+        Kind::Json => Kept::Json(value.into()),
         _ if value.is_null() => Kept::Null,
         Kind::Bool => Kept::Bool(value.as_bool()?),
         Kind::Int | Kind::OptionalInt => Kept::Int(value.as_i64()?),

@@ -6,6 +6,7 @@ use tailkeep::channel::slack;
 use tailkeep::channel::webhook::{self, Said};
 use tailkeep::facts::http::graphql;
 use tailkeep::facts::http::{HeldBody, form};
+use tailkeep::facts::json::Document;
 use tailkeep::facts::mcp::{self, MESSAGES_MAX};
 use tailkeep::facts::sql::dialect::{self, Dialect};
 use tailkeep::facts::{Fact, mcp::Kind};
@@ -99,12 +100,13 @@ fn an_operation_is_of_a_kind_that_its_document_names() {
             json["operationName"] = name.into();
         }
         let headers = post("application/json").headers;
+        let asked = Document::from(&json);
         let places = graphql::Places {
             headers: &headers,
             query: &[],
             form: &[],
             parts: &[],
-            json: &json,
+            json: asked.root(),
             text: "",
         };
         for one in graphql::read(&places).into_iter().flatten() {
@@ -123,9 +125,9 @@ fn an_operation_is_of_a_kind_that_its_document_names() {
             }
         }
         // A list is as many operations as it has members, or is not read at all.
-        let list = serde_json::json!([json, json]);
+        let list = Document::from(&serde_json::json!([json, json]));
         let places = graphql::Places {
-            json: &list,
+            json: list.root(),
             ..places
         };
         if let Ok(read) = graphql::read(&places) {

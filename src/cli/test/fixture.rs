@@ -209,7 +209,7 @@ fn resolved(recorded: &K8s) -> Facts {
     };
     let body = recorded.body_json.clone().unwrap_or_default();
     let params = recorded.params.clone().into_iter().collect();
-    let facts = K8sFacts::recorded(resolved, params, body, recorded.dry_run.unwrap_or(false));
+    let facts = K8sFacts::recorded(resolved, params, &body, recorded.dry_run.unwrap_or(false));
     Facts::K8s(Box::new(facts))
 }
 

@@ -1,9 +1,9 @@
 //! What a body says, in each of the ways in which a rule may read it. *Pure.*
 
 use http::request::Parts;
-use serde_json::Value;
 
 use super::{HeldBody, body, form, json};
+use crate::facts::json::Document;
 use crate::facts::{Blind, Fact, FactSet, Slot};
 
 /// Facts whose reading needs the body.
@@ -39,7 +39,7 @@ pub(super) fn wants_graphql(needs: FactSet) -> bool {
 pub(crate) struct Content {
     /// `None` where there is no body.
     pub(crate) text: Fact<Option<String>>,
-    pub(crate) json: Fact<Value>,
+    pub(crate) json: Fact<Document>,
     pub(crate) form: Fact<Vec<(String, Vec<String>)>>,
     /// The names of a multipart form's parts.
     pub(crate) parts: Fact<Vec<String>>,
@@ -70,7 +70,7 @@ impl Content {
             HeldBody::Empty => {
                 return Content {
                     text: Fact::Known(None),
-                    json: Fact::Known(Value::Null),
+                    json: Fact::Known(Document::default()),
                     form: Fact::Known(Vec::new()),
                     parts: Fact::Known(Vec::new()),
                 };

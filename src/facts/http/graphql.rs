@@ -12,12 +12,12 @@ use std::collections::HashSet;
 use apollo_parser::Parser;
 use apollo_parser::cst::{CstNode as _, Definition, OperationDefinition, Selection, SelectionSet};
 use http::HeaderMap;
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::form::media_type;
 use crate::facts::Blind;
 use crate::facts::escape;
+use crate::facts::json::Json;
 
 /// Levels of selections in one document.
 pub const DEPTH_MAX: usize = 64;
@@ -57,7 +57,7 @@ pub struct Places<'a> {
     pub form: &'a [(String, Vec<String>)],
     /// The names of a multipart body's parts.
     pub parts: &'a [String],
-    pub json: &'a Value,
+    pub json: Json<'a>,
     pub text: &'a str,
 }
 
@@ -134,7 +134,9 @@ fn in_pairs(pairs: &[(String, Vec<String>)]) -> Result<Option<Asked<'_>>, Blind>
         },
     };
     let stored = match one("extensions")? {
-        Some(text) => persisted(super::json::parse(text.as_bytes()).ok().as_ref()),
+        Some(text) => super::json::parse(text)
+            .ok()
+            .and_then(|extensions| persisted(Some(extensions.root()))),
         None => None,
     };
     // Many requests have a `query` that is no GraphQL: one that has no selection is none.
@@ -142,11 +144,11 @@ fn in_pairs(pairs: &[(String, Vec<String>)]) -> Result<Option<Asked<'_>>, Blind>
     asked(document, one(NAME)?, stored.as_deref())
 }
 
-fn in_json(json: &Value) -> Result<Vec<Asked<'_>>, Blind> {
+fn in_json(json: Json<'_>) -> Result<Vec<Asked<'_>>, Blind> {
     match json {
-        Value::Array(items) => {
+        Json::List(items) => {
             let mut all = Vec::new();
-            for item in items {
+            for item in items.iter() {
                 if let Some(asked) = in_object(item)? {
                     if all.len() == OPERATIONS_MAX {
                         return Err(Blind::Truncated);
@@ -163,13 +165,13 @@ fn in_json(json: &Value) -> Result<Vec<Asked<'_>>, Blind> {
     }
 }
 
-fn in_object(value: &Value) -> Result<Option<Asked<'_>>, Blind> {
-    let Value::Object(object) = value else {
+fn in_object(value: Json<'_>) -> Result<Option<Asked<'_>>, Blind> {
+    let Json::Map(object) = value else {
         return Ok(None);
     };
     let text = |key: &str| match object.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Text(text)) => Ok(Some(text)),
         Some(_) => Err(Blind::Ambiguous),
     };
     // Some readers do not tell case apart, and would find these.
@@ -177,8 +179,8 @@ fn in_object(value: &Value) -> Result<Option<Asked<'_>>, Blind> {
         KEYS.iter()
             .any(|known| known != &key && known.eq_ignore_ascii_case(key))
     };
-    let hides = |(key, value): (&String, &Value)| {
-        other(key) && (object.contains_key("query") || value.as_str().is_some_and(|text| text.contains('{')))
+    let hides = |(key, value): (&str, Json<'_>)| {
+        other(key) && (object.get("query").is_some() || value.as_str().is_some_and(|text| text.contains('{')))
     };
     if object.iter().any(hides) {
         return Err(Blind::Ambiguous);
@@ -186,7 +188,7 @@ fn in_object(value: &Value) -> Result<Option<Asked<'_>>, Blind> {
     // A `query` that is no text, or has no selection, belongs to another API.
     let document = object
         .get("query")
-        .and_then(Value::as_str)
+        .and_then(Json::as_str)
         .filter(|text| text.contains('{'));
     let stored = persisted(object.get("extensions"));
     if document.is_none() && stored.is_none() {
@@ -196,12 +198,12 @@ fn in_object(value: &Value) -> Result<Option<Asked<'_>>, Blind> {
 }
 
 /// The hash of a document that the server has stored.
-fn persisted(extensions: Option<&Value>) -> Option<String> {
+fn persisted(extensions: Option<Json<'_>>) -> Option<String> {
     let stored = extensions?.get("persistedQuery")?;
     Some(
         stored
             .get("sha256Hash")
-            .and_then(Value::as_str)
+            .and_then(Json::as_str)
             .unwrap_or_default()
             .to_owned(),
     )

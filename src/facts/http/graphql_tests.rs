@@ -1,8 +1,9 @@
 use http::header::CONTENT_TYPE;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::{HeldBody, HttpFacts, query};
 use super::*;
+use crate::facts::json::Document;
 use crate::facts::{Fact, FactSet, FactSource as _, Slot};
 
 fn of_json(body: &Value) -> Result<Vec<Operation>, Blind> {
@@ -11,7 +12,7 @@ fn of_json(body: &Value) -> Result<Vec<Operation>, Blind> {
         query: &[],
         form: &[],
         parts: &[],
-        json: body,
+        json: Document::from(body).root(),
         text: "",
     })
 }
@@ -92,7 +93,7 @@ fn a_name_beside_the_document_is_ambiguous() {
             query,
             form: &[],
             parts: &[],
-            json,
+            json: Document::from(json).root(),
             text: "",
         });
         read.map(|all| all.into_iter().map(|one| one.kind).collect::<Vec<_>>().join(" "))
@@ -300,7 +301,7 @@ fn a_stored_document_is_known_by_its_text_alone() {
         query: &pairs,
         form: &[],
         parts: &[],
-        json: &Value::Null,
+        json: Json::Null,
         text: "",
     };
     assert_eq!(read(&places), Err(Blind::Opaque));

@@ -1,15 +1,14 @@
 //! JSON that every reader reads alike (RFC 8259; I-JSON, RFC 7493, for the keys). *Pure.*
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::map::Entry;
-use serde_json::{Map, Value};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use crate::facts::json::{Builder, Document, Raw, TooLong};
 use crate::facts::{Blind, Fact};
 
 /// The message by which a duplicate key leaves serde's error.
@@ -27,18 +26,18 @@ const LARGE: &str = "number over 64 bits";
 
 /// A body as JSON. Null where there is none, or where it neither is JSON, says so, nor begins as an
 /// object or a list does.
-pub fn read(headers: &HeaderMap, body: &[u8]) -> Fact<Value> {
+pub fn read(headers: &HeaderMap, body: &[u8]) -> Fact<Document> {
     let text = match super::body::text(headers, body) {
         Ok(text) => text.trim_ascii(),
         Err(blind) => return Fact::Unknown(blind),
     };
     if text.is_empty() {
-        return Fact::Known(Value::Null);
+        return Fact::Known(Document::default());
     }
-    match parse(text.as_bytes()) {
-        Ok(value) => Fact::Known(value),
+    match parse(text) {
+        Ok(document) => Fact::Known(document),
         Err(Blind::Unparseable) if !says_json(headers) && !text.starts_with(['{', '[']) => {
-            Fact::Known(Value::Null)
+            Fact::Known(Document::default())
         }
         Err(blind) => Fact::Unknown(blind),
     }
@@ -50,11 +49,15 @@ pub fn read(headers: &HeaderMap, body: &[u8]) -> Fact<Value> {
 /// [`Blind::Truncated`] over [`VALUES_MAX`], [`Blind::Ambiguous`] for a duplicate key (also one of another case, since some readers take
 /// `FORCE` for `force`) or an integer over 64 bits (whose last digits some
 /// readers lose), [`Blind::Unparseable`] for what is no JSON.
-pub fn parse(body: &[u8]) -> Result<Value, Blind> {
-    let mut reader = serde_json::Deserializer::from_slice(body);
-    let unique = Unique::deserialize(&mut reader);
-    match unique.and_then(|value| reader.end().map(|()| value)) {
-        Ok(value) => Ok(value.0),
+pub fn parse(text: &str) -> Result<Document, Blind> {
+    let reading = Reading {
+        left: Cell::new(VALUES_MAX),
+        builder: RefCell::new(Builder::of(text).map_err(|TooLong| Blind::Truncated)?),
+    };
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let root = Next(&reading).deserialize(&mut reader);
+    match root.and_then(|root| reader.end().map(|()| root)) {
+        Ok(root) => Ok(reading.builder.into_inner().finish(root)),
         Err(error) if error.to_string().starts_with(DUPLICATE) || error.to_string().starts_with(LARGE) => {
             Err(Blind::Ambiguous)
         }
@@ -64,7 +67,7 @@ pub fn parse(body: &[u8]) -> Result<Value, Blind> {
 }
 
 /// Whether no two keys are one to a reader that does not tell case apart, as Go's does.
-fn differ_when_folded<'a>(mut keys: impl Iterator<Item = &'a String>) -> bool {
+fn differ_when_folded<'a>(mut keys: impl Iterator<Item = &'a str>) -> bool {
     let mut seen = HashSet::new();
     // Upper case first: the long s (U+017F) and the Kelvin sign (U+212A) meet s and k there.
     keys.all(|key| seen.insert(key.to_uppercase().to_lowercase()))
@@ -85,102 +88,120 @@ fn says_json(headers: &HeaderMap) -> bool {
         })
 }
 
-/// A value whose objects have no key twice; serde_json's own keeps the last one silently.
-struct Unique(Value);
+/// What a text was read as so far.
+struct Reading<'t> {
+    /// Values that may follow.
+    left: Cell<usize>,
+    builder: RefCell<Builder<'t>>,
+}
 
-impl<'de> Deserialize<'de> for Unique {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let left = Cell::new(VALUES_MAX);
-        UniqueSeed(&left).deserialize(deserializer).map(Unique)
+impl Reading<'_> {
+    fn string<E: de::Error>(&self, string: &str) -> Result<Raw, E> {
+        self.builder.borrow_mut().string(string).map_err(too_long)
     }
 }
 
-/// With how many values may follow.
+fn too_long<E: de::Error>(_: TooLong) -> E {
+    E::custom(MANY)
+}
+
+/// Reads the next value.
 #[derive(Clone, Copy)]
-struct UniqueSeed<'a>(&'a Cell<usize>);
+struct Next<'r, 't>(&'r Reading<'t>);
 
-impl<'de> DeserializeSeed<'de> for UniqueSeed<'_> {
-    type Value = Value;
+/// Reads the name of the next member.
+struct Name<'r, 't>(&'r Reading<'t>);
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        let left = self.0.get().checked_sub(1);
-        self.0.set(left.ok_or_else(|| de::Error::custom(MANY))?);
+impl<'de> DeserializeSeed<'de> for Next<'_, '_> {
+    type Value = Raw;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
+        let left = self.0.left.get().checked_sub(1);
+        self.0.left.set(left.ok_or_else(|| de::Error::custom(MANY))?);
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for UniqueSeed<'_> {
-    type Value = Value;
+impl<'de> DeserializeSeed<'de> for Name<'_, '_> {
+    type Value = Raw;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
+        deserializer.deserialize_str(Next(self.0))
+    }
+}
+
+impl<'de> Visitor<'de> for Next<'_, '_> {
+    type Value = Raw;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
+        Ok(Raw::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
+        Ok(Raw::Int(value))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
+        Ok(i64::try_from(value).map_or(Raw::Uint(value), Raw::Int))
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
         // An integer over 64 bits arrives here too, rounded.
         if value.abs() >= 9.0e18 {
             return Err(E::custom(LARGE));
         }
-        Ok(value.into())
+        Ok(self.0.builder.borrow_mut().double(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Raw, E> {
+        self.0.string(value)
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut array = Vec::new();
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Raw, A::Error> {
+        let builder = &self.0.builder;
+        let begun = builder.borrow().begin();
         while let Some(item) = items.next_element_seed(self)? {
-            array.push(item);
+            builder.borrow_mut().push(item);
         }
-        Ok(Value::Array(array))
+        builder.borrow_mut().end_list(begun).map_err(too_long)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        let mut folds = false;
-        while let Some(key) = entries.next_key::<String>()? {
-            folds |= key
-                .bytes()
-                .any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii());
-            match object.entry(key) {
-                Entry::Vacant(place) => place.insert(entries.next_value_seed(self)?),
-                Entry::Occupied(_) => return Err(de::Error::custom(DUPLICATE)),
-            };
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Raw, A::Error> {
+        let builder = &self.0.builder;
+        let begun = builder.borrow().begin();
+        while let Some(name) = entries.next_key_seed(Name(self.0))? {
+            builder.borrow_mut().push(name);
+            let value = entries.next_value_seed(self)?;
+            builder.borrow_mut().push(value);
         }
+        let mut builder = builder.borrow_mut();
         // Keys of small ASCII letters alone differ in every fold.
-        if folds && !differ_when_folded(object.keys()) {
-            return Err(de::Error::custom(DUPLICATE));
+        let is_plain = |name: &str| {
+            name.bytes()
+                .all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
+        };
+        let differ = builder.names(begun).all(is_plain) || differ_when_folded(builder.names(begun));
+        match builder.end_map(begun).map_err(too_long)? {
+            Some(map) if differ => Ok(map),
+            _ => Err(de::Error::custom(DUPLICATE)),
         }
-        Ok(Value::Object(object))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::facts::json::Json;
 
     fn typed(kind: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -190,7 +211,8 @@ mod tests {
 
     #[track_caller]
     fn check(kind: &str, body: &str, want: Fact<Value>) {
-        assert_eq!(read(&typed(kind), body.as_bytes()), want, "{kind} {body}");
+        let read = read(&typed(kind), body.as_bytes());
+        assert_eq!(read.map(|read| read.root().to_value()), want, "{kind} {body}");
     }
 
     #[test]
@@ -235,7 +257,8 @@ mod tests {
     fn a_text_says_so_many_values() {
         let list = |count: usize| format!("[{}0]", "0,".repeat(count - 2));
         let known = read(&typed("application/json"), list(VALUES_MAX).as_bytes());
-        assert!(matches!(known, Fact::Known(Value::Array(values)) if values.len() == VALUES_MAX - 1));
+        let known = known.known().map(Document::root);
+        assert!(matches!(known, Some(Json::List(values)) if values.len() == VALUES_MAX - 1));
         let many = list(VALUES_MAX + 1);
         check("application/json", &many, Fact::Unknown(Blind::Truncated));
         check("text/plain", &many, Fact::Unknown(Blind::Truncated));

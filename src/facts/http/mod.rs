@@ -16,6 +16,7 @@ pub mod query;
 use http::HeaderMap;
 use http::request::Parts;
 
+use crate::facts::json::Document;
 use crate::facts::{Blind, Fact, FactSet, FactSource, Slot, View};
 use crate::protocol::http::{Upgrade, upgrade};
 
@@ -46,7 +47,7 @@ pub struct HttpFacts {
     headers: Fact<Vec<(String, Vec<String>)>>,
     host: String,
     body: Fact<Option<String>>,
-    body_json: Fact<serde_json::Value>,
+    body_json: Fact<Document>,
     form: Fact<Vec<(String, Vec<String>)>>,
     multipart: Fact<Vec<String>>,
     /// Empty where there is none.
@@ -160,10 +161,7 @@ impl FactSource for HttpFacts {
                 Some(text) => View::Text(text),
                 None => View::Text(""),
             }),
-            Slot::HttpBodyJson => self.body_json.as_ref().map(|value| match value {
-                serde_json::Value::Null => View::Null,
-                value => View::Json(value),
-            }),
+            Slot::HttpBodyJson => self.body_json.as_ref().map(Document::view),
             Slot::HttpForm => self.form.as_ref().map(|pairs| View::MultiMap(pairs)),
             Slot::HttpMultipart => self.multipart.as_ref().map(|names| View::Texts(names)),
             Slot::HttpGraphqlOperation => self.graphql.as_ref().map(|one| View::Text(&one.name)),
@@ -187,7 +185,7 @@ fn operations(
         query: had(query)?,
         form: had(&content.form)?,
         parts: had(&content.parts)?,
-        json: had(&content.json)?,
+        json: had(&content.json)?.root(),
         text: had(&content.text)?.as_deref().unwrap_or_default(),
     })
 }

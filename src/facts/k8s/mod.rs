@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::http::content::Content;
 use super::http::{HeldBody, Malformed, path, query};
+use crate::facts::json::{Document, Json};
 use crate::facts::{Blind, Fact, FactSet, FactSource, Slot, View};
 use crate::protocol::http::upgrade;
 
@@ -37,7 +38,7 @@ pub struct K8sFacts {
     label_selector: Fact<String>,
     field_selector: Fact<String>,
     command: Vec<String>,
-    body_json: Fact<Value>,
+    body_json: Fact<Document>,
     dry_run: Fact<bool>,
 }
 
@@ -81,7 +82,9 @@ impl K8sFacts {
         let json = if needs.contains(Slot::K8sBodyJson) || needs.contains(Slot::K8sDryRun) {
             // What is no JSON is protobuf, CBOR or YAML to an API server, and not read here.
             match Content::read(parts, body, read, decoded_bytes_max).json {
-                Fact::Known(Value::Null) if !matches!(body, HeldBody::Empty | HeldBody::Whole([])) => {
+                Fact::Known(json)
+                    if json.is_null() && !matches!(body, HeldBody::Empty | HeldBody::Whole([])) =>
+                {
                     Fact::Unknown(Blind::Opaque)
                 }
                 json => json,
@@ -121,7 +124,7 @@ impl K8sFacts {
     pub fn recorded(
         resolved: Resolved,
         written: Vec<(String, String)>,
-        body_json: Value,
+        body_json: &Value,
         dry_run: bool,
     ) -> K8sFacts {
         let of = |wanted: &str| {
@@ -136,7 +139,7 @@ impl K8sFacts {
             command: of("command").into_iter().collect(),
             params: params::canonical(written.clone()),
             written,
-            body_json: Fact::Known(body_json),
+            body_json: Fact::Known(body_json.into()),
             dry_run: Fact::Known(dry_run),
         }
     }
@@ -173,7 +176,7 @@ fn single(query: &[(String, Vec<String>)], wanted: &str) -> Fact<String> {
 
 /// Whether the API server changes nothing. Only where it is certain: the API server reads
 /// `dryRun` from a DELETE's body instead of the query, and connect-like subresources ignore it.
-fn dry_run(resolved: &Resolved, query: &[(String, Vec<String>)], body: &Fact<Value>) -> Fact<bool> {
+fn dry_run(resolved: &Resolved, query: &[(String, Vec<String>)], body: &Fact<Document>) -> Fact<bool> {
     let verb = match &resolved.verb {
         Fact::Known(verb) => verb.as_str(),
         Fact::Unknown(blind) => return Fact::Unknown(*blind),
@@ -187,16 +190,13 @@ fn dry_run(resolved: &Resolved, query: &[(String, Vec<String>)], body: &Fact<Val
         return Fact::Known(false);
     }
     match verb {
-        "delete" | "deletecollection" => match body {
-            Fact::Known(Value::Null) => Fact::Known(by_query),
-            Fact::Known(options) => Fact::Known(
-                options
-                    .get("dryRun")
-                    .and_then(Value::as_array)
-                    .is_some_and(|all| !all.is_empty() && all.iter().all(|one| one == "All")),
-            ),
-            Fact::Unknown(blind) => Fact::Unknown(*blind),
-        },
+        "delete" | "deletecollection" => body.as_ref().map(|body| match body.root() {
+            Json::Null => by_query,
+            options => match options.get("dryRun") {
+                Some(Json::List(all)) => !all.is_empty() && all.iter().all(|one| one.as_str() == Some("All")),
+                _ => false,
+            },
+        }),
         "create" | "update" | "patch" => match resolved.subresource.as_str() {
             "" | "status" | "scale" => Fact::Known(by_query),
             _ if named.is_none() => Fact::Known(false),
@@ -215,15 +215,7 @@ impl FactSource for K8sFacts {
         Fact::Known(match slot {
             Slot::K8sVerb => return own.verb.as_ref().map(|text| View::Text(text)),
             Slot::K8sName => return own.name.as_ref().map(|text| View::Text(text)),
-            Slot::K8sBodyJson => {
-                return self.body_json.as_ref().map(|value| {
-                    if value.is_null() {
-                        View::Null
-                    } else {
-                        View::Json(value)
-                    }
-                });
-            }
+            Slot::K8sBodyJson => return self.body_json.as_ref().map(Document::view),
             Slot::K8sDryRun => return self.dry_run.as_ref().map(|yes| View::Bool(*yes)),
             Slot::K8sGroup => View::Text(&own.group),
             Slot::K8sVersion => View::Text(&own.version),

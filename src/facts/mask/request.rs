@@ -147,8 +147,9 @@ impl Mask {
     }
 
     pub(super) fn secret_object(&self, body: &str) -> String {
-        match json::parse(body.as_bytes()) {
-            Ok(mut value) => {
+        match json::parse(body) {
+            Ok(document) => {
+                let mut value = document.root().to_value();
                 self.json(&mut value);
                 value.to_string()
             }

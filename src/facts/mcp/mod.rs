@@ -12,6 +12,7 @@ use http::request::Parts;
 use serde_json::{Map, Value};
 
 use super::http::{HeldBody, Malformed, body, json, query};
+use crate::facts::json::Document;
 use crate::facts::{Blind, Fact, FactSource, Slot, View};
 
 /// Messages in one batch.
@@ -47,8 +48,8 @@ pub struct McpFacts {
     tool: String,
     resource: String,
     prompt: String,
-    arguments: Value,
-    params: Value,
+    arguments: Document,
+    params: Document,
     query: Fact<Vec<(String, Vec<String>)>>,
 }
 
@@ -90,8 +91,8 @@ pub fn read(parts: &Parts, held: HeldBody<'_>, decoded_bytes_max: usize) -> Resu
         _ => Malformed::Rpc,
     })?;
     let text = body::text(&parts.headers, &decoded).map_err(|_| Malformed::Rpc)?;
-    let whole = json::parse(text.as_bytes()).map_err(|_| Malformed::Rpc)?;
-    let (mut messages, batch) = match whole {
+    let whole = json::parse(text).map_err(|_| Malformed::Rpc)?;
+    let (mut messages, batch) = match whole.root().to_value() {
         Value::Array(items) => (batch_of(items)?, true),
         one => (vec![McpFacts::of(one)?], false),
     };
@@ -145,8 +146,8 @@ impl McpFacts {
             tool: String::new(),
             resource: String::new(),
             prompt: String::new(),
-            arguments: Value::Null,
-            params: Value::Null,
+            arguments: Document::default(),
+            params: Document::default(),
             query: Fact::Known(Vec::new()),
         }
     }
@@ -184,24 +185,24 @@ impl McpFacts {
             Some(Value::String(method)) if !method.is_empty() => out.method = method,
             _ => return Err(Malformed::Rpc),
         }
-        out.params = match object.remove("params") {
-            None | Some(Value::Null) => Value::Null,
-            Some(params @ Value::Object(_)) => params,
+        match object.remove("params") {
+            None | Some(Value::Null) => out.read_params(&Map::new())?,
+            Some(Value::Object(params)) => {
+                out.read_params(&params)?;
+                out.params = (&Value::Object(params)).into();
+            }
             Some(_) => return Err(Malformed::Rpc),
-        };
-        out.read_params()?;
+        }
         Ok(out)
     }
 
-    fn read_params(&mut self) -> Result<(), Malformed> {
-        let none = Map::new();
-        let params = self.params.as_object().unwrap_or(&none);
+    fn read_params(&mut self, params: &Map<String, Value>) -> Result<(), Malformed> {
         exact(params, PARAMETERS)?;
         let text = |object: &Map<String, Value>, key: &str| match object.get(key) {
             Some(Value::String(text)) => Ok(text.clone()),
             _ => Err(Malformed::Rpc),
         };
-        let arguments = || params.get("arguments").cloned().unwrap_or_default();
+        let arguments = || params.get("arguments").map(Document::from).unwrap_or_default();
         match self.method.as_str() {
             "tools/call" => (self.tool, self.arguments) = (text(params, "name")?, arguments()),
             "prompts/get" => (self.prompt, self.arguments) = (text(params, "name")?, arguments()),
@@ -280,18 +281,14 @@ fn exact(object: &Map<String, Value>, keys: &[&str]) -> Result<(), Malformed> {
 
 impl FactSource for McpFacts {
     fn fact(&self, slot: Slot) -> Fact<View<'_>> {
-        let json = |value| match value {
-            &Value::Null => View::Null,
-            value => View::Json(value),
-        };
         Fact::Known(match slot {
             Slot::McpKind => View::Text(self.kind.name()),
             Slot::McpMethod => View::Text(&self.method),
             Slot::McpTool => View::Text(&self.tool),
             Slot::McpResource => View::Text(&self.resource),
             Slot::McpPrompt => View::Text(&self.prompt),
-            Slot::McpArguments => json(&self.arguments),
-            Slot::McpParams => json(&self.params),
+            Slot::McpArguments => self.arguments.view(),
+            Slot::McpParams => self.params.view(),
             Slot::McpQuery => return self.query.as_ref().map(|pairs| View::MultiMap(pairs)),
             _ => return Fact::Unknown(Blind::NotRead),
         })

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::Statement;
 use super::path::{Bare, SearchPath};
+use crate::facts::json::Document;
 use crate::facts::{Blind, Fact, FactSource, Slot, View};
 
 /// The parameters that a statement is run with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
     /// As a JSON list of texts and nulls.
-    pub fact: Fact<serde_json::Value>,
+    pub fact: Fact<Arc<Document>>,
     pub seen: Seen,
 }
 
@@ -27,7 +28,7 @@ pub enum Seen {
 impl Parameters {
     pub fn known(values: Vec<serde_json::Value>) -> Parameters {
         Parameters {
-            fact: Fact::Known(serde_json::Value::Array(values)),
+            fact: Fact::Known(Arc::new((&serde_json::Value::Array(values)).into())),
             seen: Seen::There,
         }
     }
@@ -116,7 +117,7 @@ impl FactSource for SqlFacts {
             Slot::SqlStatements => return Fact::Known(View::Int(self.statements)),
             Slot::SqlDatabase => return Fact::Known(View::Text(&self.database)),
             Slot::SqlUser => return Fact::Known(View::Text(&self.user)),
-            Slot::SqlParameters => return self.parameters.fact.as_ref().map(View::Json),
+            Slot::SqlParameters => return self.parameters.fact.as_ref().map(|list| View::Json(list)),
             Slot::SqlOpaque => return Fact::Known(View::Bool(statement.opaque)),
             Slot::SqlSearchPath => {
                 let known = self.path.known().map(View::Texts);

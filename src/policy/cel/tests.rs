@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::facts::json::Document;
 use crate::facts::{Fact, FactSource, View};
 
 /// Facts of the `sql` and `http` families for one test.
@@ -16,11 +17,16 @@ impl FactSource for Table {
         match self.0.iter().find(|(own, _)| *own == slot) {
             Some((_, Fact::Known(serde_json::Value::String(text)))) => Fact::Known(View::Text(text)),
             Some((_, Fact::Known(serde_json::Value::Bool(value)))) => Fact::Known(View::Bool(*value)),
-            Some((_, Fact::Known(json))) => Fact::Known(View::Json(json)),
+            Some((_, Fact::Known(json))) => Fact::Known(View::Json(document(json))),
             Some((_, Fact::Unknown(blind))) => Fact::Unknown(*blind),
             None => Fact::Unknown(Blind::NotRead),
         }
     }
+}
+
+/// As long as the test.
+pub(crate) fn document(json: &serde_json::Value) -> &'static Document {
+    Box::leak(Box::new(json.into()))
 }
 
 fn http() -> Table {

@@ -5,11 +5,10 @@ use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::facts::json::{self, Json};
+use crate::facts::{Slot, View};
 use chrono::{DateTime, TimeDelta, Utc};
 use ipnet::IpNet;
-use serde_json::Value as Json;
-
-use crate::facts::{Slot, View};
 
 /// A CEL value.
 #[derive(Clone, Debug)]
@@ -33,8 +32,8 @@ pub enum Value<'a> {
     Pairs(&'a [(String, String)]),
     /// A fact that maps texts to lists of texts.
     Multi(&'a [(String, Vec<String>)]),
-    JsonList(&'a [Json]),
-    JsonMap(&'a serde_json::Map<String, Json>),
+    JsonList(json::List<'a>),
+    JsonMap(json::Map<'a>),
     /// What may not be there; see `optional.rs`.
     Optional(Option<Arc<Value<'a>>>),
     Timestamp(DateTime<Utc>),
@@ -53,26 +52,23 @@ impl<'a> Value<'a> {
             View::Text(value) => Value::Text(Cow::Borrowed(value)),
             View::Texts(values) => Value::Texts(values),
             View::Named(values) => Value::Names(slot, values),
-            View::Json(value) => Value::of_json(value),
+            View::Json(document) => Value::of_json(document.root()),
             View::Map(pairs) => Value::Pairs(pairs),
             View::MultiMap(pairs) => Value::Multi(pairs),
         }
     }
 
-    /// A JSON number is an int where it is one (so that no digit is lost), else a double. CEL
-    /// compares numbers across their types, so a rule sees no difference.
-    pub(crate) fn of_json(json: &'a Json) -> Value<'a> {
+    /// CEL compares numbers across their types, so a rule sees no difference.
+    fn of_json(json: Json<'a>) -> Value<'a> {
         match json {
             Json::Null => Value::Null,
-            Json::Bool(value) => Value::Bool(*value),
-            Json::Number(number) => match (number.as_i64(), number.as_u64()) {
-                (Some(value), _) => Value::Int(value),
-                (None, Some(value)) => Value::Uint(value),
-                (None, None) => Value::Double(number.as_f64().unwrap_or(f64::NAN)),
-            },
-            Json::String(text) => Value::Text(Cow::Borrowed(text)),
-            Json::Array(items) => Value::JsonList(items),
-            Json::Object(map) => Value::JsonMap(map),
+            Json::Bool(value) => Value::Bool(value),
+            Json::Int(value) => Value::Int(value),
+            Json::Uint(value) => Value::Uint(value),
+            Json::Double(value) => Value::Double(value),
+            Json::Text(text) => Value::Text(Cow::Borrowed(text)),
+            Json::List(items) => Value::JsonList(items),
+            Json::Map(map) => Value::JsonMap(map),
         }
     }
 
@@ -152,11 +148,7 @@ impl<'a> Value<'a> {
             Value::Map(entries) => entries.get(index).map(|(key, _)| key.clone()),
             Value::Pairs(entries) => entries.get(index).map(|(key, _)| Value::Text(Cow::Borrowed(key))),
             Value::Multi(entries) => entries.get(index).map(|(key, _)| Value::Text(Cow::Borrowed(key))),
-            Value::JsonMap(entries) => {
-                let mut keys = entries.keys();
-                keys.nth(index)
-                    .map(|key| Value::Text(Cow::Borrowed(key.as_str())))
-            }
+            Value::JsonMap(entries) => entries.at(index).map(|(key, _)| Value::Text(Cow::Borrowed(key))),
             list => list.item(index),
         }
     }
@@ -176,7 +168,7 @@ impl<'a> Value<'a> {
                 .iter()
                 .find(|(own, _)| own == key)
                 .map(|(_, values)| Value::Texts(values)),
-            (Value::JsonMap(entries), Value::Text(key)) => entries.get(key.as_ref()).map(Value::of_json),
+            (Value::JsonMap(entries), Value::Text(key)) => entries.get(key).map(Value::of_json),
             _ => None,
         }
     }

@@ -30,7 +30,7 @@ impl FactSource for Table {
                     .json
                     .as_ref()
                     .map_or(Fact::Unknown(Blind::Truncated), |json| {
-                        Fact::Known(View::Json(json))
+                        Fact::Known(View::Json(Box::leak(Box::new(json.into()))))
                     });
             }
             _ => None,

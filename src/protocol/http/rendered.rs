@@ -44,7 +44,8 @@ pub fn rendered(detail: &str) -> Option<(&'static str, String)> {
 
 fn of_json(headers: &HeaderMap, body: &str) -> Option<(&'static str, String)> {
     match json::read(headers, body.as_bytes()) {
-        Fact::Known(mut value) if !value.is_null() => {
+        Fact::Known(document) if !document.is_null() => {
+            let mut value = document.root().to_value();
             // A name that was written in escapes is known by now.
             Mask::default().json(&mut value);
             Some(("JSON", serde_json::to_string_pretty(&value).ok()?))

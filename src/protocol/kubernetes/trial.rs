@@ -285,8 +285,11 @@ fn options(parts: &Parts, body: &[u8]) -> Result<Map<String, Value>, String> {
     if !is_json || parts.headers.contains_key(CONTENT_ENCODING) || parts.method != Method::DELETE {
         return Err("its options are not JSON".to_owned());
     }
-    match strict::parse(body) {
-        Ok(Value::Object(options)) => Ok(options),
+    let options = std::str::from_utf8(body)
+        .ok()
+        .and_then(|text| strict::parse(text).ok());
+    match options.map(|options| options.root().to_value()) {
+        Some(Value::Object(options)) => Ok(options),
         _ => Err("its options can be read in several ways".to_owned()),
     }
 }

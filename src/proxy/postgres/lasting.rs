@@ -37,7 +37,8 @@ impl Lasting {
         let parameters = match &action.facts {
             Facts::Sql(facts) => {
                 let own = &facts.parameters;
-                own.fact.known().or(own.apart()).map_or(0, size)
+                let known = own.fact.known().map(|list| list.bytes());
+                known.or(own.apart().map(size)).unwrap_or_default()
             }
             _ => 0,
         };

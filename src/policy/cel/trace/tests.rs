@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::facts::{Blind, Fact, FactSource, Family, Mask, Slot, View};
-use crate::policy::cel::tests::Table;
+use crate::policy::cel::tests::{Table, document};
 use crate::policy::cel::{Condition, Env};
 
 /// A request with credentials among what is none.
@@ -12,7 +12,7 @@ impl FactSource for Request {
     fn fact(&self, slot: Slot) -> Fact<View<'_>> {
         match self.0.get(slot.name()) {
             Some(serde_json::Value::String(text)) => Fact::Known(View::Text(text)),
-            Some(value) => Fact::Known(View::Json(value)),
+            Some(value) => Fact::Known(View::Json(document(value))),
             None => Fact::Unknown(Blind::Truncated),
         }
     }
