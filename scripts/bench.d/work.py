@@ -218,7 +218,7 @@ WORK = {
     "get-1": ("GET 1 KiB, 1 connection", "request", get(1), False),
     "get-16": ("GET 1 KiB, 16 connections", "request", get(16), True),
     "get-64": ("GET 1 KiB, 64 connections", "request", get(64), False),
-    "paced-16": ("GET 1 KiB, 16 connections, at half of the gateway's rate", "request", paced, True),
+    "paced-16": ("GET 1 KiB at half of the gateway's rate", "request", paced, True),
     "post-16": ("POST 4 KiB JSON, body rule, 16 connections", "request", post(16), True),
     "tls": ("a new TLS connection for each request", "request", reconnect, True),
     "tls-500": ("the same, over 500 hosts", "request", many_hosts, False),
