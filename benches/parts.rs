@@ -1,7 +1,7 @@
 //! The hot parts of an action, each by itself: nanoseconds, and instructions where valgrind is here, which do not hang on
-//! what else the machine does. `cargo bench --profile counts --bench parts`. Prints, asserts nothing.
+//! what else the machine does. `. scripts/lib.sh; count_parts`. Prints, asserts nothing.
 //!
-//! The last column is the ratio to `benches/counts.txt`, which the same with `-- --write` writes anew: the trend from one commit
+//! The last column is the ratio to `benches/counts.txt`, which `count_parts -- --write` writes anew: the trend from one commit
 //! to the next. `scripts/test` prints it.
 
 #![allow(

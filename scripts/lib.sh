@@ -148,6 +148,10 @@ need_tailnet() {
   printf '%s\n' "$sources" >"$to/sources"
 }
 
+# count_parts [-- --write]: what the hot parts cost in instructions, and their ratio to benches/counts.txt, or that file anew. Our own code as
+# in the release; what it stands on as the tests have it, which is there already and as good to compare with itself.
+count_parts() { CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo bench --locked --profile dev --quiet --bench parts "$@"; }
+
 # The accessibility rules that the admin page is held to.
 AXE=4.14.1
 
