@@ -36,6 +36,10 @@ class Leg:
     def everything_at(self, address: str):
         self.hosts.resolve(dict.fromkeys(NAMES + MANY, address))
 
+    def until_reached(self, url: str, *more: str):
+        command = ["curl", "-skf", "-m", "2", "-o", "/dev/null", *more, url]
+        until(url, lambda: self.hosts.run("a", *command) is not None)
+
     def stop(self):
         self.hosts.stop(*self.agent, *self.gateway)
 
@@ -84,8 +88,7 @@ class Tunnel(Leg):
         must("ip", "-n", space, "addr", "add", "10.99.0.1/24", "dev", "wgg")
         must("ip", "-n", space, "link", "set", "wgg", "mtu", "1420", "up")
         self.agent_tunnel(["10.99.0.2/32"], own_public, agent)
-        reach = ["curl", "-skf", "-m", "2", "-o", "/dev/null", f"https://{production.ADDRESS}/1k"]
-        until("the tunnel", lambda: self.hosts.run("a", *reach) is not None)
+        self.until_reached(f"https://{production.ADDRESS}/1k")
 
 
 PROXY = """
@@ -218,8 +221,7 @@ class Bare(Tunnel):
         self.gateway.append(self.hosts.start("g", *command, log="bare"))
         self.agent_tunnel([f"{address}/32"], own_public, agent)
         self.everything_at(production.ADDRESS)
-        reach = ["curl", "-skf", "-m", "2", "-o", "/dev/null", f"https://{production.ADDRESS}/1k"]
-        until("the tunnel", lambda: self.hosts.run("a", *reach) is not None)
+        self.until_reached(f"https://{production.ADDRESS}/1k")
 
 
 class Tailkeep(Leg):

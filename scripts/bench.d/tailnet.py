@@ -1,6 +1,7 @@
 """The tailnet ways: tailscaled at the agent and at the gateway, by the control server of `tailscale/fixture`."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Tailnet(Leg):
     def node(self, host: str, tag: str, *more: str) -> subprocess.Popen:
         """A tailscaled that has joined; its state is of this leg alone."""
         socket = self.socket(host)
-        subprocess.run(["rm", "-rf", socket.parent], check=True)
+        shutil.rmtree(socket.parent, ignore_errors=True)
         socket.parent.mkdir()
         daemon = [PROGRAMS / "tailscaled", "--no-logs-no-support", f"--statedir={socket.parent}", f"--socket={socket}", "--tun=tailscale0"]
         env = {"TS_DEBUG_FIREWALL_MODE": "nftables"}
@@ -73,8 +74,7 @@ class Subnet(Tailnet):
     def start(self):
         self.tailnet(f"--advertise-routes={PRODUCTION}")
         self.everything_at(production.ADDRESS)
-        reach = ["curl", "-skf", "-m", "2", "-o", "/dev/null", "--interface", "tailscale0", f"https://{production.ADDRESS}/1k"]
-        until("the route", lambda: self.hosts.run("a", *reach) is not None)
+        self.until_reached(f"https://{production.ADDRESS}/1k", "--interface", "tailscale0")
         self.until_direct()
 
 
@@ -88,18 +88,19 @@ class OfTailnet(Tailnet, Tailkeep):
         return not work.startswith("raw")
 
     def start(self):
-        space = self.hosts.names["g"]
-        for family, route in zip(("-4", "-6"), VIRTUAL):
-            must("ip", family, "-n", space, "route", "replace", "local", route, "dev", "lo")
+        self.virtual("replace")
         self.tailnet()
         self.run_gateway(f'tailscale {{ socket = "{self.socket("g")}" }}', 'tags = ["tag:agent"]')
         server = self.tailscale("g", "ip", "-4").strip()
         until("names", lambda: self.names_by(server) or True)
-        reach = ["curl", "-skf", "-m", "2", "-o", "/dev/null", "https://api.bench.test/1k"]
-        until("the route", lambda: self.hosts.run("a", *reach) is not None)
+        self.until_reached("https://api.bench.test/1k")
         self.until_direct()
 
     def stop(self):
         super().stop()
+        self.virtual("del")
+
+    def virtual(self, change: str):
+        """The gateway's own names end on its host."""
         for family, route in zip(("-4", "-6"), VIRTUAL):
-            must("ip", family, "-n", self.hosts.names["g"], "route", "del", "local", route, "dev", "lo")
+            must("ip", family, "-n", self.hosts.names["g"], "route", change, "local", route, "dev", "lo")

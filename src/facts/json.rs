@@ -246,11 +246,7 @@ impl<'a> Map<'a> {
         if self.order.is_empty() {
             return self.iter().find(|(own, _)| *own == name).map(|(_, value)| value);
         }
-        let own = |index: &u32| {
-            self.members
-                .get(2 * *index as usize)
-                .map_or("", |raw| self.document.string(*raw))
-        };
+        let own = |index: &u32| self.at(*index as usize).map_or("", |(own, _)| own);
         let found = self.order.binary_search_by(|index| own(index).cmp(name)).ok()?;
         self.at(*self.order.get(found)? as usize).map(|(_, value)| value)
     }
@@ -263,10 +259,6 @@ impl<'a> Map<'a> {
                 [name, value] => Some((document.string(*name), document.value(*value))),
                 _ => None,
             })
-    }
-
-    pub fn names(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.iter().map(|(name, _)| name)
     }
 }
 
@@ -303,7 +295,7 @@ mod tests {
                 assert_eq!(&all.get(name).unwrap().to_value(), wanted);
             }
             assert!(all.get("first").is_none() && all.get("").is_none() && all.at(count).is_none());
-            assert_eq!(all.names().count(), count);
+            assert_eq!(all.iter().count(), count);
             assert_eq!(document.root().get("last").unwrap().to_value(), json!(2));
         }
     }

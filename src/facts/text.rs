@@ -135,10 +135,12 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// A name of ours, which needs no escape.
     fn slot(&mut self, slot: Slot) {
         self.comma();
-        self.quoted(slot.name());
-        self.out.push(b':');
+        self.out.push(b'"');
+        self.out.extend_from_slice(slot.name().as_bytes());
+        self.out.extend_from_slice(b"\":");
     }
 
     fn name(&mut self, name: &str) {
@@ -171,12 +173,7 @@ impl<'a> Writer<'a> {
             (slot, View::Text(text)) if slot.family() != Family::Sql => self.text(&mask.text(text)),
             (_, View::Text(text)) => self.text(&mask.sql(text)),
             (slot, View::Texts(texts)) if slot.family() == Family::Sql => {
-                self.out.push(b'[');
-                for text in texts {
-                    self.comma();
-                    self.text(&mask.sql(text));
-                }
-                self.out.push(b']');
+                self.list(texts, |own, text| own.text(&mask.sql(text)));
             }
             (_, View::Bool(value)) => self.write(&value),
             (_, View::Null) => self.write(&()),
@@ -189,6 +186,15 @@ impl<'a> Writer<'a> {
         }
     }
 
+    fn list<T>(&mut self, items: impl IntoIterator<Item = T>, each: impl Fn(&mut Self, T)) {
+        self.out.push(b'[');
+        for item in items {
+            self.comma();
+            each(self, item);
+        }
+        self.out.push(b']');
+    }
+
     fn multi_map<'t>(
         &mut self,
         pairs: &'t [(String, Vec<String>)],
@@ -197,12 +203,7 @@ impl<'a> Writer<'a> {
         self.out.push(b'{');
         for (name, texts) in pairs {
             self.name(name);
-            self.out.push(b'[');
-            for text in texts {
-                self.comma();
-                self.text(&shown(name, text));
-            }
-            self.out.push(b']');
+            self.list(texts, |own, text| own.text(&shown(name, text)));
         }
         self.out.push(b'}');
     }
@@ -239,27 +240,13 @@ impl<'a> Writer<'a> {
         self.out.extend(kept);
     }
 
-    /// What needs no escape.
-    fn quoted(&mut self, text: &str) {
-        self.out.push(b'"');
-        self.out.extend_from_slice(text.as_bytes());
-        self.out.push(b'"');
-    }
-
     fn json(&mut self, json: Json<'a>) {
         match json {
             Json::Text(text) => {
                 let masked = self.mask.text(text);
                 self.text(&masked);
             }
-            Json::List(items) => {
-                self.out.push(b'[');
-                for item in items.iter() {
-                    self.comma();
-                    self.json(item);
-                }
-                self.out.push(b']');
-            }
+            Json::List(items) => self.list(items.iter(), Writer::json),
             Json::Map(members) => self.object(members),
             other => self.scrubbed(&other.to_value()),
         }
@@ -320,14 +307,7 @@ impl<'a> Writer<'a> {
                 Cow::Owned(clean) => self.write(&clean),
             },
             Value::String(text) => self.text(text),
-            Value::Array(values) => {
-                self.out.push(b'[');
-                for value in values {
-                    self.comma();
-                    self.scrubbed(value);
-                }
-                self.out.push(b']');
-            }
+            Value::Array(values) => self.list(values, Writer::scrubbed),
             Value::Object(members) => {
                 self.out.push(b'{');
                 for (name, value) in members {

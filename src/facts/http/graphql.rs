@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::form::media_type;
 use crate::facts::Blind;
 use crate::facts::escape;
-use crate::facts::json::Json;
+use crate::facts::json::{Document, Json};
 
 /// Levels of selections in one document.
 pub const DEPTH_MAX: usize = 64;
@@ -133,12 +133,8 @@ fn in_pairs(pairs: &[(String, Vec<String>)]) -> Result<Option<Asked<'_>>, Blind>
             _ => Err(Blind::Ambiguous),
         },
     };
-    let stored = match one("extensions")? {
-        Some(text) => super::json::parse(text)
-            .ok()
-            .and_then(|extensions| persisted(Some(extensions.root()))),
-        None => None,
-    };
+    let extensions = one("extensions")?.and_then(|text| super::json::parse(text).ok());
+    let stored = persisted(extensions.as_ref().map(Document::root));
     // Many requests have a `query` that is no GraphQL: one that has no selection is none.
     let document = one("query")?.filter(|text| text.contains('{'));
     asked(document, one(NAME)?, stored.as_deref())

@@ -3,7 +3,6 @@ use serde_json::{Value, json};
 
 use super::super::{HeldBody, HttpFacts, query};
 use super::*;
-use crate::facts::json::Document;
 use crate::facts::{Fact, FactSet, FactSource as _, Slot};
 
 fn of_json(body: &Value) -> Result<Vec<Operation>, Blind> {

@@ -43,7 +43,7 @@ impl Mask {
     /// A SQL statement: the passwords of roles and of connection strings. Other literals are the
     /// action itself, which an approver must see.
     pub fn sql<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        if !self.0.any.is_match(text) {
+        if !self.may_hide(text) {
             return Cow::Borrowed(text);
         }
         Cow::Owned(code(text, DEPTH_MAX))
