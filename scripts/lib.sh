@@ -51,6 +51,18 @@ check_advisories() {
 # What a build needs: a C compiler and libclang, for PostgreSQL's own parser and for the cryptography.
 BUILD_PACKAGES=(build-essential cmake clang libclang-dev pkg-config)
 
+# What the benchmark runs beside the gateway.
+BENCH_PACKAGES=(postgresql wireguard-go wireguard-tools iproute2 nginx-light pgbouncer wrk nghttp2-client iperf3 curl openssl
+  procps python3 util-linux)
+
+# need_profdata: what merges profiles, of the compiler's own version, in PROFDATA.
+need_profdata() {
+  PROFDATA=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/llvm-profdata
+  [ -x "$PROFDATA" ] && return 0
+  command -v rustup >/dev/null || die "a profile needs the llvm-tools of this rustc, which rustup has"
+  rustup component add llvm-tools >/dev/null
+}
+
 # Oldest Go that builds the tests' servers, and the one that is fetched where there is none.
 GO_MIN=1.26.1
 GO_FETCHED=1.26.8

@@ -17,6 +17,8 @@ class Hosts:
 
     def __init__(self, folder: Path):
         self.folder = self.state = folder
+        # The gateway; beside it, `examples/bare`.
+        self.program = Path("target/release/tailkeep").resolve()
         mark = f"tkb{os.getpid() % 100000}"
         self.names = {host: f"{mark}{host}" for host in "agp"}
         self.running: list[subprocess.Popen] = []

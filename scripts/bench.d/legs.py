@@ -215,7 +215,7 @@ class Bare(Tunnel):
         own, own_public = self.keys("gateway")
         agent, agent_public = self.keys("agent")
         folder, address = self.hosts.folder, "10.99.0.2"
-        program = Path("target/release/examples/bare").resolve()
+        program = self.hosts.program.parent / "examples" / "bare"
         tls = [folder / "leaf.pem", folder / "leaf.key", folder / "ca.pem"]
         command = [program, f"{GATEWAY}:51820", own, agent_public, address, f"{production.ADDRESS}:443", *tls, production.TOKEN]
         self.gateway.append(self.hosts.start("g", *command, log="bare"))
@@ -258,7 +258,7 @@ class Tailkeep(Leg):
                 rules=rules(self.rules),
             )
         )
-        program = Path("target/release/tailkeep").resolve()
+        program = self.hosts.program
         env = {"BENCH_TOKEN": production.TOKEN, "BENCH_PASSWORD": production.PASSWORD, "RUST_LOG": "warn"}
         process = self.hosts.start("g", str(program), "gateway", "-c", str(policy), log=f"gateway-{self.name}", env=env)
         self.gateway.append(process)

@@ -9,13 +9,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import report
-from host import Hosts
+from host import Hosts, resident_kib
 from legs import Bare, Leg, Proxy, Tailkeep, Tunnel, Userspace
 from production import Production
 from tailnet import OfTailnet, Subnet
-from work import WORK, half_load, measured
+from work import TRAINS, WORK, half_load, measured
 
 LEGS = {leg.name: leg for leg in (Leg, Tunnel, Proxy, Bare, Tailkeep, Userspace, Subnet, OfTailnet)}
 RULES = [10, 100, 1000, 10000]
@@ -25,9 +26,11 @@ def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description="What the gateway costs, beside its peers.")
     parser.add_argument("--quick", action="store_true", help="the table of the README alone")
     parser.add_argument("--legs", default="direct,tunnel,proxy,bare,tailkeep,subnet,tailkeep-tailnet", help=f"of: {', '.join(LEGS)}")
+    parser.add_argument("--training", action="store_true", help="the work that the gateway is built by")
     parser.add_argument("--work", help=f"of: {', '.join(WORK)}, rules")
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--program", default="target/release/tailkeep", help="the gateway that is measured")
     parser.add_argument("--state", default="target/bench", help="folder on the disk that the audit log is to be durable on")
     parser.add_argument("--out", default="target/bench", help="folder of the results")
     return parser.parse_args()
@@ -43,6 +46,8 @@ def one(hosts: Hosts, leg_type, works: list[str], seconds: float, found: dict, f
     leg = leg_type(hosts)
     if leg_type is Tailkeep:
         facts.setdefault("start_ms", []).append((time.monotonic() - began) * 1000)
+    memory = facts.setdefault("memory_kib", {}).setdefault(leg.name, {"started": [], "loaded": []})
+    memory["started"].append(resident_kib(leg.gateway))
     try:
         for work in filter(leg.does, works):
             rows = found.setdefault(work, {}).setdefault(leg.name, [])
@@ -52,6 +57,7 @@ def one(hosts: Hosts, leg_type, works: list[str], seconds: float, found: dict, f
                 row = {"error": str(error).strip().replace("\n", " ")[:300]}
             rows.append(row)
             say(f"  {leg.name:20} {work:14} {json.dumps({k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()})}")
+        memory["loaded"].append(resident_kib(leg.gateway))
     finally:
         leg.stop()
 
@@ -71,8 +77,11 @@ def by_rules(hosts: Hosts, seconds: float, found: dict):
 
 def main():
     asked = arguments()
-    works = asked.work.split(",") if asked.work else [name for name, work in WORK.items() if work[3] or not asked.quick]
-    with_rules = "rules" in works or not (asked.work or asked.quick)
+    if asked.training:
+        works = TRAINS
+    else:
+        works = asked.work.split(",") if asked.work else [name for name, work in WORK.items() if work[3] or not asked.quick]
+    with_rules = "rules" in works or not (asked.work or asked.quick or asked.training)
     works = [work for work in works if work != "rules"]
     unknown = [name for name in asked.legs.split(",") if name not in LEGS] + [name for name in works if name not in WORK]
     if unknown:
@@ -82,7 +91,7 @@ def main():
     Path(asked.state).mkdir(parents=True, exist_ok=True)
     state = Path(tempfile.mkdtemp(prefix="state.", dir=asked.state)).resolve()
     hosts = Hosts(folder)
-    hosts.state = state
+    hosts.state, hosts.program = state, Path(asked.program).resolve()
     found: dict = {}
     facts: dict = {"disk_us": durable_us(state)}
     try:
@@ -122,7 +131,7 @@ def durable_us(folder: Path) -> float:
             os.fdatasync(file.fileno())
             took.append((time.perf_counter() - began) * 1e6)
     (folder / "probe").unlink()
-    return sorted(took)[len(took) // 2]
+    return median(took)
 
 
 def finish(asked, found: dict, facts: dict):
@@ -133,7 +142,7 @@ def finish(asked, found: dict, facts: dict):
     result = {
         "facts": {
             "processors": os.cpu_count(), "kernel": platform.release(), "repetitions": asked.repetitions, "seconds": asked.seconds,
-            "binary_mib": binary.stat().st_size / (1 << 20) if (binary := Path("target/release/tailkeep")).exists() else 0.0,
+            "binary_mib": binary.stat().st_size / (1 << 20) if (binary := Path(asked.program)).exists() else 0.0,
         },
         "work": {work: {leg: middle(rows) for leg, rows in legs.items()} for work, legs in found.items() if work != "rules"},
         "rules": {count: middle(rows) for count, rows in found.get("rules", {}).items()},
@@ -141,7 +150,10 @@ def finish(asked, found: dict, facts: dict):
     }
     result["facts"].update((key, facts[key]) for key in ("disk_us", "half_load") if key in facts)
     if facts.get("start_ms"):
-        result["facts"]["start_ms"] = sorted(facts["start_ms"])[len(facts["start_ms"]) // 2]
+        result["facts"]["start_ms"] = median(facts["start_ms"])
+    result["facts"]["memory_kib"] = {
+        leg: {when: median(rows) for when, rows in found.items() if rows} for leg, found in facts["memory_kib"].items()
+    }
     titles = {name: work[0] for name, work in WORK.items()}
     out = Path(asked.out)
     out.mkdir(parents=True, exist_ok=True)

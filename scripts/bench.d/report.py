@@ -50,6 +50,10 @@ def table(result: dict, titles: dict) -> str:
     lines += ["", *ratios]
     lines += ["", f"A durable write of 4 KiB takes this disk {number(facts['disk_us'])} µs (median): an action waits for one. Binary {facts['binary_mib']:.1f} MiB; half of its rate {number(facts.get('half_load'))} a second; start to first accepted packet {facts.get('start_ms', 0):.0f} ms; "
               f"{facts['processors']} processors, Linux {facts['kernel']}, medians of {facts['repetitions']}."]
+    lines += ["", row_of("memory, MiB", "started", "after all work"), row_of(*["---"] * 3)]
+    for leg, memory in facts["memory_kib"].items():
+        if memory.get("started"):
+            lines.append(row_of(leg, *(number(memory[when] / 1024) if when in memory else "–" for when in ("started", "loaded"))))
     return "\n".join(lines) + "\n"
 
 

@@ -236,3 +236,6 @@ WORK = {
     "idle-1000": ("1,000 idle TLS connections", "connection", idle(1000), True),
     "idle-10000": ("10,000 idle TLS connections", "connection", idle(10000), False),
 }
+
+# What the program that is released is built by: all ways of an action that are here.
+TRAINS = ["get-16", "post-16", "h2-100", "tls", "down", "up", "pg-simple-8", "pg-extended-8", "pg-prepared-8", "pg-connect", "raw-1"]

@@ -55,6 +55,32 @@ pub fn fault_after(path: &Path, change: &str) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_write_ahead_log_is_moved_a_little_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.db");
+    let log = Log::open(&path).unwrap();
+    let long = "x".repeat(16 << 10);
+    for _ in 0..40 {
+        let tasks: Vec<_> = (0..20)
+            .map(|_| {
+                let (log, record) = (log.clone(), record(&long));
+                tokio::spawn(async move { log.append(record).await.unwrap() })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        log.flush().await.unwrap();
+    }
+    // Of 12 MiB, what is moved at once and what one commit is over it.
+    let left = std::fs::metadata(path.with_extension("db-wal")).unwrap().len();
+    assert!(left < 4 << 20, "{left}");
+    let database = std::fs::metadata(&path).unwrap().len();
+    assert!(database > 8 << 20, "{database}");
+    assert_eq!(verify(&path).fault, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_change_of_a_row_shows() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.db");

@@ -98,7 +98,11 @@ impl<'t> Builder<'t> {
         raw.string(self.text, &self.unescaped)
     }
 
-    pub(crate) fn finish(self, root: Raw) -> Document {
+    pub(crate) fn finish(mut self, root: Raw) -> Document {
+        // A body that is one long string would keep its own length in room for values, for as long as people think about it.
+        if self.values.capacity() > 2 * self.values.len() {
+            self.values.shrink_to_fit();
+        }
         Document {
             text: self.text.into(),
             unescaped: self.unescaped,

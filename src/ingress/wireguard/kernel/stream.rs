@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -66,11 +66,21 @@ impl AsyncRead for KernelStream {
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.socket.poll_read_ready(cx))?;
-            // Not by a slice, for which all the room would be zeroed at each turn.
-            match self.socket.try_read_buf(buffer) {
-                Ok(_) => return Poll::Ready(Ok(())),
+            let (room, mut is_read) = (buffer.remaining(), false);
+            let tried = self.socket.try_io(Interest::READABLE, || {
+                // Not by a slice, for which all the room would be zeroed at each turn.
+                let read = self.socket.try_read_buf(buffer)?;
+                is_read = true;
+                // Less than there was room for is all that there is: the next turn waits, and does not ask the kernel for it.
+                match 0 < read && read < room {
+                    true => Err(io::ErrorKind::WouldBlock.into()),
+                    false => Ok(()),
+                }
+            });
+            match tried {
+                _ if is_read => return Poll::Ready(Ok(())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                tried => return Poll::Ready(tried),
             }
         }
     }
