@@ -196,7 +196,8 @@ impl Patterns {
         let (headers, parameters) = (own(headers), own(parameters));
         let name = format!("[A-Za-z0-9_.-]*{NAME}");
         let value = r"(?:[^\x22\\\x00-\x1f]|\\.)*";
-        let within = r"(?:[^\x22\\\x00-\x1f]|\\\\(?:\\\x22|[^\x22]))*";
+        // What a shell would run within double quotes is shown.
+        let within = r"(?:[^\x22\\\x00-\x1f`$]|\$[^\x22\\\x00-\x1f`$({]|\\\\(?:\\\x22|[^\x22]))*";
         let quoted = format!("(?:{name}{parameters})");
         // A blank within quotes is a value's own.
         let plain = format!("(?:[^{ENDS}]| )");
@@ -213,7 +214,8 @@ impl Patterns {
             parameter: fixed(&format!("(?i)^(?:{name}|{PARAMETER}{parameters})$")),
             member: fixed(&format!("(?i)^{quoted}$")),
             form: fixed(&format!(
-                r"(?i)((?:^|[?&;\s])(?:{name}|{PARAMETER}{parameters})=)([^{ENDS}]+)"
+                // What curl and its like read from a file is its name.
+                r"(?i)((?:^|[?&;\s])(?:{name}|{PARAMETER}{parameters})=)([^@{ENDS}][^{ENDS}]*)"
             )),
             members: [
                 fixed(&format!(r"(?i)(\x22{quoted}\x22\s*:\s*\x22)({value})(\x22|$)")),

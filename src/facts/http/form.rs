@@ -18,12 +18,17 @@ pub const PART_HEAD_BYTES_MAX: usize = 4 << 10;
 /// The media type of a body, in lower case, without its parameters; `None` where there is none.
 ///
 /// # Errors
-/// [`Blind::Ambiguous`] where several are named.
+/// [`Blind::Ambiguous`] where several are named, or where readers differ in where it ends: Rack's ends at a comma too, and
+/// PHP's at a blank.
 pub fn media_type(headers: &HeaderMap) -> Result<Option<String>, Blind> {
-    Ok(content_type(headers)?.map(|line| {
-        let kind = line.split(';').next().unwrap_or_default();
-        kind.trim().to_ascii_lowercase()
-    }))
+    let Some(line) = content_type(headers)? else {
+        return Ok(None);
+    };
+    let kind = line.split(';').next().unwrap_or_default().trim();
+    match kind.contains([',', ' ', '\t']) {
+        true => Err(Blind::Ambiguous),
+        false => Ok(Some(kind.to_ascii_lowercase())),
+    }
 }
 
 fn content_type(headers: &HeaderMap) -> Result<Option<&str>, Blind> {
@@ -35,9 +40,10 @@ fn content_type(headers: &HeaderMap) -> Result<Option<&str>, Blind> {
     }
 }
 
-/// The fields of a urlencoded form; none for any other body.
+/// The fields of a urlencoded form; none for any other body. A body of no type is a form to Rack.
 pub fn fields(headers: &HeaderMap, body: &[u8]) -> Fact<Vec<(String, Vec<String>)>> {
     match media_type(headers) {
+        Ok(None) if !body.is_empty() => return Fact::Unknown(Blind::Ambiguous),
         Ok(Some(kind)) if kind == "application/x-www-form-urlencoded" => {}
         Ok(_) => return Fact::Known(Vec::new()),
         Err(blind) => return Fact::Unknown(blind),
@@ -119,7 +125,7 @@ fn names(boundary: &str, body: &[u8]) -> Result<Vec<String>, Blind> {
 }
 
 /// The name in the head of a part.
-fn name_of(head: &[u8]) -> Result<String, Blind> {
+pub(crate) fn name_of(head: &[u8]) -> Result<String, Blind> {
     let text = std::str::from_utf8(head).map_err(|_| Blind::Ambiguous)?;
     let mut name = None;
     for line in text.split("\r\n") {
@@ -199,6 +205,14 @@ mod tests {
         assert_eq!(fields(&form, b"a=1;b=2"), Fact::Unknown(Blind::Ambiguous));
         assert_eq!(fields(&form, b"\xff"), Fact::Unknown(Blind::Opaque));
         assert_eq!(fields(&headers("text/plain"), b"a=1"), Fact::Known(Vec::new()));
+        assert_eq!(fields(&headers("text/plain ;a"), b"a=1"), Fact::Known(Vec::new()));
+        for more in [", x", " x", "\tx"] {
+            let kind = format!("application/x-www-form-urlencoded{more}");
+            let got = fields(&headers(&kind), b"a=1");
+            assert_eq!(got, Fact::Unknown(Blind::Ambiguous), "{kind}");
+        }
+        assert_eq!(fields(&HeaderMap::new(), b"a=1"), Fact::Unknown(Blind::Ambiguous));
+        assert_eq!(fields(&HeaderMap::new(), b""), Fact::Known(Vec::new()));
         let mut two = form;
         two.append(CONTENT_TYPE, "text/plain".parse().unwrap());
         assert_eq!(fields(&two, b"a=1"), Fact::Unknown(Blind::Ambiguous));

@@ -28,6 +28,12 @@ pub const TOKENS_MAX: usize = 20_000;
 /// Fields of one operation, through its fragments.
 pub const FIELDS_MAX: usize = 2_000;
 
+/// Bytes of all paths of one operation: below a long name each field has it again.
+pub const PATHS_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes that the body takes in the facts of all operations of one batch: each is judged beside the whole.
+pub const BATCH_BYTES_MAX: usize = 32 << 20;
+
 /// Operations in one batch.
 pub const OPERATIONS_MAX: usize = 64;
 
@@ -264,6 +270,7 @@ fn operation(asked: &Asked<'_>) -> Result<Operation, Blind> {
         fragments: &fragments,
         within: Vec::new(),
         seen: HashSet::new(),
+        bytes: 0,
         taken: 0,
         out: Operation {
             name: named(one).unwrap_or_default(),
@@ -288,6 +295,8 @@ struct Walk<'a> {
     within: Vec<String>,
     seen: HashSet<String>,
     taken: usize,
+    /// Bytes of the paths.
+    bytes: usize,
     out: Operation,
 }
 
@@ -304,6 +313,10 @@ impl Walk<'_> {
             match selection {
                 Selection::Field(field) => {
                     let name = field.name().ok_or(Blind::Unparseable)?.text().to_string();
+                    self.bytes = self.bytes.saturating_add(path.len() + name.len());
+                    if self.bytes > PATHS_BYTES_MAX {
+                        return Err(Blind::Truncated);
+                    }
                     let own = match path {
                         "" => name.clone(),
                         path => format!("{path}.{name}"),

@@ -125,6 +125,11 @@ fn limits_of_a_document() {
         format!("{{ {} }}", fields.join(" "))
     };
     assert!(of_document(&wide(FIELDS_MAX), None).is_ok());
+    // A long name stands in each path below it.
+    let below = |bytes: usize, count: usize| format!("{{ {} {} }}", "a".repeat(bytes), wide(count));
+    let each = PATHS_BYTES_MAX / 1_000;
+    assert!(of_document(&below(each - 10, 990), None).is_ok());
+    assert_eq!(of_document(&below(each, 1_010), None), Err(Blind::Truncated));
     assert_eq!(of_document(&wide(FIELDS_MAX + 1), None), Err(Blind::Truncated));
     assert_eq!(of_document(&wide(TOKENS_MAX), None), Err(Blind::Unparseable));
     // Twice as much at each level, from little text.
@@ -154,6 +159,23 @@ fn limits_of_a_document() {
         Ok(OPERATIONS_MAX)
     );
     assert_eq!(of_json(&batch(OPERATIONS_MAX + 1)), Err(Blind::Truncated));
+}
+
+#[test]
+fn a_batch_takes_so_much() {
+    let batch = |bytes: usize| {
+        let all = vec![r#"{"query": "{ a }"}"#; OPERATIONS_MAX - 1].join(",");
+        let long = "y".repeat(bytes);
+        let body = format!(r#"[{all},{{"query": "{{ a }}", "variables": {{"x": "{long}"}}}}]"#);
+        facts("POST", "/graphql", "application/json", &body)
+    };
+    assert_eq!(batch(1 << 10).len(), OPERATIONS_MAX);
+    let large = batch(BATCH_BYTES_MAX / OPERATIONS_MAX);
+    assert_eq!(large.len(), 1);
+    assert_eq!(
+        large[0].fact(Slot::HttpGraphqlKind),
+        Fact::Unknown(Blind::Truncated)
+    );
 }
 
 fn facts(method: &str, target: &str, kind: &str, body: &str) -> Vec<HttpFacts> {

@@ -14,7 +14,7 @@ use crate::facts::{Blind, Fact};
 /// The message by which a duplicate key leaves serde's error.
 const DUPLICATE: &str = "duplicate key";
 
-/// Values of one text, each member's name beside it: a small text may say very many, and each takes a hundred times its
+/// Values of one text, each member's name beside it: a small text may say very many, and each takes many times its
 /// bytes.
 pub const VALUES_MAX: usize = 1 << 18;
 
@@ -25,7 +25,7 @@ const MANY: &str = "too many values";
 const LARGE: &str = "number over 64 bits";
 
 /// A body as JSON. Null where there is none, or where it neither is JSON, says so, nor begins as an
-/// object or a list does.
+/// object or a list does, also to a reader that takes comments and more for blanks.
 pub fn read(headers: &HeaderMap, body: &[u8]) -> Fact<Document> {
     let text = match super::body::text(headers, body) {
         Ok(text) => text.trim_ascii(),
@@ -36,7 +36,7 @@ pub fn read(headers: &HeaderMap, body: &[u8]) -> Fact<Document> {
     }
     match parse(text) {
         Ok(document) => Fact::Known(document),
-        Err(Blind::Unparseable) if !says_json(headers) && !text.starts_with(['{', '[']) => {
+        Err(Blind::Unparseable) if !says_json(headers) && !begins_json(text) => {
             Fact::Known(Document::default())
         }
         Err(blind) => Fact::Unknown(blind),
@@ -73,18 +73,20 @@ fn differ_when_folded<'a>(mut keys: impl Iterator<Item = &'a str>) -> bool {
     keys.all(|key| seen.insert(key.to_uppercase().to_lowercase()))
 }
 
+/// Whether a lenient reader may find an object or a list: Elasticsearch, Gson and Ruby take comments, Gson a guard against
+/// scripts, others any blank of Unicode's.
+fn begins_json(text: &str) -> bool {
+    let text = text.trim_start_matches(|char: char| char.is_whitespace() || char.is_control());
+    text.starts_with(['{', '[', '#']) || ["//", "/*", ")]}'"].iter().any(|front| text.starts_with(front))
+}
+
 fn says_json(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|text| {
-            let kind = text
-                .split(';')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_ascii_lowercase();
-            kind.ends_with("/json") || kind.ends_with("+json")
+            let kind = text.split(';').next().unwrap_or_default();
+            kind.to_ascii_lowercase().contains("json")
         })
 }
 
@@ -250,7 +252,13 @@ mod tests {
             r#"{"force":true,}"#,
             Fact::Unknown(Blind::Unparseable),
         );
-        check("text/plain", "/* */ {}", Fact::Known(Value::Null));
+        for body in ["/* */ {}", "// x\n{}", "# x\n[]", ")]}'\n{}", "\u{2003}{}"] {
+            check("text/plain", body, Fact::Unknown(Blind::Unparseable));
+        }
+        check("application/x-ndjson", "1\n2", Fact::Unknown(Blind::Unparseable));
+        for body in ["/path", "a {}", "-- {}", ")"] {
+            check("text/plain", body, Fact::Known(Value::Null));
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use http::request::Parts;
 use memchr::memmem;
 use percent_encoding::percent_decode;
 
-use super::{HeldBody, body};
+use super::{HeldBody, body, form};
 use crate::facts::{Blind, Fact, FactSet, Slot};
 
 /// Parameters whose value is a method wherever a server knows them, in lower case.
@@ -92,11 +92,11 @@ fn kind(parts: &Parts) -> Kind {
     let line = String::from_utf8_lossy(first.as_bytes()).to_ascii_lowercase();
     let essence = line.split(';').next().unwrap_or_default().trim();
     match essence {
-        "application/x-www-form-urlencoded" => Kind::Form,
         essence if essence.starts_with("multipart/") => Kind::Multipart,
         essence if essence.contains("json") => Kind::Json,
+        "application/x-www-form-urlencoded" => Kind::Form,
         // As which of them it is read, nobody knows.
-        _ if kinds.next().is_some() => Kind::Form,
+        _ if kinds.next().is_some() || form::media_type(&parts.headers).is_err() => Kind::Form,
         _ => Kind::Other,
     }
 }

@@ -39,7 +39,11 @@ fn a_second_method_makes_the_first_ambiguous() {
     ] {
         let got = method(&format!("POST /x?{query}"), None, "");
         assert_eq!(got, Fact::Unknown(Blind::Ambiguous), "{query}");
-        for kind in [FORM, None] {
+        let (comma, blank) = (
+            "application/x-www-form-urlencoded, x",
+            "application/x-www-form-urlencoded x",
+        );
+        for kind in [FORM, None, Some(comma), Some(blank)] {
             let got = method("POST /x", kind, query);
             assert_eq!(got, Fact::Unknown(Blind::Ambiguous), "{query} in a form");
         }

@@ -21,7 +21,7 @@ use crate::facts::{Blind, Fact, FactSet, FactSource, Slot, View};
 use crate::protocol::http::{Upgrade, upgrade};
 
 use content::Content;
-use graphql::Operation;
+use graphql::{BATCH_BYTES_MAX, Operation};
 pub use path::Malformed;
 
 /// What is held of a request's body when its facts are read.
@@ -126,6 +126,12 @@ impl HttpFacts {
             graphql: Fact::Known(Operation::default()),
             websocket,
         };
+        let held = facts.body.known().map_or(0, String::len)
+            + facts.body_json.known().map_or(0, |document| document.bytes());
+        let operations = operations.and_then(|all| match all.len().saturating_mul(held) > BATCH_BYTES_MAX {
+            true if all.len() > 1 => Err(Blind::Truncated),
+            _ => Ok(all),
+        });
         Ok(match operations {
             Err(blind) => vec![HttpFacts {
                 graphql: Fact::Unknown(blind),

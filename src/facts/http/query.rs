@@ -9,7 +9,8 @@ pub const PARAMETERS_MAX: usize = 1024;
 
 /// The decoded parameters, keys unique, values in order.
 ///
-/// Unknown where servers differ: a raw `;` (some split there, some do not), a broken escape.
+/// Unknown where servers differ: a raw `;` (some split there, some do not), a broken escape, a name that begins with a blank
+/// (which PHP leaves out) or has a NUL (where it ends there).
 pub fn read(raw: &str) -> Fact<Vec<(String, Vec<String>)>> {
     if raw.contains(';') {
         return Fact::Unknown(Blind::Ambiguous);
@@ -23,6 +24,9 @@ pub fn read(raw: &str) -> Fact<Vec<(String, Vec<String>)>> {
         let (Some(key), Some(value)) = (decode(key), decode(value)) else {
             return Fact::Unknown(Blind::Ambiguous);
         };
+        if key.starts_with(|first: char| first.is_ascii_whitespace()) || key.contains('\0') {
+            return Fact::Unknown(Blind::Ambiguous);
+        }
         match pairs.iter_mut().find(|(known, _)| *known == key) {
             Some((_, values)) => values.push(value),
             None => pairs.push((key, vec![value])),
@@ -77,7 +81,16 @@ mod tests {
 
     #[test]
     fn what_servers_read_differently_is_unknown() {
-        for raw in ["a=1;force=true", "a=%zz", "a=%f", "%ff=1"] {
+        for raw in [
+            "a=1;force=true",
+            "+force=1",
+            "%20force=1",
+            "%0bforce=1&a",
+            "force%00x=1",
+            "a=%zz",
+            "a=%f",
+            "%ff=1",
+        ] {
             assert_eq!(read(raw), Fact::Unknown(Blind::Ambiguous), "{raw}");
         }
         let many = "a=1&".repeat(PARAMETERS_MAX + 1);

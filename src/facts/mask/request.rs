@@ -118,15 +118,17 @@ impl Mask {
             .filter_map(|blank| Some((part.find(blank)?, blank)))
             .min()?;
         let (head, content) = part.split_at(at + blank.len());
-        let (_, name) = head.split_once("name=\"")?;
-        let (name, _) = name.split_once('"')?;
+        // The name as all readers take it: what stands in another field of the head, or in a file's name, hides nothing.
+        let (_, fields) = head.trim_end().split_once('\n')?;
+        let fields = fields.replace("\r\n", "\n").replace('\n', "\r\n");
+        let name = form::name_of(fields.as_bytes()).ok()?;
         let value = content.strip_suffix('\r').unwrap_or(content);
         let is_whole = match is_form {
             true => !value.contains(['\r', '\n']),
             false => PLAIN.is_match(value),
         };
         let end = content.get(value.len()..).unwrap_or_default();
-        (is_whole && self.0.parameter.is_match(name)).then(|| format!("{head}{}{end}", shown(value)))
+        (is_whole && self.0.parameter.is_match(&name)).then(|| format!("{head}{}{end}", shown(value)))
     }
 
     /// Members within the strings of a JSON text: each to its end where the string is JSON itself, else as in any text.

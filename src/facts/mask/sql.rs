@@ -16,11 +16,21 @@ use super::{ENDS, Mask, PEM, USERINFO, fixed, replace, shown};
 /// Literals of code within literals of code that are looked at; deeper ones are shown as they are.
 pub(super) const DEPTH_MAX: usize = 4;
 
+/// Statements in which a password may stand: of roles, and of servers for foreign tables.
+static ROLE: LazyLock<Regex> = LazyLock::new(|| {
+    fixed(r"(?i)(?-u:\b)(?:create|alter)\s+(?:role|user|group|server|foreign|subscription)(?-u:\b)")
+});
 /// A literal that is a connection string and nothing else (libpq's `key=value`).
 static PAIRS: LazyLock<Regex> =
     LazyLock::new(|| fixed(r"(?i)^\s*(?:[a-z_]+\s*=\s*(?:'[^']*'|[^\s']+)(?:\s+|$))+$"));
 static CONNINFO: LazyLock<Regex> =
     LazyLock::new(|| fixed(&format!(r"(?i)(?-u:\b)(password\s*=\s*)('[^']*'|[^{ENDS}]+)")));
+/// The same where it may be none, and its value what runs: of characters that no statement can be made of.
+static LIKE_CONNINFO: LazyLock<Regex> = LazyLock::new(|| {
+    fixed(&format!(
+        r"(?i)(?-u:\b)(password\s*=\s*)('[^*{ENDS}]*'|[^*{ENDS}]+)"
+    ))
+});
 static URL: LazyLock<Regex> = LazyLock::new(|| fixed(r"(?i)^\s*[a-z][a-z0-9+.-]*://\S*\s*$"));
 
 /// A piece of a text.
@@ -56,7 +66,11 @@ impl Mask {
 
     /// Bound parameters: each is what would stand in a literal.
     pub fn parameters_json(&self, value: &mut Value) {
-        each_text(value, &|text| literal(text, DEPTH_MAX), &self.0.any);
+        each_text(
+            value,
+            &|text| literal(text, DEPTH_MAX, &LIKE_CONNINFO),
+            &self.0.any,
+        );
     }
 }
 
@@ -75,39 +89,54 @@ fn each_text(value: &mut Value, masked: &dyn Fn(&str) -> String, any: &Regex) {
 fn code(text: &str, depth: usize) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    // Whether the last word is PASSWORD, with nothing but blanks, comments and literals since.
+    // Whether the last word is PASSWORD, with nothing but blanks, comments and literals since, where a role is made.
     let mut password = false;
+    let mut statement = String::new();
+    let mut pairs = &*LIKE_CONNINFO;
     while let Some((piece, after)) = next(rest) {
         rest = after;
         match piece {
-            Piece::Comment(comment) => out.push_str(comment),
+            Piece::Comment(comment) => {
+                out.push_str(comment);
+                statement.push(' ');
+            }
             Piece::Code(code) => {
                 out.push_str(code);
+                match code.rsplit_once(';') {
+                    Some((_, own)) => own.clone_into(&mut statement),
+                    None => statement.push_str(code),
+                }
                 let end = code.trim_end();
                 if !end.is_empty() {
-                    password = last_word(end).eq_ignore_ascii_case("password");
+                    let word = last_word(end.trim_end_matches(['(', ' '])).to_ascii_lowercase();
+                    // `dblink('…')` and its like, `CREATE SUBSCRIPTION … CONNECTION '…'`.
+                    pairs = match word.starts_with("dblink") || word == "connection" {
+                        true => &*CONNINFO,
+                        false => &*LIKE_CONNINFO,
+                    };
+                    password = last_word(end).eq_ignore_ascii_case("password") && ROLE.is_match(&statement);
                 }
             }
             Piece::Literal(literal) if password => out.push_str(&shown(literal.whole)),
-            Piece::Literal(own) => out.push_str(&quoted(&own, depth)),
+            Piece::Literal(own) => out.push_str(&quoted(&own, depth, pairs)),
         }
     }
     out
 }
 
-fn quoted(own: &Literal<'_>, depth: usize) -> String {
+fn quoted(own: &Literal<'_>, depth: usize, pairs: &Regex) -> String {
     let masked = match own.doubled {
-        true => literal(&own.content.replace("''", "'"), depth).replace('\'', "''"),
-        false => literal(own.content, depth),
+        true => literal(&own.content.replace("''", "'"), depth, pairs).replace('\'', "''"),
+        false => literal(own.content, depth, pairs),
     };
     own.whole
         .replacen(own.content, &masked, usize::from(!own.content.is_empty()))
 }
 
-/// What is in a literal.
-fn literal(content: &str, depth: usize) -> String {
+/// What is in a literal; `pairs` are what is masked where it is a connection string.
+fn literal(content: &str, depth: usize, pairs: &Regex) -> String {
     let pattern = if PAIRS.is_match(content) {
-        &*CONNINFO
+        pairs
     } else if URL.is_match(content) {
         &*USERINFO
     } else if content.trim_start().starts_with("-----BEGIN") {

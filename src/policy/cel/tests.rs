@@ -72,6 +72,18 @@ fn conditions_over_facts() {
         ("http.body_json.amount > 6.5", Ok(true)),
         ("http.body_json.amount == 7.0", Ok(true)),
         ("has(http.body_json.gone)", Ok(false)),
+        (
+            "has(http.body_json.Archived)",
+            Err("`Archived` stands there in another case"),
+        ),
+        (
+            "'ARCHIVED' in http.body_json",
+            Err("`ARCHIVED` stands there in another case"),
+        ),
+        (
+            "http.body_json.?taGs.hasValue()",
+            Err("`taGs` stands there in another case"),
+        ),
         ("has(http.body_json.none)", Ok(true)),
         ("http.body_json.tags.exists(t, t == 'b')", Ok(true)),
         ("http.body_json.tags.all(t, t == 'b')", Ok(false)),
@@ -408,6 +420,11 @@ fn extensions() {
             Ok(true),
         ),
         ("[1, 'a'].sort() == []", Err("these cannot be sorted")),
+        (
+            "[9007199254740993, 9007199254740992.0, 9007199254740992].sort() == []",
+            Err("these cannot be sorted"),
+        ),
+        ("[3, 1.5, 2].sort() == [1.5, 2.0, 3.0]", Ok(true)),
         (
             "lists.range(99999999) == []",
             Err("the evaluation took too many steps"),

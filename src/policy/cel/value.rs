@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::eval::Fault;
 use crate::facts::json::{self, Json};
 use crate::facts::{Slot, View};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -260,6 +261,29 @@ pub(crate) fn numbers(a: &Value<'_>, b: &Value<'_>) -> Option<Ordering> {
         (Value::Double(a), Value::Int(b)) => lossy(i128::from(*b), *a).map(Ordering::reverse),
         (Value::Double(a), Value::Uint(b)) => lossy(i128::from(*b), *a).map(Ordering::reverse),
         _ => None,
+    }
+}
+
+/// What stands in a map at a key, if it is there.
+///
+/// # Errors
+/// It is not, and an agent's JSON has a key that differs in its letters' case alone: some readers (Go's, .NET's) take that
+/// one, so that neither answer would be theirs.
+pub(super) fn find<'a>(map: &Value<'a>, key: &Value<'a>) -> Result<Option<Value<'a>>, Fault> {
+    let found = map.get(key);
+    if let (None, Value::JsonMap(members), Value::Text(key)) = (&found, map, key)
+        && members.iter().any(|(own, _)| is_same_folded(own, key))
+    {
+        return Err(Fault::error(format!("`{key}` stands there in another case")));
+    }
+    Ok(found)
+}
+
+fn is_same_folded(a: &str, b: &str) -> bool {
+    match a.is_ascii() && b.is_ascii() {
+        true => a.eq_ignore_ascii_case(b),
+        // Upper case first: the long s (U+017F) and the Kelvin sign (U+212A) meet s and k there.
+        false => a.to_uppercase().to_lowercase() == b.to_uppercase().to_lowercase(),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::wire::take_text;
 use crate::facts::sql::{Parameters, Seen};
-pub use shown::NUMERIC_DIGITS_MAX;
+pub use shown::{ARRAY_TIMES_MAX, NUMERIC_DIGITS_MAX, ZEROS_MAX};
 
 /// Object identifiers of types whose binary form is read (`pg_type.dat`).
 const BOOL: u32 = 16;

@@ -354,8 +354,7 @@ impl PgSession {
     /// Something that the protocol itself forbids; it is recorded by the driver.
     fn note_refusal(&mut self, text: &str, reason: &str) {
         let refusal = Refusal::new(Cause::Malformed, reason);
-        let summary = text.chars().take(SUMMARY_CHARS_MAX).collect();
-        self.out.push_back(Output::Refused(summary, refusal));
+        self.out.push_back(Output::Refused(query::begins(text), refusal));
     }
 
     /// Makes the server fail here, with our error in the place of its own.

@@ -25,6 +25,12 @@ const ARRAYS: [u32; 19] = [
 /// Digits of a number's part before the point, and behind it; one with more is shown byte by byte.
 pub const NUMERIC_DIGITS_MAX: usize = 1000;
 
+/// Zeros of a number that its bytes do not hold; one with more is shown byte by byte.
+pub const ZEROS_MAX: usize = 64;
+
+/// How many times its own bytes the text of an array is; a longer one is shown byte by byte.
+pub const ARRAY_TIMES_MAX: usize = 4;
+
 /// The parameter's text; `oid` is 0 where nobody said its type.
 pub(super) fn shown(bytes: &[u8], oid: u32) -> String {
     read(bytes, oid).unwrap_or_else(|| {
@@ -95,6 +101,10 @@ fn numeric(bytes: &[u8]) -> Option<String> {
     if bytes.len() != 8 + 2 * count || scale > NUMERIC_DIGITS_MAX || weight.abs() > most {
         return None;
     }
+    let digits_most = 4 * count + ZEROS_MAX;
+    if scale > digits_most || 4 * usize::try_from(weight.unsigned_abs()).ok()? > digits_most {
+        return None;
+    }
     let digit = |at: i32| -> Option<u16> {
         let of = usize::try_from(at).ok().and_then(|at| digits.get(at).copied());
         of.map_or(Some(0), |digit| (digit < 10_000).then_some(digit))
@@ -136,10 +146,18 @@ fn array(bytes: &[u8]) -> Option<String> {
         }
         _ => return None,
     };
-    let mut items = Vec::new();
-    for _ in 0..count {
+    // Items of few bytes may be long to show, and a message holds a million of them.
+    let most = ARRAY_TIMES_MAX.saturating_mul(bytes.len());
+    let mut out = "{".to_owned();
+    for index in 0..count {
+        if out.len() > most {
+            return None;
+        }
+        if index > 0 {
+            out.push_str(", ");
+        }
         let Ok(length) = usize::try_from(number(rest)?) else {
-            items.push("NULL".to_owned());
+            out.push_str("NULL");
             continue;
         };
         let (item, behind) = rest.split_at_checked(length)?;
@@ -150,9 +168,10 @@ fn array(bytes: &[u8]) -> Option<String> {
         } else {
             read(item, of)
         };
-        items.push(Value::from(item?).to_string());
+        out.push_str(&Value::from(item?).to_string());
     }
-    rest.is_empty().then(|| format!("{{{}}}", items.join(", ")))
+    out.push('}');
+    rest.is_empty().then_some(out)
 }
 
 #[cfg(test)]
@@ -229,13 +248,31 @@ mod tests {
     #[test]
     fn a_number_has_so_many_digits() {
         let most = i16::try_from(NUMERIC_DIGITS_MAX).unwrap();
-        assert_eq!(
-            shown(&words(&[0, 0, 0, most]), NUMERIC).len(),
-            NUMERIC_DIGITS_MAX + 2
-        );
-        assert!(shown(&words(&[0, 0, 0, most + 1]), NUMERIC).contains("bytes of type"));
+        let with = |scale: i16| {
+            let digits = std::iter::repeat_n(1111, NUMERIC_DIGITS_MAX / 4 + 1);
+            let number: Vec<i16> = [most / 4 + 1, -1, 0, scale].into_iter().chain(digits).collect();
+            shown(&words(&number), NUMERIC)
+        };
+        assert_eq!(with(most).len(), NUMERIC_DIGITS_MAX + 2);
+        assert!(with(most + 1).contains("bytes of type"));
         assert!(shown(&words(&[1, most / 4 + 1, 0, 0, 1]), NUMERIC).contains("bytes of type"));
         assert!(shown(&words(&[1, 0, 0, 0, 10_000]), NUMERIC).contains("bytes of type"));
+    }
+
+    #[test]
+    fn few_bytes_say_no_long_text() {
+        let zeros = i16::try_from(ZEROS_MAX).unwrap();
+        assert_eq!(shown(&words(&[0, 0, 0, zeros]), NUMERIC).len(), ZEROS_MAX + 2);
+        assert!(shown(&words(&[0, 0, 0, zeros + 1]), NUMERIC).contains("bytes of type"));
+        assert!(shown(&words(&[1, zeros / 4 + 2, 0, 0, 1]), NUMERIC).contains("bytes of type"));
+        // As many as a message holds: each takes twelve bytes and would be sixty to read.
+        let item = [&8_i32.to_be_bytes()[..], &words(&[0, 0, 0, zeros])].concat();
+        let count = 100_000_i32;
+        let mut array = [1, 0, 1700, count, 1].map(i32::to_be_bytes).concat();
+        (0..count).for_each(|_| array.extend_from_slice(&item));
+        let text = shown(&array, 1231);
+        assert!(text.contains("bytes of type 1231"), "{}", text.len());
+        assert!(text.len() <= ARRAY_TIMES_MAX * array.len());
     }
 
     proptest::proptest! {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::agent::Again;
 use super::{Kind, Open, PgSession, SUMMARY_CHARS_MAX, What};
 use crate::audit::RecordId;
+use crate::facts::Mask;
 use crate::protocol::postgres::statement::Parameters;
 use crate::protocol::postgres::wire::{self, HEADER_BYTES, WireError, take_text};
 use crate::verdict::Digest;
@@ -19,6 +20,12 @@ const LONG_REASON: &str = "the statement is longer than `statement_bytes_max`";
 /// runs in this pipeline could have set that.
 const UNCLEAR_REASON: &str =
     "a statement with a backslash cannot be read behind others in one pipeline; send Sync first";
+
+/// The beginning of a text that no grammar has read, as it goes on record: a literal that is cut off is one to its end.
+pub(super) fn begins(text: &str) -> String {
+    let begins: String = text.chars().take(SUMMARY_CHARS_MAX).collect();
+    Mask::default().sql(&begins).into_owned()
+}
 
 impl PgSession {
     pub(super) fn query(&mut self, message: Bytes) -> Result<Again, WireError> {
