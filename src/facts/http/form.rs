@@ -40,10 +40,11 @@ fn content_type(headers: &HeaderMap) -> Result<Option<&str>, Blind> {
     }
 }
 
-/// The fields of a urlencoded form; none for any other body. A body of no type is a form to Rack.
+/// The fields of a urlencoded form; none for any other body. A body of no type is a form to Rack, but for JSON in which no
+/// form's fields are.
 pub fn fields(headers: &HeaderMap, body: &[u8]) -> Fact<Vec<(String, Vec<String>)>> {
     match media_type(headers) {
-        Ok(None) if !body.is_empty() => return Fact::Unknown(Blind::Ambiguous),
+        Ok(None) if !body.is_empty() && !is_json_alone(body) => return Fact::Unknown(Blind::Ambiguous),
         Ok(Some(kind)) if kind == "application/x-www-form-urlencoded" => {}
         Ok(_) => return Fact::Known(Vec::new()),
         Err(blind) => return Fact::Unknown(blind),
@@ -52,6 +53,10 @@ pub fn fields(headers: &HeaderMap, body: &[u8]) -> Fact<Vec<(String, Vec<String>
         Ok(text) => query::read(text),
         Err(blind) => Fact::Unknown(blind),
     }
+}
+
+fn is_json_alone(body: &[u8]) -> bool {
+    body.starts_with(b"{") && memchr::memchr2(b'=', b'&', body).is_none()
 }
 
 /// The names of the parts of a multipart form, in order; none for any other body.
@@ -211,7 +216,11 @@ mod tests {
             let got = fields(&headers(&kind), b"a=1");
             assert_eq!(got, Fact::Unknown(Blind::Ambiguous), "{kind}");
         }
-        assert_eq!(fields(&HeaderMap::new(), b"a=1"), Fact::Unknown(Blind::Ambiguous));
+        for body in ["a=1", "force", r#"{"a":"&force=1"}"#] {
+            let got = fields(&HeaderMap::new(), body.as_bytes());
+            assert_eq!(got, Fact::Unknown(Blind::Ambiguous), "{body}");
+        }
+        assert_eq!(fields(&HeaderMap::new(), br#"{"a":1}"#), Fact::Known(Vec::new()));
         assert_eq!(fields(&HeaderMap::new(), b""), Fact::Known(Vec::new()));
         let mut two = form;
         two.append(CONTENT_TYPE, "text/plain".parse().unwrap());

@@ -172,10 +172,7 @@ fn a_batch_takes_so_much() {
     assert_eq!(batch(1 << 10).len(), OPERATIONS_MAX);
     let large = batch(BATCH_BYTES_MAX / OPERATIONS_MAX);
     assert_eq!(large.len(), 1);
-    assert_eq!(
-        large[0].fact(Slot::HttpGraphqlKind),
-        Fact::Unknown(Blind::Truncated)
-    );
+    assert_eq!(large[0].graphql, Fact::Unknown(Blind::Truncated));
 }
 
 fn facts(method: &str, target: &str, kind: &str, body: &str) -> Vec<HttpFacts> {

@@ -126,7 +126,7 @@ impl HttpFacts {
             graphql: Fact::Known(Operation::default()),
             websocket,
         };
-        let held = facts.body.known().map_or(0, String::len)
+        let held = facts.body.known().and_then(Option::as_ref).map_or(0, String::len)
             + facts.body_json.known().map_or(0, |document| document.bytes());
         let operations = operations.and_then(|all| match all.len().saturating_mul(held) > BATCH_BYTES_MAX {
             true if all.len() > 1 => Err(Blind::Truncated),

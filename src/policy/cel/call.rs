@@ -93,11 +93,8 @@ pub(crate) fn call<'a>(budget: &Budget, function: Function, args: &[Value<'a>]) 
 fn compare(budget: &Budget, a: &Value<'_>, b: &Value<'_>) -> Result<bool, Fault> {
     let size = match (a, b) {
         (Value::Text(a), Value::Text(b)) => a.len().min(b.len()),
-        (a, b) => a
-            .len()
-            .unwrap_or(0)
-            .saturating_mul(b.len().unwrap_or(0))
-            .saturating_mul(16),
+        (a, b) if a.len() == b.len() => a.weight().saturating_mul(16),
+        _ => 0,
     };
     budget.scan(size)?;
     Ok(equal(a, b))
@@ -131,7 +128,12 @@ fn is_number(value: &Value<'_>) -> bool {
 
 fn contains<'a>(budget: &Budget, item: &Value<'a>, list: &Value<'a>) -> Outcome<'a> {
     let count = list.len().ok_or_else(|| none(Function::In))?;
-    budget.scan(count.saturating_mul(16))?;
+    let each = if item.len().is_some() {
+        list.weight()
+    } else {
+        count
+    };
+    budget.scan(each.saturating_mul(16))?;
     if list.is_map() {
         return Ok(Value::Bool(find(list, item)?.is_some()));
     }
@@ -190,7 +192,7 @@ fn subset(budget: &Budget, a: &Value<'_>, b: &Value<'_>) -> Result<bool, Fault> 
         return Err(none(Function::SetsContains));
     }
     let (count, other) = (a.len().unwrap_or(0), b.len().unwrap_or(0));
-    budget.scan(count.saturating_mul(other).saturating_mul(16))?;
+    budget.scan(count.saturating_mul(b.weight()).saturating_mul(16))?;
     Ok((0..count).filter_map(|index| a.item(index)).all(|item| {
         (0..other)
             .filter_map(|index| b.item(index))
@@ -203,7 +205,7 @@ fn intersects<'a>(budget: &Budget, a: &Value<'a>, b: &Value<'a>) -> Outcome<'a> 
         return Err(none(Function::SetsIntersects));
     }
     let (count, other) = (a.len().unwrap_or(0), b.len().unwrap_or(0));
-    budget.scan(count.saturating_mul(other).saturating_mul(16))?;
+    budget.scan(count.saturating_mul(b.weight()).saturating_mul(16))?;
     Ok(Value::Bool((0..count).filter_map(|index| a.item(index)).any(
         |item| {
             (0..other)

@@ -34,7 +34,8 @@ pub(crate) fn call<'a>(budget: &Budget, function: Function, args: &[Value<'a>]) 
     budget.build(own.len().saturating_mul(16))?;
     let list = match (function, args) {
         (F::Distinct, [_]) => {
-            budget.scan(own.len().saturating_mul(own.len()).saturating_mul(16))?;
+            let all = own.iter().map(Value::weight).fold(0, usize::saturating_add);
+            budget.scan(own.len().saturating_mul(all).saturating_mul(16))?;
             let mut kept: Vec<Value<'a>> = Vec::new();
             for item in own {
                 if !kept.iter().any(|other| equal(other, &item)) {

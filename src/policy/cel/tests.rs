@@ -307,6 +307,27 @@ fn the_step_limit_ends_an_evaluation() {
 }
 
 #[test]
+fn what_lies_deep_is_paid_for() {
+    let row: Vec<u32> = vec![0; 90];
+    let rows = |count: usize| vec![row.clone(); count];
+    let held = |source: &str, count: usize| {
+        let json = serde_json::json!({ "a": rows(count), "row": row });
+        let table = Table(vec![(Slot::HttpBodyJson, Fact::Known(json))]);
+        let condition = Condition::compile(source, Family::Http).unwrap();
+        condition.holds(&Env::new(&table, &table))
+    };
+    for source in [
+        "http.body_json.a.distinct().size() > 0",
+        "sets.contains(http.body_json.a, http.body_json.a)",
+        "http.body_json.a.all(x, x in http.body_json.a)",
+        "http.body_json.a.all(x, http.body_json.a == http.body_json.a)",
+    ] {
+        assert_eq!(held(source, 100), Ok(true), "{source}");
+        assert_eq!(held(source, 2_000), Err(Fault::Budget), "{source}");
+    }
+}
+
+#[test]
 fn now_is_the_time_that_was_given() {
     let table = http();
     let at = |source: &str, now: Option<&str>| {

@@ -132,6 +132,19 @@ impl<'a> Value<'a> {
         )
     }
 
+    /// Values that are compared with another such value at most: itself, and what lies in it however deep. A key of a map is
+    /// looked for.
+    pub(super) fn weight(&self) -> usize {
+        let count = self.len().unwrap_or_default();
+        let is_map = self.is_map();
+        let inner = (0..count).filter_map(|index| match self.step(index) {
+            Some(key) if is_map => self.get(&key),
+            item => item,
+        });
+        let searched = if is_map { count.saturating_mul(count) } else { 0 };
+        inner.fold(1 + searched, |all, value| all.saturating_add(value.weight()))
+    }
+
     /// The item of a list at `index`.
     pub(crate) fn item(&self, index: usize) -> Option<Value<'a>> {
         match self {
