@@ -16,10 +16,11 @@ use super::{Outcome, Record, RecordId, Retention};
 
 /// Jobs in one group at most.
 const GROUP_JOBS_MAX: usize = 1024;
-/// Microseconds that a group waits for more records, where the last one had more than one: what a group costs, it costs
-/// whatever is in it (a durable write, and threads that are woken), and without a bound to their number that is a third of
-/// an action. Who is alone, and a group after a pause, waits for nobody.
+/// Microseconds that a group waits for more records where there is much to write: what a group costs, it costs whatever is in
+/// it (a durable write, and threads that are woken).
 const GATHER_US: u64 = 400;
+/// Records of the last group from which on there is: at half of what a gateway can do there are fewer, and nobody waits.
+const GATHER_RECORDS: usize = 4;
 /// Milliseconds between two commits of the database while there is much to write: what a reader may
 /// lack. A group after such a pause is committed itself, and needs no journal.
 pub(super) const COMMIT_EVERY_MS: u64 = 20;
@@ -120,7 +121,7 @@ impl Writer {
 
     /// Lets others come to a group that has begun.
     fn gather(&self, first: &Job) {
-        if matches!(first, Job::Append(..)) && self.last_records > 1 && !self.is_pause() {
+        if matches!(first, Job::Append(..)) && self.last_records >= GATHER_RECORDS && !self.is_pause() {
             std::thread::sleep(Duration::from_micros(GATHER_US));
         }
     }

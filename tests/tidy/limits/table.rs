@@ -72,7 +72,7 @@ pub const LIMITS: &[(&str, &[&str], Why)] = &[
     ("audit/retention.rs", &["FREE_TENTHS"], Pace),
     ("audit/row.rs", &["TEXT_BYTES"], Pace),
     ("audit/writer.rs", &["GROUP_JOBS_MAX"], Share),
-    ("audit/writer.rs", &["GATHER_US"], Pace),
+    ("audit/writer.rs", &["GATHER_US", "GATHER_RECORDS"], Pace),
     ("audit/writer.rs", &["RETRY_MS", "PRUNE_EVERY_S"], Pace),
     ("audit/writer.rs", &["CLOSING_ATTEMPTS"], Pace),
     ("audit/writer.rs", &["COMMIT_EVERY_MS", "COMMIT_ROWS_MAX"], Pace),
