@@ -1,6 +1,7 @@
 //! The audit log in SQLite: one writer thread, group commit, answers when durable.
 //!
-//! Callers queue records; the writer takes what is queued (where that is much, a little later, and so more at once), encodes and chains it, enters it into the
+//! Callers queue records; the writer takes what is queued (where that is much, a little later, and
+//! so more at once), encodes and chains it, enters it into the
 //! database's open transaction, writes the group to a journal beside the database, and when that is
 //! on disk it answers. The transaction is committed (`synchronous = FULL`) a little later, for many
 //! groups at once and with the outcomes that came meanwhile; until then the journal has the records

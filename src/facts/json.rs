@@ -225,6 +225,12 @@ impl<'a> List<'a> {
     }
 }
 
+/// A key as those readers have it who do not tell case apart. Upper case first: the long s (U+017F) and the Kelvin sign
+/// (U+212A) meet s and k there.
+pub(crate) fn folded(key: &str) -> String {
+    key.to_uppercase().to_lowercase()
+}
+
 impl<'a> Map<'a> {
     pub fn len(&self) -> usize {
         self.members.len() / 2

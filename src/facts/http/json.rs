@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::facts::json::{Builder, Document, Raw, TooLong};
+use crate::facts::json::{Builder, Document, Raw, TooLong, folded};
 use crate::facts::{Blind, Fact};
 
 /// The message by which a duplicate key leaves serde's error.
@@ -69,8 +69,7 @@ pub fn parse(text: &str) -> Result<Document, Blind> {
 /// Whether no two keys are one to a reader that does not tell case apart, as Go's does.
 fn differ_when_folded<'a>(mut keys: impl Iterator<Item = &'a str>) -> bool {
     let mut seen = HashSet::new();
-    // Upper case first: the long s (U+017F) and the Kelvin sign (U+212A) meet s and k there.
-    keys.all(|key| seen.insert(key.to_uppercase().to_lowercase()))
+    keys.all(|key| seen.insert(folded(key)))
 }
 
 /// Whether a lenient reader may find an object or a list: Elasticsearch, Gson and Ruby take comments, Gson a guard against

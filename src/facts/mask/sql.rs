@@ -20,6 +20,8 @@ pub(super) const DEPTH_MAX: usize = 4;
 static ROLE: LazyLock<Regex> = LazyLock::new(|| {
     fixed(r"(?i)(?-u:\b)(?:create|alter)\s+(?:role|user|group|server|foreign|subscription)(?-u:\b)")
 });
+/// The first word of one, at the end of a piece: a comment may stand behind it.
+static MAKES: LazyLock<Regex> = LazyLock::new(|| fixed(r"(?i)(?-u:\b)(?:create|alter)\s*$"));
 /// A literal that is a connection string and nothing else (libpq's `key=value`).
 static PAIRS: LazyLock<Regex> =
     LazyLock::new(|| fixed(r"(?i)^\s*(?:[a-z_]+\s*=\s*(?:'[^']*'|[^\s']+)(?:\s+|$))+$"));
@@ -91,21 +93,23 @@ fn code(text: &str, depth: usize) -> String {
     let mut rest = text;
     // Whether the last word is PASSWORD, with nothing but blanks, comments and literals since, where a role is made.
     let mut password = false;
-    let mut statement = String::new();
+    let (mut is_role, mut before) = (false, "");
     let mut pairs = &*LIKE_CONNINFO;
     while let Some((piece, after)) = next(rest) {
         rest = after;
         match piece {
-            Piece::Comment(comment) => {
-                out.push_str(comment);
-                statement.push(' ');
-            }
+            Piece::Comment(comment) => out.push_str(comment),
             Piece::Code(code) => {
                 out.push_str(code);
-                match code.rsplit_once(';') {
-                    Some((_, own)) => own.clone_into(&mut statement),
-                    None => statement.push_str(code),
-                }
+                let statement = match code.rsplit_once(';') {
+                    Some((_, own)) => {
+                        is_role = false;
+                        own.to_owned()
+                    }
+                    None => format!("{before}{code}"),
+                };
+                is_role |= ROLE.is_match(&statement);
+                before = if MAKES.is_match(&statement) { "alter " } else { "" };
                 let end = code.trim_end();
                 if !end.is_empty() {
                     let word = last_word(end.trim_end_matches(['(', ' '])).to_ascii_lowercase();
@@ -114,11 +118,16 @@ fn code(text: &str, depth: usize) -> String {
                         true => &*CONNINFO,
                         false => &*LIKE_CONNINFO,
                     };
-                    password = last_word(end).eq_ignore_ascii_case("password") && ROLE.is_match(&statement);
+                    password = last_word(end).eq_ignore_ascii_case("password") && is_role;
                 }
             }
-            Piece::Literal(literal) if password => out.push_str(&shown(literal.whole)),
-            Piece::Literal(own) => out.push_str(&quoted(&own, depth, pairs)),
+            Piece::Literal(own) => {
+                before = "";
+                match password {
+                    true => out.push_str(&shown(own.whole)),
+                    false => out.push_str(&quoted(&own, depth, pairs)),
+                }
+            }
         }
     }
     out

@@ -270,7 +270,7 @@ impl Kind {
 /// No key is one of these in another case.
 fn exact(object: &Map<String, Value>, keys: &[&str]) -> Result<(), Malformed> {
     let folded = |key: &String| {
-        let own = key.to_uppercase().to_lowercase();
+        let own = crate::facts::json::folded(key);
         keys.iter().any(|known| *known == own && known != key)
     };
     match object.keys().any(folded) {

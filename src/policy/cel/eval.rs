@@ -239,7 +239,7 @@ impl<'a, W: Watch> Env<'a, W> {
             )));
         }
         self.budget
-            .spend(u32::try_from(value.len().unwrap_or_default() / 8).unwrap_or(u32::MAX))?;
+            .scan(value.len().unwrap_or_default().saturating_mul(8))?;
         value
             .get(&key)
             .ok_or_else(|| Fault::error(format!("no such key: {field}")))
@@ -263,7 +263,7 @@ impl<'a, W: Watch> Env<'a, W> {
             )));
         }
         self.budget
-            .spend(u32::try_from(value.len().unwrap_or_default() / 8).unwrap_or(u32::MAX))?;
+            .scan(value.len().unwrap_or_default().saturating_mul(8))?;
         let found = find(&value, &Value::Text(Cow::Borrowed(field)))?;
         Ok(Value::Bool(found.is_some()))
     }

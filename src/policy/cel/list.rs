@@ -104,7 +104,7 @@ fn sort(own: Vec<Value<'_>>) -> Option<Vec<Value<'_>>> {
 
 /// The items in the order of their keys; those of equal keys as they stood.
 fn sort_by<'a>(keys: Vec<Value<'a>>, own: Vec<Value<'a>>) -> Option<Vec<Value<'a>>> {
-    // One alone is compared with itself. Where an order is none, what sorts may panic: the integers that a double cannot
+    // The first is compared with itself, too. Where an order is none, what sorts may panic: the integers that a double cannot
     // hold are equal to the same one, and not to each other.
     let is_double = |key: &Value<'_>| matches!(key, Value::Double(_));
     let is_exact = |key: &Value<'_>| match key {
@@ -112,13 +112,9 @@ fn sort_by<'a>(keys: Vec<Value<'a>>, own: Vec<Value<'a>>) -> Option<Vec<Value<'a
         Value::Uint(own) => *own <= EXACT_MAX,
         _ => true,
     };
-    let of_one_kind = || {
-        let mut keys = keys.iter();
-        keys.next()
-            .is_none_or(|first| keys.all(|key| order(first, key).is_some()))
-    };
+    let comparable = |first| keys.iter().all(|key| order(first, key).is_some());
     let is_total = keys.iter().all(is_exact) || !keys.iter().any(is_double);
-    if !(is_total && keys.iter().all(|key| order(key, key).is_some()) && of_one_kind()) {
+    if !(is_total && keys.first().is_none_or(comparable)) {
         return None;
     }
     let mut pairs: Vec<(Value<'a>, Value<'a>)> = keys.into_iter().zip(own).collect();

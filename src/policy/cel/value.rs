@@ -136,13 +136,25 @@ impl<'a> Value<'a> {
     /// looked for.
     pub(super) fn weight(&self) -> usize {
         let count = self.len().unwrap_or_default();
-        let is_map = self.is_map();
-        let inner = (0..count).filter_map(|index| match self.step(index) {
-            Some(key) if is_map => self.get(&key),
-            item => item,
-        });
-        let searched = if is_map { count.saturating_mul(count) } else { 0 };
-        inner.fold(1 + searched, |all, value| all.saturating_add(value.weight()))
+        let each: usize = match self {
+            Value::Map(entries) => entries.iter().map(|(_, value)| value.weight()).sum(),
+            Value::Pairs(_) => count,
+            Value::Multi(entries) => entries.iter().map(|(_, values)| 1 + values.len()).sum(),
+            Value::JsonMap(entries) => entries
+                .iter()
+                .map(|(_, value)| Value::of_json(value).weight())
+                .sum(),
+            list => (0..count)
+                .filter_map(|index| list.item(index))
+                .map(|item| item.weight())
+                .sum(),
+        };
+        let searched = if self.is_map() {
+            count.saturating_mul(count)
+        } else {
+            0
+        };
+        each.saturating_add(1 + searched)
     }
 
     /// The item of a list at `index`.
@@ -295,8 +307,7 @@ pub(super) fn find<'a>(map: &Value<'a>, key: &Value<'a>) -> Result<Option<Value<
 fn is_same_folded(a: &str, b: &str) -> bool {
     match a.is_ascii() && b.is_ascii() {
         true => a.eq_ignore_ascii_case(b),
-        // Upper case first: the long s (U+017F) and the Kelvin sign (U+212A) meet s and k there.
-        false => a.to_uppercase().to_lowercase() == b.to_uppercase().to_lowercase(),
+        false => json::folded(a) == json::folded(b),
     }
 }
 
